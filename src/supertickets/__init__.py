@@ -1,0 +1,51 @@
+"""supertickets: find, train, share, transfer, explain and ship lottery tickets in pre-trained transformers.
+
+Importing this package lets stock transformers load cut models; it imports neither torch nor transformers itself.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:
+    from supertickets.errors import StudyError, TicketError
+    from supertickets.export.ship import apply_ticket
+    from supertickets.studies.find import FindResult, find
+    from supertickets.surgery.cut import cut
+    from supertickets.tickets import Ticket
+    from supertickets.tickets.folder import load_ticket
+
+__all__ = [
+    "FindResult",
+    "StudyError",
+    "Ticket",
+    "TicketError",
+    "apply_ticket",
+    "cut",
+    "find",
+    "load_ticket",
+]
+
+_HOME = {
+    "FindResult": "studies.find",
+    "StudyError": "errors",
+    "Ticket": "tickets",
+    "TicketError": "errors",
+    "apply_ticket": "export.ship",
+    "cut": "surgery.cut",
+    "find": "studies.find",
+    "load_ticket": "tickets.folder",
+}
+
+
+@wrapt.when_imported("transformers.modeling_utils")
+def _teach_transformers(module: Any) -> None:
+    """Register how cut models load, as soon as transformers is there (now, if it is already)."""
+    importlib.import_module("supertickets.surgery.reload")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"supertickets.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'supertickets' has no attribute {name!r}")

@@ -1,0 +1,31 @@
+"""Errors users meet. One sentence each: what was wrong, where, what was expected, the nearest valid choice."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TicketError(ValueError):
+    """Something was asked for that cannot be done; the message says what would be right. The command line exits with 2."""
+
+
+class UnknownNameError(TicketError, KeyError):
+    """A name that is not in the list it is looked up in; the message has the nearest one that is."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would print the repr
+
+
+class StudyError(RuntimeError):
+    """The work was well asked for and failed while running. The command line exits with 1."""
+
+
+class DivergedError(StudyError):
+    """A training's loss became NaN or infinite; it ends that trial and no other."""
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """Return the error for `name`, which is no `what`, with the nearest known name first and all of them after."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UnknownNameError(f"unknown {what} {name!r}: {hint}known are {', '.join(names)}.")

@@ -1,0 +1,1 @@
+"""Outcomes in, conclusions out. Knows no torch."""

@@ -1,0 +1,61 @@
+"""Ticket folders with the model inside, and small models made from ticket folders."""
+
+from pathlib import Path
+from typing import Any
+
+from supertickets.errors import TicketError
+from supertickets.export.card import ticket_card
+from supertickets.lab.outcome import WEIGHTS, Outcome
+from supertickets.models import BaseModel, ModelSource, find_model
+from supertickets.surgery.cut import cut
+from supertickets.surgery.reload import save_cut_model
+from supertickets.tasks import Task
+from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_ticket
+
+
+def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> None:
+    """Write a ticket folder with the outcome's trained small model in `model/`, as stock transformers loads it."""
+    from safetensors.torch import load_file
+
+    source = ModelSource(base)
+    trial = outcome.trial
+    model = cut(source.build(task.outputs, trial.recipe.dropout, trial.seed), trial.ticket)
+    model.load_state_dict(load_file(outcome.folder / WEIGHTS))
+    if task.is_regression:
+        model.config.problem_type = "regression"
+    else:
+        model.config.problem_type = "single_label_classification"
+        model.config.id2label = dict(enumerate(task.labels))
+        model.config.label2id = {label: i for i, label in enumerate(task.labels)}
+    save_cut_model(model, trial.ticket, folder / MODEL_FOLDER)
+    source.tokenizer.save_pretrained(folder / MODEL_FOLDER)
+    shared.save(folder, ticket_card(shared.ticket, shared.base, shared.origin, with_model=True))
+
+
+def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: bool = False) -> dict[str, Any]:
+    """Cut a shared ticket out of its pre-trained base model and save the small encoder in `out`.
+
+    `model` None means the one the ticket names. Raises TicketError if the base's weights are not those the ticket was
+    drawn from (unless `any_base`), if its shape is another, or if `out` is not empty.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    shared = load_ticket(ticket)
+    base = find_model(model if model is not None else shared.base["name"])
+    if base.weight_hash != shared.base["weight_hash"] and not any_base:
+        raise TicketError(
+            f"model {base.name!r} has weights {base.weight_hash[:12]}..., the ticket was drawn from "
+            f"{shared.base['name']!r} with {shared.base['weight_hash'][:12]}...; use that model, or --any-base."
+        )
+    if shared.ticket.shape != (base.shape.layers, base.shape.heads):
+        raise TicketError(
+            f"the ticket is for {shared.ticket.shape[0]} layers x {shared.ticket.shape[1]} heads, model {base.name!r} "
+            f"has {base.shape.layers} x {base.shape.heads}."
+        )
+    if out.exists() and any(out.iterdir()):
+        raise TicketError(f"--out {out}: the folder is not empty; choose another.")
+    dense = AutoModel.from_pretrained(base.folder, local_files_only=True)
+    before = dense.num_parameters()
+    save_cut_model(cut(dense, shared.ticket), shared.ticket, out)
+    AutoTokenizer.from_pretrained(base.folder, local_files_only=True).save_pretrained(out)
+    return {"folder": str(out), "parameters": dense.num_parameters(), "dense_parameters": before}

@@ -1,0 +1,113 @@
+"""What a trial left behind, on disk: one folder a trial, `outcome.json` written last."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.lab.trial import SCHEMA, Trial
+from supertickets.storage import file_digest, write_atomically
+
+OUTCOME, PREDICTIONS, SCORES, WEIGHTS = "outcome.json", "predictions.safetensors", "scores.safetensors", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished (or diverged) trial. Arrays are read from `folder` when asked for.
+
+    `epochs` has one entry an epoch: number, training loss, dev score, metrics by task and evaluation set, seconds.
+    `cost` has seconds, tokens, parameters and flops. `reason` says why a diverged trial ended.
+    """
+
+    key: str
+    trial: Trial
+    folder: Path
+    status: str
+    reason: str | None = None
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    cost: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it trained to its end."""
+        return self.status == "finished"
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The entry of the epoch whose weights the trial ended with."""
+        assert self.best_epoch is not None
+        return next(entry for entry in self.epochs if entry["epoch"] == self.best_epoch)
+
+    @property
+    def score(self) -> float:
+        """The dev score of that epoch, in percent."""
+        return float(self.best["score"])
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """That epoch's metrics by evaluation set, `dev` first, in percent."""
+        (metrics,) = self.best["metrics"].values()
+        return dict(metrics)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the trained weights are kept."""
+        return WEIGHTS in self.files and (self.folder / WEIGHTS).is_file()
+
+    def predictions(self) -> dict[str, NDArray[np.float32]]:
+        """Return the outputs on each evaluation set at every epoch, `[epochs, examples, outputs]`."""
+        from safetensors.numpy import load_file
+
+        return load_file(self.folder / PREDICTIONS)
+
+    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the importance of heads `[layers, heads]` and FFNs `[layers]`, as measured (not normalised)."""
+        from safetensors.numpy import load_file
+
+        scores = load_file(self.folder / SCORES)
+        return scores["heads"], scores["ffns"]
+
+    def drop_weights(self) -> None:
+        """Delete the trained weights; everything else stays."""
+        (self.folder / WEIGHTS).unlink(missing_ok=True)
+
+
+def save_outcome(outcome: Outcome) -> None:
+    """Write `outcome.json`, which makes the trial count as done: its other files must be there."""
+    content = {
+        "schema": SCHEMA,
+        "key": outcome.key,
+        "trial": outcome.trial.model_dump(mode="json"),
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "epochs": outcome.epochs,
+        "best_epoch": outcome.best_epoch,
+        "cost": outcome.cost,
+        "environment": outcome.environment,
+        "files": outcome.files,
+    }
+    write_atomically(outcome.folder / OUTCOME, json.dumps(content, indent=1) + "\n")
+
+
+def load_outcome(folder: Path) -> Outcome | None:
+    """Return the outcome in a trial's folder, or None if the trial is not done or its files are not as written."""
+    try:
+        content = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+        if content.pop("schema") != SCHEMA:
+            return None
+        outcome = Outcome(folder=folder, **{**content, "trial": Trial.model_validate(content["trial"])})
+        whole = all(
+            name == WEIGHTS or file_digest(folder / name) == expected for name, expected in outcome.files.items()
+        )
+        # Weights may have been dropped; half-written ones must not pass for whole.
+        if outcome.has_weights and file_digest(folder / WEIGHTS) != outcome.files[WEIGHTS]:
+            outcome.drop_weights()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return outcome if whole and outcome.key == folder.name else None

@@ -1,0 +1,1 @@
+"""Outcomes in, one self-contained HTML page out. Knows no torch."""

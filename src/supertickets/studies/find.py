@@ -1,0 +1,255 @@
+"""The main study: find the super ticket of a model on a task (Super Tickets paper, sections 3 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supertickets.errors import StudyError
+from supertickets.evidence.table import DENSE, Role, results_table, select_super, verdict
+from supertickets.lab import Lab, Outcome, Trial
+from supertickets.lab.lab import worker_count
+from supertickets.models import BaseModel, find_model
+from supertickets.storage import write_atomically
+from supertickets.studies.settings import FindSettings, check_same, complete, record, recorded
+from supertickets.tasks import Task, load_task
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import draw_random, draw_ranked, normalise_by_layer
+from supertickets.tickets.folder import SharedTicket
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from supertickets.lab.progress import ProgressDisplay
+
+
+@dataclass(frozen=True)
+class FindResult:
+    """What `find` leaves: where things are, the table of results and the super ticket (None if none finished)."""
+
+    folder: Path
+    settings: FindSettings
+    table: pd.DataFrame
+    verdict: str
+    super_ticket: Ticket | None
+    failures: dict[str, str]
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.folder / "report.html"
+
+    @property
+    def ticket_folder(self) -> Path:
+        """The super ticket's folder, with the trained small model in `model/`."""
+        return self.folder / "super-ticket"
+
+
+class _Study:
+    """The trials of one study, and what each stands for."""
+
+    def __init__(self, settings: FindSettings, base: BaseModel, task: Task) -> None:
+        self.settings, self.base, self.task = settings, base, task
+        self.data_hash = task.fingerprint()
+        self.layers, self.heads = base.shape.layers, base.shape.heads
+        self.seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+        self.roles: dict[Role, Trial] = {}
+
+    def trial(self, role: Role, ticket: Ticket) -> Trial:
+        """Return the trial for a role and remember what it stands for."""
+        settings = self.settings
+        trial = Trial(
+            model=settings.model,
+            weight_hash=self.base.weight_hash,
+            source=settings.source,
+            data_hash=self.data_hash,
+            ticket=ticket,
+            recipe=settings.recipe,
+            seed=role.seed,
+            # Every training of the whole model is a dense run: level 0 is the same trial.
+            scoring=settings.scoring if ticket.is_full else None,
+        )
+        self.roles[role] = trial
+        return trial
+
+    def opening(self) -> list[Trial]:
+        """Return the trials that wait for nothing: the dense runs, then the random tickets."""
+        dense = [self.trial(Role(DENSE, 0.0, seed), Ticket.full(self.layers, self.heads)) for seed in self.seeds]
+        random = [
+            self.trial(
+                Role("random", level, seed), draw_random(self.layers, self.heads, level, seed, self.settings.drawing)
+            )
+            for level in self.settings.levels
+            for seed in self.seeds
+            if "random" in self.settings.kinds
+        ]
+        return dense + random
+
+    def drawn_from(self, trial: Trial, outcome: Outcome) -> list[Trial]:
+        """Return the trials of the tickets drawn from a dense run's scores (none from any other trial)."""
+        if not (trial.ticket.is_full and outcome.finished):
+            return []
+        heads, ffns = outcome.scores()
+        heads = normalise_by_layer(heads)
+        return [
+            self.trial(
+                Role(kind, level, trial.seed), draw_ranked(heads, ffns, level, kind, self.settings.drawing)
+            )
+            for level in self.settings.levels
+            for kind in self.settings.kinds
+            if kind != "random"
+        ]
+
+    @property
+    def size(self) -> int:
+        """How many different trials there can be."""
+        return self.settings.seeds * (1 + len(self.settings.levels) * len(self.settings.kinds))
+
+    def is_winning(self, trial: Trial) -> bool:
+        """Whether a trial stands for a winning ticket, perhaps among others."""
+        return any(role.kind == "winning" and asked.key == trial.key for role, asked in self.roles.items())
+
+
+def find(config: Mapping[str, Any] | None = None, *, quiet: bool = True, **settings: Any) -> FindResult:
+    """Find the super ticket of a model on a task; the Python call behind `supertickets find`.
+
+    Takes the settings of `FindSettings` by name, in `config`, as keywords, or both (keywords win). What is already in
+    the output folder is not run again. Raises TicketError for misuse before anything is written, and StudyError if no
+    dense training finished.
+
+    >>> result = find(task="cola", data="glue", levels=(0.1, 0.2), seeds=1)  # doctest: +SKIP
+    >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
+    """
+    asked = {**(config or {}), **settings}
+    first = complete(asked, base := find_model(str(asked.get("model", FindSettings.model_fields["model"].default))))
+    task = load_task(first.source)
+    before = recorded(first.folder)
+    final = first.model_copy(update={"precision": _settle_precision(first, before)})
+    if before is not None:
+        check_same(final, before)
+    elif final.folder.exists() and any(final.folder.iterdir()):
+        from supertickets.errors import TicketError
+
+        raise TicketError(f"--out {final.folder}: the folder has other files and no settings.yaml; choose another folder.")
+    record(final)
+    study = _Study(final, base, task)
+    outcomes, failures = _run(study, quiet)
+    return _conclude(study, outcomes, failures)
+
+
+def _settle_precision(settings: FindSettings, before: FindSettings | None) -> str:
+    """Return the precision to use: a folder's recorded one goes on, so that a study is never of two."""
+    if settings.precision != "auto":
+        return settings.precision
+    if before is not None:
+        return before.precision
+    from supertickets.training.devices import choose_precision, find_device
+
+    return choose_precision("auto", find_device(settings.device))
+
+
+def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]]:
+    """Run all trials; of the trained weights keep only the best winning ticket's so far."""
+    from rich.console import Console
+
+    from supertickets.lab.progress import ProgressDisplay
+
+    settings = study.settings
+    workers = worker_count(settings.workers, settings.threads)
+    console = Console(stderr=True, quiet=quiet)
+    console.print(
+        f"{settings.task} on {settings.model}: {len(study.task.train)} training and {len(study.task.dev)} dev examples, "
+        f"{study.size} trainings, {workers} at a time, in {settings.precision}.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    best: Outcome | None = None
+
+    with ProgressDisplay(console, study.size, workers) as display, Lab(settings.folder, workers, settings.device, display) as lab:
+
+        def then(trial: Trial, outcome: Outcome) -> Iterable[Trial]:
+            nonlocal best
+            if study.is_winning(trial) and outcome.finished:
+                if best is None or _rank(outcome) > _rank(best):
+                    best, outcome = outcome, best or outcome
+                if outcome is not best:
+                    outcome.drop_weights()
+            more = study.drawn_from(trial, outcome)
+            _label(display, study)
+            return more
+
+        opening = study.opening()
+        _label(display, study)
+        outcomes = lab.run(opening, then, keep=study.is_winning)
+        return outcomes, dict(lab.failures)
+
+
+def _label(display: ProgressDisplay, study: _Study) -> None:
+    display.labels = {trial.key: str(role) for role, trial in study.roles.items()}
+
+
+def _rank(outcome: Outcome) -> tuple[float, float, int]:
+    """Order winning tickets as `select_super` does: by score, then the smaller, then the earlier seed."""
+    return outcome.score, -outcome.cost["parameters"], -outcome.trial.seed
+
+
+def _conclude(study: _Study, outcomes: dict[str, Outcome], failures: dict[str, str]) -> FindResult:
+    """Write the table, the super ticket and the report."""
+    from supertickets.report.page import write_report
+
+    settings, folder = study.settings, study.settings.folder
+    rows = [(role, trial, outcomes.get(trial.key)) for role, trial in study.roles.items()]
+    table = results_table(rows)
+    write_atomically(folder / "results.csv", table.to_csv(index=False, float_format="%.10g"))
+    if not any(role.kind == DENSE and outcome is not None and outcome.finished for role, _, outcome in rows):
+        reasons = [*failures.values(), *(outcome.reason or "" for *_, outcome in rows if outcome is not None)]
+        raise StudyError(f"no dense training finished: {reasons[0].strip().splitlines()[-1]}")
+    chosen = select_super(table)
+    ticket = None
+    if chosen is not None:
+        ticket = _ship(study, Role("winning", float(chosen["level"]), int(chosen["seed"])), outcomes)
+    said = verdict(table)
+    tickets = {role: trial.ticket for role, trial in study.roles.items()}
+    write_report(folder / "report.html", settings, table, tickets, said, study.task)
+    return FindResult(folder, settings, table, said, ticket, failures)
+
+
+def _ship(study: _Study, role: Role, outcomes: dict[str, Outcome]) -> Ticket:
+    """Write the super ticket's folder, unless it is there already."""
+    from supertickets.export.ship import ship
+    from supertickets.lab.workbench import versions
+    from supertickets.tickets.folder import TICKET_JSON, load_ticket
+
+    trial, settings = study.roles[role], study.settings
+    folder = settings.folder / "super-ticket"
+    if (folder / TICKET_JSON).is_file() and load_ticket(folder).origin.get("trial") == trial.key:
+        return trial.ticket
+    with Lab(settings.folder, device=settings.device) as lab:
+        outcome = lab.with_weights(trial)
+    dense = outcomes[study.roles[Role(DENSE, 0.0, role.seed)].key]
+    heads, ffns = dense.scores()
+    origin = {
+        "task": settings.task,
+        "data_hash": study.data_hash,
+        "kind": role.kind,
+        "level": role.level,
+        "seed": role.seed,
+        "score": outcome.score,
+        "metrics": list(study.task.metrics),
+        "best_epoch": outcome.best_epoch,
+        "trial": trial.key,
+        "preset": settings.preset,
+        "recipe": trial.recipe.model_dump(),
+        "scores": {
+            "trial": dense.key,
+            "normalised": "heads by their layer's l2 norm",
+            **settings.scoring.model_dump(),
+            **settings.drawing.model_dump(),
+        },
+    }
+    base = {"name": settings.model, "weight_hash": study.base.weight_hash, "model_type": study.base.config["model_type"]}
+    ship(SharedTicket(trial.ticket, base, origin, versions(), {"heads": heads, "ffns": ffns}), outcome, study.base, study.task, folder)
+    return trial.ticket

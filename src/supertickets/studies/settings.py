@@ -1,0 +1,204 @@
+"""Settings of a study: one declaration gives flag, YAML key, type, default and help."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from supertickets.errors import TicketError, unknown_name
+from supertickets.models import DEFAULT_MODEL, BaseModel as PretrainedModel
+from supertickets.storage import write_atomically
+from supertickets.studies.presets import Preset, preset_values
+from supertickets.tasks import TaskSource
+from supertickets.tasks.builtin import BUILTIN
+from supertickets.tickets.drawing import KINDS, Drawing, Kind
+from supertickets.tickets.scoring import ScoringSettings
+from supertickets.training.recipe import Recipe
+
+SETTINGS_FILE = "settings.yaml"
+_NO_EFFECT = {"out", "workers", "device"}  # fields that cannot change a result
+
+
+class FindSettings(BaseModel):
+    """Settings of `supertickets find`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(DEFAULT_MODEL, description="hub id, local folder, or `default`: a small real encoder, no network")
+    task: str = Field("entailment", description="built-in or GLUE task, or a name for your own files")
+    data: Path | None = Field(None, description="folder of GLUE's TSV files (without it, GLUE comes from the hub)")
+    train_file: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
+    dev_file: Path | None = Field(None, description="your own evaluation file (without it, a share of the training file)")
+    text: str = Field("text", description="column of the text")
+    text_pair: str | None = Field(None, description="column of the second text, if there is one")
+    label: str = Field("label", description="column of the label or target")
+    regression: bool = Field(False, description="targets are real numbers")
+    metrics: tuple[str, ...] | None = Field(None, description="metrics of your own task; their mean is the score")
+    dev_share: float = Field(0.1, gt=0, lt=1, description="share of the training file that becomes the dev set")
+    levels: tuple[float, ...] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), description="shares of heads and FFNs to prune, in [0, 1)"
+    )
+    kinds: tuple[Kind, ...] = Field(KINDS, description="kinds of tickets: winning, random, losing")
+    seeds: int = Field(2, ge=1, description="how many seeds, each with its own dense training and tickets")
+    first_seed: int = Field(0, ge=0, description="the first seed; the others follow it")
+    preset: Preset = Field("paper", description="paper: the text, done right; released: what the paper's code did")
+    epochs: int = Recipe.model_fields["epochs"]
+    batch_size: int = Recipe.model_fields["batch_size"]
+    learning_rate: float = Recipe.model_fields["learning_rate"]
+    max_length: int = Recipe.model_fields["max_length"]
+    optimizer: Literal["adamax", "adamw", "released"] = Recipe.model_fields["optimizer"]
+    schedule: Literal["linear", "released"] = Recipe.model_fields["schedule"]
+    warmup: float = Recipe.model_fields["warmup"]
+    weight_decay: float = Recipe.model_fields["weight_decay"]
+    max_grad_norm: float = Recipe.model_fields["max_grad_norm"]
+    dropout: float = Recipe.model_fields["dropout"]
+    order: Literal["bucketed", "released"] = Recipe.model_fields["order"]
+    patience: int | None = Recipe.model_fields["patience"]
+    keep: Literal["best", "last"] = Recipe.model_fields["keep"]
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where it is native")
+    threads: int = Recipe.model_fields["threads"]
+    absolute: Literal["example", "token"] = ScoringSettings.model_fields["absolute"]
+    accumulation: Literal["mean", "decaying"] = ScoringSettings.model_fields["accumulation"]
+    counts: Literal["share", "ladder"] = Drawing.model_fields["counts"]
+    random: Literal["without-replacement", "with-replacement"] = Drawing.model_fields["random"]
+    workers: int | Literal["auto"] = Field("auto", description="trainings side by side: a number, or one for each core")
+    device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, ...")
+    out: Path | None = Field(None, description="output folder; default: runs/TASK")
+
+    @field_validator("levels")
+    @classmethod
+    def _sorted_levels(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [level for level in levels if not 0 <= level < 1]
+        if wrong:
+            raise ValueError(f"a level is a share in [0, 1), got {wrong[0]}")
+        if not levels:
+            raise ValueError("expected at least one level")
+        return tuple(sorted(set(levels)))
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        if not kinds:
+            raise ValueError("expected at least one kind")
+        return tuple(kind for kind in KINDS if kind in kinds)
+
+    @field_validator("workers")
+    @classmethod
+    def _some_workers(cls, workers: int | str) -> int | str:
+        if isinstance(workers, int) and workers < 1:
+            raise ValueError(f"expected `auto` or at least 1 worker, got {workers}")
+        return workers
+
+    @property
+    def source(self) -> TaskSource:
+        """Where the task's examples come from."""
+        return TaskSource(**_part(self, TaskSource))
+
+    @property
+    def recipe(self) -> Recipe:
+        """How every trial is trained; `precision` must be settled by then."""
+        return Recipe(**_part(self, Recipe))
+
+    @property
+    def scoring(self) -> ScoringSettings:
+        """How importance is measured."""
+        return ScoringSettings(**_part(self, ScoringSettings))
+
+    @property
+    def drawing(self) -> Drawing:
+        """How tickets are drawn."""
+        return Drawing(**_part(self, Drawing))
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.out if self.out is not None else Path("runs") / (re.sub(r"[^\w.-]+", "-", self.task).strip(".-") or "task")
+
+
+def _part(settings: FindSettings, of: type[BaseModel]) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in of.model_fields}
+
+
+def parse(values: Mapping[str, Any]) -> FindSettings:
+    """Return settings from names and values; raises TicketError in one sentence that names the setting."""
+    for name in values:
+        if name not in FindSettings.model_fields:
+            raise unknown_name("setting", name, FindSettings.model_fields)
+    try:
+        return FindSettings(**values)
+    except ValidationError as error:
+        raise TicketError(_sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say what is wrong with the first wrong setting, and the nearest value where there is a list of them."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    if first["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+        return str(unknown_name(name.removesuffix("s"), first["input"], known))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    got = "" if "got" in message else f", got {first['input']!r}"
+    return f"--{name.replace('_', '-')}: {message[0].lower()}{message[1:]}{got}."
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what a YAML file sets; keys are the flags' names, with `-` or `_`."""
+    if not path.is_file():
+        raise TicketError(f"--config {path}: no such file.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TicketError(f"--config {path}: not YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict):
+        raise TicketError(f"--config {path}: expected `key: value` lines, got {type(content).__name__}.")
+    found = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for name in found:
+        if name not in FindSettings.model_fields:
+            raise unknown_name(f"key in {path}", name, FindSettings.model_fields)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def complete(asked: Mapping[str, Any], base: PretrainedModel) -> FindSettings:
+    """Return settings with everything filled in that was not asked for: the preset's values, then the defaults.
+
+    Raises TicketError if `max_length` was asked for beyond the model's positions.
+    """
+    first = parse(asked)
+    task = first.source.task.lower().replace("-", "")
+    filled = preset_values(first.preset, base.shape, task, task in BUILTIN) | dict(asked)
+    if "max_length" in asked and first.max_length > base.max_length:
+        raise TicketError(
+            f"--max-length: {first.max_length} is beyond the {base.max_length} positions of model {first.model!r}."
+        )
+    settings = parse(filled)
+    return settings.model_copy(update={"max_length": min(settings.max_length, base.max_length), "out": settings.folder})
+
+
+def recorded(folder: Path) -> FindSettings | None:
+    """Return the settings that an output folder was made with, or None if it has none."""
+    path = folder / SETTINGS_FILE
+    return parse(read_config(path)) if path.is_file() else None
+
+
+def record(settings: FindSettings) -> None:
+    """Write the effective settings into the output folder."""
+    content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_atomically(settings.folder / SETTINGS_FILE, content)
+
+
+def check_same(settings: FindSettings, before: FindSettings) -> None:
+    """Raise TicketError if a folder's settings differ from these in anything that could change a result."""
+    now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
+    other = [name for name in now if name not in _NO_EFFECT and now[name] != then[name]]
+    if other:
+        said = ", ".join(f"{name} is {then[name]}, not {now[name]}" for name in other[:3])
+        raise TicketError(
+            f"--out {settings.folder}: the folder belongs to other settings ({said}); choose another folder, or leave "
+            "out what differs."
+        )

@@ -1,0 +1,129 @@
+"""The nine GLUE tasks, from a folder of the official TSV files or from the hub.
+
+Label order follows the released code's task definitions (spec section 6); metrics are GLUE's own.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supertickets.errors import TicketError
+from supertickets.tasks.tables import column, read_tsv
+from supertickets.tasks.task import Split, Task, class_targets, real_targets
+
+HUB_ID = "nyu-mll/glue"
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One task's folder, columns and labels; `hub_texts` are the hub's column names where they differ."""
+
+    folder: str
+    texts: tuple[str, ...]
+    label: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...] = ("accuracy",)
+    header: tuple[str, ...] | None = None
+    hub_texts: tuple[str, ...] | None = None
+    hub_name: str | None = None
+    skip_short: bool = False
+    dev: str = "dev"
+    extra: tuple[tuple[str, str, str], ...] = ()  # (name here, file, hub split)
+    hub_dev: str = "validation"
+
+
+_BINARY = ("0", "1")
+_ENTAILMENT = ("not_entailment", "entailment")
+
+GLUE: dict[str, GlueTask] = {
+    "cola": GlueTask("CoLA", ("sentence",), "label", _BINARY, ("matthews",), ("source", "label", "mark", "sentence")),
+    "sst2": GlueTask("SST-2", ("sentence",), "label", _BINARY),
+    "mrpc": GlueTask(
+        "MRPC",
+        ("#1 String", "#2 String"),
+        "Quality",
+        _BINARY,
+        ("accuracy", "f1"),
+        hub_texts=("sentence1", "sentence2"),
+    ),
+    "stsb": GlueTask("STS-B", ("sentence1", "sentence2"), "score", (), ("pearson", "spearman")),
+    "qqp": GlueTask(
+        "QQP", ("question1", "question2"), "is_duplicate", _BINARY, ("accuracy", "f1"), skip_short=True
+    ),
+    "mnli": GlueTask(
+        "MNLI",
+        ("sentence1", "sentence2"),
+        "gold_label",
+        ("contradiction", "neutral", "entailment"),
+        hub_texts=("premise", "hypothesis"),
+        dev="dev_matched",
+        extra=(("dev_mismatched", "dev_mismatched", "validation_mismatched"),),
+        hub_dev="validation_matched",
+    ),
+    "qnli": GlueTask("QNLI", ("question", "sentence"), "label", _ENTAILMENT),
+    "rte": GlueTask("RTE", ("sentence1", "sentence2"), "label", _ENTAILMENT),
+    "wnli": GlueTask("WNLI", ("sentence1", "sentence2"), "label", _BINARY),
+}
+
+
+def load_glue(name: str, data: Path | None) -> Task:
+    """Load a GLUE task from `data`, the folder that holds `CoLA/`, `SST-2/` and so on, or from the hub if None."""
+    task = GLUE[name]
+    return _from_folder(name, task, data) if data is not None else _from_hub(name, task)
+
+
+def _task_folder(task: GlueTask, data: Path) -> Path:
+    if not data.is_dir():
+        raise TicketError(f"--data {data}: no such folder.")
+    wanted = task.folder.lower()
+    folders = {item.name.lower(): item for item in data.iterdir() if item.is_dir()}
+    for name in (wanted, wanted.replace("-", "")):
+        if name in folders:
+            return folders[name]
+    if data.name.lower() == wanted:
+        return data
+    found = f"it has {', '.join(sorted(item.name for item in folders.values()))}" if folders else "it has no folders"
+    raise TicketError(f"--data {data}: there is no folder {task.folder} in it; {found}.")
+
+
+def _from_folder(name: str, task: GlueTask, data: Path) -> Task:
+    folder = _task_folder(task, data)
+
+    def split(stem: str) -> Split:
+        path = folder / f"{stem}.tsv"
+        table = read_tsv(path, task.header, task.skip_short)
+        texts = [column(path, table, text) for text in task.texts]
+        return _split(str(path), task, texts, column(path, table, task.label))
+
+    extra = {here: split(stem) for here, stem, _ in task.extra if (folder / f"{stem}.tsv").is_file()}
+    return Task(name, task.labels, task.metrics, split("train"), split(task.dev), extra)
+
+
+def _from_hub(name: str, task: GlueTask) -> Task:
+    import datasets
+
+    try:
+        data: Any = datasets.load_dataset(HUB_ID, task.hub_name or name)
+    except (OSError, ValueError, RuntimeError) as error:  # what datasets raises when offline is one of these
+        raise TicketError(
+            f"task {name!r}: the hub did not give {HUB_ID} ({type(error).__name__}); name a folder of GLUE's TSV files "
+            "with --data."
+        ) from error
+
+    def split(hub_split: str) -> Split:
+        rows = data[hub_split]
+        texts = [rows[text] for text in task.hub_texts or task.texts]
+        values = rows["label"]
+        if task.labels:
+            names = data["train"].features["label"].names
+            # The hub names 0/1 classes by words; their order is the files'.
+            values = [names[value] if set(names) == set(task.labels) else str(value) for value in values]
+        return _split(f"{HUB_ID} {name} {hub_split}", task, [list(text) for text in texts], list(values))
+
+    extra = {here: split(hub) for here, _, hub in task.extra if hub in data}
+    return Task(name, task.labels, task.metrics, split("train"), split(task.hub_dev), extra)
+
+
+def _split(where: str, task: GlueTask, texts: list[list[str]], values: list[Any]) -> Split:
+    targets = class_targets(where, values, task.labels) if task.labels else real_targets(where, values)
+    return Split(texts[0], texts[1] if len(texts) == 2 else None, targets)

@@ -1,0 +1,87 @@
+"""What a task is, wherever its examples come from."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.errors import TicketError
+from supertickets.storage import canonical_json
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples: one text each or two, and targets (class indices, or real numbers in regression)."""
+
+    text: list[str]
+    pair: list[str] | None
+    targets: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task to fine-tune on. `labels` are the class names in the order of their indices; none means regression.
+
+    `dev` is what early stopping and selection look at; `extra` are further evaluation sets (MNLI's mismatched one).
+    `score` of an evaluation is the mean of the task's metrics, in percent, as GLUE averages them.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    train: Split
+    dev: Split
+    extra: dict[str, Split]
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether targets are real numbers."""
+        return not self.labels
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the output layer gives."""
+        return len(self.labels) or 1
+
+    @property
+    def evaluations(self) -> dict[str, Split]:
+        """Every evaluation set by name, `dev` first."""
+        return {"dev": self.dev, **self.extra}
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of all that can change a result: labels, metrics, every text and target. Not the name."""
+        sha = hashlib.sha256(canonical_json([self.labels, self.metrics]).encode())
+        for name, split in {"train": self.train, **self.evaluations}.items():
+            sha.update(canonical_json([name, split.text, split.pair, split.targets.tolist()]).encode())
+        return sha.hexdigest()
+
+
+def class_targets(where: str, values: Sequence[object], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Return the index of each value in `labels`; raises TicketError naming the first value that is not one of them."""
+    index = {label: i for i, label in enumerate(labels)}
+    targets = np.empty(len(values), np.int64)
+    for row, value in enumerate(values):
+        if str(value) not in index:
+            raise TicketError(f"{where}: example {row + 1} has label {value!r}, expected one of {', '.join(labels)}.")
+        targets[row] = index[str(value)]
+    return targets
+
+
+def real_targets(where: str, values: Sequence[object]) -> NDArray[np.float64]:
+    """Return the values as numbers; raises TicketError naming the first that is none, or is NaN or infinite."""
+    targets = np.empty(len(values), np.float64)
+    for row, value in enumerate(values):
+        try:
+            targets[row] = float(str(value))
+        except ValueError:
+            targets[row] = math.nan
+        if not math.isfinite(targets[row]):
+            raise TicketError(f"{where}: example {row + 1} has target {value!r}, expected a finite number.")
+    return targets

@@ -1,0 +1,84 @@
+"""Ticket folders: a ticket that can be shared, in the manner of a peft adapter.
+
+`ticket.json` says what the ticket belongs to and where it comes from, `ticket.safetensors` has the ticket and the scores
+it was drawn from, `README.md` is for people. A trained model may lie beside them in `model/`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.errors import TicketError
+from supertickets.storage import write_atomically
+from supertickets.tickets.ticket import Ticket
+
+FORMAT = 1
+TICKET_JSON, TICKET_ARRAYS, MODEL_FOLDER = "ticket.json", "ticket.safetensors", "model"
+
+
+@dataclass(frozen=True)
+class SharedTicket:
+    """A ticket with its provenance. `base` names the model it was drawn from: name, weight_hash, model_type.
+
+    `origin` has task, level, kind, seed, score, trial and how the scores were made; `scores` are the importances
+    `heads` `[layers, heads]` and `ffns` `[layers]` that ranked it, where it was ranked.
+    """
+
+    ticket: Ticket
+    base: Mapping[str, Any]
+    origin: Mapping[str, Any]
+    versions: Mapping[str, str]
+    scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def save(self, folder: Path, readme: str) -> None:
+        """Write the ticket folder, `ticket.json` last."""
+        from safetensors.numpy import save
+
+        arrays = {"heads": self.ticket.heads.astype(np.uint8), "ffns": self.ticket.ffns.astype(np.uint8)}
+        arrays |= {f"scores.{name}": np.ascontiguousarray(values) for name, values in self.scores.items()}
+        layers, heads = self.ticket.shape
+        content = {
+            "format": FORMAT,
+            "base": dict(self.base),
+            "shape": {"layers": layers, "heads": heads},
+            "kept": {"heads": self.ticket.kept_heads, "ffns": self.ticket.kept_ffns},
+            "origin": dict(self.origin),
+            "versions": dict(self.versions),
+        }
+        write_atomically(folder / TICKET_ARRAYS, save(arrays))
+        write_atomically(folder / "README.md", readme)
+        write_atomically(folder / TICKET_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def load_ticket(folder: Path | str) -> SharedTicket:
+    """Read a ticket folder; raises TicketError if it is none, is damaged, or was written by a newer version."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    if not (folder / TICKET_JSON).is_file():
+        inside = folder / "super-ticket"
+        hint = f"; did you mean {inside}?" if (inside / TICKET_JSON).is_file() else ""
+        raise TicketError(f"{folder}: not a ticket folder, there is no {TICKET_JSON} in it{hint or '.'}")
+    try:
+        content = json.loads((folder / TICKET_JSON).read_text(encoding="utf-8"))
+        if content["format"] > FORMAT:
+            raise TicketError(
+                f"{folder}: ticket format {content['format']} is newer than this version reads ({FORMAT}); "
+                "upgrade supertickets."
+            )
+        arrays = load_file(folder / TICKET_ARRAYS)
+        ticket = Ticket(arrays["heads"].astype(bool), arrays["ffns"].astype(bool))
+        if ticket.shape != (content["shape"]["layers"], content["shape"]["heads"]):
+            raise TicketError(f"{folder}: {TICKET_ARRAYS} has another shape than {TICKET_JSON} says.")
+        scores = {name.removeprefix("scores."): values for name, values in arrays.items() if name.startswith("scores.")}
+        return SharedTicket(ticket, content["base"], content["origin"], content["versions"], scores)
+    except TicketError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise TicketError(f"{folder}: the ticket folder is damaged ({error}).") from error

@@ -1,0 +1,38 @@
+"""What the released code does otherwise than the paper says, kept for comparison (spec sections 2 and 3).
+
+Nothing here is on the paper's path; `Drawing` and `ScoringSettings` choose these by name.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.tickets.ticket import Ticket
+
+
+def ladder(level: float, layers: int, heads: int) -> tuple[int, int]:
+    """Return how many heads and FFNs the scripts prune at `level`: floors, and FFNs as if 12 layers were 10.
+
+    BERT-base (12 x 12): 0.1 ... 0.8 give (14, 1) (28, 2) (43, 3) (57, 4) (72, 5) (86, 6) (100, 7) (115, 8).
+    """
+    return int(level * layers * heads + 1e-9), int(level * 10 * layers / 12 + 1e-9)
+
+
+def random_ticket(layers: int, heads: int, n_heads: int, n_ffns: int, rng: np.random.Generator) -> Ticket:
+    """Sample with replacement (duplicates vanish, so fewer go), layer = id // layers, no head protected.
+
+    With fewer layers than heads the scripts' `id // layers` points past the last layer and they crash; there,
+    `id // heads` is used.
+    """
+    ids = rng.choice(layers * heads, size=n_heads, replace=True)
+    kept_heads = np.ones((layers, heads), bool)
+    kept_heads[ids // (layers if layers >= heads else heads), ids % heads] = False
+    kept_ffns = np.ones(layers, bool)
+    kept_ffns[rng.choice(layers, size=n_ffns, replace=True)] = False
+    return Ticket(kept_heads, kept_ffns)
+
+
+def decaying_mean(per_batch: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return S = 1/T sum_t (T - t) g_t over batches `[T, ...]`: gradients that were never set to zero between batches."""
+    batches = len(per_batch)
+    weights = np.arange(batches, 0, -1, dtype=np.float64) / batches
+    return np.tensordot(weights, per_batch, axes=1)

@@ -1,0 +1,16 @@
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ScoringSettings(BaseModel):
+    """How importance is measured; the defaults are the paper's text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    absolute: Literal["example", "token"] = Field(
+        "example", description="take |.| of an example's derivative (paper) or at each of its positions (released code)"
+    )
+    accumulation: Literal["mean", "decaying"] = Field(
+        "mean", description="mean over examples, or the released code's sum over batches of mean losses, never zeroed"
+    )

@@ -1,0 +1,1 @@
+"""One training path: recipe and data in, epochs and weights out."""

@@ -1,0 +1,105 @@
+"""Examples as token ids, and their way into batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from supertickets.tasks import Split, Task
+
+_POOL = 50  # batches' worth of shuffled examples that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split as token ids: one int32 array an example, segment ids where the model has them, targets."""
+
+    ids: list[NDArray[np.int32]]
+    segments: list[NDArray[np.int32]] | None
+    targets: NDArray[Any]
+    pad_id: int
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of tokens of each example."""
+        return np.array([len(ids) for ids in self.ids])
+
+    def collate(self, rows: Sequence[int] | NDArray[np.int64], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the inputs of some examples, padded to the longest of them, and their targets."""
+        width = max(len(self.ids[row]) for row in rows)
+        ids = np.full((len(rows), width), self.pad_id, np.int64)
+        mask = np.zeros((len(rows), width), np.int64)
+        segments = np.zeros((len(rows), width), np.int64)
+        for i, row in enumerate(rows):
+            n = len(self.ids[row])
+            ids[i, :n], mask[i, :n] = self.ids[row], 1
+            if self.segments is not None:
+                segments[i, :n] = self.segments[row]
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        if self.segments is not None:
+            inputs["token_type_ids"] = torch.from_numpy(segments)
+        targets = torch.from_numpy(self.targets[np.asarray(rows)])
+        return {name: value.to(device) for name, value in inputs.items()}, targets.to(device)
+
+
+@dataclass(frozen=True)
+class EncodedTask:
+    """A task as token ids: the training set and every evaluation set by name, `dev` first."""
+
+    task: Task
+    train: Encoded
+    evaluations: dict[str, Encoded]
+
+
+def encode(task: Task, tokenizer: Any, max_length: int) -> EncodedTask:
+    """Tokenise a task; inputs longer than `max_length` tokens are cut, the longer text of a pair first."""
+
+    def split(part: Split) -> Encoded:
+        found = tokenizer(part.text, part.pair, truncation="longest_first", max_length=max_length)
+        segments = found.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
+        return Encoded(
+            [np.array(ids, np.int32) for ids in found["input_ids"]],
+            [np.array(ids, np.int32) for ids in segments] if segments is not None else None,
+            part.targets,
+            tokenizer.pad_token_id,
+        )
+
+    return EncodedTask(task, split(task.train), {name: split(part) for name, part in task.evaluations.items()})
+
+
+def in_length_order(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield batches of rows from the longest to the shortest example: the least padding, for passes without training."""
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def in_file_order(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield contiguous batches of rows, first to last."""
+    for start in range(0, len(lengths), batch_size):
+        yield np.arange(start, min(start + batch_size, len(lengths)))
+
+
+def bucketed(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Return an epoch's batches: shuffled anew each epoch, examples of like length together, batches in random order."""
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), batch_size * _POOL):
+        pool = order[start : start + batch_size * _POOL]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def released_order(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Return the released code's batches: contiguous chunks of the file, shuffled once, the same in every epoch."""
+    batches = list(in_file_order(lengths, batch_size))
+    return [batches[i] for i in np.random.default_rng(seed).permutation(len(batches))]
+
+
+ORDERS = {"bucketed": bucketed, "released": released_order}

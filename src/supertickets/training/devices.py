@@ -1,0 +1,36 @@
+"""Where a training runs and in which arithmetic."""
+
+import contextlib
+from typing import Literal
+
+import torch
+
+from supertickets.training.recipe import Precision
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """Return the device accelerate picks (a GPU if there is one), or the one named."""
+    if name != "auto":
+        return torch.device(name)
+    from accelerate import PartialState
+
+    return PartialState().device
+
+
+def choose_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
+    """Return what `auto` means on a device: bfloat16 where its hardware multiplies it natively, float32 elsewhere."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu":
+        features = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell; float32 is always right
+        return "bfloat16" if features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16") else "float32"
+    return "float32"
+
+
+def arithmetic(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which a forward pass has the precision asked for."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()

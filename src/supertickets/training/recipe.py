@@ -1,0 +1,30 @@
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Recipe(BaseModel):
+    """How a model is fine-tuned; every field can change the result. Defaults: the paper's appendix A.1.2.
+
+    `released` values are what the released code does instead (spec section 4), kept for comparison.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(6, ge=1, description="training epochs at most")
+    batch_size: int = Field(32, ge=1, description="examples a step")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate")
+    max_length: int = Field(128, ge=4, description="longest input in tokens; longer ones are cut")
+    optimizer: Literal["adamax", "adamw", "released"] = Field("adamax", description="optimiser")
+    schedule: Literal["linear", "released"] = Field("linear", description="shape of the learning rate over the steps")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of matrices")
+    max_grad_norm: float = Field(1.0, gt=0, description="global l2 norm that gradients are clipped to")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the output layer")
+    order: Literal["bucketed", "released"] = Field("bucketed", description="how examples become batches")
+    patience: int | None = Field(3, ge=1, description="stop after so many epochs without a better dev score")
+    keep: Literal["best", "last"] = Field("best", description="the epoch whose weights a training ends with")
+    precision: Precision = Field("float32", description="arithmetic of the forward pass; weights are float32")
+    threads: int = Field(1, ge=1, description="CPU threads of one training; the bits of a result depend on it")

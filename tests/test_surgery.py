@@ -1,0 +1,163 @@
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+
+from conftest import FAMILIES, HEADS, LAYERS, make_loud, save_tiny_model, tiny_config
+from supertickets.anatomy.blocks import blocks_of, shape_of
+from supertickets.anatomy.cost import forward_flops
+from supertickets.errors import TicketError
+from supertickets.surgery.cut import cut
+from supertickets.surgery.gate import ticket_gated
+from supertickets.surgery.reload import save_cut_model
+from supertickets.tickets import Ticket
+
+TICKET = Ticket.from_pruned(LAYERS, HEADS, [(0, 1), (1, 0), (1, 2), (1, 3), (2, 2)], [1])
+WRONG = Ticket.from_pruned(LAYERS, HEADS, [(0, 2), (1, 0), (1, 2), (1, 3), (2, 2)], [1])  # another head of layer 0
+WRONG_FFN = Ticket.from_pruned(LAYERS, HEADS, [(0, 1), (1, 0), (1, 2), (1, 3), (2, 2)], [2])
+
+
+def hidden_states(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        states = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)
+    return states * inputs["attention_mask"][None, :, :, None]  # what stands at padding is nobody's business
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_cut_equals_gated(loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor], attention: str) -> None:
+    loud_model.set_attn_implementation(attention)
+    dense = hidden_states(loud_model, inputs)
+    with ticket_gated(loud_model, TICKET):
+        expected = hidden_states(loud_model, inputs)
+    assert torch.equal(hidden_states(loud_model, inputs), dense)  # the gates are gone again
+    found = hidden_states(cut(copy.deepcopy(loud_model), TICKET), inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for wrong in (WRONG, WRONG_FFN, Ticket.full(LAYERS, HEADS)):  # controls: any other cut must show
+        assert (hidden_states(cut(copy.deepcopy(loud_model), wrong), inputs) - expected).abs().max() > 0.1
+
+
+def test_attention_is_not_uniform(loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    # Without this, test_cut_equals_gated could pass for broken code.
+    loud_model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = loud_model(**inputs, output_attentions=True).attentions
+    assert all(attention[0].max() > 0.5 for attention in attentions)
+
+
+def test_gates_agree_with_a_naive_forward_pass() -> None:
+    """BERT written out by hand, masks where the paper puts them."""
+    model = make_loud(AutoModel.from_config(tiny_config("bert")).double()).eval()
+    ids = torch.randint(5, 100, (2, 7), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        states = model.embeddings(ids)
+        for index, layer in enumerate(model.encoder.layer):
+            attention, size = layer.attention, shape_of(model).head_size
+            contexts = []
+            for head in range(HEADS):
+                rows = slice(head * size, (head + 1) * size)
+                q, k, v = (
+                    states @ getattr(attention.self, name).weight[rows].T + getattr(attention.self, name).bias[rows]
+                    for name in ("query", "key", "value")
+                )
+                weights = torch.softmax(q @ k.transpose(1, 2) / size**0.5, dim=-1)
+                contexts.append(weights @ v * float(TICKET.heads[index, head]))
+            output = torch.cat(contexts, dim=-1) @ attention.output.dense.weight.T + attention.output.dense.bias
+            states = attention.output.LayerNorm(states + output)
+            inner = torch.nn.functional.gelu(states @ layer.intermediate.dense.weight.T + layer.intermediate.dense.bias)
+            ffn = inner @ layer.output.dense.weight.T + layer.output.dense.bias
+            states = layer.output.LayerNorm(states + ffn * float(TICKET.ffns[index]))
+        found = cut(copy.deepcopy(model), TICKET)(ids).last_hidden_state
+    torch.testing.assert_close(found, states, rtol=0, atol=1e-12)
+
+
+def test_a_layer_may_lose_all_heads(loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    ticket = Ticket.from_pruned(LAYERS, HEADS, [(1, head) for head in range(HEADS)], [0, 1, 2])
+    with ticket_gated(loud_model, ticket):
+        expected = hidden_states(loud_model, inputs)
+    found = hidden_states(cut(copy.deepcopy(loud_model), ticket), inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_cut_gradients_equal_gated_ones(loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    small = cut(copy.deepcopy(loud_model), TICKET)
+    with ticket_gated(loud_model, TICKET):
+        loud_model(**inputs).logits.pow(2).sum().backward()
+    small(**inputs).logits.pow(2).sum().backward()
+    size = shape_of(small).head_size
+    for layer, (big, little) in enumerate(zip(blocks_of(loud_model), blocks_of(small), strict=True)):
+        rows = np.repeat(TICKET.heads[layer], size)
+        torch.testing.assert_close(little.part("query").weight.grad, big.part("query").weight.grad[rows], atol=1e-10, rtol=0)
+        wide = big.part("attention_output").weight.grad[:, rows]
+        torch.testing.assert_close(little.part("attention_output").weight.grad, wide, atol=1e-10, rtol=0)
+
+
+def test_cut_model_is_smaller_by_what_was_pruned(loud_model: PreTrainedModel, family: str) -> None:
+    before = loud_model.num_parameters()
+    shape = shape_of(loud_model)
+    per_head = 4 * shape.hidden * shape.head_size + 3 * shape.head_size  # b_O stays
+    per_ffn = 2 * shape.hidden * shape.ffn + shape.ffn + shape.hidden
+    assert before - cut(loud_model, TICKET).num_parameters() == 5 * per_head + per_ffn
+
+
+def test_cut_runs_fewer_flops() -> None:
+    """The formula against what torch counts, for the whole model and the cut one."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = AutoModel.from_config(tiny_config("bert"), attn_implementation="eager").eval()
+    ids = torch.randint(5, 100, (2, 9))
+    shape = shape_of(model)
+    counts = {}
+    for ticket in (Ticket.full(LAYERS, HEADS), TICKET):
+        small = cut(copy.deepcopy(model), ticket)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            small(ids)
+        pooler = 2 * 2 * shape.hidden**2
+        counts[ticket] = counter.get_total_flops() - pooler
+        assert counts[ticket] == forward_flops(shape, ticket, 2, 9)
+    assert counts[TICKET] < counts[Ticket.full(LAYERS, HEADS)]
+
+
+def test_refuses_what_does_not_fit(loud_model: PreTrainedModel) -> None:
+    with pytest.raises(TicketError, match=r"3 layers x 5 heads.*3 x 4"):
+        cut(loud_model, Ticket.full(3, 5))
+    cut(loud_model, TICKET)
+    with pytest.raises(TicketError, match="already cut"):
+        cut(loud_model, TICKET)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loads_in_a_fresh_process_with_stock_classes(family: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "base", family, scale=0.5)
+    model = cut(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval(), TICKET)
+    save_cut_model(model, TICKET, tmp_path / "small")
+    ids = torch.arange(5, 17)[None]
+    with torch.no_grad():
+        expected = model(ids).logits
+    torch.save(expected, tmp_path / "expected.pt")
+    script = f"""
+import sys, torch, {"supertickets, " if family != "bert" else ""}transformers
+{"import supertickets" if family == "bert" else ""}
+model = transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1] + "/small").eval()
+expected = torch.load(sys.argv[1] + "/expected.pt", weights_only=True)
+with torch.no_grad():
+    assert torch.equal(model(torch.arange(5, 17)[None]).logits, expected)
+model.train()(torch.arange(5, 17)[None], labels=torch.tensor([1])).loss.backward()
+model.half().float().save_pretrained(sys.argv[1] + "/again")
+again = transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1] + "/again")
+assert again.num_parameters() == model.num_parameters()
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_the_import_the_stock_loader_fails_loudly(tmp_path: Path) -> None:
+    model = cut(AutoModel.from_config(tiny_config("bert")), TICKET)
+    save_cut_model(model, TICKET, tmp_path / "small")
+    script = "import sys, transformers; transformers.AutoModel.from_pretrained(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "small")], capture_output=True, text=True)
+    assert done.returncode != 0
