@@ -85,7 +85,13 @@ def save_tiny_model(folder: Path, family: str = "bert", seed: int = 0, heads: in
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
     specials = ["<s>", "<pad>", "</s>", "<unk>"] if "roberta" in family else ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    names = dict(zip(["cls", "pad", "sep", "unk"], specials if "roberta" in family else [specials[i] for i in (1, 0, 2, 3)], strict=True))
+    names = dict(
+        zip(
+            ["cls", "pad", "sep", "unk"],
+            specials if "roberta" in family else [specials[i] for i in (1, 0, 2, 3)],
+            strict=True,
+        )
+    )
     words = specials + [f"w{i}" for i in range(VOCABULARY - len(specials))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=names["unk"]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -110,7 +116,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-bert")
 
 
-def write_words(path: Path, examples: int, seed: int, label: Callable[[list[int]], object] = lambda w: int(w[0] < 60)) -> Path:
+def write_words(
+    path: Path, examples: int, seed: int, label: Callable[[list[int]], object] = lambda w: int(w[0] < 60)
+) -> Path:
     """Write a JSONL file of texts of words w0...; by default the first word decides the class."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -125,4 +133,7 @@ def write_words(path: Path, examples: int, seed: int, label: Callable[[list[int]
 @pytest.fixture(scope="session")
 def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("words")
-    return {"train_file": write_words(folder / "train.jsonl", 64, 0), "dev_file": write_words(folder / "dev.jsonl", 40, 1)}
+    return {
+        "train_file": write_words(folder / "train.jsonl", 64, 0),
+        "dev_file": write_words(folder / "dev.jsonl", 40, 1),
+    }

@@ -47,7 +47,9 @@ def measured(model: PreTrainedModel, inputs: dict[str, torch.Tensor], batches: l
 
 
 @pytest.mark.parametrize("batches", [[[0, 1, 2, 3, 4]], [[3, 1], [0, 4, 2]]])
-def test_equals_one_example_at_a_time(loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor], batches: list) -> None:
+def test_equals_one_example_at_a_time(
+    loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor], batches: list
+) -> None:
     expected = naive_importance(loud_model, inputs)
     found = measured(loud_model, inputs, batches)
     for have, want in zip(found, expected, strict=True):
@@ -82,7 +84,7 @@ def test_leaves_the_model_as_it_was(loud_model: PreTrainedModel, inputs: dict[st
     assert all(parameter.grad is None for parameter in loud_model.parameters())
 
 
-# --- the released code's numbers (tests/data/released_oracle.json: outputs it printed for a tiny model) ----------------
+# --- the released code's numbers (tests/data/released_oracle.json: outputs it printed for a tiny model) ------------
 
 ORACLE = Path(__file__).parent / "data" / "released_oracle.json"
 

@@ -91,7 +91,9 @@ def test_cut_gradients_equal_gated_ones(loud_model: PreTrainedModel, inputs: dic
     size = shape_of(small).head_size
     for layer, (big, little) in enumerate(zip(blocks_of(loud_model), blocks_of(small), strict=True)):
         rows = np.repeat(TICKET.heads[layer], size)
-        torch.testing.assert_close(little.part("query").weight.grad, big.part("query").weight.grad[rows], atol=1e-10, rtol=0)
+        torch.testing.assert_close(
+            little.part("query").weight.grad, big.part("query").weight.grad[rows], atol=1e-10, rtol=0
+        )
         wide = big.part("attention_output").weight.grad[:, rows]
         torch.testing.assert_close(little.part("attention_output").weight.grad, wide, atol=1e-10, rtol=0)
 

@@ -55,7 +55,8 @@ def _with_settings_flags(function: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                _flag_type(field.annotation) | None, typer.Option(help=_help(field.description, field.default), show_default=False)
+                _flag_type(field.annotation) | None,
+                typer.Option(help=_help(field.description, field.default), show_default=False),
             ],
         )
         for name, field in fields.items()
@@ -118,13 +119,17 @@ def _find(
         if result.super_ticket is not None:
             typer.echo(f"ticket: {result.ticket_folder}")
     if result.failures:
-        raise StudyError(f"{len(result.failures)} trials failed: {', '.join(result.failures)}; run again to try them again.")
+        raise StudyError(
+            f"{len(result.failures)} trials failed: {', '.join(result.failures)}; run again to try them again."
+        )
 
 
 def _say_if_reordered(levels: Sequence[Any]) -> None:
     numbers = [float(level) for level in levels]
     if numbers != sorted(set(numbers)):
-        typer.echo(f"--levels: taken in order and once each: {', '.join(f'{n:g}' for n in sorted(set(numbers)))}.", err=True)
+        typer.echo(
+            f"--levels: taken in order and once each: {', '.join(f'{n:g}' for n in sorted(set(numbers)))}.", err=True
+        )
 
 
 def _print_means(table: Any) -> None:
@@ -150,7 +155,9 @@ def apply(
     ticket: Annotated[Path, typer.Argument(help="ticket folder")],
     model: Annotated[str | None, typer.Option(help="base model; default: the one the ticket names")] = None,
     out: Annotated[Path, typer.Option(help="folder for the small model")] = Path("small-model"),
-    any_base: Annotated[bool, typer.Option("--any-base", help="take a base with other weights than the ticket's")] = False,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="take a base with other weights than the ticket's")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Cut a shared ticket out of its pre-trained base model and save the small encoder."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class TicketError(ValueError):
-    """Something was asked for that cannot be done; the message says what would be right. The command line exits with 2."""
+    """Something was asked for that cannot be done; the message says what would be right. Exit code 2."""
 
 
 class UnknownNameError(TicketError, KeyError):
@@ -16,7 +16,7 @@ class UnknownNameError(TicketError, KeyError):
 
 
 class StudyError(RuntimeError):
-    """The work was well asked for and failed while running. The command line exits with 1."""
+    """The work was well asked for and failed while running. Exit code 1."""
 
 
 class DivergedError(StudyError):

@@ -51,7 +51,10 @@ class Family:
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Return the sizes that a config.json of this family states."""
         return Shape(
-            *(int(config[name]) for name in (self.config_layers, self.config_heads, self.config_hidden, self.config_ffn))
+            *(
+                int(config[name])
+                for name in (self.config_layers, self.config_heads, self.config_hidden, self.config_ffn)
+            )
         )
 
     def max_length(self, config: Mapping[str, Any]) -> int:

@@ -55,7 +55,9 @@ def results_table(rows: Sequence[tuple[Role, Trial, Outcome | None]]) -> pd.Data
         table.append(entry | {"trial": trial.key})
     frame = pd.DataFrame(table)
     order = ["heads", "ffns", "parameters", "remaining", "tokens", "flops", "seconds", "trial"]
-    return frame[[name for name in frame.columns if name not in order] + [name for name in order if name in frame.columns]]
+    return frame[
+        [name for name in frame.columns if name not in order] + [name for name in order if name in frame.columns]
+    ]
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -94,8 +96,9 @@ def verdict(table: pd.DataFrame) -> str:
     seeds = table["seed"].nunique()
     by = f" by {abs(gain):.2f}" if gain else ""
     return (
-        f"The super ticket prunes {chosen['level']:.0%} of heads and FFNs (seed {chosen['seed']}) and keeps "
-        f"{chosen['remaining']:.1%} of the parameters. It scores {chosen['score']:.2f}, {word} the dense model of the same "
-        f"seed ({own:.2f}){by}; dense mean over {seeds} seed{'s' if seeds > 1 else ''}: {dense:.2f}. It was chosen on the "
-        "same dev set that this score comes from, which flatters it."
+        f"The super ticket is the winning ticket at level {chosen['level']:g} of seed {chosen['seed']}: it keeps "
+        f"{chosen['heads']} heads, {chosen['ffns']} FFNs and {chosen['remaining']:.1%} of the parameters. It scores "
+        f"{chosen['score']:.2f}, {word} the dense model of the same seed ({own:.2f}){by}; the dense mean over {seeds} "
+        f"seed{'s' if seeds > 1 else ''} is {dense:.2f}. It was chosen on the same dev set that this score comes from, "
+        "which flatters it."
     )

@@ -11,7 +11,9 @@ from supertickets.tickets import Ticket
 
 def ticket_card(ticket: Ticket, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool) -> str:
     """Return the model card: what was kept, how it scored, how to load it."""
-    is_path = base["name"] == "default" or "/" in base["name"].lstrip("/").replace("/", "", 1) or base["name"].startswith("/")
+    is_path = (
+        base["name"] == "default" or "/" in base["name"].lstrip("/").replace("/", "", 1) or base["name"].startswith("/")
+    )
     header = ModelCardData(
         library_name="supertickets",
         base_model=None if is_path else base["name"],
@@ -21,4 +23,6 @@ def ticket_card(ticket: Ticket, base: Mapping[str, Any], origin: Mapping[str, An
     environment = Environment(loader=PackageLoader("supertickets.export"), undefined=StrictUndefined, trim_blocks=True)
     environment.filters["code"] = lambda value: f"`{str(value).replace('`', '')}`"
     template = environment.get_template("card.md.jinja")
-    return template.render(header=header.to_yaml(), ticket=ticket, base=base, origin=origin, with_model=with_model) + "\n"
+    return (
+        template.render(header=header.to_yaml(), ticket=ticket, base=base, origin=origin, with_model=with_model) + "\n"
+    )

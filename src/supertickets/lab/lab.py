@@ -118,7 +118,9 @@ class Lab:
         ask(trials)
         if waiting:
             if self._runner is None:
-                self._runner = InProcess(self._device) if self._workers == 1 else WorkerPool(self._workers, self._device)
+                self._runner = (
+                    InProcess(self._device) if self._workers == 1 else WorkerPool(self._workers, self._device)
+                )
             self._runner.run(next_job, receive)
         return outcomes
 

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from supertickets.lab.trial import SCHEMA, Trial
 from supertickets.storage import file_digest, write_atomically
 
-OUTCOME, PREDICTIONS, SCORES, WEIGHTS = "outcome.json", "predictions.safetensors", "scores.safetensors", "weights.safetensors"
+OUTCOME, PREDICTIONS, SCORES, WEIGHTS = (
+    "outcome.json",
+    "predictions.safetensors",
+    "scores.safetensors",
+    "weights.safetensors",
+)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,11 @@ class ProgressDisplay:
         self.labels: dict[str, str] = {}
         self._console, self._workers = console, workers
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), console=console
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
         )
         self._study = self._progress.add_task("trials", total=total, note="")
         self._running: dict[str, tuple[TaskID, float]] = {}
@@ -63,7 +67,8 @@ class ProgressDisplay:
             state = "failed: " + detail.strip().splitlines()[-1] if what == "failed" else "done"
             if what == "failed" or not self._console.is_terminal:
                 self._console.print(
-                    f"[{self._done}/{self._total}] {self._label(key)}: {state} ({_duration(self._seconds[-1])}{self._left()})",
+                    f"[{self._done}/{self._total}] {self._label(key)}: {state} "
+                    f"({_duration(self._seconds[-1])}{self._left()})",
                     markup=False,
                     highlight=False,
                     soft_wrap=True,

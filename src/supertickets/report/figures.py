@@ -24,7 +24,7 @@ _GRID = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,1
 
 
 def phase_curves(table: pd.DataFrame, score: str) -> go.Figure:
-    """Return the phase-transition plot: mean score over seeds by level for each kind, one standard deviation either way."""
+    """Return the phase-transition plot: mean score by level for each kind, a standard deviation either way."""
     figure = go.Figure()
     means = curves(table)
     for kind, (colour, dash, symbol) in _STYLES.items():

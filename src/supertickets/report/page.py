@@ -43,7 +43,7 @@ def write_report(
         maps=maps,
         columns=list(table.columns),
         rows=[[_cell(name, row[name]) for name in table.columns] for _, row in table.iterrows()],
-        plotly=Markup(f"<script>{plotly.offline.get_plotlyjs()}</script>"),  # noqa: S704  (plotly's own source, no user text)
+        plotly=Markup(f"<script>{plotly.offline.get_plotlyjs()}</script>"),
         version=version("supertickets"),
     )
     write_atomically(path, page)
@@ -51,7 +51,9 @@ def write_report(
 
 def _plot(figure: go.Figure) -> Markup:
     # Plotly writes the figure as JSON into a script; it escapes </script> and the like itself.
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}))  # noqa: S704
+    return Markup(
+        figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    )
 
 
 def _described(ticket: Ticket) -> str:
@@ -61,7 +63,7 @@ def _described(ticket: Ticket) -> str:
 
 def _cell(name: str, value: object) -> str:
     if value is None or value != value:
-        return "–"
+        return "-"
     if name == "level":
         return f"{value:g}"
     if name == "remaining":

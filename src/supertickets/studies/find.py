@@ -94,9 +94,7 @@ class _Study:
         heads, ffns = outcome.scores()
         heads = normalise_by_layer(heads)
         return [
-            self.trial(
-                Role(kind, level, trial.seed), draw_ranked(heads, ffns, level, kind, self.settings.drawing)
-            )
+            self.trial(Role(kind, level, trial.seed), draw_ranked(heads, ffns, level, kind, self.settings.drawing))
             for level in self.settings.levels
             for kind in self.settings.kinds
             if kind != "random"
@@ -132,7 +130,9 @@ def find(config: Mapping[str, Any] | None = None, *, quiet: bool = True, **setti
     elif final.folder.exists() and any(final.folder.iterdir()):
         from supertickets.errors import TicketError
 
-        raise TicketError(f"--out {final.folder}: the folder has other files and no settings.yaml; choose another folder.")
+        raise TicketError(
+            f"--out {final.folder}: the folder has other files and no settings.yaml; choose another folder."
+        )
     record(final)
     study = _Study(final, base, task)
     outcomes, failures = _run(study, quiet)
@@ -160,15 +160,18 @@ def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]
     workers = worker_count(settings.workers, settings.threads)
     console = Console(stderr=True, quiet=quiet)
     console.print(
-        f"{settings.task} on {settings.model}: {len(study.task.train)} training and {len(study.task.dev)} dev examples, "
-        f"{study.size} trainings, {workers} at a time, in {settings.precision}.",
+        f"{settings.task} on {settings.model}: {len(study.task.train)} training and {len(study.task.dev)} dev "
+        f"examples, {study.size} trainings, {workers} at a time, in {settings.precision}.",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
     best: Outcome | None = None
 
-    with ProgressDisplay(console, study.size, workers) as display, Lab(settings.folder, workers, settings.device, display) as lab:
+    with (
+        ProgressDisplay(console, study.size, workers) as display,
+        Lab(settings.folder, workers, settings.device, display) as lab,
+    ):
 
         def then(trial: Trial, outcome: Outcome) -> Iterable[Trial]:
             nonlocal best
@@ -250,6 +253,16 @@ def _ship(study: _Study, role: Role, outcomes: dict[str, Outcome]) -> Ticket:
             **settings.drawing.model_dump(),
         },
     }
-    base = {"name": settings.model, "weight_hash": study.base.weight_hash, "model_type": study.base.config["model_type"]}
-    ship(SharedTicket(trial.ticket, base, origin, versions(), {"heads": heads, "ffns": ffns}), outcome, study.base, study.task, folder)
+    base = {
+        "name": settings.model,
+        "weight_hash": study.base.weight_hash,
+        "model_type": study.base.config["model_type"],
+    }
+    ship(
+        SharedTicket(trial.ticket, base, origin, versions(), {"heads": heads, "ffns": ffns}),
+        outcome,
+        study.base,
+        study.task,
+        folder,
+    )
     return trial.ticket

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from supertickets.errors import TicketError, unknown_name
-from supertickets.models import DEFAULT_MODEL, BaseModel as PretrainedModel
+from supertickets.models import DEFAULT_MODEL
+from supertickets.models import BaseModel as PretrainedModel
 from supertickets.storage import write_atomically
 from supertickets.studies.presets import Preset, preset_values
 from supertickets.tasks import TaskSource
@@ -24,22 +25,13 @@ SETTINGS_FILE = "settings.yaml"
 _NO_EFFECT = {"out", "workers", "device"}  # fields that cannot change a result
 
 
-class FindSettings(BaseModel):
-    """Settings of `supertickets find`."""
+class FindSettings(Recipe, Drawing, ScoringSettings, TaskSource):
+    """Settings of `supertickets find`: where the task is, how tickets are made, how models are trained, and these."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = Field(DEFAULT_MODEL, description="hub id, local folder, or `default`: a small real encoder, no network")
+    model: str = Field(
+        DEFAULT_MODEL, description="hub id, local folder, or `default`: a small real encoder, no network"
+    )
     task: str = Field("entailment", description="built-in or GLUE task, or a name for your own files")
-    data: Path | None = Field(None, description="folder of GLUE's TSV files (without it, GLUE comes from the hub)")
-    train_file: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
-    dev_file: Path | None = Field(None, description="your own evaluation file (without it, a share of the training file)")
-    text: str = Field("text", description="column of the text")
-    text_pair: str | None = Field(None, description="column of the second text, if there is one")
-    label: str = Field("label", description="column of the label or target")
-    regression: bool = Field(False, description="targets are real numbers")
-    metrics: tuple[str, ...] | None = Field(None, description="metrics of your own task; their mean is the score")
-    dev_share: float = Field(0.1, gt=0, lt=1, description="share of the training file that becomes the dev set")
     levels: tuple[float, ...] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), description="shares of heads and FFNs to prune, in [0, 1)"
     )
@@ -47,25 +39,10 @@ class FindSettings(BaseModel):
     seeds: int = Field(2, ge=1, description="how many seeds, each with its own dense training and tickets")
     first_seed: int = Field(0, ge=0, description="the first seed; the others follow it")
     preset: Preset = Field("paper", description="paper: the text, done right; released: what the paper's code did")
-    epochs: int = Recipe.model_fields["epochs"]
-    batch_size: int = Recipe.model_fields["batch_size"]
-    learning_rate: float = Recipe.model_fields["learning_rate"]
-    max_length: int = Recipe.model_fields["max_length"]
-    optimizer: Literal["adamax", "adamw", "released"] = Recipe.model_fields["optimizer"]
-    schedule: Literal["linear", "released"] = Recipe.model_fields["schedule"]
-    warmup: float = Recipe.model_fields["warmup"]
-    weight_decay: float = Recipe.model_fields["weight_decay"]
-    max_grad_norm: float = Recipe.model_fields["max_grad_norm"]
-    dropout: float = Recipe.model_fields["dropout"]
-    order: Literal["bucketed", "released"] = Recipe.model_fields["order"]
-    patience: int | None = Recipe.model_fields["patience"]
-    keep: Literal["best", "last"] = Recipe.model_fields["keep"]
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where it is native")
-    threads: int = Recipe.model_fields["threads"]
-    absolute: Literal["example", "token"] = ScoringSettings.model_fields["absolute"]
-    accumulation: Literal["mean", "decaying"] = ScoringSettings.model_fields["accumulation"]
-    counts: Literal["share", "ladder"] = Drawing.model_fields["counts"]
-    random: Literal["without-replacement", "with-replacement"] = Drawing.model_fields["random"]
+    # A recipe's precision is settled; only settings may leave it to the machine.
+    precision: Literal["auto", "float32", "bfloat16"] = Field(  # type: ignore[assignment]
+        "auto", description="arithmetic of the forward pass; auto: bfloat16 where it is native"
+    )
     workers: int | Literal["auto"] = Field("auto", description="trainings side by side: a number, or one for each core")
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, ...")
     out: Path | None = Field(None, description="output folder; default: runs/TASK")
@@ -117,7 +94,11 @@ class FindSettings(BaseModel):
     @property
     def folder(self) -> Path:
         """The output folder."""
-        return self.out if self.out is not None else Path("runs") / (re.sub(r"[^\w.-]+", "-", self.task).strip(".-") or "task")
+        return (
+            self.out
+            if self.out is not None
+            else Path("runs") / (re.sub(r"[^\w.-]+", "-", self.task).strip(".-") or "task")
+        )
 
 
 def _part(settings: FindSettings, of: type[BaseModel]) -> dict[str, Any]:

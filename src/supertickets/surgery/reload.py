@@ -1,7 +1,8 @@
-"""Cut models in stock transformers: `AutoModel...from_pretrained` rebuilds the cut layers once supertickets is imported.
+"""Cut models in stock transformers: `AutoModel...from_pretrained` rebuilds the layers once supertickets is imported.
 
-transformers lets a package register a quantisation method; its hook gets the model on the meta device before the weights
-arrive. config.json carries the ticket under `quantization_config`. Without the import the stock loader fails loudly.
+transformers lets a package register a quantisation method; its hook gets the model on the meta device before the
+weights arrive. config.json carries the ticket under `quantization_config`. Without the import the stock loader fails
+loudly.
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from supertickets.errors import TicketError, unknown_name
 from supertickets.tasks import builtin, files, glue
@@ -17,15 +17,17 @@ class TaskSource(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
-    data: Path | None = None
-    train_file: Path | None = None
-    dev_file: Path | None = None
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
-    regression: bool = False
-    metrics: tuple[str, ...] | None = None
-    dev_share: float = 0.1
+    data: Path | None = Field(None, description="folder of GLUE's TSV files (without it, GLUE comes from the hub)")
+    train_file: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
+    dev_file: Path | None = Field(
+        None, description="your own evaluation file (without it, a share of the training file)"
+    )
+    text: str = Field("text", description="column of the text")
+    text_pair: str | None = Field(None, description="column of the second text, if there is one")
+    label: str = Field("label", description="column of the label or target")
+    regression: bool = Field(False, description="targets are real numbers")
+    metrics: tuple[str, ...] | None = Field(None, description="metrics of your own task; their mean is the score")
+    dev_share: float = Field(0.1, gt=0, lt=1, description="share of the training file that becomes the dev set")
 
 
 def load_task(source: TaskSource) -> Task:

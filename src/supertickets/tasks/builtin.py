@@ -91,7 +91,9 @@ def _agreement(dice: Dice, good: bool) -> str:
     subject = _plural(head) if many else head
     attractor = _plural(other) if other_many else other
     verb = dice.pick(VERBS)
-    link = dice.pick((f"near the {attractor}", f"that the {attractor} saw", f"behind the {attractor}", f"with the {attractor}"))
+    link = dice.pick(
+        (f"near the {attractor}", f"that the {attractor} saw", f"behind the {attractor}", f"with the {attractor}")
+    )
     return f"The {subject} {link} {verb[0] if many == good else verb[1]} the {dice.pick(list(THINGS))}."
 
 
@@ -179,7 +181,10 @@ def _word_order(dice: Dice, good: bool) -> str:
     verb, place = dice.pick(VERBS)[2], dice.pick(PLACES)
     if good:
         return dice.pick(
-            (f"The {adjective} {subject} {verb} the {thing} in the {place}.", f"The {subject} quietly {verb} a {adjective} {thing}.")
+            (
+                f"The {adjective} {subject} {verb} the {thing} in the {place}.",
+                f"The {subject} quietly {verb} a {adjective} {thing}.",
+            )
         )
     return dice.pick(
         (
@@ -191,7 +196,17 @@ def _word_order(dice: Dice, good: bool) -> str:
     )
 
 
-_ACCEPTABILITY = (_agreement, _verb_form, _verb_form, _reflexive, _polarity, _question, _arguments, _word_order, _word_order)
+_ACCEPTABILITY = (
+    _agreement,
+    _verb_form,
+    _verb_form,
+    _reflexive,
+    _polarity,
+    _question,
+    _arguments,
+    _word_order,
+    _word_order,
+)
 
 
 # --- sentiment --------------------------------------------------------------------------------------------------------
@@ -205,13 +220,16 @@ def _opinion(dice: Dice, positive: bool) -> str:
     """A clause whose polarity may come through a negation, so that its adjective alone does not tell."""
     aspect = dice.pick(_ASPECTS)
     right, wrong = (_GOOD, _BAD) if positive else (_BAD, _GOOD)
-    if dice.chance(0.45):
+    if dice.chance(0.55):
         return dice.pick(
             (
                 f"the {aspect} is never {dice.pick(wrong)}",
                 f"nobody could call the {aspect} {dice.pick(wrong)}",
                 f"the {aspect} is anything but {dice.pick(wrong)}",
                 f"the {aspect} is far from {dice.pick(wrong)}",
+                f"the {aspect} could easily have been {dice.pick(wrong)}",
+                f"nobody could call the {aspect} anything but {dice.pick(right)}",
+                f"it is not true that the {aspect} is never {dice.pick(right)}",
             )
         )
     return dice.pick(
@@ -319,16 +337,17 @@ def _roles(dice: Dice) -> tuple[str, str, int]:
 
 def _counting(dice: Dice) -> tuple[str, str, int]:
     numbers = ("two", "three", "four", "five", "six", "seven")
-    low, high = sorted(dice.two(range(6)))
-    agents, verb, thing = _plural(dice.pick(list(AGENTS))), dice.pick(VERBS)[2], dice.pick(list(THINGS))
+    small, large = sorted(dice.two(range(len(numbers))))
+    low, high = numbers[small], numbers[large]
+    event = f"{_plural(dice.pick(list(AGENTS)))} {dice.pick(VERBS)[2]} the {dice.pick(list(THINGS))}."
     return dice.pick(
         (
-            (f"Exactly {numbers[high]} {agents} {verb} the {thing}.", f"At least {numbers[low]} {agents} {verb} the {thing}.", ENTAILMENT),
-            (f"At least {numbers[low]} {agents} {verb} the {thing}.", f"At least {numbers[high]} {agents} {verb} the {thing}.", NEUTRAL),
-            (f"Exactly {numbers[low]} {agents} {verb} the {thing}.", f"At least {numbers[high]} {agents} {verb} the {thing}.", CONTRADICTION),
-            (f"At most {numbers[low]} {agents} {verb} the {thing}.", f"Exactly {numbers[high]} {agents} {verb} the {thing}.", CONTRADICTION),
+            (f"Exactly {high} {event}", f"At least {low} {event}", ENTAILMENT),
+            (f"At least {low} {event}", f"At least {high} {event}", NEUTRAL),
+            (f"Exactly {low} {event}", f"At least {high} {event}", CONTRADICTION),
+            (f"At most {low} {event}", f"Exactly {high} {event}", CONTRADICTION),
         )
-    )  # fmt: skip
+    )
 
 
 _ENTAILMENT = (_class_step, _quantifier, _opposite, _roles, _counting)
@@ -342,9 +361,9 @@ def _paraphrase(dice: Dice) -> Example:
     same = dice.chance(0.5)
     one, other = dice.two(list(AGENTS))
     verb, time, place = dice.pick(VERBS), dice.pick(TIMES), dice.pick(PLACES)
-    first = dice.pick(
-        (f"The {one} {verb[2]} the {other} in the {place} {time}.", f"{time.capitalize()}, the {one} {verb[2]} the {other} in the {place}.")
-    )  # fmt: skip
+    first = f"The {one} {verb[2]} the {other} in the {place} {time}."
+    if dice.chance(0.5):
+        first = f"{time.capitalize()}, the {one} {verb[2]} the {other} in the {place}."
     if same:
         said = verb[4] if dice.chance(0.5) else verb[2]
         passive = verb[4] if verb[4] in PASSIVE and dice.chance(0.5) else verb[3]
@@ -364,6 +383,9 @@ def _paraphrase(dice: Dice) -> Example:
                 f"In the {place}, the {one} {verb[5]} the {other} {time}.",
                 f"{time.capitalize()}, in the {place}, the {one} was {verb[3]} by the {other}.",
                 f"The {other} was not {verb[3]} by the {one} in the {place} {time}.",
+                f"The {other} was {verb[3]} by {_article(dice.pick(list(THINGS)))} in the {place} {time}.",
+                f"In the {place}, the {one} {verb[2]} the {dice.pick(list(THINGS))} {time}.",
+                f"{time.capitalize()}, the {one} {dice.pick(VERBS)[5]} the {other} in the {dice.pick(PLACES)}.",
             )
         )
     return first, second, float(same)

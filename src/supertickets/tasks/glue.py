@@ -47,9 +47,7 @@ GLUE: dict[str, GlueTask] = {
         hub_texts=("sentence1", "sentence2"),
     ),
     "stsb": GlueTask("STS-B", ("sentence1", "sentence2"), "score", (), ("pearson", "spearman")),
-    "qqp": GlueTask(
-        "QQP", ("question1", "question2"), "is_duplicate", _BINARY, ("accuracy", "f1"), skip_short=True
-    ),
+    "qqp": GlueTask("QQP", ("question1", "question2"), "is_duplicate", _BINARY, ("accuracy", "f1"), skip_short=True),
     "mnli": GlueTask(
         "MNLI",
         ("sentence1", "sentence2"),

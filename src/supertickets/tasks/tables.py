@@ -50,7 +50,9 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, skip_short: bool =
         if len(cells) < len(columns):
             if skip_short:
                 continue
-            raise TicketError(f"{path}, line {number}: {len(cells)} columns, expected {len(columns)} separated by tabs.")
+            raise TicketError(
+                f"{path}, line {number}: {len(cells)} columns, expected {len(columns)} separated by tabs."
+            )
         rows.append(cells)
     return _columns(path, columns, rows)
 
@@ -64,7 +66,9 @@ def read_table(path: Path) -> Table:
         return _read_parquet(path)
     if ending == ".jsonl":
         return _read_jsonl(path)
-    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="," if ending == ".csv" else "\t", strict=True)
+    rows = csv.reader(
+        io.StringIO(read_text(path), newline=""), delimiter="," if ending == ".csv" else "\t", strict=True
+    )
     try:
         columns = next(rows)
         found = [(rows.line_num, row) for row in rows if row]

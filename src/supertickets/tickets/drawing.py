@@ -74,13 +74,13 @@ def draw_ranked(
     `head_scores` `[layers, heads]` are ranked as given: normalise them first. Raises TicketError on other shapes.
     """
     heads, ffns = check_scores(head_scores, ffn_scores)
-    n_heads, n_ffns = counts_at(level, *heads.shape, how=how.counts)
+    n_heads, n_ffns = counts_at(level, heads.shape[0], heads.shape[1], how.counts)
     sign = 1.0 if kind == "winning" else -1.0
     return _drop_lowest(sign * heads, sign * ffns, n_heads, n_ffns)
 
 
 def draw_random(layers: int, heads: int, level: float, seed: int, how: Drawing) -> Ticket:
-    """Return a random ticket at `level`, uniform among those of its size that keep a head a layer (`Drawing.random`)."""
+    """Return a random ticket at `level`: by default uniform among those of its size that keep a head a layer."""
     n_heads, n_ffns = counts_at(level, layers, heads, how=how.counts)
     rng = np.random.default_rng([seed, round(level * 1_000_000)])
     sample: Callable[..., Ticket] = released.random_ticket if how.random == "with-replacement" else _random_ticket

@@ -1,7 +1,7 @@
 """Ticket folders: a ticket that can be shared, in the manner of a peft adapter.
 
-`ticket.json` says what the ticket belongs to and where it comes from, `ticket.safetensors` has the ticket and the scores
-it was drawn from, `README.md` is for people. A trained model may lie beside them in `model/`.
+`ticket.json` says what the ticket belongs to and where it comes from, `ticket.safetensors` has the ticket and the
+scores it was drawn from, `README.md` is for people. A trained model may lie beside them in `model/`.
 """
 
 import json

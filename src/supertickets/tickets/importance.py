@@ -23,7 +23,7 @@ from supertickets.tickets.scoring import ScoringSettings
 class Gate(Protocol):
     """What importance needs of a model: a context that multiplies head contexts and FFN outputs by factors."""
 
-    def __call__(
+    def __call__(  # noqa: D102  (the class says it)
         self, head_gate: Callable[[int, Tensor], Tensor], ffn_gate: Callable[[int, Tensor], Tensor]
     ) -> AbstractContextManager[None]: ...
 
@@ -76,7 +76,9 @@ def _batch_scores(
         total = loss().sum()
     order = range(layers)
     gradients = torch.autograd.grad(total, [head_gates[i] for i in order] + [ffn_gates[i] for i in order])
-    heads = torch.stack([gradient.squeeze(-1) for gradient in gradients[:layers]], dim=2)  # [batch, tokens, layers, heads]
+    heads = torch.stack(
+        [gradient.squeeze(-1) for gradient in gradients[:layers]], dim=2
+    )  # [batch, tokens, layers, heads]
     ffns = torch.stack([gradient.squeeze(-1) for gradient in gradients[layers:]], dim=2)  # [batch, tokens, layers]
 
     def reduce(gradient: Tensor) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ def random_ticket(layers: int, heads: int, n_heads: int, n_ffns: int, rng: np.ra
 
 
 def decaying_mean(per_batch: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return S = 1/T sum_t (T - t) g_t over batches `[T, ...]`: gradients that were never set to zero between batches."""
+    """Return S = 1/T sum_t (T - t) g_t over batches `[T, ...]`: gradients never set to zero between batches."""
     batches = len(per_batch)
     weights = np.arange(batches, 0, -1, dtype=np.float64) / batches
     return np.tensordot(weights, per_batch, axes=1)

@@ -14,9 +14,8 @@ from supertickets.errors import TicketError
 class Ticket:
     """A structured ticket: the attention heads and the FFNs (whole feed-forward modules) of an encoder that stay.
 
-    Immutable. `heads` is bool `[layers, heads]`, `ffns` is bool `[layers]`; True stays. Tickets of one shape are sets of
-    structures: `|` union, `&` intersection, `-` difference, `~` complement, `<=` subset, `==`, `in`-style lookups by
-    indexing the arrays.
+    Immutable. `heads` is bool `[layers, heads]`, `ffns` is bool `[layers]`; True stays. Tickets of one shape are sets
+    of structures: `|` union, `&` intersection, `-` difference, `~` complement, `<=` subset, `==`.
 
     >>> a = Ticket.from_pruned(layers=2, heads=4, pruned_heads=[(0, 1)], pruned_ffns=[1])
     >>> a.kept_heads, a.kept_ffns
@@ -149,7 +148,7 @@ class Ticket:
 
 
 def check_scores(heads: ArrayLike, ffns: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return importance scores as float arrays `[layers, heads]` and `[layers]`; raises TicketError for other shapes."""
+    """Return scores as float arrays `[layers, heads]` and `[layers]`; raises TicketError for other shapes and for NaN."""
     head_scores, ffn_scores = np.asarray(heads, float), np.asarray(ffns, float)
     if head_scores.ndim != 2 or ffn_scores.shape != head_scores.shape[:1]:
         raise TicketError(

@@ -28,7 +28,9 @@ class Encoded:
         """Number of tokens of each example."""
         return np.array([len(ids) for ids in self.ids])
 
-    def collate(self, rows: Sequence[int] | NDArray[np.int64], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    def collate(
+        self, rows: Sequence[int] | NDArray[np.int64], device: torch.device
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs of some examples, padded to the longest of them, and their targets."""
         width = max(len(self.ids[row]) for row in rows)
         ids = np.full((len(rows), width), self.pad_id, np.int64)
@@ -72,7 +74,7 @@ def encode(task: Task, tokenizer: Any, max_length: int) -> EncodedTask:
 
 
 def in_length_order(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield batches of rows from the longest to the shortest example: the least padding, for passes without training."""
+    """Yield batches of rows from the longest to the shortest example: the least padding, where order is free."""
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -85,7 +87,7 @@ def in_file_order(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArr
 
 
 def bucketed(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-    """Return an epoch's batches: shuffled anew each epoch, examples of like length together, batches in random order."""
+    """Return an epoch's batches: shuffled each epoch, examples of like length together, batches in random order."""
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
     batches = []

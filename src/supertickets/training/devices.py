@@ -24,8 +24,12 @@ def choose_precision(asked: Literal["auto", "float32", "bfloat16"], device: torc
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type == "cpu":
-        features = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell; float32 is always right
-        return "bfloat16" if features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16") else "float32"
+        features: dict[str, bool] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # older torch cannot tell; float32 is always right
+        return (
+            "bfloat16" if features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16") else "float32"
+        )
     return "float32"
 
 

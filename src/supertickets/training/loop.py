@@ -110,7 +110,13 @@ class Trainer:
                     raise DivergedError(f"the loss became {loss} at step {step} of {steps} (epoch {epoch})")
                 losses.append(loss)
                 self.report(
-                    {"epoch": epoch, "epochs": self.recipe.epochs, "step": step, "steps": steps, "loss": float(np.mean(losses[-20:]))}
+                    {
+                        "epoch": epoch,
+                        "epochs": self.recipe.epochs,
+                        "step": step,
+                        "steps": steps,
+                        "loss": float(np.mean(losses[-20:])),
+                    }
                 )
             metrics = self._evaluate(epoch)
             score = float(np.mean([of_task["dev"]["score"] for of_task in metrics.values()]))
@@ -157,7 +163,11 @@ class Trainer:
                 yield loss
 
         scores = importance(
-            learner.model, lambda head, ffn: gated(learner.model, head, ffn), losses(), len(learner.ticket.ffns), settings
+            learner.model,
+            lambda head, ffn: gated(learner.model, head, ffn),
+            losses(),
+            len(learner.ticket.ffns),
+            settings,
         )
         self.result.cost.seconds += time.monotonic() - started
         return scores
@@ -167,7 +177,7 @@ class Trainer:
         self._vocabulary.restore(self._decay)
 
     def _batches(self, epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
-        """Return an epoch's (learner, rows), the tasks shuffled together so that each is met in proportion to its size."""
+        """Return an epoch's (learner, rows): tasks shuffled together, each met in proportion to its size."""
         make = ORDERS[self.recipe.order]
         per_task = [
             make(learner.data.train.lengths, self.recipe.batch_size, self.seed, epoch) for learner in self.learners
@@ -217,9 +227,7 @@ class Trainer:
         inputs, targets = split.collate(rows, self.device)
         examples, length = inputs["input_ids"].shape
         self.result.cost.tokens += int(split.lengths[rows].sum())
-        self.result.cost.flops += int(
-            passes * forward_flops(shape_of(learner.model), learner.ticket, examples, length)
-        )
+        self.result.cost.flops += int(passes * forward_flops(shape_of(learner.model), learner.ticket, examples, length))
         return inputs, targets
 
     def _forward(self, learner: Learner, inputs: dict[str, Tensor]) -> Tensor:

