@@ -117,14 +117,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_words(
-    path: Path, examples: int, seed: int, label: Callable[[list[int]], object] = lambda w: int(w[0] < 60)
+    path: Path,
+    examples: int,
+    seed: int,
+    label: Callable[[list[int]], object] = lambda w: int(2 * sum(i < 12 for i in w) > len(w)),
 ) -> Path:
-    """Write a JSONL file of texts of words w0...; by default the first word decides the class."""
+    """Write a JSONL file of texts of words w0...; by default the majority of low words decides the class."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(examples):
         n = int(torch.randint(3, 9, (1,), generator=generator))
-        words = torch.randint(0, VOCABULARY - 10, (n,), generator=generator).tolist()
+        words = torch.randint(0, 24, (n,), generator=generator).tolist()
         rows.append({"text": " ".join(f"w{word}" for word in words), "label": label(words)})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -148,7 +148,7 @@ class Ticket:
 
 
 def check_scores(heads: ArrayLike, ffns: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return scores as float arrays `[layers, heads]` and `[layers]`; raises TicketError for other shapes and for NaN."""
+    """Return scores as float arrays `[layers, heads]` and `[layers]`; raises TicketError for other shapes and NaN."""
     head_scores, ffn_scores = np.asarray(heads, float), np.asarray(ffns, float)
     if head_scores.ndim != 2 or ffn_scores.shape != head_scores.shape[:1]:
         raise TicketError(

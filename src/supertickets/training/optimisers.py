@@ -39,8 +39,8 @@ def _decay(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """Shrink decaying parameters before a step, as AdamW does; torch's Adamax only knows decay inside the gradient."""
     with torch.no_grad():
         for group in optimizer.param_groups:
-            if group["decay"]:
-                moved = [p for p in group["params"] if p.grad is not None]
+            moved = [p for p in group["params"] if p.grad is not None]
+            if group["decay"] and moved:
                 torch._foreach_mul_(moved, 1.0 - group["lr"] * group["decay"])
 
 

@@ -1,0 +1,236 @@
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from supertickets.errors import TicketError
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import Drawing, counts_at, draw_random, draw_ranked, normalise_by_layer
+from supertickets.tickets.folder import SharedTicket, load_ticket
+
+SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 6))
+LEVELS = st.floats(0, 0.99)
+
+
+@st.composite
+def tickets(draw: st.DrawFn, count: int = 1) -> tuple[Ticket, ...]:
+    layers, heads = draw(SHAPES)
+    return tuple(Ticket(draw(arrays(bool, (layers, heads))), draw(arrays(bool, (layers,)))) for _ in range(count))
+
+
+@st.composite
+def scores(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    layers, heads = draw(SHAPES)
+    values = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5]))  # ties happen
+    return draw(arrays(float, (layers, heads), elements=values)), draw(arrays(float, (layers,), elements=values))
+
+
+@given(tickets(3))
+def test_tickets_are_sets(abc: tuple[Ticket, Ticket, Ticket]) -> None:
+    a, b, c = abc
+    full, empty = Ticket.full(*a.shape), ~Ticket.full(*a.shape)
+    assert a | b == b | a
+    assert a & (b | c) == (a & b) | (a & c)
+    assert ~(a | b) == ~a & ~b
+    assert a - b == a & ~b
+    assert a | ~a == full
+    assert a & ~a == empty
+    assert (a & b) <= a <= (a | b)
+    assert (a <= b) == ((a | b) == b)
+    assert a.overlap(b) == b.overlap(a)
+    assert a.overlap(a) == 1.0
+    assert (hash(a) == hash(b)) if a == b else True
+
+
+@given(tickets())
+def test_the_json_form_reads_back(one: tuple[Ticket]) -> None:
+    assert Ticket.from_dict(one[0].as_dict()) == one[0]
+
+
+def test_a_ticket_never_changes() -> None:
+    mask = np.ones((2, 3), bool)
+    ticket = Ticket(mask, np.ones(2, bool))
+    mask[0, 0] = False
+    assert ticket == Ticket.full(2, 3)
+    with pytest.raises(ValueError, match="read-only"):
+        ticket.heads[0, 0] = False
+    with pytest.raises(AttributeError):
+        ticket.heads = mask  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("heads", "ffns"),
+    [
+        (np.ones(3, bool), np.ones(3, bool)),
+        (np.ones((2, 3)), np.ones(2, bool)),
+        (np.ones((2, 3), bool), np.ones(3, bool)),
+    ],
+)
+def test_arrays_that_are_no_ticket(heads: np.ndarray, ffns: np.ndarray) -> None:
+    with pytest.raises(TicketError):
+        Ticket(heads, ffns)
+
+
+def test_tickets_of_different_shapes_do_not_combine() -> None:
+    with pytest.raises(TicketError, match="2 layers x 3 heads and 3 x 3"):
+        Ticket.full(2, 3) | Ticket.full(3, 3)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"shape": [2, 2], "heads": [[0]], "ffns": []},
+        {"shape": [1, 2], "heads": [[2]], "ffns": []},
+        {"shape": [1, 2], "heads": [[-1]], "ffns": []},
+        {"shape": [1, 2], "heads": [[0]], "ffns": [1]},
+    ],
+)
+def test_json_that_is_no_ticket(broken: dict) -> None:
+    with pytest.raises(TicketError):
+        Ticket.from_dict(broken)
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def naive_ranked(heads: np.ndarray, ffns: np.ndarray, n_heads: int, n_ffns: int) -> Ticket:
+    """The text of the paper, read out loud: take the lowest away one at a time, never a layer's best head."""
+    layers, per_layer = heads.shape
+    protected = {(layer, max(range(per_layer), key=lambda h: (heads[layer, h], -h))) for layer in range(layers)}
+    left = [(layer, head) for layer in range(layers) for head in range(per_layer) if (layer, head) not in protected]
+    gone = []
+    while left and len(gone) < n_heads:
+        lowest = min(left, key=lambda place: (heads[place], place))
+        left.remove(lowest)
+        gone.append(lowest)
+    gone_ffns = sorted(range(layers), key=lambda layer: (ffns[layer], layer))[:n_ffns]
+    return Ticket.from_pruned(layers, per_layer, gone, gone_ffns)
+
+
+@given(scores(), LEVELS)
+def test_winning_and_losing_tickets_against_a_naive_drawing(found: tuple[np.ndarray, np.ndarray], level: float) -> None:
+    heads, ffns = found
+    n_heads, n_ffns = counts_at(level, *heads.shape)
+    assert draw_ranked(heads, ffns, level, "winning", Drawing()) == naive_ranked(heads, ffns, n_heads, n_ffns)
+    assert draw_ranked(heads, ffns, level, "losing", Drawing()) == naive_ranked(-heads, -ffns, n_heads, n_ffns)
+
+
+@given(scores(), LEVELS, st.integers(0, 5))
+def test_every_kind_has_the_same_size_and_a_head_in_every_layer(
+    found: tuple[np.ndarray, np.ndarray], level: float, seed: int
+) -> None:
+    heads, ffns = found
+    layers, per_layer = heads.shape
+    n_heads, n_ffns = counts_at(level, layers, per_layer)
+    drawn = [draw_ranked(heads, ffns, level, kind, Drawing()) for kind in ("winning", "losing")]
+    drawn.append(draw_random(layers, per_layer, level, seed, Drawing()))
+    for ticket in drawn:
+        assert ticket.kept_heads == layers * per_layer - n_heads
+        assert ticket.kept_ffns == layers - n_ffns
+        assert ticket.heads.any(axis=1).all()
+
+
+@given(scores(), LEVELS, LEVELS)
+def test_winning_tickets_are_nested(found: tuple[np.ndarray, np.ndarray], one: float, other: float) -> None:
+    heavy, light = (draw_ranked(*found, level, "winning", Drawing()) for level in sorted((one, other), reverse=True))
+    assert heavy <= light
+
+
+def test_level_zero_is_the_dense_model() -> None:
+    assert draw_ranked(np.ones((3, 4)), np.ones(3), 0.0, "winning", Drawing()).is_full
+    assert draw_random(3, 4, 0.0, 0, Drawing()).is_full
+
+
+def test_random_tickets_are_uniform_among_those_that_keep_a_head_a_layer() -> None:
+    possible = {gone for gone in combinations(range(6), 3) if {i // 3 for i in range(6) if i not in gone} == {0, 1}}
+    counts = dict.fromkeys(possible, 0)
+    draws = 6000
+    for seed in range(draws):
+        ticket = draw_random(2, 3, 0.5, seed, Drawing())
+        counts[tuple(np.flatnonzero(~ticket.heads.ravel()))] += 1  # a KeyError would be an impossible ticket
+    expected = draws / len(possible)
+    chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+    assert chi_square < 45  # 17 degrees of freedom: 5e-4 of fair draws lie above 43
+
+
+def test_random_tickets_follow_the_seed_and_the_level() -> None:
+    first = draw_random(6, 12, 0.4, 1, Drawing())
+    assert first == draw_random(6, 12, 0.4, 1, Drawing())
+    assert first != draw_random(6, 12, 0.4, 2, Drawing())
+
+
+def test_the_released_ladder() -> None:
+    levels = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    assert [counts_at(level, 12, 12, "ladder") for level in levels] == [
+        (14, 1), (28, 2), (43, 3), (57, 4), (72, 5), (86, 6), (100, 7), (115, 8),
+    ]  # fmt: skip
+    assert [counts_at(level, 12, 12) for level in levels] == [
+        (14, 1), (29, 2), (43, 4), (58, 5), (72, 6), (86, 7), (101, 8), (115, 10),
+    ]  # fmt: skip
+
+
+def test_released_random_tickets_prune_fewer_than_asked() -> None:
+    """Spec section 3, mean of 2000 draws on base: 72 asked, 56.8 pruned."""
+    how = Drawing(counts="ladder", random="with-replacement")
+    gone = [144 - draw_random(12, 12, 0.5, seed, how).kept_heads for seed in range(400)]
+    assert np.mean(gone) == pytest.approx(56.8, abs=0.5)
+    large = np.array([draw_random(24, 16, 0.5, seed, how).heads for seed in range(100)])
+    assert large[:, 16:].all()  # id // layers: only layers 0-15 can lose heads
+    assert not large[:, :16].all()
+
+
+def test_scores_that_cannot_rank() -> None:
+    with pytest.raises(TicketError, match=r"\[layers, heads\]"):
+        draw_ranked(np.ones(3), np.ones(3), 0.5, "winning", Drawing())
+    with pytest.raises(TicketError, match="NaN"):
+        draw_ranked(np.full((2, 2), np.nan), np.ones(2), 0.5, "winning", Drawing())
+
+
+@given(scores())
+@settings(max_examples=50)
+def test_normalised_layers_have_length_one(found: tuple[np.ndarray, np.ndarray]) -> None:
+    heads = found[0] + 0.1
+    assert np.linalg.norm(normalise_by_layer(heads), axis=1) == pytest.approx(1.0)
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@given(one=tickets())
+@settings(max_examples=20)
+def test_a_ticket_folder_reads_back(one: tuple[Ticket], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("ticket")
+    layers, heads = one[0].shape
+    measured = {"heads": np.random.default_rng(0).random((layers, heads)), "ffns": np.arange(layers, dtype=float)}
+    shared = SharedTicket(one[0], {"name": "x", "weight_hash": "0"}, {"task": "t"}, {"python": "3"}, measured)
+    shared.save(folder, "# card")
+    again = load_ticket(folder)
+    assert again.ticket == one[0]
+    assert again.origin == shared.origin
+    assert all(np.array_equal(again.scores[name], measured[name]) for name in measured)
+
+
+def test_folders_that_hold_no_ticket(tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match=r"no ticket\.json"):
+        load_ticket(tmp_path)
+    shared = SharedTicket(Ticket.full(2, 2), {}, {}, {})
+    shared.save(tmp_path / "study" / "super-ticket", "")
+    with pytest.raises(TicketError, match=r"did you mean .*super-ticket"):
+        load_ticket(tmp_path / "study")
+    folder = tmp_path / "study" / "super-ticket"
+    text = (folder / "ticket.json").read_text()
+    (folder / "ticket.json").write_text(text.replace('"format": 1', '"format": 99'))
+    with pytest.raises(TicketError, match="newer"):
+        load_ticket(folder)
+    (folder / "ticket.json").write_text(text.replace('"layers": 2', '"layers": 3'))
+    with pytest.raises(TicketError, match="another shape"):
+        load_ticket(folder)
+    (folder / "ticket.json").write_text(text)
+    (folder / "ticket.safetensors").write_bytes(b"junk")
+    with pytest.raises(TicketError, match="damaged"):
+        load_ticket(folder)

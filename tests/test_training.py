@@ -1,0 +1,282 @@
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from conftest import FAMILIES, HEADS, LAYERS, save_tiny_model
+from supertickets.errors import DivergedError
+from supertickets.models import ModelSource, find_model
+from supertickets.surgery.cut import cut
+from supertickets.tasks import Task, TaskSource, load_task
+from supertickets.tickets import Ticket
+from supertickets.training.batches import ORDERS, EncodedTask, bucketed, encode
+from supertickets.training.devices import choose_precision
+from supertickets.training.loop import Learner, Trainer, example_losses
+from supertickets.training.optimisers import ReleasedAdamax, build_optimizer, build_schedule, released_factor
+from supertickets.training.recipe import Recipe
+from supertickets.training.vocabulary import UsedVocabulary
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=3, batch_size=8, learning_rate=3e-3, max_length=16, patience=None, dropout=0.0)
+FULL = Ticket.full(LAYERS, HEADS)
+
+
+@pytest.fixture
+def task(words: dict[str, Path]) -> Task:
+    return load_task(TaskSource(task="words", **words))
+
+
+@pytest.fixture
+def source(tiny_model: Path) -> ModelSource:
+    return ModelSource(find_model(str(tiny_model)))
+
+
+def train(
+    source: ModelSource, task: Task, recipe: Recipe = RECIPE, seed: int = 0, ticket: Ticket = FULL, double: bool = False
+):
+    model = cut(source.build(task.outputs, recipe.dropout, seed), ticket)
+    trainer = Trainer(
+        [Learner(encode(task, source.tokenizer, recipe.max_length), model.double() if double else model, ticket)],
+        recipe,
+        seed,
+        CPU,
+        lambda event: None,
+    )
+    return trainer.train(), trainer, model
+
+
+def naive_training(source: ModelSource, task: Task, recipe: Recipe) -> PreTrainedModel:
+    """The recipe written out with torch's own parts, on the whole embedding matrix: what the loop must equal."""
+    model = source.build(task.outputs, recipe.dropout, 0).double()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    data = encode(task, source.tokenizer, recipe.max_length).train
+    batches = [rows for epoch in range(recipe.epochs) for rows in bucketed(data.lengths, recipe.batch_size, 0, epoch)]
+    optimizer = torch.optim.Adamax(model.parameters(), lr=recipe.learning_rate, foreach=False)
+    warmup = round(recipe.warmup * len(batches))
+    model.train()
+    for step, rows in enumerate(batches):
+        rate = step / warmup if step < warmup else (len(batches) - step) / (len(batches) - warmup)
+        optimizer.param_groups[0]["lr"] = rate * recipe.learning_rate
+        inputs, targets = data.collate(rows, CPU)
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(**inputs).logits, targets).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim >= 2:
+                    parameter.mul_(1 - rate * recipe.learning_rate * recipe.weight_decay)
+        optimizer.step()
+    return model
+
+
+def without_dropout(source: ModelSource) -> ModelSource:
+    build = source.build
+
+    def quiet(outputs: int, dropout: float, seed: int) -> PreTrainedModel:
+        model = build(outputs, dropout, seed)
+        model.config.attention_probs_dropout_prob = 0.0
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        return model
+
+    source.build = quiet  # type: ignore[method-assign]
+    return source
+
+
+def test_training_equals_torch_written_out(source: ModelSource, task: Task) -> None:
+    recipe = RECIPE.model_copy(update={"weight_decay": 0.3, "keep": "last"})
+    result, trainer, model = train(without_dropout(source), task, recipe, double=True)
+    trainer.restore()
+    expected = naive_training(source, task, recipe).state_dict()
+    found = model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, msg=name)
+    # Controls: the embeddings left out did decay, and a training without decay is another one.
+    unused = np.setdiff1d(np.arange(len(value_of(found))), trainer._vocabulary.used)
+    before = value_of(source.build(2, 0.0, 0).double().state_dict())
+    assert len(unused) > 0
+    assert (value_of(found)[unused] - before[unused]).abs().max() > 1e-4
+    other = naive_training(source, task, RECIPE.model_copy(update={"weight_decay": 0.0})).state_dict()
+    assert (value_of(other) - value_of(found)).abs().max() > 1e-4
+    assert len(result.epochs) == recipe.epochs
+
+
+def value_of(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    return next(value for name, value in state.items() if name.endswith("word_embeddings.weight"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_used_vocabulary_gives_the_same_outputs(family: str, tmp_path: Path, task: Task) -> None:
+    source = ModelSource(find_model(str(save_tiny_model(tmp_path / family, family, scale=0.5))))
+    data = encode(task, source.tokenizer, 16)
+    model = source.build(2, 0.0, 0).double().eval()
+
+    def outputs(data: EncodedTask) -> torch.Tensor:
+        inputs, _ = data.train.collate(range(10), CPU)
+        with torch.no_grad():
+            return model(**inputs).logits
+
+    expected = outputs(data)
+    weight = value_of(model.state_dict()).clone()
+    vocabulary = UsedVocabulary(model.base_model, [data])
+    assert len(vocabulary.used) < len(weight)
+    assert torch.equal(outputs(vocabulary.translate(data)), expected)
+    with pytest.raises((AssertionError, IndexError)):  # control: ids must be translated
+        assert torch.equal(outputs(data), expected)
+    vocabulary.restore(1.0)
+    assert torch.equal(value_of(model.state_dict()), weight)
+    assert torch.equal(outputs(data), expected)
+
+
+def test_a_training_repeats_bit_for_bit_and_another_seed_does_not(source: ModelSource, task: Task) -> None:
+    recipe = RECIPE.model_copy(update={"dropout": 0.1, "precision": "bfloat16"})
+    runs = [train(source, task, recipe, seed)[0] for seed in (0, 0, 1)]
+    first, again, other = [run.predictions["words"]["dev"][-1] for run in runs]
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_tiny_model_learns_the_task(source: ModelSource, task: Task) -> None:
+    result, _, _ = train(source, task, RECIPE.model_copy(update={"epochs": 12, "learning_rate": 1e-2}))
+    losses = [epoch["loss"] for epoch in result.epochs]
+    assert losses[-1] < 0.75 * losses[0]
+    assert max(epoch["score"] for epoch in result.epochs) > 70
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_rest(source: ModelSource, task: Task) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 30, "patience": 2})
+    result, trainer, _ = train(source, task, recipe)
+    scores = [epoch["score"] for epoch in result.epochs]
+    assert result.best_epoch == 1 + int(np.argmax(scores))
+    assert len(scores) == min(30, result.best_epoch + 2)
+    (learner,) = trainer.learners
+    kept = trainer.predict(learner, learner.data.evaluations["dev"])
+    assert np.array_equal(kept, result.predictions["words"]["dev"][result.best_epoch - 1])
+    last, _, _ = train(source, task, recipe.model_copy(update={"keep": "last", "epochs": 4}))
+    assert last.best_epoch == 4
+
+
+def test_a_cut_model_costs_less(source: ModelSource, task: Task) -> None:
+    ticket = Ticket.from_pruned(LAYERS, HEADS, [(0, 0), (1, 2)], [1])
+    dense, small = train(source, task)[0].cost, train(source, task, ticket=ticket)[0].cost
+    assert small.flops < dense.flops
+    assert small.parameters < dense.parameters
+    assert small.tokens == dense.tokens
+    assert dense.parameters == source.build(2, 0.0, 0).num_parameters()
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training(source: ModelSource, task: Task) -> None:
+    with pytest.raises(DivergedError, match=r"step \d+ of 24"):
+        train(source, task, RECIPE.model_copy(update={"learning_rate": 1e30}))
+
+
+def test_two_tasks_share_one_encoder(source: ModelSource, task: Task) -> None:
+    other = replace(task, name="other", train=replace(task.train, targets=1 - task.train.targets))
+    first = source.build(2, 0.0, 0)
+    second = source.build(2, 0.0, 1)
+    setattr(second, second.base_model_prefix, first.base_model)
+    learners = [Learner(encode(t, source.tokenizer, 16), m, FULL) for t, m in ((task, first), (other, second))]
+    result = Trainer(learners, RECIPE, 0, CPU, lambda event: None).train()
+    assert set(result.predictions) == {"words", "other"}
+    assert set(result.epochs[-1]["metrics"]) == {"words", "other"}
+    assert first.base_model is second.base_model
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=300), st.integers(1, 33), st.integers(0, 3))
+@settings(max_examples=60)
+def test_every_example_is_in_one_batch(lengths: list[int], size: int, seed: int) -> None:
+    for order in ORDERS.values():
+        batches = order(np.array(lengths), size, seed, 0)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+        assert all(len(batch) <= size for batch in batches)
+
+
+def test_bucketing_pads_less_and_differs_by_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(4, 100, 2000)
+
+    def padded(batches: list[np.ndarray]) -> int:
+        return sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+
+    assert padded(bucketed(lengths, 32, 0, 0)) < 1.1 * lengths.sum()
+    assert padded(ORDERS["released"](lengths, 32, 0, 0)) > 1.5 * lengths.sum()
+    one, two = bucketed(lengths, 32, 0, 0), bucketed(lengths, 32, 0, 1)
+    assert not np.array_equal(np.concatenate(one), np.concatenate(two))
+    frozen = [np.concatenate(ORDERS["released"](lengths, 32, 0, epoch)) for epoch in (0, 1)]
+    assert np.array_equal(*frozen)
+
+
+def test_released_adamax_against_its_formula() -> None:
+    parameter = torch.nn.Parameter(torch.tensor([[0.3, -0.7]], dtype=torch.float64))
+    theta, m, u = parameter.detach().clone(), torch.zeros(1, 2).double(), torch.zeros(1, 2).double()
+    recipe = Recipe(optimizer="released", learning_rate=0.1, weight_decay=0.01)
+    optimizer = build_optimizer([parameter], recipe)
+    assert isinstance(optimizer, ReleasedAdamax)
+    for step in range(5):
+        gradient = torch.tensor([[math.sin(step), 0.5 - step]], dtype=torch.float64)
+        parameter.grad = gradient.clone()
+        optimizer.step()
+        m, u = 0.9 * m + 0.1 * gradient, torch.maximum(0.999 * u, gradient.abs() + 1e-6)
+        theta = theta - 0.1 * (m / (u + 1e-6) + 0.01 * theta)
+        torch.testing.assert_close(parameter.detach(), theta, rtol=0, atol=1e-12 if step == 0 else 1e-9)
+
+
+def test_schedules() -> None:
+    def rates(schedule: str) -> list[float]:
+        parameter = torch.nn.Parameter(torch.ones(1))
+        optimizer = build_optimizer([parameter], Recipe(learning_rate=1.0, schedule=schedule, warmup=0.1))
+        scheduler = build_schedule(optimizer, Recipe(schedule=schedule, warmup=0.1), 20)
+        found = []
+        for _ in range(20):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    linear, released = rates("linear"), rates("released")
+    assert linear[:3] == [0.0, 0.5, 1.0]
+    assert linear[-1] == pytest.approx(1 / 18)
+    assert released[:4] == pytest.approx([0.0, 0.5, 0.9, 0.85])  # the jump: 1.0 is never reached, then 1 - x
+    assert released_factor(0, 10, 0.1) == 0.0
+
+
+def test_example_losses() -> None:
+    outputs = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    losses = example_losses(outputs, torch.tensor([0, 0]), False)
+    assert losses.tolist() == pytest.approx([math.log(1 + math.exp(-2)), math.log(1 + math.exp(1))])
+    assert example_losses(torch.tensor([[1.0], [3.0]]), torch.tensor([0.5, 1.0]).double(), True).tolist() == [0.25, 4.0]
+
+
+def test_a_new_output_layer_follows_the_seed_and_nothing_else(source: ModelSource) -> None:
+    one, again, other = (source.build(2, 0.1, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert {name for name in one if not torch.equal(one[name], other[name])} == {"classifier.weight"}
+    assert one["classifier.bias"].eq(0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_task_dropout_is_the_recipes(family: str, tmp_path: Path) -> None:
+    model = ModelSource(find_model(str(save_tiny_model(tmp_path / family, family)))).build(2, 0.37, 0)
+    inside = set(model.base_model.modules())
+    rates = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout) and m not in inside]
+    assert rates == [0.37]
+    assert copy.deepcopy(model).config.to_dict()[find_model(str(tmp_path / family)).family.task_dropout] == 0.37
+
+
+def test_precision() -> None:
+    assert choose_precision("float32", CPU) == "float32"
+    assert choose_precision("auto", CPU) in ("float32", "bfloat16")
+    assert choose_precision("auto", torch.device("mps")) == "float32"
