@@ -24,7 +24,8 @@ FILES = {
         "SST-2/dev.tsv": "sentence\tlabel\nit 's a charming journey . \t1\n",
     },
     "mrpc": {
-        "MRPC/train.tsv": '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tHe said "so.\tHe spoke.\r\n0\t9\t1\tA\tB\r\n',
+        "MRPC/train.tsv": '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+        "1\t7\t8\tHe said "so.\tHe spoke.\r\n0\t9\t1\tA\tB\r\n',
         "MRPC/dev.tsv": "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tYes.\tYes!\r\n",
     },
     "stsb": {
@@ -34,14 +35,16 @@ FILES = {
         "0\tm\tf\t2012\t1\tn\tn\tA hat.\tA hard hat.\t4.750\n",
     },
     "qqp": {
-        "QQP/train.tsv": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tWhy?\tHow?\t0\n4\t5\t6\tcut off\n"
+        "QQP/train.tsv": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+        "1\t2\t3\tWhy?\tHow?\t0\n4\t5\t6\tcut off\n"
         "7\t8\t9\tWhat?\tWhat so?\t1\n",
         "QQP/dev.tsv": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tWhy?\tHow?\t0\n",
     },
     "mnli": {
         "MNLI/train.tsv": "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\tA\tB\tneutral\tneutral\n"
         "1\tC\tD\tneutral\tentailment\n2\tE\tF\tneutral\tcontradiction\n",
-        "MNLI/dev_matched.tsv": "index\tsentence1\tsentence2\tlabel1\tlabel2\tgold_label\n0\tA\tB\tneutral\tneutral\tentailment\n",
+        "MNLI/dev_matched.tsv": "index\tsentence1\tsentence2\tlabel1\tlabel2\tgold_label\n"
+        "0\tA\tB\tneutral\tneutral\tentailment\n",
     },
     "qnli": {
         "QNLI/train.tsv": "index\tquestion\tsentence\tlabel\n0\tQ?\tS.\tentailment\n1\tQ2?\tS2.\tnot_entailment\n",

@@ -1,12 +1,10 @@
 """The report's plots. Colours tell kinds apart for colour-blind readers too (Okabe and Ito), and so do dashes."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from supertickets.evidence.table import DENSE, Role, curves
+from supertickets.evidence.table import DENSE, curves
 from supertickets.tickets import Ticket
 
 _STYLES = {
@@ -93,14 +91,3 @@ def structure_map(ticket: Ticket) -> go.Figure:
     figure.update_xaxes(title="head", type="category", showgrid=False)
     figure.update_yaxes(title="layer", type="category", autorange="reversed", showgrid=False)
     return figure
-
-
-def keep_rates(tickets: Mapping[Role, Ticket], level: float) -> Ticket | None:
-    """Return what the winning tickets of every seed keep at a level, or None if there is none."""
-    found = [ticket for role, ticket in tickets.items() if role.kind == "winning" and role.level == level]
-    if not found:
-        return None
-    shared = found[0]
-    for ticket in found[1:]:
-        shared = shared & ticket
-    return shared

@@ -1,9 +1,9 @@
 """The report page: everything inside one file, readable with no network."""
 
-import shlex
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly
@@ -14,15 +14,20 @@ from markupsafe import Markup
 from supertickets.evidence.table import Role, curves, select_super
 from supertickets.report.figures import phase_curves, structure_map
 from supertickets.storage import write_atomically
-from supertickets.studies.settings import FindSettings
 from supertickets.tasks import Task
 from supertickets.tickets import Ticket
 
 
 def write_report(
-    path: Path, settings: FindSettings, table: pd.DataFrame, tickets: Mapping[Role, Ticket], verdict: str, task: Task
+    path: Path,
+    task: Task,
+    table: pd.DataFrame,
+    tickets: Mapping[Role, Ticket],
+    verdict: str,
+    settings: Mapping[str, Any],
+    command: str,
 ) -> None:
-    """Write the report of a study to `path`."""
+    """Write the report of a study to `path`; `settings` has the effective ones, `command` repeats the study."""
     score = " and ".join(task.metrics) if len(task.metrics) < 3 else f"mean of {len(task.metrics)} metrics"
     chosen = select_super(table)
     maps = []
@@ -33,8 +38,8 @@ def write_report(
         loader=PackageLoader("supertickets.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("report.html.jinja").render(
-        settings=settings.model_dump(mode="json"),
-        command=_command(settings),
+        settings=settings,
+        command=command,
         verdict=verdict,
         score=score,
         examples=(len(task.train), len(task.dev)),
@@ -77,7 +82,3 @@ def _cell(name: str, value: object) -> str:
     if name in ("seed", "heads", "ffns", "best_epoch"):
         return f"{value:.0f}"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _command(settings: FindSettings) -> str:
-    return shlex.join(["supertickets", "find", "--config", str(settings.folder / "settings.yaml")])

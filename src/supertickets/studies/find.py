@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from supertickets.lab import Lab, Outcome, Trial
 from supertickets.lab.lab import worker_count
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
-from supertickets.studies.settings import FindSettings, check_same, complete, record, recorded
+from supertickets.studies.settings import SETTINGS_FILE, FindSettings, check_same, complete, record, recorded
 from supertickets.tasks import Task, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import draw_random, draw_ranked, normalise_by_layer
@@ -216,7 +217,9 @@ def _conclude(study: _Study, outcomes: dict[str, Outcome], failures: dict[str, s
         ticket = _ship(study, Role("winning", float(chosen["level"]), int(chosen["seed"])), outcomes)
     said = verdict(table)
     tickets = {role: trial.ticket for role, trial in study.roles.items()}
-    write_report(folder / "report.html", settings, table, tickets, said, study.task)
+    command = shlex.join(["supertickets", "find", "--config", str(folder / SETTINGS_FILE)])
+    shown = settings.model_dump(mode="json")
+    write_report(folder / "report.html", study.task, table, tickets, said, shown, command)
     return FindResult(folder, settings, table, said, ticket, failures)
 
 

@@ -1,0 +1,5 @@
+import sys
+
+from supertickets.cli import main
+
+sys.exit(main())

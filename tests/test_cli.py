@@ -1,0 +1,192 @@
+"""The command line as it is typed, right and wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import save_tiny_model
+from supertickets.cli import main
+from supertickets.models import find_model
+from supertickets.studies.settings import FindSettings, complete
+
+TINY = ["--epochs", "1", "--batch-size", "8", "--levels", "0.5", "--seeds", "1", "--workers", "1", "--max-length", "16"]
+
+
+@pytest.fixture
+def mine(tiny_model: Path, words: dict[str, Path]) -> list[str]:
+    files = [part for name, path in words.items() for part in (f"--{name.replace('_', '-')}", str(path))]
+    return ["find", "--model", str(tiny_model), "--task", "words", *files, *TINY]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "supertickets", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+
+
+def test_find_from_the_shell_and_as_json(mine: list[str], tmp_path: Path) -> None:
+    done = run(*mine, "--out", str(tmp_path / "out"), "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert Path(said["report"]).is_file()
+    assert Path(said["ticket"], "ticket.json").is_file()
+    assert len(said["results"]) == 4
+    assert "[4/4]" in done.stderr  # progress goes where it does not disturb
+    again = run(*mine, "--out", str(tmp_path / "out"))
+    assert again.returncode == 0
+    assert "report: " in again.stdout
+    assert said["verdict"] in again.stdout
+
+
+def test_yaml_and_flags_are_the_same_settings(mine: list[str], tmp_path: Path) -> None:
+    """Every flag is a key; what find writes can be read as --config; flags win."""
+    assert main([*mine, "--out", str(tmp_path / "one")]) == 0
+    assert main(["find", "--config", str(tmp_path / "one" / "settings.yaml"), "--out", str(tmp_path / "two")]) == 0
+    one, two = (yaml.safe_load((tmp_path / name / "settings.yaml").read_text()) for name in ("one", "two"))
+    assert {**one, "out": 0} == {**two, "out": 0}
+    config = tmp_path / "c.yaml"
+    config.write_text("epochs: 1\nbatch-size: 4\nlevels: [0.5]\n")
+    assert main([*mine, "--config", str(config), "--out", str(tmp_path / "three")]) == 0
+    assert yaml.safe_load((tmp_path / "three" / "settings.yaml").read_text())["batch_size"] == 8
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["find", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in FindSettings.model_fields:
+        assert f"--{name.replace('_', '-')}" in shown
+    assert "--config" in shown
+    assert "--json" in shown
+
+
+WRONG = {
+    "task": (["--task", "colla"], "unknown task 'colla': did you mean 'cola'"),
+    "model": (["--model", "./nowhere"], "no such folder"),
+    "kind": (["--kinds", "winning,loosing"], "unknown kind 'loosing': did you mean 'losing'"),
+    "preset": (["--preset", "papper"], "unknown preset 'papper': did you mean 'paper'"),
+    "level above": (["--levels", "0.5,1.0"], "--levels: a level is a share in [0, 1), got 1.0"),
+    "level below": (["--levels", "-0.1"], "got -0.1"),
+    "level of words": (["--levels", "some"], "--levels"),
+    "no seeds": (["--seeds", "0"], "--seeds"),
+    "workers": (["--workers", "many"], "--workers"),
+    "no workers": (["--workers", "0"], "at least 1 worker"),
+    "epochs": (["--epochs", "0"], "--epochs"),
+    "max length": (["--max-length", "41"], "--max-length: 41 is beyond the 40 positions"),
+    "optimiser": (["--optimizer", "adam"], "unknown optimizer 'adam': did you mean 'adamw'"),
+    "missing file": (["--train-file", "nowhere.csv"], "nowhere.csv: no such file"),
+    "column": (["--text", "txt"], "did you mean 'text'"),
+    "config": (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_misuse_is_one_sentence_and_exit_code_2(
+    case: str, mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags, message = WRONG[case]
+    if case == "task":
+        mine = ["find", *TINY]  # without files of one's own
+    assert main([*mine, "--out", str(tmp_path / "out"), *flags]) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epoch: 3\n", "unknown key in {file} 'epoch': did you mean 'epochs'"),
+        ("- 3\n", "expected `key: value` lines, got list"),
+        ("a: [\n", "not YAML"),
+        ("levels: much\n", "--levels"),
+        ("epochs: three\n", "--epochs"),
+    ],
+)
+def test_a_wrong_yaml_file(
+    content: str, message: str, mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(content)
+    assert main([*mine[:5], "--config", str(file), "--out", str(tmp_path / "out")]) == 2
+    assert message.format(file=file) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words_typed", [["fnd"], ["find", "--level", "0.1x", "--bogus"], ["apply"]])
+def test_words_that_are_no_command(words_typed: list[str]) -> None:
+    assert main(words_typed) == 2
+
+
+def test_unsorted_levels_are_fine_and_said(mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*mine, "--levels", "0.5,0.2,0.5", "--kinds", "random,winning", "--out", str(tmp_path / "out")]) == 0
+    assert "taken in order and once each: 0.2, 0.5" in capsys.readouterr().err
+
+
+def test_models_that_cannot_be_used(tmp_path: Path, mine: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    cases = [
+        ({**config, "model_type": "robert"}, "unknown model family 'robert': did you mean 'roberta'"),
+        ({**config, "quantization_config": {}}, "a base model must be dense"),
+        ({}, "is not a model's config"),
+    ]
+    for content, message in cases:
+        (folder / "config.json").write_text(json.dumps(content))
+        assert main([*mine, "--model", str(folder), "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").unlink()
+    assert main([*mine, "--model", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "no .safetensors weights" in capsys.readouterr().err
+
+
+def test_apply(mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*mine, "--out", str(tmp_path / "out")]) == 0
+    ticket = str(tmp_path / "out" / "super-ticket")
+    assert main(["apply", ticket, "--out", str(tmp_path / "small")]) == 0  # the model the ticket names
+    assert "of the dense model's" in capsys.readouterr().out
+    assert main(["apply", ticket, "--out", str(tmp_path / "small")]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert main(["apply", str(tmp_path), "--out", str(tmp_path / "s")]) == 2
+    assert main(["apply", str(tmp_path / "out"), "--out", str(tmp_path / "s")]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_presets_follow_model_and_task(tiny_model: Path) -> None:
+    base = find_model(str(tiny_model))
+    sizes = {"small": 384, "base": 768, "large": 1024}
+
+    def settings(size: str, **asked: object) -> FindSettings:
+        config = {**base.config, "hidden_size": sizes[size], "max_position_embeddings": 512}
+        return complete(asked, type(base)(base.name, base.folder, config, base.weight_hash))
+
+    paper = settings("base", task="mnli")
+    assert (paper.dropout, paper.epochs, paper.learning_rate, paper.max_length) == (0.3, 6, 5e-5, 128)
+    assert settings("large", task="CoLA").dropout == 0.05
+    released = settings("base", task="mnli", preset="released")
+    assert (released.dropout, released.epochs, released.max_length, released.keep) == (0.2, 3, 512, "last")
+    assert settings("large", task="qqp", preset="released").epochs == 5
+    assert settings("base", task="qqp", preset="released").epochs == 6
+    assert settings("base", task="mnli", preset="released", epochs=1).epochs == 1  # what is asked for wins
+    assert settings("small", task="cola").learning_rate == 3e-4
+
+
+def test_help_is_quick() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "from supertickets.cli import main; main(['--help'])"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert not imported & {"torch", "transformers", "pandas", "datasets", "sklearn", "plotly"}

@@ -1,0 +1,413 @@
+"""The main job, end to end, on a tiny model and a task of random words."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification
+
+import supertickets
+from conftest import HEADS, LAYERS, save_tiny_model
+from supertickets.errors import StudyError, TicketError
+from supertickets.evidence.table import Role, results_table, select_super, verdict
+from supertickets.lab import Lab, Trial
+from supertickets.lab.workbench import Workbench
+from supertickets.studies.find import FindResult, find
+from supertickets.tasks import TaskSource, load_task
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import draw_ranked, normalise_by_layer
+from supertickets.training.recipe import Recipe
+
+SMALL: dict[str, Any] = {
+    "task": "words",
+    "levels": (0.2, 0.5),
+    "epochs": 4,
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "max_length": 16,
+    "precision": "float32",
+    "workers": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def done(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> FindResult:
+    return find(SMALL, model=str(tiny_model), out=tmp_path_factory.mktemp("study") / "out", **words)
+
+
+def without_times(path: Path) -> bytes:
+    """Return a file's bytes, with what says how long something took taken out."""
+    if path.name == "results.csv":
+        return pd.read_csv(path).drop(columns="seconds").to_csv().encode()
+    if path.name == "outcome.json":
+        content = json.loads(path.read_text())
+        del content["cost"]["seconds"]
+        for epoch in content["epochs"]:
+            del epoch["seconds"]
+        return json.dumps(content).encode()
+    return path.read_bytes()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    left_out = {"settings.yaml", "report.html"}  # they name the folder, and times
+    return {
+        str(path.relative_to(folder)): without_times(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in left_out
+    }
+
+
+def test_leaves_everything_in_the_folder(done: FindResult) -> None:
+    assert {path.name for path in done.folder.iterdir()} == {
+        "settings.yaml", "results.csv", "report.html", "super-ticket", "trials",
+    }  # fmt: skip
+    table = pd.read_csv(done.folder / "results.csv")
+    assert table["score"].nunique() > 3  # else the tests below could not tell right from wrong
+    assert len(table) == 2 * (1 + 2 * 3)
+    assert (table["status"] == "finished").all()
+    assert set(table.columns) >= {"score", "accuracy", "parameters", "flops", "tokens", "seconds", "remaining"}
+    dense = table[table["kind"] == "dense"]
+    assert (dense["remaining"] == 1.0).all()
+    by_level = table[table["kind"] == "winning"].groupby("level")[["parameters", "flops"]].mean()
+    assert by_level.loc[0.5, "parameters"] < by_level.loc[0.2, "parameters"] < dense["parameters"].mean()
+    assert by_level.loc[0.5, "flops"] < by_level.loc[0.2, "flops"] < dense["flops"].mean()
+    settings = yaml.safe_load((done.folder / "settings.yaml").read_text())
+    assert settings["epochs"] == 4
+    assert settings["optimizer"] == "adamax"  # filled in, not asked for
+
+
+def test_every_trial_keeps_its_evidence(done: FindResult, words: dict[str, Path]) -> None:
+    task = load_task(TaskSource(task="words", **words))
+    folders = list((done.folder / "trials").iterdir())
+    with Lab(done.folder) as lab:
+        for row in done.table.itertuples():
+            outcome = lab.remembered(read_trial(done.folder / "trials" / row.trial))
+            assert outcome is not None
+            predictions = outcome.predictions()["dev"]
+            assert predictions.shape == (len(outcome.epochs), len(task.dev), 2)
+            for epoch, logits in zip(outcome.epochs, predictions, strict=True):  # the metrics are those of the outputs
+                accuracy = 100 * np.mean(logits.argmax(axis=1) == task.dev.targets)
+                assert epoch["metrics"]["words"]["dev"]["accuracy"] == pytest.approx(accuracy)
+            assert outcome.score == max(epoch["score"] for epoch in outcome.epochs)
+            if row.kind == "dense":
+                assert outcome.scores()[0].shape == (LAYERS, HEADS)
+    assert sum((folder / "weights.safetensors").is_file() for folder in folders) == 1  # the super ticket's only
+
+
+def read_trial(folder: Path) -> Trial:
+    return Trial.model_validate(json.loads((folder / "outcome.json").read_text())["trial"])
+
+
+def test_tickets_are_drawn_from_their_own_seeds_scores(done: FindResult) -> None:
+    with Lab(done.folder) as lab:
+        for row in done.table[done.table["kind"].isin(["winning", "losing"])].itertuples():
+            (dense,) = done.table[(done.table["kind"] == "dense") & (done.table["seed"] == row.seed)]["trial"]
+            heads, ffns = lab.remembered(read_trial(done.folder / "trials" / dense)).scores()
+            expected = draw_ranked(normalise_by_layer(heads), ffns, row.level, row.kind, done.settings.drawing)
+            assert read_trial(done.folder / "trials" / row.trial).ticket == expected
+
+
+def test_the_super_ticket_is_the_best_winning_one_and_loads(done: FindResult, words: dict[str, Path]) -> None:
+    winning = done.table[done.table["kind"] == "winning"]
+    shared = supertickets.load_ticket(done.ticket_folder)
+    assert shared.origin["score"] == winning["score"].max()
+    assert shared.ticket == done.super_ticket
+    model = AutoModelForSequenceClassification.from_pretrained(done.ticket_folder / "model").eval()
+    (row,) = winning[winning["trial"] == shared.origin["trial"]].itertuples()
+    assert model.num_parameters() == row.parameters
+    # It predicts what the trial predicted at its best epoch.
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(done.ticket_folder / "model")
+    task = load_task(TaskSource(task="words", **words))
+    with torch.no_grad():
+        logits = model(**tokenizer(task.dev.text, return_tensors="pt", padding=True, truncation=True)).logits.numpy()
+    with Lab(done.folder) as lab:
+        outcome = lab.remembered(read_trial(done.folder / "trials" / row.trial))
+    np.testing.assert_allclose(logits, outcome.predictions()["dev"][outcome.best_epoch - 1], atol=1e-5)
+    assert model.config.id2label == {0: "0", 1: "1"}
+
+
+def test_rewinding_starts_from_the_pretrained_weights(done: FindResult, tiny_model: Path) -> None:
+    """After no training at all, a cut model's weights are the base model's, and its output layer the dense one's."""
+    from supertickets.models import ModelSource, find_model
+    from supertickets.surgery.cut import cut
+
+    source = ModelSource(find_model(str(tiny_model)))
+    dense = source.build(2, 0.1, 0)
+    small = cut(source.build(2, 0.1, 0), done.super_ticket)
+    assert torch.equal(small.classifier.weight, dense.classifier.weight)
+    kept = np.repeat(done.super_ticket.heads[0], 8)
+    assert torch.equal(
+        small.base_model.encoder.layer[0].attention.self.value.weight,
+        dense.base_model.encoder.layer[0].attention.self.value.weight[torch.from_numpy(kept)],
+    )
+
+
+def test_the_same_command_gives_the_same_bytes(
+    done: FindResult, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    again = find(SMALL, model=str(tiny_model), out=tmp_path / "again", **words)
+    assert contents(again.folder) == contents(done.folder)
+    other = find(SMALL, model=str(tiny_model), out=tmp_path / "other", first_seed=5, seeds=1, **words)
+    assert not set(other.table["trial"]) & set(done.table["trial"])
+    assert not np.array_equal(other.table["score"], done.table["score"][: len(other.table)])
+
+
+def test_worker_processes_give_the_same_bytes(
+    done: FindResult, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    spread = find(SMALL, model=str(tiny_model), out=tmp_path / "spread", **{**words, "workers": 2})
+    assert contents(spread.folder) == contents(done.folder)
+
+
+class Counting(Workbench):
+    """A workbench that counts the trials it runs."""
+
+    ran: list[str] = []  # noqa: RUF012
+
+    def run(self, trial: Trial, *rest: Any) -> Any:
+        Counting.ran.append(trial.key)
+        return super().run(trial, *rest)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr("supertickets.lab.workbench.Workbench", Counting)
+    Counting.ran = []
+    return Counting.ran
+
+
+def test_what_is_done_is_not_run_again(
+    done: FindResult, counting: list[str], tmp_path: Path, words: dict[str, Path]
+) -> None:
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    asked = dict(SMALL, model=done.settings.model, out=copy, **words)
+    assert find(asked).table.equals(done.table)
+    assert counting == []
+    # A trial without its outcome, one with a damaged file and one with half an outcome run again; no other does.
+    random, winning, losing = (
+        done.table[done.table["kind"] == kind]["trial"].iloc[0] for kind in ("random", "winning", "losing")
+    )
+    (copy / "trials" / random / "outcome.json").unlink()
+    predictions = copy / "trials" / winning / "predictions.safetensors"
+    predictions.write_bytes(predictions.read_bytes()[:-1] + b"\x00")
+    outcome = copy / "trials" / losing / "outcome.json"
+    outcome.write_text(outcome.read_text()[:-100])
+    find(asked)
+    assert sorted(counting) == sorted([random, winning, losing])
+    assert contents(copy) == contents(done.folder)
+
+
+def test_a_super_ticket_whose_weights_are_gone_is_trained_again(
+    done: FindResult, counting: list[str], tmp_path: Path, words: dict[str, Path]
+) -> None:
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    shutil.rmtree(copy / "super-ticket")
+    trial = supertickets.load_ticket(done.ticket_folder).origin["trial"]
+    (copy / "trials" / trial / "weights.safetensors").unlink()
+    find(SMALL, model=done.settings.model, out=copy, **words)
+    assert counting == [trial]
+    assert contents(copy) == contents(done.folder)
+
+
+def test_a_folder_of_other_settings_is_refused(done: FindResult, words: dict[str, Path]) -> None:
+    before = contents(done.folder)
+    with pytest.raises(TicketError, match=r"belongs to other settings \(batch_size is 8, not 4\)"):
+        find(dict(SMALL, batch_size=4), model=done.settings.model, out=done.folder, **words)
+    assert contents(done.folder) == before
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path: Path, tiny_model: Path, words: dict[str, Path]) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(TicketError, match="other files"):
+        find(SMALL, model=str(tiny_model), out=tmp_path, **words)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_data_that_changed_are_another_study(done: FindResult, tmp_path: Path, words: dict[str, Path]) -> None:
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    lines = words["train_file"].read_text().splitlines()
+    changed = tmp_path / "train.jsonl"
+    changed.write_text("\n".join([lines[0].replace("w", "w1"), *lines[1:]]))
+    task = load_task(TaskSource(task="words", train_file=changed, dev_file=words["dev_file"]))
+    assert task.fingerprint() != load_task(TaskSource(task="words", **words)).fingerprint()
+    with pytest.raises(TicketError, match="belongs to other settings"):
+        find(SMALL, model=done.settings.model, out=copy, train_file=changed, dev_file=words["dev_file"])
+
+
+def test_a_diverged_trial_does_not_end_the_study(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from supertickets.training.loop import Trainer
+
+    step = Trainer._step
+
+    def breaking(self: Trainer, learner: Any, rows: Any, optimizer: Any) -> float:
+        loss = step(self, learner, rows, optimizer)
+        return loss if learner.ticket.is_full or learner.ticket.kept_ffns == LAYERS - 1 else float("nan")
+
+    monkeypatch.setattr(Trainer, "_step", breaking)
+    result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+    diverged = result.table[result.table["status"] == "diverged"]
+    assert set(diverged["level"]) == {0.5}
+    assert diverged["score"].isna().all()
+    assert result.super_ticket is not None
+    reason = json.loads((result.folder / "trials" / diverged["trial"].iloc[0] / "outcome.json").read_text())["reason"]
+    assert "the loss became nan at step 1" in reason
+    assert "diverged" in result.report.read_text()
+
+
+def test_no_dense_training_finished(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no dense training finished: the loss became"):
+        find(dict(SMALL, learning_rate=1e30), model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+
+
+def test_a_trial_that_breaks_is_named_and_the_rest_goes_on(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Workbench.run
+
+    def breaking(self: Workbench, trial: Trial, *rest: Any) -> Any:
+        if not trial.ticket.is_full and trial.ticket.kept_ffns == LAYERS - 2:
+            raise OSError("the disk is gone")
+        return run(self, trial, *rest)
+
+    monkeypatch.setattr(Workbench, "run", breaking)
+    result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+    failed = result.table[result.table["status"] == "failed"]
+    assert set(failed["trial"]) == set(result.failures)
+    assert all("the disk is gone" in reason for reason in result.failures.values())
+    monkeypatch.setattr(Workbench, "run", run)
+    again = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+    assert not again.failures
+    assert (again.table["status"] == "finished").all()
+
+
+def test_level_zero_is_the_dense_run(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
+    result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, levels=(0.0, 0.5), **words)
+    assert result.table[result.table["level"] == 0]["trial"].nunique() == 1
+
+
+def test_the_released_preset_runs(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
+    # Released random tickets may empty a layer of heads.
+    asked = {"task": "words", "levels": (0.7,), "epochs": 1, "max_length": 16, "workers": 1, "preset": "released"}
+    result = find(asked, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+    assert result.settings.order == result.settings.optimizer == result.settings.schedule == "released"
+    assert set(result.table["seed"]) == {2018}
+    assert (result.table["status"] == "finished").all()
+
+
+def test_regression(tiny_model: Path, tmp_path: Path) -> None:
+    from conftest import write_words
+
+    files = {
+        name: write_words(tmp_path / f"{name}.jsonl", 40, seed, lambda w: sum(i < 12 for i in w) / len(w))
+        for seed, name in enumerate(("train_file", "dev_file"))
+    }
+    result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, regression=True, **files)
+    assert {"pearson", "spearman"} <= set(result.table.columns)
+    model = AutoModelForSequenceClassification.from_pretrained(result.ticket_folder / "model")
+    assert model.config.problem_type == "regression"
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def trial(**changes: Any) -> Trial:
+    values: dict[str, Any] = {
+        "model": "m",
+        "weight_hash": "w",
+        "source": TaskSource(task="t"),
+        "data_hash": "d",
+        "ticket": Ticket.full(2, 2),
+        "recipe": Recipe(),
+        "seed": 0,
+    }
+    return Trial(**values | changes)
+
+
+def test_keys_follow_content_not_places() -> None:
+    from supertickets.tickets.scoring import ScoringSettings
+
+    same = [
+        trial(model="elsewhere"),
+        trial(source=TaskSource(task="other name", data=Path("/x"))),
+        trial(recipe=Recipe(epochs=6)),
+        Trial.model_validate_json(trial().model_dump_json()),
+    ]
+    assert {one.key for one in same} == {trial().key}
+    other = [
+        trial(weight_hash="v"),
+        trial(data_hash="e"),
+        trial(ticket=Ticket.from_pruned(2, 2, [(0, 0)])),
+        trial(recipe=Recipe(epochs=5)),
+        trial(recipe=Recipe(threads=2)),
+        trial(seed=1),
+        trial(scoring=ScoringSettings()),
+    ]
+    assert len({one.key for one in [trial(), *other]}) == 1 + len(other)
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def test_selection_takes_the_smaller_of_equal_scores() -> None:
+    table = pd.DataFrame(
+        {
+            "kind": ["dense", "winning", "winning", "random", "winning"],
+            "level": [0, 0.1, 0.2, 0.3, 0.3],
+            "seed": 0,
+            "status": ["finished"] * 4 + ["diverged"],
+            "score": [80.0, 81.0, 81.0, 99.0, None],
+            "parameters": [10, 9, 8, 7, 7],
+            "remaining": [1.0, 0.9, 0.8, 0.7, 0.7],
+            "heads": 1,
+            "ffns": 1,
+        }
+    )
+    assert select_super(table)["level"] == 0.2
+    assert "better than the dense model of the same seed (80.00) by 1.00" in verdict(table)
+    assert select_super(table[table["kind"] != "winning"]) is None
+    assert "No super ticket" in verdict(table[table["kind"] != "winning"])
+
+
+def test_a_missing_trial_is_missing_not_zero() -> None:
+    table = results_table([(Role("dense", 0.0, 0), trial(), None)])
+    assert table["status"].tolist() == ["failed"]
+    assert table["score"].isna().all()
+
+
+# --- sharing ----------------------------------------------------------------------------------------------------------
+
+
+def test_apply_makes_the_small_model(done: FindResult, tiny_model: Path, tmp_path: Path) -> None:
+    made = supertickets.apply_ticket(done.ticket_folder, str(tiny_model), tmp_path / "small")
+    assert made["parameters"] < made["dense_parameters"]
+    from transformers import AutoModel
+
+    small, dense = AutoModel.from_pretrained(tmp_path / "small"), AutoModel.from_pretrained(tiny_model)
+    assert small.num_parameters() == made["parameters"]
+    kept = torch.from_numpy(np.repeat(done.super_ticket.heads[1], 8))
+    assert torch.equal(
+        small.encoder.layer[1].attention.self.key.weight, dense.encoder.layer[1].attention.self.key.weight[kept]
+    )
+
+
+def test_apply_refuses_another_base(done: FindResult, tmp_path: Path) -> None:
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    with pytest.raises(TicketError, match=r"the ticket was drawn from.*--any-base"):
+        supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+    supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small", any_base=True)
+    with pytest.raises(TicketError, match="not empty"):
+        supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small", any_base=True)
+    wide = save_tiny_model(tmp_path / "wide", heads=8)
+    with pytest.raises(TicketError, match=r"3 layers x 4 heads.*3 x 8"):
+        supertickets.apply_ticket(done.ticket_folder, str(wide), tmp_path / "small2", any_base=True)
