@@ -24,8 +24,8 @@ FILES = {
         "SST-2/dev.tsv": "sentence\tlabel\nit 's a charming journey . \t1\n",
     },
     "mrpc": {
-        "MRPC/train.tsv": '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
-        "1\t7\t8\tHe said "so.\tHe spoke.\r\n0\t9\t1\tA\tB\r\n',
+        "MRPC/train.tsv": "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+        '1\t7\t8\tHe said "so.\tHe spoke.\r\n0\t9\t1\tA\tB\r\n',
         "MRPC/dev.tsv": "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tYes.\tYes!\r\n",
     },
     "stsb": {
