@@ -39,6 +39,7 @@ def write_report(
     )
     page = environment.get_template("report.html.jinja").render(
         settings=settings,
+        model="the default encoder" if settings["model"] == "default" else settings["model"],
         command=command,
         verdict=verdict,
         score=score,
@@ -57,13 +58,16 @@ def write_report(
 def _plot(figure: go.Figure) -> Markup:
     # Plotly writes the figure as JSON into a script; it escapes </script> and the like itself.
     return Markup(
-        figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+        figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True})
     )
 
 
 def _described(ticket: Ticket) -> str:
-    gone = [f"layer {layer}" for layer in range(ticket.shape[0]) if not ticket.ffns[layer]]
-    return f"{ticket!r}; FFNs gone: {', '.join(gone) if gone else 'none'}"
+    layers, heads = ticket.shape
+    gone = ", ".join(str(layer) for layer in range(layers) if not ticket.ffns[layer])
+    return f"{ticket.kept_heads} of {layers * heads} heads and {ticket.kept_ffns} of {layers} FFNs stay" + (
+        f"; the FFNs of layers {gone} are gone" if gone else ""
+    )
 
 
 def _cell(name: str, value: object) -> str:
