@@ -17,6 +17,7 @@ from supertickets.surgery.cut import cut
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.training.batches import ORDERS, EncodedTask, bucketed, encode
+from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.devices import choose_precision
 from supertickets.training.loop import Learner, Trainer, example_losses
 from supertickets.training.optimisers import ReleasedAdamax, build_optimizer, build_schedule, released_factor
@@ -191,6 +192,65 @@ def test_two_tasks_share_one_encoder(source: ModelSource, task: Task) -> None:
     assert set(result.predictions) == {"words", "other"}
     assert set(result.epochs[-1]["metrics"]) == {"words", "other"}
     assert first.base_model is second.base_model
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "stop_at"),
+    [("adamax", (1,)), ("adamax", (8,)), ("adamax", (3, 4, 31)), ("adamw", (7,)), ("released", (9, 20))],
+)
+def test_a_stopped_training_ends_bit_identical(
+    source: ModelSource, task: Task, tmp_path: Path, stop_at: tuple[int, ...], optimizer: str
+) -> None:
+    recipe = RECIPE.model_copy(
+        update={"epochs": 4, "dropout": 0.1, "optimizer": optimizer, "learning_rate": 1e-2, "precision": "bfloat16"}
+    )
+    expected, _, whole = train(source, task, recipe)
+
+    def attempt(stop: int | None, identity: str = "this") -> tuple[Trainer, PreTrainedModel, list[int]]:
+        steps: list[int] = []
+
+        def report(event: dict) -> None:
+            steps.append(event["step"])
+            if event["step"] == stop:
+                raise StoppedError
+
+        model = source.build(task.outputs, recipe.dropout, 0)
+        learner = Learner(encode(task, source.tokenizer, recipe.max_length), model, FULL)
+        trainer = Trainer([learner], recipe, 0, CPU, report, tmp_path / "checkpoint", 0.0, identity)
+        torch.manual_seed(99)  # whatever ran before must not matter
+        trainer.train()
+        return trainer, model, steps
+
+    for stop in stop_at:
+        with pytest.raises(StoppedError):
+            attempt(stop)
+    trainer, model, steps = attempt(None)
+    assert steps[0] == stop_at[-1]  # the step that was stopped is done again, nothing before it
+    assert trainer.result.epochs == expected.epochs
+    assert trainer.result.best_epoch == expected.best_epoch
+    assert trainer.result.cost.tokens == expected.cost.tokens
+    for have, want in zip(model.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(have, want)
+    for have, want in zip(*(r.predictions["words"]["dev"] for r in (trainer.result, expected)), strict=True):
+        assert np.array_equal(have, want)
+    assert attempt(None, identity="another")[2][0] == 1  # control: another trial's checkpoint is not taken
+
+
+def test_a_damaged_checkpoint_is_not_taken(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint"
+    save_checkpoint(file, {"a": torch.arange(5.0)}, {"epoch": 1})
+    tensors, state = load_checkpoint(file)
+    assert state == {"epoch": 1}
+    assert torch.equal(tensors["a"], torch.arange(5.0))
+    whole = file.read_bytes()
+    for damaged in (whole[:-4], whole[:-1] + b"\x01", b"", b"junk"):
+        file.write_bytes(damaged)
+        assert load_checkpoint(file) is None
+    assert load_checkpoint(tmp_path / "none") is None
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

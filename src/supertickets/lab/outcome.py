@@ -23,7 +23,7 @@ OUTCOME, PREDICTIONS, SCORES, WEIGHTS = (
 class Outcome:
     """A finished (or diverged) trial. Arrays are read from `folder` when asked for.
 
-    `epochs` has one entry an epoch: number, training loss, dev score, metrics by task and evaluation set, seconds.
+    `epochs` has one entry an epoch: number, training loss, dev score, metrics by task and evaluation set.
     `cost` has seconds, tokens, parameters and flops. `reason` says why a diverged trial ended.
     """
 

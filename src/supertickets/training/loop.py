@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from supertickets.tickets import Ticket
 from supertickets.tickets.importance import importance
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.batches import ORDERS, Encoded, EncodedTask, in_file_order, in_length_order
+from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.devices import arithmetic
 from supertickets.training.optimisers import build_optimizer, build_schedule
 from supertickets.training.recipe import Recipe
@@ -66,10 +68,25 @@ def example_losses(outputs: Tensor, targets: Tensor, regression: bool) -> Tensor
 
 
 class Trainer:
-    """Trains learners by a recipe; the seed decides dropout and the order of batches."""
+    """Trains learners by a recipe; the seed decides dropout and the order of batches.
 
-    def __init__(self, learners: Sequence[Learner], recipe: Recipe, seed: int, device: torch.device, report: Report):
+    With a `checkpoint` file, where the training stands is written there every `checkpoint_every` seconds, and a
+    training with the same `identity` goes on from it.
+    """
+
+    def __init__(
+        self,
+        learners: Sequence[Learner],
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        report: Report,
+        checkpoint: Path | None = None,
+        checkpoint_every: float = 120.0,
+        identity: str = "",
+    ) -> None:
         self.recipe, self.seed, self.device, self.report = recipe, seed, device, report
+        self._checkpoint, self._checkpoint_every, self._identity = checkpoint, checkpoint_every, identity
         for learner in learners:
             learner.model.to(device)
         self._vocabulary = UsedVocabulary(learners[0].model.base_model, [learner.data for learner in learners])
@@ -81,10 +98,20 @@ class Trainer:
         self.result = Training()
         unique = {id(p): p for learner in learners for p in learner.model.parameters()}
         self._parameters = list(unique.values())
-        missing = len(self._vocabulary._full) - len(self._vocabulary.used)
-        width = self._vocabulary._full.shape[1]
-        self.result.cost.parameters = sum(p.numel() for p in self._parameters) + missing * width
-        self._decay = 1.0  # the product of all steps' weight decay, owed to the embeddings left out
+        self.result.cost.parameters = sum(p.numel() for p in self._parameters) + self._vocabulary.left_out
+        self._orders = [self._batches(epoch) for epoch in range(recipe.epochs)]
+        self._optimizer = build_optimizer(self._parameters, recipe)
+        self._schedule = build_schedule(self._optimizer, recipe, self.steps)
+        # Where the training stands: epochs done, batches done in this one and their losses, the best epoch's weights.
+        self._epoch, self._losses = 0, list[float]()
+        self._best: list[Tensor] = []
+        self._decay = self._best_decay = 1.0  # the product of all steps' weight decay, owed to the embeddings left out
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def steps(self) -> int:
+        """How many updates the training has if nothing stops it early."""
+        return sum(map(len, self._orders))
 
     def train(self) -> Training:
         """Train until the last epoch or until patience runs out; leave the models with the weights the recipe keeps.
@@ -92,56 +119,117 @@ class Trainer:
         Raises DivergedError when a loss is NaN or infinite.
         """
         torch.manual_seed(self.seed)
-        started = time.monotonic()
-        orders = [self._batches(epoch) for epoch in range(self.recipe.epochs)]
-        steps = sum(map(len, orders))
-        optimizer = build_optimizer(self._parameters, self.recipe)
-        schedule = build_schedule(optimizer, self.recipe, steps)
-        best: tuple[float, list[Tensor], float] | None = None
-        step = 0
-        for epoch, order in enumerate(orders, start=1):
-            epoch_started, losses = time.monotonic(), []
-            for which, rows in order:
-                step += 1
-                self._decay *= 1.0 - optimizer.param_groups[0]["lr"] * self.recipe.weight_decay
-                loss = self._step(self.learners[which], rows, optimizer)
-                schedule.step()
-                if not np.isfinite(loss):
-                    raise DivergedError(f"the loss became {loss} at step {step} of {steps} (epoch {epoch})")
-                losses.append(loss)
-                self.report(
-                    {
-                        "epoch": epoch,
-                        "epochs": self.recipe.epochs,
-                        "step": step,
-                        "steps": steps,
-                        "loss": float(np.mean(losses[-20:])),
-                    }
-                )
-            metrics = self._evaluate(epoch)
-            score = float(np.mean([of_task["dev"]["score"] for of_task in metrics.values()]))
-            self.result.epochs.append(
-                {
-                    "epoch": epoch,
-                    "loss": float(np.mean(losses)),
-                    "score": score,
-                    "metrics": metrics,
-                    "seconds": time.monotonic() - epoch_started,
-                }
-            )
-            if best is None or score > best[0] or self.recipe.keep == "last":
-                best = (score, [p.detach().clone() for p in self._parameters], self._decay)
-                self.result.best_epoch = epoch
-            elif self.recipe.patience is not None and epoch - self.result.best_epoch >= self.recipe.patience:
-                break
-        assert best is not None
+        self._started = self._saved = time.monotonic()
+        self._resume()
+        while self._epoch < self.recipe.epochs and not self._patience_is_out():
+            self._train_epoch()
         with torch.no_grad():
-            for parameter, kept in zip(self._parameters, best[1], strict=True):
+            for parameter, kept in zip(self._parameters, self._best, strict=True):
                 parameter.copy_(kept)
                 parameter.grad = None
-        self._decay = best[2]
-        self.result.cost.seconds += time.monotonic() - started
+        self._decay = self._best_decay
+        self.result.cost.seconds += time.monotonic() - self._started
         return self.result
+
+    def _train_epoch(self) -> None:
+        order, done_before = self._orders[self._epoch], sum(map(len, self._orders[: self._epoch]))
+        for which, rows in order[len(self._losses) :]:
+            self._decay *= 1.0 - self._optimizer.param_groups[0]["lr"] * self.recipe.weight_decay
+            loss = self._step(self.learners[which], rows)
+            self._losses.append(loss)
+            step = done_before + len(self._losses)
+            if not np.isfinite(loss):
+                raise DivergedError(f"the loss became {loss} at step {step} of {self.steps} (epoch {self._epoch + 1})")
+            self.report(
+                {
+                    "epoch": self._epoch + 1,
+                    "epochs": self.recipe.epochs,
+                    "step": step,
+                    "steps": self.steps,
+                    "loss": float(np.mean(self._losses[-20:])),
+                }
+            )
+            self._save_checkpoint_if_due()
+        metrics = self._evaluate(self._epoch + 1)
+        score = float(np.mean([of_task["dev"]["score"] for of_task in metrics.values()]))
+        best = max((entry["score"] for entry in self.result.epochs), default=-np.inf)
+        self._epoch += 1
+        self.result.epochs.append(
+            {"epoch": self._epoch, "loss": float(np.mean(self._losses)), "score": score, "metrics": metrics}
+        )
+        self._losses = []
+        if score > best or self.recipe.keep == "last":
+            self._best = [p.detach().clone() for p in self._parameters]
+            self._best_decay, self.result.best_epoch = self._decay, self._epoch
+
+    def _patience_is_out(self) -> bool:
+        waited = self._epoch - self.result.best_epoch
+        return self.recipe.patience is not None and self._epoch > 0 and waited >= self.recipe.patience
+
+    def _save_checkpoint_if_due(self) -> None:
+        if self._checkpoint is None or time.monotonic() - self._saved < self._checkpoint_every:
+            return
+        tensors = {f"now.{i}": parameter for i, parameter in enumerate(self._parameters)}
+        tensors |= {f"best.{i}": kept for i, kept in enumerate(self._best)}
+        for i, parameter in enumerate(self._parameters):
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in self._optimizer.state[parameter].items()}
+        tensors["random"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        for task, splits in self.result.predictions.items():
+            for split, outputs in splits.items():
+                tensors |= {
+                    f"predictions/{task}/{split}/{epoch}": torch.from_numpy(o) for epoch, o in enumerate(outputs)
+                }
+        cost = vars(self.result.cost) | {"seconds": self.result.cost.seconds + time.monotonic() - self._started}
+        state = {
+            "identity": self._identity,
+            "epoch": self._epoch,
+            "losses": self._losses,
+            "decay": [self._decay, self._best_decay],
+            "epochs": self.result.epochs,
+            "best_epoch": self.result.best_epoch,
+            "cost": cost,
+        }
+        save_checkpoint(self._checkpoint, tensors, state)
+        self._saved = time.monotonic()
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint, if there is one of this training."""
+        found = load_checkpoint(self._checkpoint) if self._checkpoint is not None else None
+        if found is None or found[1]["identity"] != self._identity:
+            return
+        tensors, state = found
+        with torch.no_grad():
+            for i, parameter in enumerate(self._parameters):
+                parameter.copy_(tensors[f"now.{i}"])
+                prefix = f"optimizer.{i}."
+                self._optimizer.state[parameter] = {
+                    name.removeprefix(prefix): value.to(parameter.device if value.ndim else "cpu")
+                    for name, value in tensors.items()
+                    if name.startswith(prefix)
+                }
+        if "best.0" in tensors:
+            self._best = [tensors[f"best.{i}"].to(self.device) for i in range(len(self._parameters))]
+        self._epoch, self._losses = state["epoch"], state["losses"]
+        self._decay, self._best_decay = state["decay"]
+        self.result.epochs, self.result.best_epoch = state["epochs"], state["best_epoch"]
+        self.result.cost = Cost(**state["cost"])
+        for learner in self.learners:
+            task = learner.data.task.name
+            self.result.predictions[task] = {
+                split: [tensors[f"predictions/{task}/{split}/{epoch}"].numpy() for epoch in range(self._epoch)]
+                for split in learner.data.evaluations
+            }
+        done = sum(map(len, self._orders[: self._epoch])) + len(self._losses)
+        self._schedule.last_epoch = done
+        for group, base, factor in zip(
+            self._optimizer.param_groups, self._schedule.base_lrs, self._schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * factor(done)
+        torch.set_rng_state(tensors["random"])
+        if "random.cuda" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
 
     def score(self, settings: ScoringSettings) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the importance of heads `[layers, heads]` and FFNs `[layers]` over the (only) task's training set.
@@ -187,14 +275,15 @@ class Trainer:
         queues = [iter(batches) for batches in per_task]
         return [(int(task), next(queues[task])) for task in tasks]
 
-    def _step(self, learner: Learner, rows: NDArray[np.int64], optimizer: torch.optim.Optimizer) -> float:
+    def _step(self, learner: Learner, rows: NDArray[np.int64]) -> float:
         learner.model.train()
         inputs, targets = self._collate(learner.data.train, rows, learner, 1 + BACKWARD)
         loss = example_losses(self._forward(learner, inputs), targets, learner.data.task.is_regression).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
         return loss.item()
 
     def _evaluate(self, epoch: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
 from supertickets.training.recipe import Recipe
@@ -72,7 +72,7 @@ def released_factor(step: int, total: int, warmup: float) -> float:
     return done / warmup if done < warmup else 1.0 - done
 
 
-def build_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
+def build_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LambdaLR:
     """Return the recipe's schedule over `steps` updates."""
     if recipe.schedule == "released":
         return LambdaLR(optimizer, lambda step: max(released_factor(step, steps, recipe.warmup), 0.0))

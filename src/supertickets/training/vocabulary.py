@@ -38,6 +38,11 @@ class UsedVocabulary:
         compact.num_embeddings = len(self.used)
         encoder.set_input_embeddings(compact)
 
+    @property
+    def left_out(self) -> int:
+        """How many parameters the training does without."""
+        return (len(self._full) - len(self.used)) * self._full.shape[1]
+
     def translate(self, task: EncodedTask) -> EncodedTask:
         """Return the task with token ids that count the rows kept."""
 
