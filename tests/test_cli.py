@@ -174,7 +174,7 @@ def test_presets_follow_model_and_task(tiny_model: Path) -> None:
     assert (paper.dropout, paper.epochs, paper.learning_rate, paper.max_length) == (0.3, 6, 5e-5, 128)
     assert settings("large", task="CoLA").dropout == 0.05
     released = settings("base", task="mnli", preset="released")
-    assert (released.dropout, released.epochs, released.max_length, released.keep) == (0.2, 3, 512, "last")
+    assert (released.dropout, released.epochs, released.max_length, released.keep_epoch) == (0.2, 3, 512, "last")
     assert settings("large", task="qqp", preset="released").epochs == 5
     assert settings("base", task="qqp", preset="released").epochs == 6
     assert settings("base", task="mnli", preset="released", epochs=1).epochs == 1  # what is asked for wins

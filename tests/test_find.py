@@ -17,6 +17,7 @@ from conftest import HEADS, LAYERS, save_tiny_model
 from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.table import Role, results_table, select_super, verdict
 from supertickets.lab import Lab, Trial
+from supertickets.lab.jobs import Job
 from supertickets.lab.workbench import Workbench
 from supertickets.studies.find import FindResult, find
 from supertickets.tasks import TaskSource, load_task
@@ -47,7 +48,7 @@ def without_times(path: Path) -> bytes:
         return pd.read_csv(path).drop(columns="seconds").to_csv().encode()
     if path.name == "outcome.json":
         content = json.loads(path.read_text())
-        del content["cost"]["seconds"]
+        del content["cost"]["seconds"], content["digest"]  # the digest covers the time
         return json.dumps(content).encode()
     return path.read_bytes()
 
@@ -57,12 +58,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): without_times(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in left_out
+        if path.is_file() and path.name not in left_out and not path.name.startswith(".")
     }
 
 
 def test_leaves_everything_in_the_folder(done: FindResult) -> None:
-    assert {path.name for path in done.folder.iterdir()} == {
+    assert {path.name for path in done.folder.iterdir() if path.name != ".lock"} == {
         "settings.yaml", "results.csv", "report.html", "super-ticket", "trials",
     }  # fmt: skip
     table = pd.read_csv(done.folder / "results.csv")
@@ -170,9 +171,9 @@ class Counting(Workbench):
 
     ran: list[str] = []  # noqa: RUF012
 
-    def run(self, trial: Trial, *rest: Any) -> Any:
-        Counting.ran.append(trial.key)
-        return super().run(trial, *rest)
+    def run(self, job: Job, report: Any) -> Any:
+        Counting.ran.append(job.trial.key)
+        return super().run(job, report)
 
 
 @pytest.fixture
@@ -272,10 +273,10 @@ def test_a_trial_that_breaks_is_named_and_the_rest_goes_on(
 ) -> None:
     run = Workbench.run
 
-    def breaking(self: Workbench, trial: Trial, *rest: Any) -> Any:
-        if not trial.ticket.is_full and trial.ticket.kept_ffns == LAYERS - 2:
+    def breaking(self: Workbench, job: Job, report: Any) -> Any:
+        if not job.trial.ticket.is_full and job.trial.ticket.kept_ffns == LAYERS - 2:
             raise OSError("the disk is gone")
-        return run(self, trial, *rest)
+        return run(self, job, report)
 
     monkeypatch.setattr(Workbench, "run", breaking)
     result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)

@@ -95,7 +95,7 @@ def without_dropout(source: ModelSource) -> ModelSource:
 
 
 def test_training_equals_torch_written_out(source: ModelSource, task: Task) -> None:
-    recipe = RECIPE.model_copy(update={"weight_decay": 0.3, "keep": "last"})
+    recipe = RECIPE.model_copy(update={"weight_decay": 0.3, "keep_epoch": "last"})
     result, trainer, model = train(without_dropout(source), task, recipe, double=True)
     trainer.restore()
     expected = naive_training(source, task, recipe).state_dict()
@@ -164,7 +164,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_rest(source: ModelSource, 
     (learner,) = trainer.learners
     kept = trainer.predict(learner, learner.data.evaluations["dev"])
     assert np.array_equal(kept, result.predictions["words"]["dev"][result.best_epoch - 1])
-    last, _, _ = train(source, task, recipe.model_copy(update={"keep": "last", "epochs": 4}))
+    last, _, _ = train(source, task, recipe.model_copy(update={"keep_epoch": "last", "epochs": 4}))
     assert last.best_epoch == 4
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 import sys
 import types
@@ -93,12 +94,17 @@ def _find(
     flag gives come from the preset for the model's size and the task.
     """
     from supertickets.studies.find import find
+    from supertickets.studies.folder import disk_use
 
     asked = read_config(config) if config is not None else {}
     parse(asked | settings)  # a typing error is told before anything slow is imported
     if "levels" in asked | settings:
         _say_if_reordered((asked | settings)["levels"])
-    result = find(asked, **settings, quiet=False)
+    try:
+        result = find(asked, **settings, quiet=False)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. Run the same command again to go on; what is done is kept.", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         typer.echo(
             json.dumps(
@@ -118,6 +124,7 @@ def _find(
         typer.echo(f"report: {result.report}")
         if result.super_ticket is not None:
             typer.echo(f"ticket: {result.ticket_folder}")
+        typer.echo(f"disk: {_size(disk_use(result.folder))} in {result.folder}")
     if result.failures:
         raise StudyError(
             f"{len(result.failures)} trials failed: {', '.join(result.failures)}; run again to try them again."
@@ -148,6 +155,52 @@ def _print_means(table: Any) -> None:
             cells.append("" if row.empty else f"{row['mean'].iloc[0]:.2f}{spread}")
         shown.add_row(f"{level:g}", *cells)
     Console(width=None if sys.stdout.isatty() else 100).print(shown)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(help="output folder of a study")],
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+) -> None:
+    """Show how far a study is: trials done, running and failed, time left, disk use."""
+    from supertickets.lab.progress import describe, describe_running
+    from supertickets.studies.folder import status as look
+
+    found = look(folder)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(f"{folder}: {found['task']} on {found['model']}, {found['state']}; {_size(found['bytes'])} on disk.")
+    typer.echo(describe(found))
+    for line in found["running"]:
+        typer.echo(f"  {line['name']}: {describe_running(line)}")
+    for name, reason in found["failures"].items():
+        typer.echo(f"  {name} failed: {reason}")
+    if found["holder"]:
+        typer.echo("process {pid} on {host}, since {since}".format(**found["holder"]))
+
+
+@app.command()
+def clean(
+    folder: Annotated[Path, typer.Argument(help="output folder of a study")],
+    dry: Annotated[bool, typer.Option("--dry-run", help="say what would go, delete nothing")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+) -> None:
+    """Delete trained weights and checkpoints that no later step needs; results and the super ticket stay."""
+    from supertickets.studies.folder import clean as sweep
+
+    found = sweep(folder, dry)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    word = "would free" if dry else "freed"
+    typer.echo(f"{folder}: {len(found['files'])} files, {word} {_size(found['freed'])}; {_size(found['bytes'])} stay.")
+
+
+def _size(count: float) -> str:
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    step = min(int(math.log(max(count, 1), 1000)), len(units) - 1)
+    return f"{count / 1000**step:.{0 if step < 2 else 1}f} {units[step]}"
 
 
 @app.command()

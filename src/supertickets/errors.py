@@ -19,6 +19,10 @@ class StudyError(RuntimeError):
     """The work was well asked for and failed while running. Exit code 1."""
 
 
+class NoSpaceError(StudyError):
+    """The disk is full; everything waits until there is room."""
+
+
 class DivergedError(StudyError):
     """A training's loss became NaN or infinite; it ends that trial and no other."""
 

@@ -1,11 +1,14 @@
 """Files: written whole or not at all, and told apart by what is in them."""
 
+import errno
 import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from supertickets.errors import NoSpaceError
 
 
 def canonical_json(value: Any) -> str:
@@ -24,18 +27,29 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path` so that a reader finds the old file or the whole new one, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> str:
+    """Write `content` to `path` so that a reader finds the old file or the whole new one; return its SHA-256.
+
+    Raises NoSpaceError if the disk is full; nothing of the new file stays then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary: str | None = None
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(
+                f"no space left for {path.name} ({len(data):,} bytes) on the disk of {path.parent}; make room and run "
+                "the same command again: what is done is kept."
+            ) from error
         raise
+    return hashlib.sha256(data).hexdigest()

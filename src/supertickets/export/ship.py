@@ -14,7 +14,14 @@ from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_ticket
 
 
 def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> None:
-    """Write a ticket folder with the outcome's trained small model in `model/`, as stock transformers loads it."""
+    """Write a ticket folder with the outcome's trained small model in `model/`, if it has its weights."""
+    if outcome.has_weights:
+        save_trained_model(outcome, base, task, folder / MODEL_FOLDER)
+    shared.save(folder, ticket_card(shared.ticket, shared.base, shared.origin, with_model=outcome.has_weights))
+
+
+def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> None:
+    """Save an outcome's trained model and its tokenizer as a Hugging Face folder that stock transformers loads."""
     from safetensors.torch import load_file
 
     source = ModelSource(base)
@@ -27,9 +34,8 @@ def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, fo
         model.config.problem_type = "single_label_classification"
         model.config.id2label = dict(enumerate(task.labels))
         model.config.label2id = {label: i for i, label in enumerate(task.labels)}
-    save_cut_model(model, trial.ticket, folder / MODEL_FOLDER)
-    source.tokenizer.save_pretrained(folder / MODEL_FOLDER)
-    shared.save(folder, ticket_card(shared.ticket, shared.base, shared.origin, with_model=True))
+    save_cut_model(model, trial.ticket, folder)
+    source.tokenizer.save_pretrained(folder)
 
 
 def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: bool = False) -> dict[str, Any]:

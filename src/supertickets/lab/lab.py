@@ -1,16 +1,22 @@
 from __future__ import annotations
 
-import os
-import shutil
+import json
 from collections import deque
 from collections.abc import Callable, Container, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 from supertickets.errors import StudyError
-from supertickets.lab.outcome import Outcome, load_outcome
+from supertickets.lab.jobs import Job, Message, Runner
+from supertickets.lab.lock import hold
+from supertickets.lab.machine import Machine
+from supertickets.lab.outcome import Outcome, forget, load_outcome
 from supertickets.lab.trial import Trial
-from supertickets.lab.workers import InProcess, Job, Message, WorkerPool
+from supertickets.storage import write_atomically
+
+TRIES = 3
+FAILURE = "failure.json"
 
 Then = Callable[[Trial, Outcome], Iterable[Trial]]
 """What a study does when a trial is done; it may ask for more trials."""
@@ -23,7 +29,10 @@ class Watcher(Protocol):
         """A study asks for a trial; `remembered` if its outcome is there already."""
 
     def message(self, message: Message) -> None:
-        """A worker tells something (see `lab.workers.Message`)."""
+        """A runner tells something (see `lab.jobs.Message`)."""
+
+    def label(self, trial: Trial) -> str:
+        """Return a trial's name for people."""
 
 
 class Silent:
@@ -35,27 +44,34 @@ class Silent:
     def message(self, message: Message) -> None:
         """Show nothing."""
 
+    def label(self, trial: Trial) -> str:
+        """Return the trial's key."""
+        return trial.key
+
 
 class Lab:
     """Runs trials and remembers their outcomes by key in `folder`/trials: a trial that is done is not run again.
 
-    `workers` processes run trials side by side; with 1, trials run in this process. The number of workers never changes
-    a result. Use as a context manager.
+    `machine` says where trials run and how many side by side; that never changes a result. A trial that fails is tried
+    three times. Use as a context manager: it holds the folder meanwhile, against other processes.
     """
 
-    def __init__(self, folder: Path, workers: int = 1, device: str = "auto", watcher: Watcher | None = None) -> None:
+    def __init__(self, folder: Path, machine: Machine | None = None, watcher: Watcher | None = None) -> None:
         self.folder = folder / "trials"
-        self._workers, self._device = workers, device
+        self._machine = machine or Machine()
         self._watcher: Watcher = watcher or Silent()
-        self._runner: InProcess | WorkerPool | None = None
+        self._runner: Runner | None = None
+        self._open = ExitStack()
         self.failures: dict[str, str] = {}
 
     def __enter__(self) -> Lab:
+        self._open.enter_context(hold(self.folder.parent))
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._runner is not None:
             self._runner.close()
+        self._open.close()
 
     def remembered(self, trial: Trial) -> Outcome | None:
         """Return a trial's outcome if it is done."""
@@ -71,12 +87,13 @@ class Lab:
         """Return the outcomes of trials, and of those that `then` asks for when one is done, by key.
 
         Runs what is not remembered; `keep` says whose trained weights stay when it runs, `again` names trials to run
-        whatever is remembered. Equal trials run once. A trial that fails is left out of the result and its reason put
-        in `failures`.
+        whatever is remembered. Equal trials run once. A trial that fails three times is left out of the result, its
+        traceback is put in `failures` and in its folder, and the others go on. Raises StudyError when nothing can.
         """
         waiting: deque[Trial] = deque()
         asked: dict[str, Trial] = {}
         outcomes: dict[str, Outcome] = {}
+        tries: dict[str, int] = {}
 
         def ask(more: Iterable[Trial]) -> None:
             for trial in more:
@@ -98,31 +115,38 @@ class Lab:
             if not waiting:
                 return None
             trial = waiting.popleft()
-            shutil.rmtree(self.folder / trial.key, ignore_errors=True)  # what a broken run left
-            return trial, self.folder / trial.key, keep(trial)
+            tries[trial.key] = tries.get(trial.key, 0) + 1
+            forget(self.folder / trial.key)
+            return Job(trial, self.folder / trial.key, keep(trial), self._watcher.label(trial))
 
         def receive(message: Message) -> None:
             what, key, detail = message
-            if what == "failed":
-                self.failures[key] = detail
-            if what == "done":
-                outcome = self.remembered(asked[key])
-                if outcome is None:
-                    self.failures[key] = "its outcome was not written as it should be"
-                else:
-                    self._watcher.message(message)
-                    finish(asked[key], outcome)
-                    return
-            self._watcher.message(message)
+            if what == "halt":
+                raise StudyError(detail)
+            if what == "done" and (outcome := self.remembered(asked[key])) is None:
+                what, detail = "failed", "its outcome was not written as it should be"
+            if what == "failed" and tries[key] < TRIES:
+                self._watcher.message(("again", key, detail))
+                waiting.append(asked[key])
+                return
+            self._watcher.message((what, key, detail))
+            if what in ("failed", "refused"):
+                self._record_failure(asked[key], detail, tries[key])
+            elif what == "done":
+                assert outcome is not None
+                finish(asked[key], outcome)
 
         ask(trials)
         if waiting:
             if self._runner is None:
-                self._runner = (
-                    InProcess(self._device) if self._workers == 1 else WorkerPool(self._workers, self._device)
-                )
+                self._runner = self._machine.runner()
             self._runner.run(next_job, receive)
         return outcomes
+
+    def _record_failure(self, trial: Trial, detail: str, tries: int) -> None:
+        self.failures[trial.key] = detail
+        content = {"label": self._watcher.label(trial), "tries": tries, "traceback": detail}
+        write_atomically(self.folder / trial.key / FAILURE, json.dumps(content, indent=1))
 
     def with_weights(self, trial: Trial) -> Outcome:
         """Return a trial's outcome with its trained weights, running it again if they were dropped.
@@ -135,10 +159,3 @@ class Lab:
         if outcome is None:
             raise StudyError(f"trial {trial.key} failed: {self.failures[trial.key]}")
         return outcome
-
-
-def worker_count(asked: str | int, threads: int) -> int:
-    """Return how many workers `asked` means: a number, or `auto`, one for each `threads` cores of this machine."""
-    if asked != "auto":
-        return int(asked)
-    return max(1, len(os.sched_getaffinity(0)) // threads)

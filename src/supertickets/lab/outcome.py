@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.lab.trial import SCHEMA, Trial
-from supertickets.storage import file_digest, write_atomically
+from supertickets.storage import digest, file_digest, write_atomically
 
 OUTCOME, PREDICTIONS, SCORES, WEIGHTS = (
     "outcome.json",
@@ -17,6 +17,7 @@ OUTCOME, PREDICTIONS, SCORES, WEIGHTS = (
     "scores.safetensors",
     "weights.safetensors",
 )
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def save_outcome(outcome: Outcome) -> None:
         "environment": outcome.environment,
         "files": outcome.files,
     }
+    content["digest"] = digest(content)
     write_atomically(outcome.folder / OUTCOME, json.dumps(content, indent=1) + "\n")
 
 
@@ -104,7 +106,7 @@ def load_outcome(folder: Path) -> Outcome | None:
     """Return the outcome in a trial's folder, or None if the trial is not done or its files are not as written."""
     try:
         content = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
-        if content.pop("schema") != SCHEMA:
+        if content.pop("digest") != digest(content) or content.pop("schema") != SCHEMA:
             return None
         outcome = Outcome(folder=folder, **{**content, "trial": Trial.model_validate(content["trial"])})
         whole = all(
@@ -116,3 +118,12 @@ def load_outcome(folder: Path) -> Outcome | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return outcome if whole and outcome.key == folder.name else None
+
+
+def forget(folder: Path) -> None:
+    """Make a trial's folder one that was never finished: what a broken run left goes, a checkpoint stays."""
+    if folder.is_dir():
+        (folder / OUTCOME).unlink(missing_ok=True)  # first: without it, nothing else counts
+        for path in folder.iterdir():
+            if path.name != CHECKPOINT:
+                path.unlink()

@@ -1,96 +1,191 @@
-"""Live progress of a study in the terminal."""
+"""How far a study is: kept as a value, shown in the terminal, written for `supertickets status`."""
 
+import json
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
+from supertickets.lab.jobs import Message
 from supertickets.lab.trial import Trial
-from supertickets.lab.workers import Message
+from supertickets.storage import write_atomically
+
+PROGRESS = "progress.json"
+_WRITE_EVERY = 2.0  # seconds
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time for people."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
-class ProgressDisplay:
-    """One line for the study (trials done, time left), one for each running trial (epoch, loss, speed).
+class Board:
+    """Counts trials and estimates the time left from what trials cost.
 
-    `labels` gives a trial's name by key. Without a terminal, a line is printed when a trial ends.
+    `cost` gives a trial's expected cost in any unit, `expected` the sum over all trials there will be: pruned models
+    train faster, so trials done are no measure of time gone. `names` gives trials' names by key.
     """
 
-    def __init__(self, console: Console, total: int, workers: int) -> None:
-        self.labels: dict[str, str] = {}
-        self._console, self._workers = console, workers
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-        )
-        self._study = self._progress.add_task("trials", total=total, note="")
-        self._running: dict[str, tuple[TaskID, float]] = {}
-        self._seconds: list[float] = []
-        self._done = 0
-        self._total = total
+    def __init__(self, total: int, expected: float, workers: int, cost: Callable[[Trial], float]) -> None:
+        self.total, self.done, self.failed = total, 0, 0
+        self.names: dict[str, str] = {}
+        self.running: dict[str, dict[str, Any]] = {}
+        self._workers, self._cost = workers, cost
+        self._expected = expected
+        self._costs: dict[str, float] = {}
+        self._cost_seen, self._seconds_seen = 0.0, 0.0  # of trials that ran here and ended
+        self._cost_gone = 0.0  # of all that need not run any more
+
+    def asked(self, trial: Trial, remembered: bool) -> None:
+        """Note a trial that the study asks for."""
+        self._costs[trial.key] = self._cost(trial)
+        if remembered:
+            self.done += 1
+            self._cost_gone += self._costs[trial.key]
+
+    def message(self, message: Message) -> None:
+        """Note what a runner tells."""
+        what, key, detail = message
+        if what == "started":
+            self.running[key] = {"since": time.monotonic(), "share": 0.0, "share_at_start": None}
+        elif what == "progress" and key in self.running:
+            share = detail["step"] / detail["steps"]
+            line = self.running[key]
+            if line["share_at_start"] is None:
+                line["share_at_start"] = share  # a trial that goes on from a checkpoint did not do that much just now
+            line.update(detail, share=share)
+        elif what in ("done", "failed", "refused", "again"):
+            line = self.running.pop(key)
+            if what == "done":
+                self.done += 1
+                self._cost_gone += self._costs[key]
+                self._cost_seen += self._costs[key] * (1 - (line["share_at_start"] or 0.0))
+                self._seconds_seen += time.monotonic() - line["since"]
+            elif what != "again":
+                self.failed += 1
+                self._cost_gone += self._costs[key]
+
+    def label(self, trial: Trial) -> str:
+        """Return a trial's name."""
+        return self.names.get(trial.key, trial.key)
+
+    def seconds_left(self) -> float | None:
+        """Return about how long the study will go on, or None while there is nothing to tell it from."""
+        now = time.monotonic()
+        cost, seconds, ahead = self._cost_seen, self._seconds_seen, self._expected - self._cost_gone
+        for key, line in self.running.items():
+            ahead -= line["share"] * self._costs[key]
+            if line["share_at_start"] is not None:
+                cost += (line["share"] - line["share_at_start"]) * self._costs[key]
+                seconds += now - line["since"]
+        if cost <= 0 or seconds < 1:
+            return None
+        return max(ahead, 0.0) / cost * seconds / max(1, min(self._workers, self.total - self.done - self.failed))
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all this as a JSON-able value."""
+        left = self.seconds_left()
+        return {
+            "total": self.total,
+            "done": self.done,
+            "failed": self.failed,
+            "seconds_left": None if left is None else round(left),
+            "running": [
+                {
+                    "trial": key,
+                    "name": self.names.get(key, key),
+                    "share": round(line["share"], 4),
+                    "seconds": round(time.monotonic() - line["since"]),
+                    **{name: line[name] for name in ("epoch", "epochs", "step", "steps", "loss") if name in line},
+                    "steps_per_second": self._speed(line),
+                }
+                for key, line in self.running.items()
+            ],
+        }
+
+    @staticmethod
+    def _speed(line: dict[str, Any]) -> float | None:
+        elapsed = time.monotonic() - line["since"]
+        if line["share_at_start"] is None or elapsed <= 0:
+            return None
+        return round((line["share"] - line["share_at_start"]) * line["steps"] / elapsed, 2)
+
+
+def describe(snapshot: dict[str, Any]) -> str:
+    """Return a snapshot's counts in a few words."""
+    words = f"{snapshot['done']} of {snapshot['total']} trials done, {len(snapshot['running'])} running"
+    if snapshot["failed"]:
+        words += f", {snapshot['failed']} failed"
+    if snapshot["seconds_left"] is not None and snapshot["done"] + snapshot["failed"] < snapshot["total"]:
+        words += f", about {duration(snapshot['seconds_left'])} left"
+    return words
+
+
+def describe_running(line: dict[str, Any]) -> str:
+    """Return what a running trial does in a few words."""
+    if "step" not in line:
+        return "preparing"
+    words = f"epoch {line['epoch']}/{line['epochs']}, loss {line['loss']:.3f}"
+    return words + (f", {line['steps_per_second']:.1f} steps/s" if line["steps_per_second"] else "")
+
+
+class ProgressDisplay:
+    """A watcher that keeps a board, shows it live in a terminal (else: a line when a trial ends), and writes it."""
+
+    def __init__(self, console: Console, board: Board, folder: Path) -> None:
+        self.board = board
+        self._console, self._file = console, folder / PROGRESS
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+        self._written = 0.0
 
     def __enter__(self) -> "ProgressDisplay":
         if self._console.is_terminal:
-            self._progress.start()
+            self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        if self._live.is_started:
+            self._live.stop()
+        self._file.unlink(missing_ok=True)
 
     def asked(self, trial: Trial, remembered: bool) -> None:
-        """Count a trial that need not run again."""
-        if remembered:
-            self._count()
+        """Note a trial that the study asks for."""
+        self.board.asked(trial, remembered)
+
+    def label(self, trial: Trial) -> str:
+        """Return a trial's name."""
+        return self.board.label(trial)
 
     def message(self, message: Message) -> None:
-        """Show what a worker tells."""
+        """Show and write what a runner tells."""
         what, key, detail = message
-        if what == "started":
-            line = self._progress.add_task(f"  {self._label(key)}", total=None, note="preparing")
-            self._running[key] = (line, time.monotonic())
-        elif what == "progress":
-            self._show(key, detail)
-        else:
-            line, started = self._running.pop(key)
-            self._progress.remove_task(line)
-            self._seconds.append(time.monotonic() - started)
-            self._count()
-            state = "failed: " + detail.strip().splitlines()[-1] if what == "failed" else "done"
-            if what == "failed" or not self._console.is_terminal:
-                self._console.print(
-                    f"[{self._done}/{self._total}] {self._label(key)}: {state} "
-                    f"({_duration(self._seconds[-1])}{self._left()})",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
+        took = time.monotonic() - self.board.running[key]["since"] if key in self.board.running else 0.0
+        self.board.message(message)
+        if what in ("failed", "refused", "again") or (what == "done" and not self._console.is_terminal):
+            state = {"done": "done", "again": "failed, tried again"}.get(what, "failed")
+            reason = f": {detail.strip().splitlines()[-1]}" if detail else ""
+            board = self.board
+            count = f"[{board.done + board.failed}/{board.total}]"
+            left = board.seconds_left()
+            rest = f", about {duration(left)} left" if left else ""
+            line = f"{count} {board.names.get(key, key)}: {state} ({duration(took)}{rest}){reason}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if what != "progress" or time.monotonic() - self._written >= _WRITE_EVERY:
+            self._written = time.monotonic()
+            write_atomically(self._file, json.dumps(self.board.snapshot()))
 
-    def _label(self, key: str) -> str:
-        return self.labels.get(key, key)
-
-    def _show(self, key: str, event: dict[str, Any]) -> None:
-        line, started = self._running[key]
-        speed = event["step"] / max(time.monotonic() - started, 1e-9)
-        note = f"epoch {event['epoch']}/{event['epochs']}, loss {event['loss']:.3f}, {speed:.1f} steps/s"
-        self._progress.update(line, total=event["steps"], completed=event["step"], note=note)
-
-    def _count(self) -> None:
-        self._done += 1
-        self._progress.update(self._study, completed=self._done, note=self._left().removeprefix(", "))
-
-    def _left(self) -> str:
-        """Say how much longer: the mean time of the last trials, over the workers."""
-        if not self._seconds or self._done >= self._total:
-            return ""
-        recent = self._seconds[-12:]
-        left = sum(recent) / len(recent) * (self._total - self._done) / self._workers
-        return f", about {_duration(left)} left"
+    def _render(self) -> RenderableType:
+        snapshot = self.board.snapshot()
+        grid = Table.grid(padding=(0, 1))
+        for line in snapshot["running"]:
+            bar = ProgressBar(total=1.0, completed=line["share"], width=24)
+            grid.add_row("  " + line["name"], bar, describe_running(line))
+        return Group(Text(describe(snapshot)), grid)

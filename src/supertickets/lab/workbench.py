@@ -1,21 +1,23 @@
 """Running one trial. A workbench keeps base weights, examples and token ids in memory from one trial to the next."""
 
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file as save_tensors
+from safetensors.numpy import save as arrays_to_bytes
+from safetensors.torch import save as tensors_to_bytes
 from transformers import PreTrainedModel
 
 from supertickets.errors import DivergedError, TicketError
-from supertickets.lab.outcome import PREDICTIONS, SCORES, WEIGHTS, Outcome, save_outcome
+from supertickets.lab.jobs import Job
+from supertickets.lab.outcome import CHECKPOINT, PREDICTIONS, SCORES, WEIGHTS, Outcome, save_outcome
+from supertickets.lab.tracking import Tracking
 from supertickets.lab.trial import Trial
-from supertickets.models import ModelSource, find_model
-from supertickets.storage import file_digest
+from supertickets.models import BaseModel, ModelSource, find_model
+from supertickets.storage import write_atomically
 from supertickets.surgery.cut import cut
 from supertickets.tasks import Task, load_task
 from supertickets.training.batches import EncodedTask, encode
@@ -24,44 +26,61 @@ from supertickets.training.loop import Learner, Report, Trainer
 
 
 class Workbench:
-    """Runs trials in this process, one after the other."""
+    """Runs trials in this process, one after the other.
 
-    def __init__(self, device: str = "auto") -> None:
+    `models` and `tasks` are base models and tasks at hand, by hash; others are looked for where a trial says.
+    `trackers` are told each training's course (see `lab.tracking`). `checkpoint_every` is in seconds.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        trackers: Sequence[str] = (),
+        checkpoint_every: float = 120.0,
+        models: Mapping[str, BaseModel] | None = None,
+        tasks: Mapping[str, Task] | None = None,
+    ) -> None:
         self.device = find_device(device)
+        self._trackers, self._checkpoint_every = trackers, checkpoint_every
+        self._models = dict(models or {})
         self._sources: dict[str, ModelSource] = {}
-        self._tasks: dict[str, Task] = {}
+        self._tasks = dict(tasks or {})
         self._encoded: dict[tuple[str, str, int], EncodedTask] = {}
 
-    def run(self, trial: Trial, folder: Path, keep_weights: bool, report: Report) -> Outcome:
-        """Run a trial, leave everything in `folder` and return the outcome.
+    def run(self, job: Job, report: Report) -> Outcome:
+        """Run a job's trial, leave everything in its folder and return the outcome.
 
-        A loss that becomes NaN gives an outcome with status `diverged`. Raises TicketError if the model or the data are
-        not what the trial names any more.
+        Goes on from a checkpoint that an earlier, stopped run of the same trial left. A loss that becomes NaN gives an
+        outcome with status `diverged`. Raises TicketError if the model or the data are not what the trial names any
+        more, NoSpaceError if the disk is full.
         """
+        trial, folder = job.trial, job.folder
         torch.set_num_threads(trial.recipe.threads)
-        folder.mkdir(parents=True, exist_ok=True)
         source = self._source(trial)
         data = self._data(trial, source)
         model = cut(source.build(data.task.outputs, trial.recipe.dropout, trial.seed), trial.ticket)
-        trainer = Trainer([Learner(data, model, trial.ticket)], trial.recipe, trial.seed, self.device, report)
+        checkpoint = folder / CHECKPOINT
+        learner = Learner(data, model, trial.ticket)
+        follow = Tracking(self._trackers, job, report)
+        trainer = Trainer(
+            [learner], trial.recipe, trial.seed, self.device, follow, checkpoint, self._checkpoint_every, trial.key
+        )
         status, reason = "finished", None
         files: dict[str, str] = {}
         try:
             training = trainer.train()
             if trial.scoring is not None:
                 heads, ffns = trainer.score(trial.scoring)
-                save_arrays({"heads": heads, "ffns": ffns}, folder / SCORES)
-                files[SCORES] = file_digest(folder / SCORES)
+                files[SCORES] = write_atomically(folder / SCORES, arrays_to_bytes({"heads": heads, "ffns": ffns}))
         except DivergedError as error:
             training, status, reason = trainer.result, "diverged", str(error)
         if status == "finished":
             (predictions,) = training.predictions.values()
-            save_arrays({name: np.stack(outputs) for name, outputs in predictions.items()}, folder / PREDICTIONS)
-            files[PREDICTIONS] = file_digest(folder / PREDICTIONS)
-            if keep_weights:
+            arrays = {name: np.stack(outputs) for name, outputs in predictions.items()}
+            files[PREDICTIONS] = write_atomically(folder / PREDICTIONS, arrays_to_bytes(arrays))
+            if job.keep_weights:
                 trainer.restore()
-                save_tensors(_weights(model), folder / WEIGHTS)
-                files[WEIGHTS] = file_digest(folder / WEIGHTS)
+                files[WEIGHTS] = write_atomically(folder / WEIGHTS, tensors_to_bytes(_weights(model)))
         outcome = Outcome(
             key=trial.key,
             trial=trial,
@@ -75,11 +94,13 @@ class Workbench:
             files=files,
         )
         save_outcome(outcome)
+        checkpoint.unlink(missing_ok=True)
+        follow.finish(outcome)
         return outcome
 
     def _source(self, trial: Trial) -> ModelSource:
         if trial.weight_hash not in self._sources:
-            base = find_model(trial.model)
+            base = self._models.get(trial.weight_hash) or find_model(trial.model)
             if base.weight_hash != trial.weight_hash:
                 raise TicketError(f"model {trial.model!r} has other weights than when the study began.")
             self._sources[trial.weight_hash] = ModelSource(base)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supertickets.errors import StudyError
+from supertickets.anatomy.cost import forward_flops
+from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.table import DENSE, Role, results_table, select_super, verdict
 from supertickets.lab import Lab, Outcome, Trial
-from supertickets.lab.lab import worker_count
+from supertickets.lab.lock import LOCK_FILES
+from supertickets.lab.machine import Machine
+from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
 from supertickets.studies.settings import SETTINGS_FILE, FindSettings, check_same, complete, record, recorded
@@ -22,8 +25,6 @@ from supertickets.tickets.folder import SharedTicket
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from supertickets.lab.progress import ProgressDisplay
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,26 @@ class _Study:
             if kind != "random"
         ]
 
-    @property
-    def size(self) -> int:
-        """How many different trials there can be."""
-        return self.settings.seeds * (1 + len(self.settings.levels) * len(self.settings.kinds))
+    def cost(self, ticket: Ticket) -> float:
+        """Return what a trial of a ticket costs about, in any unit: its FLOPs, and the scoring of a dense run."""
+        flops = forward_flops(self.base.shape, ticket, 1, 32)
+        return 1.2 * flops if ticket.is_full else flops
+
+    def expected_cost(self) -> float:
+        """Return the cost of all trials there will be."""
+        full = Ticket.full(self.layers, self.heads)
+        at_level = [
+            self.cost(draw_random(self.layers, self.heads, level, 0, self.settings.drawing))
+            for level in self.settings.levels
+        ]
+        return len(self.seeds) * (self.cost(full) + len(self.settings.kinds) * sum(at_level))
+
+    def names(self) -> dict[str, str]:
+        """Return each trial's name by key: the first role it plays."""
+        names: dict[str, str] = {}
+        for role, trial in self.roles.items():
+            names.setdefault(trial.key, str(role))
+        return names
 
     def is_winning(self, trial: Trial) -> bool:
         """Whether a trial stands for a winning ticket, perhaps among others."""
@@ -128,13 +145,11 @@ def find(config: Mapping[str, Any] | None = None, *, quiet: bool = True, **setti
     final = first.model_copy(update={"precision": _settle_precision(first, before)})
     if before is not None:
         check_same(final, before)
-    elif final.folder.exists() and any(final.folder.iterdir()):
-        from supertickets.errors import TicketError
-
+    elif final.folder.exists() and {path.name for path in final.folder.iterdir()} - LOCK_FILES:
         raise TicketError(
             f"--out {final.folder}: the folder has other files and no settings.yaml; choose another folder."
         )
-    record(final)
+    check_trackers(final.track)
     study = _Study(final, base, task)
     outcomes, failures = _run(study, quiet)
     return _conclude(study, outcomes, failures)
@@ -152,47 +167,61 @@ def _settle_precision(settings: FindSettings, before: FindSettings | None) -> st
 
 
 def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]]:
-    """Run all trials; of the trained weights keep only the best winning ticket's so far."""
+    """Run all trials; keep trained weights as the settings say; `super` is the best winning ticket so far."""
     from rich.console import Console
 
-    from supertickets.lab.progress import ProgressDisplay
+    from supertickets.lab.progress import Board, ProgressDisplay
 
     settings = study.settings
-    workers = worker_count(settings.workers, settings.threads)
+    machine = _machine(study)
+    board = Board(settings.trials, study.expected_cost(), machine.side_by_side, lambda trial: study.cost(trial.ticket))
     console = Console(stderr=True, quiet=quiet)
-    console.print(
-        f"{settings.task} on {settings.model}: {len(study.task.train)} training and {len(study.task.dev)} dev "
-        f"examples, {study.size} trainings, {workers} at a time, in {settings.precision}.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
     best: Outcome | None = None
 
-    with (
-        ProgressDisplay(console, study.size, workers) as display,
-        Lab(settings.folder, workers, settings.device, display) as lab,
-    ):
+    def keep(trial: Trial) -> bool:
+        return settings.keep == "all" or (settings.keep == "super" and study.is_winning(trial))
+
+    with ProgressDisplay(console, board, settings.folder) as display, Lab(settings.folder, machine, display) as lab:
+        record(settings)
+        console.print(
+            f"{settings.task} on {settings.model}: {len(study.task.train)} training and {len(study.task.dev)} dev "
+            f"examples, {settings.trials} trainings, {machine.describe()}, in {settings.precision}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
         def then(trial: Trial, outcome: Outcome) -> Iterable[Trial]:
             nonlocal best
-            if study.is_winning(trial) and outcome.finished:
+            if settings.keep == "super" and study.is_winning(trial) and outcome.finished:
                 if best is None or _rank(outcome) > _rank(best):
                     best, outcome = outcome, best or outcome
                 if outcome is not best:
                     outcome.drop_weights()
             more = study.drawn_from(trial, outcome)
-            _label(display, study)
+            board.names = study.names()
             return more
 
         opening = study.opening()
-        _label(display, study)
-        outcomes = lab.run(opening, then, keep=study.is_winning)
-        return outcomes, dict(lab.failures)
+        board.names = study.names()
+        return lab.run(opening, then, keep), dict(lab.failures)
 
 
-def _label(display: ProgressDisplay, study: _Study) -> None:
-    display.labels = {trial.key: str(role) for role, trial in study.roles.items()}
+def _machine(study: _Study) -> Machine:
+    settings = study.settings
+    return Machine(
+        on=settings.on,
+        workers=settings.workers,
+        device=settings.device,
+        threads=settings.threads,
+        address=settings.address,
+        cpus=settings.cpus,
+        gpus=settings.gpus,
+        trackers=settings.track,
+        checkpoint_every=60 * settings.checkpoint_minutes,
+        models={study.base.weight_hash: study.base},
+        tasks={study.data_hash: study.task},
+    )
 
 
 def _rank(outcome: Outcome) -> tuple[float, float, int]:
@@ -233,8 +262,11 @@ def _ship(study: _Study, role: Role, outcomes: dict[str, Outcome]) -> Ticket:
     folder = settings.folder / "super-ticket"
     if (folder / TICKET_JSON).is_file() and load_ticket(folder).origin.get("trial") == trial.key:
         return trial.ticket
-    with Lab(settings.folder, device=settings.device) as lab:
-        outcome = lab.with_weights(trial)
+    if settings.keep == "none":
+        outcome = outcomes[trial.key]
+    else:
+        with Lab(settings.folder, _machine(study)) as lab:
+            outcome = lab.with_weights(trial)
     dense = outcomes[study.roles[Role(DENSE, 0.0, role.seed)].key]
     heads, ffns = dense.scores()
     origin = {

@@ -21,7 +21,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
         "optimizer": "released",
         "schedule": "released",
         "order": "released",
-        "keep": "last",
+        "keep_epoch": "last",
         "patience": None,
         "precision": "float32",
         "absolute": "token",

@@ -22,7 +22,11 @@ from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.recipe import Recipe
 
 SETTINGS_FILE = "settings.yaml"
-_NO_EFFECT = {"out", "workers", "device"}  # fields that cannot change a result
+SETTINGS_SCHEMA = 1
+# Fields that cannot change a result.
+_NO_EFFECT = {
+    "out", "workers", "device", "on", "address", "cpus", "gpus", "keep", "track", "checkpoint_minutes",
+}  # fmt: skip
 
 
 class FindSettings(Recipe, Drawing, ScoringSettings, TaskSource):
@@ -45,6 +49,13 @@ class FindSettings(Recipe, Drawing, ScoringSettings, TaskSource):
     )
     workers: int | Literal["auto"] = Field("auto", description="trainings side by side: a number, or one for each core")
     device: str = Field("auto", description="auto (a GPU if there is one), cpu, cuda, ...")
+    on: Literal["local", "ray"] = Field("local", description="where trainings run: this machine, or a Ray cluster")
+    address: str | None = Field(None, description="Ray cluster; default: the one of this machine, or a new local one")
+    cpus: float | None = Field(None, ge=0, description="CPUs a training takes on Ray; default: its threads")
+    gpus: float = Field(0.0, ge=0, description="GPUs a training takes on Ray; a fraction shares one")
+    keep: Literal["none", "super", "all"] = Field("super", description="whose trained weights stay on disk")
+    track: tuple[str, ...] = Field((), description="experiment trackers: tensorboard, mlflow, wandb, trackio, ...")
+    checkpoint_minutes: float = Field(2.0, ge=0, description="how often a training saves where it stands")
     out: Path | None = Field(None, description="output folder; default: runs/TASK")
 
     @field_validator("levels")
@@ -92,6 +103,11 @@ class FindSettings(Recipe, Drawing, ScoringSettings, TaskSource):
         return Drawing(**_part(self, Drawing))
 
     @property
+    def trials(self) -> int:
+        """How many roles trials play in the study; those that share a trial count each."""
+        return self.seeds * (1 + len(self.levels) * len(self.kinds))
+
+    @property
     def folder(self) -> Path:
         """The output folder."""
         return (
@@ -128,8 +144,11 @@ def _sentence(error: ValidationError) -> str:
     return f"--{name.replace('_', '-')}: {message[0].lower()}{message[1:]}{got}."
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Return what a YAML file sets; keys are the flags' names, with `-` or `_`."""
+def read_config(path: Path, schema: bool = False) -> dict[str, Any]:
+    """Return what a YAML file sets; keys are the flags' names, with `-` or `_`.
+
+    A study's own settings file has its `schema` besides, which is left out unless asked for.
+    """
     if not path.is_file():
         raise TicketError(f"--config {path}: no such file.")
     try:
@@ -139,10 +158,12 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TicketError(f"--config {path}: expected `key: value` lines, got {type(content).__name__}.")
     found = {str(key).replace("-", "_"): value for key, value in content.items()}
+    written = found.pop("schema", None)
     for name in found:
         if name not in FindSettings.model_fields:
             raise unknown_name(f"key in {path}", name, FindSettings.model_fields)
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return {**values, "schema": written} if schema else values
 
 
 def complete(asked: Mapping[str, Any], base: PretrainedModel) -> FindSettings:
@@ -164,13 +185,22 @@ def complete(asked: Mapping[str, Any], base: PretrainedModel) -> FindSettings:
 def recorded(folder: Path) -> FindSettings | None:
     """Return the settings that an output folder was made with, or None if it has none."""
     path = folder / SETTINGS_FILE
-    return parse(read_config(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = read_config(path, schema=True)
+    found = content.pop("schema", None)
+    if found != SETTINGS_SCHEMA:
+        raise TicketError(
+            f"--out {folder}: the folder was written by another version (schema {found}, this one reads "
+            f"{SETTINGS_SCHEMA}); choose another folder, or use that version."
+        )
+    return parse(content)
 
 
 def record(settings: FindSettings) -> None:
     """Write the effective settings into the output folder."""
-    content = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_atomically(settings.folder / SETTINGS_FILE, content)
+    content = {"schema": SETTINGS_SCHEMA, **settings.model_dump(mode="json")}
+    write_atomically(settings.folder / SETTINGS_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def check_same(settings: FindSettings, before: FindSettings) -> None:

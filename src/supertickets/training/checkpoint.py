@@ -16,8 +16,6 @@ from torch import Tensor
 
 from supertickets.storage import write_atomically
 
-CHECKPOINT = "checkpoint.safetensors"
-
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write tensors by name and a JSON-able state."""

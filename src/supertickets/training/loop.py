@@ -158,7 +158,7 @@ class Trainer:
             {"epoch": self._epoch, "loss": float(np.mean(self._losses)), "score": score, "metrics": metrics}
         )
         self._losses = []
-        if score > best or self.recipe.keep == "last":
+        if score > best or self.recipe.keep_epoch == "last":
             self._best = [p.detach().clone() for p in self._parameters]
             self._best_decay, self.result.best_epoch = self._decay, self._epoch
 

@@ -25,6 +25,6 @@ class Recipe(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the output layer")
     order: Literal["bucketed", "released"] = Field("bucketed", description="how examples become batches")
     patience: int | None = Field(3, ge=1, description="stop after so many epochs without a better dev score")
-    keep: Literal["best", "last"] = Field("best", description="the epoch whose weights a training ends with")
+    keep_epoch: Literal["best", "last"] = Field("best", description="the epoch whose weights a training ends with")
     precision: Precision = Field("float32", description="arithmetic of the forward pass; weights are float32")
     threads: int = Field(1, ge=1, description="CPU threads of one training; the bits of a result depend on it")

@@ -1,0 +1,59 @@
+"""One study at a time in a folder."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from supertickets.errors import TicketError
+from supertickets.storage import write_atomically
+
+_LOCK, _HOLDER = ".lock", ".holder.json"
+LOCK_FILES = {_LOCK, _HOLDER}
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a folder while the context lasts; raises TicketError, naming the holder, if another process has it.
+
+    The system lets go when a process ends, however it ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = holder(folder) or {"pid": "?", "host": "?", "since": "?"}
+        raise TicketError(
+            f"--out {folder}: process {who['pid']} on {who['host']} has been working in this folder since "
+            f"{who['since']}; wait for it, or choose another folder."
+        ) from None
+    try:
+        mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        write_atomically(folder / _HOLDER, json.dumps(mine))
+        yield
+    finally:
+        (folder / _HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Return who works in a folder (pid, host, since), or None if nobody does."""
+    lock = FileLock(folder / _LOCK)
+    if not (folder / _LOCK).exists():
+        return None
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            return dict(json.loads((folder / _HOLDER).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {"pid": "?", "host": "?", "since": "?"}
+    lock.release()
+    return None

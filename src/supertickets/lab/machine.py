@@ -1,0 +1,109 @@
+"""Where trials run: in this process, in worker processes, on Ray. The choice never changes a result."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from supertickets.errors import TicketError
+from supertickets.lab.jobs import InProcess, Runner
+from supertickets.models import BaseModel
+from supertickets.tasks import Task
+
+_WORKERS_A_GPU = 4  # more on one GPU only take turns
+_MEMORY_A_WORKER = 4 << 30  # bytes of GPU memory, besides what the model's training needs
+_BYTES_A_PARAMETER = 24  # float32 weights, gradients, two optimiser states, the best epoch's copy, bfloat16 casts
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How to run trials.
+
+    `workers` is a number or `auto`: one for each `threads` cores; on GPUs as many a device as its free memory holds, at
+    most four. `cpus` and `gpus` are what one trial takes on Ray (fractions of a GPU share it). `models` and `tasks` are
+    what trials name by hash; on Ray they travel with the study, so that no shared disk is needed.
+    """
+
+    on: Literal["local", "ray"] = "local"
+    workers: int | Literal["auto"] = 1
+    device: str = "auto"
+    threads: int = 1
+    address: str | None = None
+    cpus: float | None = None
+    gpus: float = 0.0
+    trackers: tuple[str, ...] = ()
+    checkpoint_every: float = 120.0
+    models: Mapping[str, BaseModel] = field(default_factory=dict)
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+
+    def runner(self) -> Runner:
+        """Return what runs jobs. Raises TicketError if Ray is asked for and not installed."""
+        options: dict[str, Any] = {"trackers": self.trackers, "checkpoint_every": self.checkpoint_every}
+        if self.on == "ray":
+            from supertickets.lab.on_ray import RayRunner
+
+            return RayRunner(self, options)
+        devices = self.devices()
+        if len(devices) == 1:
+            return InProcess({**options, "device": devices[0], "models": self.models, "tasks": self.tasks})
+        from supertickets.lab.workers import WorkerPool
+
+        return WorkerPool(devices, options)
+
+    @property
+    def side_by_side(self) -> int:
+        """How many trials run at the same time, as far as can be told beforehand."""
+        if self.on == "ray":
+            return self.workers if self.workers != "auto" else self.cpu_workers()
+        return len(self.devices())
+
+    def describe(self) -> str:
+        """Return where trials run, in a few words."""
+        if self.on == "ray":
+            return f"on Ray, {self.cpus or self.threads:g} CPUs and {self.gpus:g} GPUs each"
+        devices = self.devices()
+        named = sorted({device for device in devices if device != "auto"})
+        return f"{len(devices)} at a time" + (f" on {', '.join(named)}" if named else "")
+
+    def devices(self) -> list[str]:
+        """Return the device of each worker."""
+        from supertickets.training.devices import find_device
+
+        device = find_device(self.device)
+        if device.type != "cuda":
+            return [self.device] * self.cpu_workers()
+        import torch
+
+        slots = self._gpu_slots(torch.cuda.device_count())
+        if self.workers == "auto":
+            return slots
+        return [slots[i % len(slots)] for i in range(self.workers)]
+
+    def cpu_workers(self) -> int:
+        """Return how many workers fit this machine's cores."""
+        if self.workers != "auto":
+            return self.workers
+        return max(1, len(os.sched_getaffinity(0)) // self.threads)
+
+    def _gpu_slots(self, count: int) -> list[str]:
+        """Return `auto`'s device of each worker, one round over the GPUs after the other."""
+        import torch
+
+        parameters = max((_parameters(model) for model in self.models.values()), default=0)
+        need = _MEMORY_A_WORKER + _BYTES_A_PARAMETER * parameters
+        fits = [max(1, min(_WORKERS_A_GPU, torch.cuda.mem_get_info(i)[0] // need)) for i in range(count)]
+        return [f"cuda:{i}" for turn in range(_WORKERS_A_GPU) for i in range(count) if turn < fits[i]]
+
+
+def _parameters(model: BaseModel) -> int:
+    """Return about how many parameters a base model has, from the size of its weight files."""
+    return sum(path.stat().st_size for path in model.folder.glob("*.safetensors")) // 4
+
+
+def require_ray() -> Any:
+    """Return the ray module; raises TicketError, saying what to install, if there is none."""
+    try:
+        import ray
+    except ImportError as error:
+        raise TicketError("--on ray needs Ray: `pip install 'supertickets[ray]'`.") from error
+    return ray

@@ -1,0 +1,150 @@
+"""Trials on Ray: each is a Ray task, its files come back through Ray. No disk needs to be shared between machines."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supertickets.lab.jobs import Job, Message, NextJob, Send, run_job
+from supertickets.lab.machine import require_ray
+from supertickets.lab.outcome import OUTCOME
+from supertickets.lab.trial import Trial
+from supertickets.models import BaseModel
+from supertickets.storage import write_atomically
+from supertickets.tasks import Task
+
+if TYPE_CHECKING:
+    from supertickets.lab.machine import Machine
+
+_POLL = 0.3  # seconds between two looks at what runs
+_bench: Any = None  # Ray keeps its worker processes: base weights and token ids stay in memory between trials
+_bench_for: frozenset[str] = frozenset()
+
+Files = dict[str, bytes]
+
+
+def _run_remotely(
+    trial: str,
+    keep_weights: bool,
+    label: str,
+    models: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    options: Any,
+    mailbox: Any,
+) -> tuple[Message, Files]:
+    """Run one trial on whatever machine Ray chose; return the last message and the files it left."""
+    global _bench, _bench_for
+    from supertickets.lab.workbench import Workbench
+
+    hashes = frozenset([*models, *tasks])
+    if _bench is None or _bench_for != hashes:
+        _bench = Workbench(models={key: _unpack(model) for key, model in models.items()}, tasks=tasks, **options)
+        _bench_for = hashes
+    last: list[Message] = []
+
+    def send(message: Message) -> None:
+        if message[0] == "progress":
+            mailbox.put.remote(message)
+        else:
+            last.append(message)
+
+    found = Trial.model_validate_json(trial)
+    mailbox.put.remote(("started", found.key, None))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "trials" / found.key
+        run_job(_bench, Job(found, folder, keep_weights, label), send)
+        files = {
+            str(path.relative_to(temporary)): path.read_bytes() for path in Path(temporary).rglob("*") if path.is_file()
+        }
+    return last[-1], files
+
+
+def _pack(model: BaseModel) -> tuple[BaseModel, Files]:
+    """Return a base model with its files, to travel."""
+    return model, {path.name: path.read_bytes() for path in model.folder.iterdir() if path.is_file()}
+
+
+def _unpack(packed: tuple[BaseModel, Files]) -> BaseModel:
+    """Write a base model's files on this machine."""
+    model, files = packed
+    folder = Path(tempfile.mkdtemp(prefix="supertickets-model-"))
+    for name, content in files.items():
+        (folder / Path(name).name).write_bytes(content)
+    return BaseModel(model.name, folder, model.config, model.weight_hash)
+
+
+class _Mailbox:
+    """Carries progress from running trials to the study."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+
+    def put(self, message: Message) -> None:
+        self._messages.append(message)
+
+    def take(self) -> list[Message]:
+        taken, self._messages = self._messages, []
+        return taken
+
+
+class RayRunner:
+    """Runs jobs on a Ray cluster: the one at `address`, the one this machine belongs to, or a new local one."""
+
+    def __init__(self, machine: "Machine", options: dict[str, Any]) -> None:
+        ray = self._ray = require_ray()
+        from ray.exceptions import RayError
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self._error = RayError
+        if not ray.is_initialized():
+            ray.init(address=machine.address, log_to_driver=False, include_dashboard=False, configure_logging=False)
+        self._options = {**options, "device": machine.device}
+        self._models = ray.put({key: _pack(model) for key, model in machine.models.items()})
+        self._tasks = ray.put(dict(machine.tasks))
+        # Beside this process, so that losing another machine does not lose it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
+        # max_retries: a machine that is lost takes a try that the lab counts, not one that Ray repeats unseen.
+        self._submit = ray.remote(
+            num_cpus=machine.cpus if machine.cpus is not None else machine.threads, num_gpus=machine.gpus, max_retries=0
+        )(_run_remotely)
+        self._running: dict[Any, Job] = {}
+
+    def run(self, next_job: NextJob, send: Send) -> None:
+        """Run jobs until there is none left; Ray decides how many at a time, by the resources of the cluster."""
+        while True:
+            while (job := next_job()) is not None:
+                reference = self._submit.remote(
+                    job.trial.model_dump_json(),
+                    job.keep_weights,
+                    job.label,
+                    self._models,
+                    self._tasks,
+                    self._options,
+                    self._mailbox,
+                )
+                self._running[reference] = job
+            if not self._running:
+                return
+            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_POLL)
+            for message in self._ray.get(self._mailbox.take.remote()):
+                send(message)
+            for reference in ready:
+                self._collect(reference, send)
+
+    def _collect(self, reference: Any, send: Send) -> None:
+        job = self._running.pop(reference)
+        try:
+            message, files = self._ray.get(reference)
+        except self._error as error:
+            send(("failed", job.trial.key, f"Ray lost the trial: {error}"))
+            return
+        for name in sorted(files, key=lambda name: Path(name).name == OUTCOME):  # the outcome last
+            write_atomically(job.folder.parent.parent / name, files[name])
+        send(message)
+
+    def close(self) -> None:
+        """Cancel what still runs and leave the cluster."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._ray.shutdown()

@@ -1,0 +1,81 @@
+"""Experiment trackers (TensorBoard, MLflow, W&B, trackio, ...) through accelerate: each trial is a run."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from supertickets.errors import TicketError, unknown_name
+from supertickets.lab.jobs import Job
+from supertickets.training.loop import Report
+
+if TYPE_CHECKING:
+    from supertickets.lab.outcome import Outcome
+
+_LOG_EVERY = 10  # steps
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise TicketError unless accelerate knows these trackers and their packages are installed."""
+    if not names:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known = [str(getattr(name, "value", name)) for name in LOGGER_TYPE_TO_CLASS]
+    available = {str(getattr(name, "value", name)) for name in get_available_trackers()}
+    for name in names:
+        if name not in known:
+            raise unknown_name("tracker", name, known)
+        if name not in available:
+            raise TicketError(f"tracker {name!r} is not installed: `pip install {name}`.")
+
+
+class Tracking:
+    """Passes a training's reports on and tells them to trackers."""
+
+    def __init__(self, names: Sequence[str], job: Job, report: Report) -> None:
+        self._report = report
+        self._trackers: list[Any] = []
+        if not names:
+            return
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        PartialState()  # trackers log on the main process, and ask this which one that is
+        folder = job.folder.parent.parent / "tracking"
+        run = f"{job.label.replace(' ', '-')}-{job.trial.key[:8]}"
+        for name in names:
+            kind = LOGGER_TYPE_TO_CLASS[name]
+            tracker = kind(run, str(folder)) if kind.requires_logging_directory else kind(run)
+            if hasattr(tracker, "start"):
+                tracker.start()
+            tracker.store_init_configuration(
+                {
+                    **{
+                        field: value if value is not None else ""
+                        for field, value in job.trial.recipe.model_dump().items()
+                    },
+                    "seed": job.trial.seed,
+                    "heads": job.trial.ticket.kept_heads,
+                    "ffns": job.trial.ticket.kept_ffns,
+                    "trial": job.trial.key,
+                }
+            )
+            self._trackers.append(tracker)
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take a report of the training."""
+        self._report(event)
+        if event["step"] % _LOG_EVERY == 0:
+            self._log({"train/loss": event["loss"], "train/epoch": event["epoch"]}, event["step"])
+
+    def finish(self, outcome: "Outcome") -> None:
+        """Tell each epoch's metrics and end the run."""
+        for entry in outcome.epochs:
+            for splits in entry["metrics"].values():
+                values = {f"{split}/{name}": value for split, found in splits.items() for name, value in found.items()}
+                self._log({**values, "train/epoch_loss": entry["loss"]}, entry["epoch"])
+        for tracker in self._trackers:
+            tracker.finish()
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.log(values, step=step)

@@ -1,0 +1,81 @@
+"""Looking into a study's folder from outside: how far it is, what it takes up, what may go."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from supertickets.errors import TicketError
+from supertickets.lab.lab import FAILURE
+from supertickets.lab.lock import hold, holder
+from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS
+from supertickets.lab.progress import PROGRESS
+from supertickets.studies.settings import SETTINGS_FILE, recorded
+from supertickets.tickets.folder import MODEL_FOLDER
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """Return how far a study is; raises TicketError if the folder holds none.
+
+    `state` is running, finished or stopped; `trials` has `total`, `done` and `failed` (names and reasons under
+    `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `bytes` is what the folder takes up.
+    """
+    settings = _study(folder)
+    who = holder(folder)
+    outcomes = [path.parent for path in (folder / "trials").glob(f"*/{OUTCOME}")]
+    failures = {path.parent.name: json.loads(path.read_text()) for path in (folder / "trials").glob(f"*/{FAILURE}")}
+    failures = {key: found for key, found in failures.items() if folder / "trials" / key not in outcomes}
+    found: dict[str, Any] = {
+        "folder": str(folder),
+        "task": settings.task,
+        "model": settings.model,
+        "state": "running" if who else "finished" if (folder / "report.html").is_file() else "stopped",
+        "total": settings.trials,
+        "done": len(outcomes),
+        "failed": len(failures),
+        "failures": {found["label"]: found["traceback"].strip().splitlines()[-1] for found in failures.values()},
+        "running": [],
+        "seconds_left": None,
+        "holder": who,
+        "bytes": disk_use(folder),
+    }
+    if who and (folder / PROGRESS).is_file():
+        found |= json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    return found
+
+
+def disk_use(folder: Path) -> int:
+    """Return the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
+    """Delete what no later step needs, and return what went: trained weights and checkpoints of finished trials.
+
+    The super ticket's model stays in `super-ticket/model`; metrics, predictions and scores all stay. Of a study that
+    has not shipped its super ticket, all trained weights stay. Raises TicketError if the folder holds no study or is in
+    use.
+    """
+    _study(folder)
+    with hold(folder):
+        before = disk_use(folder)
+        shipped = (folder / "super-ticket" / MODEL_FOLDER).is_dir()
+        gone = [path.with_name(CHECKPOINT) for path in (folder / "trials").glob(f"*/{OUTCOME}")]
+        if shipped:
+            gone += [path.with_name(WEIGHTS) for path in (folder / "trials").glob(f"*/{OUTCOME}")]
+        gone = [path for path in gone if path.is_file()]
+        freed = sum(path.stat().st_size for path in gone)
+        if not dry:
+            for path in gone:
+                path.unlink()
+    return {"folder": str(folder), "files": [str(path) for path in gone], "freed": freed, "bytes": before - freed}
+
+
+def _study(folder: Path) -> Any:
+    settings = recorded(folder)
+    if settings is None:
+        hint = ""
+        if folder.is_dir():
+            inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS_FILE}"))
+            hint = f"; it has studies in {', '.join(inside)}" if inside else ""
+        raise TicketError(f"{folder}: there is no study in it (no {SETTINGS_FILE}){hint}.")
+    return settings
