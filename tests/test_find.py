@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 import supertickets
 from conftest import HEADS, LAYERS, save_tiny_model
+from study_files import contents
 from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.table import Role, results_table, select_super, verdict
 from supertickets.lab import Lab, Trial
@@ -40,26 +41,6 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def done(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> FindResult:
     return find(SMALL, model=str(tiny_model), out=tmp_path_factory.mktemp("study") / "out", **words)
-
-
-def without_times(path: Path) -> bytes:
-    """Return a file's bytes, with what says how long something took taken out."""
-    if path.name == "results.csv":
-        return pd.read_csv(path).drop(columns="seconds").to_csv().encode()
-    if path.name == "outcome.json":
-        content = json.loads(path.read_text())
-        del content["cost"]["seconds"], content["digest"]  # the digest covers the time
-        return json.dumps(content).encode()
-    return path.read_bytes()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    left_out = {"settings.yaml", "report.html"}  # they name the folder, and times
-    return {
-        str(path.relative_to(folder)): without_times(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in left_out and not path.name.startswith(".")
-    }
 
 
 def test_leaves_everything_in_the_folder(done: FindResult) -> None:

@@ -4,7 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +38,51 @@ def write_atomically(path: Path, content: str | bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
+    with _told_of_full_disk(path):
+        try:
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            raise
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes the place of `folder` if all went well and is gone if not.
+
+    Raises NoSpaceError if the disk is full.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    with _told_of_full_disk(folder):
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _told_of_full_disk(path: Path) -> Iterator[None]:
+    """Raise NoSpaceError where a full disk is what went wrong, whichever library met it."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or f"(os error {errno.ENOSPC})" in str(error):  # as safetensors says it
             raise NoSpaceError(
-                f"no space left for {path.name} ({len(data):,} bytes) on the disk of {path.parent}; make room and run "
-                "the same command again: what is done is kept."
+                f"no space left for {path.name} on the disk of {path.parent}; make room and run the same command "
+                "again: what is done is kept."
             ) from error
         raise
-    return hashlib.sha256(data).hexdigest()

@@ -7,6 +7,7 @@ from supertickets.errors import TicketError
 from supertickets.export.card import ticket_card
 from supertickets.lab.outcome import WEIGHTS, Outcome
 from supertickets.models import BaseModel, ModelSource, find_model
+from supertickets.storage import written_whole
 from supertickets.surgery.cut import cut
 from supertickets.surgery.reload import save_cut_model
 from supertickets.tasks import Task
@@ -34,8 +35,9 @@ def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Pa
         model.config.problem_type = "single_label_classification"
         model.config.id2label = dict(enumerate(task.labels))
         model.config.label2id = {label: i for i, label in enumerate(task.labels)}
-    save_cut_model(model, trial.ticket, folder)
-    source.tokenizer.save_pretrained(folder)
+    with written_whole(folder) as new:
+        save_cut_model(model, trial.ticket, new)
+        source.tokenizer.save_pretrained(new)
 
 
 def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: bool = False) -> dict[str, Any]:
@@ -62,6 +64,7 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: boo
         raise TicketError(f"--out {out}: the folder is not empty; choose another.")
     dense = AutoModel.from_pretrained(base.folder, local_files_only=True)
     before = dense.num_parameters()
-    save_cut_model(cut(dense, shared.ticket), shared.ticket, out)
-    AutoTokenizer.from_pretrained(base.folder, local_files_only=True).save_pretrained(out)
+    with written_whole(out) as new:
+        save_cut_model(cut(dense, shared.ticket), shared.ticket, new)
+        AutoTokenizer.from_pretrained(base.folder, local_files_only=True).save_pretrained(new)
     return {"folder": str(out), "parameters": dense.num_parameters(), "dense_parameters": before}

@@ -1,0 +1,25 @@
+"""A study's folder as bytes that can be compared: what says how long something took is taken out."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+
+def _without_times(path: Path) -> bytes:
+    if path.name == "results.csv":
+        return pd.read_csv(path).drop(columns="seconds").to_csv().encode()
+    if path.name == "outcome.json":
+        content = json.loads(path.read_text())
+        del content["cost"]["seconds"], content["digest"]  # the digest covers the time
+        return json.dumps(content).encode()
+    return path.read_bytes()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return each file's bytes by name; settings.yaml and report.html name the folder itself, and are left out."""
+    return {
+        str(path.relative_to(folder)): _without_times(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in {"settings.yaml", "report.html"} and not path.name.startswith(".")
+    }

@@ -1,0 +1,445 @@
+"""The lab survives: kills, damage, full disks, second comers. And it runs anywhere with the same result."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from study_files import contents
+from supertickets.cli import main
+from supertickets.errors import NoSpaceError, StudyError, TicketError
+from supertickets.lab import Lab, Trial
+from supertickets.lab.jobs import Job, Message
+from supertickets.lab.lock import hold, holder
+from supertickets.lab.machine import Machine
+from supertickets.lab.outcome import load_outcome
+from supertickets.lab.progress import Board, describe, duration
+from supertickets.lab.workbench import Workbench
+from supertickets.lab.workers import WorkerPool
+from supertickets.models import find_model
+from supertickets.storage import write_atomically
+from supertickets.studies.find import FindResult, find
+from supertickets.studies.folder import clean, status
+from supertickets.tasks import TaskSource, load_task
+from supertickets.tickets import Ticket
+from supertickets.training.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_trial(model: Path, words: dict[str, Path], seed: int = 0, **recipe: Any) -> Trial:
+    source = TaskSource(task="words", **words)
+    base = find_model(str(model))
+    settings = {"epochs": 1, "batch_size": 8, "max_length": 16, **recipe}
+    return Trial(
+        model=str(model),
+        weight_hash=base.weight_hash,
+        source=source,
+        data_hash=load_task(source).fingerprint(),
+        ticket=Ticket.full(3, 4),
+        recipe=Recipe(**settings),
+        seed=seed,
+    )
+
+
+@pytest.fixture
+def trial(tiny_model: Path, words: dict[str, Path]) -> Trial:
+    return make_trial(tiny_model, words)
+
+
+@pytest.fixture(scope="module")
+def study(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a small study, all but its folder."""
+    return {
+        "model": str(tiny_model),
+        "task": "words",
+        **words,
+        "levels": (0.5,),
+        "seeds": 1,
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "max_length": 16,
+        "workers": 1,
+        "precision": "float32",
+    }
+
+
+@pytest.fixture(scope="module")
+def done(study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> FindResult:
+    return find(study, out=tmp_path_factory.mktemp("lab") / "done")
+
+
+# --- crashes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_survives_sigkill(tmp_path: Path) -> None:
+    """Two kills here; scripts/survive_kills.py does twenty."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from survive_kills import survive
+
+    assert survive(tmp_path, 2, "2", "3", random.Random(1)) == 0
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "other key", "older schema"])
+def test_a_damaged_outcome_is_noticed(trial: Trial, tmp_path: Path, damage: str) -> None:
+    with Lab(tmp_path) as lab:
+        lab.run([trial])
+    folder = tmp_path / "trials" / trial.key
+    file = folder / "outcome.json"
+    assert load_outcome(folder) is not None
+    text = file.read_text()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_text(text[: len(text) // 2])
+    elif damage == "flipped":  # one digit of one number
+        score = json.loads(text)["epochs"][0]["loss"]
+        file.write_text(text.replace(str(score), str(score)[:-1] + ("1" if str(score)[-1] != "1" else "2")))
+    elif damage == "older schema":
+        file.write_text(text.replace('"schema": 1', '"schema": 0'))
+    else:
+        folder = shutil.copytree(folder, tmp_path / "trials" / "another")
+    assert load_outcome(folder) is None
+
+
+@pytest.mark.parametrize("name", ["predictions.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_a_damaged_file_of_an_outcome_is_noticed(trial: Trial, tmp_path: Path, name: str, damage: str) -> None:
+    with Lab(tmp_path) as lab:
+        lab.run([trial])
+    file = tmp_path / "trials" / trial.key / name
+    whole = file.read_bytes()
+    damaged = {"truncated": whole[:-10], "flipped": whole[:-1] + bytes([whole[-1] ^ 1])}
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(damaged[damage])
+    assert load_outcome(file.parent) is None
+
+
+class Flaky:
+    """A workbench whose trials fail a number of times before they work."""
+
+    def __init__(self, fail: int, **options: Any) -> None:
+        self.fail, self.tried = fail, 0
+
+    def run(self, job: Job, report: Any) -> None:
+        self.tried += 1
+        if self.tried <= self.fail:
+            raise RuntimeError(f"try {self.tried} went wrong")
+        Workbench("cpu").run(job, report)
+
+
+@pytest.mark.parametrize(("fail", "works"), [(0, True), (2, True), (3, False)])
+def test_three_tries(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: int, works: bool) -> None:
+    bench = Flaky(fail)
+    monkeypatch.setattr("supertickets.lab.workbench.Workbench", lambda **options: bench)
+    with Lab(tmp_path) as lab:
+        outcomes = lab.run([trial])
+    assert (trial.key in outcomes) == works
+    assert bench.tried == min(fail + 1, 3)
+    recorded = tmp_path / "trials" / trial.key / "failure.json"
+    if works:
+        assert not recorded.exists()
+    else:
+        assert "try 3 went wrong" in json.loads(recorded.read_text())["traceback"]
+        assert "try 3 went wrong" in lab.failures[trial.key]
+
+
+def test_a_worker_that_dies_is_replaced(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
+    """Really killed, from outside, while it trains."""
+    trials = [make_trial(tiny_model, words, seed, epochs=30) for seed in range(3)]
+    pool = WorkerPool(["cpu", "cpu"], {})
+    victims = {worker.process.pid for worker in pool._workers}
+    seen: list[Message] = []
+    killed: list[int] = []
+    waiting = [Job(trial, tmp_path / "trials" / trial.key, False, "x") for trial in trials]
+
+    def send(message: Message) -> None:
+        seen.append(message)
+        if message[0] == "progress" and not killed:
+            busy = next(w for w in pool._workers if w.job is not None and w.job.trial.key == message[1])
+            killed.append(busy.process.pid)
+            os.kill(busy.process.pid, signal.SIGKILL)
+
+    try:
+        pool.run(lambda: waiting.pop() if waiting else None, send)
+        assert {worker.process.pid for worker in pool._workers} != victims
+    finally:
+        pool.close()
+    failed = [message for message in seen if message[0] == "failed"]
+    assert len(failed) == 1
+    assert "exit code -9" in failed[0][2]
+    assert sorted(message[1] for message in seen if message[0] == "done") == sorted(
+        trial.key for trial in trials if trial.key != failed[0][1]
+    )
+
+
+def test_changed_weights_are_refused_not_tried_again(trial: Trial, tmp_path: Path) -> None:
+    with Lab(tmp_path) as lab:
+        assert lab.run([trial.model_copy(update={"weight_hash": "other"})]) == {}
+    assert "has other weights" in next(iter(lab.failures.values()))
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True)
+    if made.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("room", [100_000, 400_000, 2_000_000])  # during a trial, shipping the model, the report
+def test_a_full_disk_stops_the_study_and_it_goes_on_after(
+    small_disk: Path, study: dict[str, Any], done: FindResult, room: int
+) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * (12 * 2**20 - room))
+    folder = small_disk / "study"
+    with pytest.raises(StudyError, match=r"no space left for .* make room and run the same command again"):
+        find(study, out=folder)
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # nothing half-written stays
+    ballast.unlink()
+    find(study, out=folder)
+    assert contents(folder) == contents(done.folder)
+
+
+def test_a_write_that_finds_no_room_leaves_the_old_file(small_disk: Path) -> None:
+    file = small_disk / "file"
+    write_atomically(file, "old")
+    with pytest.raises(NoSpaceError, match="no space left for file"):
+        write_atomically(file, b"x" * 20_000_000)
+    assert file.read_text() == "old"
+    assert [path.name for path in small_disk.iterdir()] == ["file"]
+
+
+# --- one study at a time ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_told_who_holds_the_folder(study: dict[str, Any], tmp_path: Path) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+from supertickets.lab.lock import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    first = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        first.stdout.readline()
+        assert holder(tmp_path)["pid"] == first.pid
+        with pytest.raises(TicketError, match=rf"process {first.pid} on .* wait for it"), hold(tmp_path):
+            pass
+        arguments = [part for name, value in study.items() for part in (f"--{name.replace('_', '-')}", _typed(value))]
+        assert main(["find", *arguments, "--out", str(tmp_path)]) == 2
+        assert not (tmp_path / "settings.yaml").exists()
+    finally:
+        first.kill()
+        first.wait()
+    with hold(tmp_path):  # the system let go
+        assert holder(tmp_path)["pid"] == os.getpid()
+    assert holder(tmp_path) is None
+
+
+def _typed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def test_a_folder_of_another_schema_is_refused(done: FindResult, study: dict[str, Any], tmp_path: Path) -> None:
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    content = yaml.safe_load((copy / "settings.yaml").read_text())
+    for schema in (0, 2, None):
+        (copy / "settings.yaml").write_text(yaml.safe_dump({**content, "schema": schema}))
+        with pytest.raises(TicketError, match=f"written by another version \\(schema {schema}"):
+            find(study, out=copy)
+
+
+# --- watching and cleaning --------------------------------------------------------------------------------------------
+
+
+def test_status_and_clean(
+    done: FindResult, study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    found = status(copy)
+    assert (found["state"], found["total"], found["done"], found["failed"]) == ("finished", 4, 4, 0)
+    assert main(["status", str(copy)]) == 0
+    assert "4 of 4 trials done" in capsys.readouterr().out
+    before = contents(copy)
+    dry = clean(copy, dry=True)
+    assert contents(copy) == before
+    swept = clean(copy)
+    assert swept["freed"] == dry["freed"] > 0
+    assert status(copy)["bytes"] == found["bytes"] - swept["freed"]
+    gone = before.keys() - contents(copy).keys()
+    assert gone
+    assert all(name.endswith("weights.safetensors") for name in gone)
+    again = find(study, out=copy)  # the report needs nothing of what went
+    assert again.table.equals(done.table)
+    assert (copy / "super-ticket" / "model" / "model.safetensors").is_file()
+    shutil.rmtree(copy / "super-ticket")
+    unshipped = copy / "trials" / "x"
+    unshipped.mkdir()
+    (unshipped / "outcome.json").touch()
+    (unshipped / "weights.safetensors").write_bytes(b"needed")
+    clean(copy)
+    assert (unshipped / "weights.safetensors").exists()
+    assert main(["status", str(tmp_path)]) == 2
+    assert "it has studies in copy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("keep", "weights", "model"), [("none", 0, False), ("super", 1, True), ("all", 4, True)])
+def test_keep_says_whose_weights_stay(
+    study: dict[str, Any], tmp_path: Path, keep: str, weights: int, model: bool
+) -> None:
+    find(study, out=tmp_path / "out", keep=keep)
+    assert len(list((tmp_path / "out").rglob("weights.safetensors"))) == weights
+    assert (tmp_path / "out" / "super-ticket" / "model").is_dir() == model
+    assert (tmp_path / "out" / "super-ticket" / "ticket.json").is_file()
+
+
+def test_time_left_knows_that_pruned_trials_are_cheap(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    cheap = trial.model_copy(update={"seed": 1})
+    cheap = Trial.model_validate(cheap.model_dump(mode="json"))
+    board = Board(2, 110.0, 1, lambda one: 100.0 if one.seed == 0 else 10.0)
+    for one in (trial, cheap):
+        board.asked(one, False)
+    assert board.seconds_left() is None
+    board.message(("started", trial.key, None))
+    now[0] = 50.0
+    board.message(("progress", trial.key, {"step": 0, "steps": 100, "epoch": 1, "epochs": 1, "loss": 1.0}))
+    now[0] = 100.0
+    board.message(("progress", trial.key, {"step": 50, "steps": 100, "epoch": 1, "epochs": 1, "loss": 1.0}))
+    assert board.seconds_left() == pytest.approx(120.0)  # half of 100 took 100 s; half of it and 10 are ahead
+    now[0] = 200.0
+    board.message(("done", trial.key, None))
+    assert board.seconds_left() == pytest.approx(20.0)
+    assert describe(board.snapshot()) == "1 of 2 trials done, 0 running, about 20 s left"
+    assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+
+
+def test_live_state_is_written_while_it_runs(study: dict[str, Any], tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+    run = Workbench.run
+
+    def looking(self: Workbench, job: Job, report: Any) -> Any:
+        seen.append(status(tmp_path / "out"))
+        return run(self, job, report)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workbench, "run", looking)
+        find(study, out=tmp_path / "out")
+    assert seen[0]["state"] == "running"
+    assert seen[0]["holder"]["pid"] == os.getpid()
+    assert [line["name"] for line in seen[0]["running"]] == ["dense seed 0"]
+    assert seen[-1]["done"] == 3
+    assert status(tmp_path / "out")["state"] == "finished"
+
+
+def test_ctrl_c_ends_within_seconds_and_says_how_to_go_on(study: dict[str, Any], tmp_path: Path) -> None:
+    arguments = {**study, "workers": 2, "epochs": 500, "patience": 0, "out": tmp_path / "out"}
+    typed = [part for name, value in arguments.items() for part in (f"--{name.replace('_', '-')}", _typed(value))]
+    command = [sys.executable, "-m", "supertickets", "find", *typed]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "progress.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    pressed = time.monotonic()
+    _, said = process.communicate(timeout=20)
+    assert time.monotonic() - pressed < 5
+    assert process.returncode == 130
+    assert "Run the same command again to go on" in said
+    assert "Traceback" not in said
+    assert status(tmp_path / "out")["state"] == "stopped"
+
+
+def test_tensorboard(study: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    find(study, out=tmp_path / "out", track=("tensorboard",), kinds=("winning",))
+    runs = sorted((tmp_path / "out" / "tracking").iterdir())
+    assert [run.name.rsplit("-", 1)[0] for run in runs] == ["dense-seed-0", "winning-0.5-seed-0"]
+    events = EventAccumulator(str(runs[0]))
+    events.Reload()
+    assert {"train/loss", "dev/accuracy"} <= set(events.Tags()["scalars"])
+    with pytest.raises(TicketError, match="unknown tracker 'tensorbord': did you mean 'tensorboard'"):
+        find(study, out=tmp_path / "other", track=("tensorbord",))
+
+
+# --- machines ---------------------------------------------------------------------------------------------------------
+
+
+def test_workers_auto_is_one_for_each_threads_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert Machine(workers="auto", device="cpu").devices() == ["cpu"] * 8
+    assert Machine(workers="auto", device="cpu", threads=3).devices() == ["cpu"] * 2
+    assert Machine(workers="auto", device="cpu", threads=16).devices() == ["cpu"]
+    assert Machine(workers=3, device="cpu").devices() == ["cpu"] * 3
+
+
+def test_workers_on_gpus_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    free = {0: 9 << 30, 1: 1 << 30, 2: 100 << 30}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: (free[i], 100 << 30))
+    auto = Machine(workers="auto", device="cuda").devices()
+    assert auto == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:2", "cuda:2", "cuda:2"]
+    assert Machine(workers=2, device="cuda").devices() == ["cuda:0", "cuda:1"]
+
+
+def test_equal_trials_run_once(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    run = Workbench.run
+
+    def counting(self: Workbench, job: Job, report: Any) -> Any:
+        ran.append(job.trial.key)
+        return run(self, job, report)
+
+    monkeypatch.setattr(Workbench, "run", counting)
+    with Lab(tmp_path) as lab:
+        lab.run([trial, trial.model_copy(), Trial.model_validate_json(trial.model_dump_json())])
+        lab.run([trial])
+    assert ran == [trial.key]
+
+
+def test_starting_a_study_that_is_done_is_quick(trial: Trial, tmp_path: Path) -> None:
+    """500 remembered trials in under 2 seconds; what is looked up is whole and checked."""
+    with Lab(tmp_path) as lab:
+        lab.run([trial])
+        outcome = lab.remembered(trial)
+        trials = [Trial.model_validate({**trial.model_dump(mode="json"), "seed": seed}) for seed in range(1, 500)]
+        from dataclasses import replace
+
+        from supertickets.lab.outcome import save_outcome
+
+        for other in trials:
+            folder = shutil.copytree(outcome.folder, tmp_path / "trials" / other.key)
+            save_outcome(replace(outcome, key=other.key, trial=other, folder=folder))
+        started = time.monotonic()
+        assert len(lab.run([trial, *trials])) == 500
+        assert time.monotonic() - started < 2.0
