@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from conftest import save_tiny_model
 from study_files import contents
 from supertickets.cli import main
 from supertickets.errors import NoSpaceError, StudyError, TicketError
@@ -410,6 +411,43 @@ def test_workers_on_gpus_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
     auto = Machine(workers="auto", device="cuda").devices()
     assert auto == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:2", "cuda:2", "cuda:2"]
     assert Machine(workers=2, device="cuda").devices() == ["cuda:0", "cuda:1"]
+
+
+def test_accelerate_launch_trains_one_trial_on_two_processes(
+    study: dict[str, Any], words: dict[str, Path], tmp_path: Path
+) -> None:
+    """Without dropout, whose random numbers differ, two halves of every batch give what the whole gives."""
+    import numpy as np
+
+    model = save_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (model / "config.json").write_text(json.dumps(config))
+    asked = {**study, "model": str(model), "dropout": 0.0, "kinds": ("random",), "learning_rate": 3e-3}
+    alone = find(asked, out=tmp_path / "alone")
+    typed = [part for name, value in asked.items() for part in (f"--{name.replace('_', '-')}", _typed(value))]
+    # What `accelerate launch` runs for several devices; on a CPU it wants MPI instead, so it is called directly.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    done = subprocess.run(
+        [*launch, "-m", "supertickets", "find", *typed, "--out", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "each on 2 processes" in done.stderr
+    assert done.stdout.count("report: ") == 1
+    settings = yaml.safe_load((tmp_path / "two" / "settings.yaml").read_text())
+    assert settings["processes"] == 2
+    ours = [load_outcome(folder) for folder in (tmp_path / "two" / "trials").iterdir()]
+    theirs = {outcome.trial.ticket: outcome for outcome in map(load_outcome, (alone.folder / "trials").iterdir())}
+    assert len(ours) == len(theirs) == 2
+    for outcome in ours:
+        expected = theirs[outcome.trial.ticket]
+        assert outcome.key != expected.key  # the bits differ, so the trials do
+        np.testing.assert_allclose(outcome.predictions()["dev"], expected.predictions()["dev"], atol=2e-3)
+        assert outcome.cost["tokens"] == expected.cost["tokens"]
 
 
 def test_equal_trials_run_once(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from supertickets.errors import TicketError
 from supertickets.lab.jobs import InProcess, Runner
+from supertickets.lab.together import TogetherRunner
 from supertickets.models import BaseModel
 from supertickets.tasks import Task
+from supertickets.training.team import find_team
 
 _WORKERS_A_GPU = 4  # more on one GPU only take turns
 _MEMORY_A_WORKER = 4 << 30  # bytes of GPU memory, besides what the model's training needs
@@ -43,9 +45,12 @@ class Machine:
             from supertickets.lab.on_ray import RayRunner
 
             return RayRunner(self, options)
+        at_hand = {"models": self.models, "tasks": self.tasks}
+        if (team := find_team()).size > 1:
+            return TogetherRunner(team, {**options, **at_hand})
         devices = self.devices()
         if len(devices) == 1:
-            return InProcess({**options, "device": devices[0], "models": self.models, "tasks": self.tasks})
+            return InProcess({**options, **at_hand, "device": devices[0]})
         from supertickets.lab.workers import WorkerPool
 
         return WorkerPool(devices, options)
@@ -61,12 +66,16 @@ class Machine:
         """Return where trials run, in a few words."""
         if self.on == "ray":
             return f"on Ray, {self.cpus or self.threads:g} CPUs and {self.gpus:g} GPUs each"
+        if (team := find_team()).size > 1:
+            return f"each on {team.size} processes"
         devices = self.devices()
         named = sorted({device for device in devices if device != "auto"})
         return f"{len(devices)} at a time" + (f" on {', '.join(named)}" if named else "")
 
     def devices(self) -> list[str]:
-        """Return the device of each worker."""
+        """Return the device of each worker; under `accelerate launch`, all processes are one worker."""
+        if find_team().size > 1:
+            return ["auto"]
         from supertickets.training.devices import find_device
 
         device = find_device(self.device)

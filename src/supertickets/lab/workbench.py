@@ -23,6 +23,7 @@ from supertickets.tasks import Task, load_task
 from supertickets.training.batches import EncodedTask, encode
 from supertickets.training.devices import find_device
 from supertickets.training.loop import Learner, Report, Trainer
+from supertickets.training.team import find_team
 
 
 class Workbench:
@@ -41,6 +42,7 @@ class Workbench:
         tasks: Mapping[str, Task] | None = None,
     ) -> None:
         self.device = find_device(device)
+        self._writes = find_team().leads
         self._trackers, self._checkpoint_every = trackers, checkpoint_every
         self._models = dict(models or {})
         self._sources: dict[str, ModelSource] = {}
@@ -61,26 +63,25 @@ class Workbench:
         model = cut(source.build(data.task.outputs, trial.recipe.dropout, trial.seed), trial.ticket)
         checkpoint = folder / CHECKPOINT
         learner = Learner(data, model, trial.ticket)
-        follow = Tracking(self._trackers, job, report)
+        follow = Tracking(self._trackers if self._writes else (), job, report)
         trainer = Trainer(
             [learner], trial.recipe, trial.seed, self.device, follow, checkpoint, self._checkpoint_every, trial.key
         )
         status, reason = "finished", None
-        files: dict[str, str] = {}
+        arrays: dict[str, dict[str, np.ndarray]] = {}
         try:
             training = trainer.train()
             if trial.scoring is not None:
                 heads, ffns = trainer.score(trial.scoring)
-                files[SCORES] = write_atomically(folder / SCORES, arrays_to_bytes({"heads": heads, "ffns": ffns}))
+                arrays[SCORES] = {"heads": heads, "ffns": ffns}
+            (predictions,) = training.predictions.values()
+            arrays[PREDICTIONS] = {name: np.stack(outputs) for name, outputs in predictions.items()}
         except DivergedError as error:
             training, status, reason = trainer.result, "diverged", str(error)
-        if status == "finished":
-            (predictions,) = training.predictions.values()
-            arrays = {name: np.stack(outputs) for name, outputs in predictions.items()}
-            files[PREDICTIONS] = write_atomically(folder / PREDICTIONS, arrays_to_bytes(arrays))
-            if job.keep_weights:
-                trainer.restore()
-                files[WEIGHTS] = write_atomically(folder / WEIGHTS, tensors_to_bytes(_weights(model)))
+        files = {name: arrays_to_bytes(values) for name, values in arrays.items()}
+        if job.keep_weights and status == "finished":
+            trainer.restore()
+            files[WEIGHTS] = tensors_to_bytes(_weights(model))
         outcome = Outcome(
             key=trial.key,
             trial=trial,
@@ -91,11 +92,12 @@ class Workbench:
             best_epoch=training.best_epoch if status == "finished" else None,
             cost=vars(training.cost),
             environment=self._environment(trial),
-            files=files,
         )
-        save_outcome(outcome)
-        checkpoint.unlink(missing_ok=True)
-        follow.finish(outcome)
+        if self._writes:
+            outcome.files.update({name: write_atomically(folder / name, content) for name, content in files.items()})
+            save_outcome(outcome)
+            checkpoint.unlink(missing_ok=True)
+            follow.finish(outcome)
         return outcome
 
     def _source(self, trial: Trial) -> ModelSource:

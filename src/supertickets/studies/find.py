@@ -14,6 +14,7 @@ from supertickets.evidence.table import DENSE, Role, results_table, select_super
 from supertickets.lab import Lab, Outcome, Trial
 from supertickets.lab.lock import LOCK_FILES
 from supertickets.lab.machine import Machine
+from supertickets.lab.together import dismiss, follow
 from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
@@ -22,6 +23,7 @@ from supertickets.tasks import Task, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import draw_random, draw_ranked, normalise_by_layer
 from supertickets.tickets.folder import SharedTicket
+from supertickets.training.team import find_team
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,6 +143,20 @@ def find(config: Mapping[str, Any] | None = None, *, quiet: bool = True, **setti
     asked = {**(config or {}), **settings}
     first = complete(asked, base := find_model(str(asked.get("model", FindSettings.model_fields["model"].default))))
     task = load_task(first.source)
+    team = find_team()
+    if "processes" in asked and first.processes != team.size:
+        raise TicketError(f"--processes: {first.processes} asked for, {team.size} started; see `accelerate launch`.")
+    first = first.model_copy(update={"processes": team.size})
+    if not team.leads:
+        follow(team, {"models": {base.weight_hash: base}, "tasks": {task.fingerprint(): task}})
+        raise SystemExit(0)
+    try:
+        return _lead(first, base, task, quiet)
+    finally:
+        dismiss(team)
+
+
+def _lead(first: FindSettings, base: BaseModel, task: Task, quiet: bool) -> FindResult:
     before = recorded(first.folder)
     final = first.model_copy(update={"precision": _settle_precision(first, before)})
     if before is not None:

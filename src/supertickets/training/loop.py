@@ -25,6 +25,7 @@ from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.devices import arithmetic
 from supertickets.training.optimisers import build_optimizer, build_schedule
 from supertickets.training.recipe import Recipe
+from supertickets.training.team import find_team
 from supertickets.training.vocabulary import UsedVocabulary
 
 Report = Callable[[dict[str, Any]], None]
@@ -86,6 +87,7 @@ class Trainer:
         identity: str = "",
     ) -> None:
         self.recipe, self.seed, self.device, self.report = recipe, seed, device, report
+        self._team = find_team()
         self._checkpoint, self._checkpoint_every, self._identity = checkpoint, checkpoint_every, identity
         for learner in learners:
             learner.model.to(device)
@@ -118,7 +120,7 @@ class Trainer:
 
         Raises DivergedError when a loss is NaN or infinite.
         """
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.seed + self._team.rank)
         self._started = self._saved = time.monotonic()
         self._resume()
         while self._epoch < self.recipe.epochs and not self._patience_is_out():
@@ -128,7 +130,9 @@ class Trainer:
                 parameter.copy_(kept)
                 parameter.grad = None
         self._decay = self._best_decay
-        self.result.cost.seconds += time.monotonic() - self._started
+        cost = self.result.cost
+        cost.seconds += time.monotonic() - self._started
+        cost.tokens, cost.flops = map(int, self._team.sum_array(np.array([cost.tokens, cost.flops])))
         return self.result
 
     def _train_epoch(self) -> None:
@@ -167,7 +171,8 @@ class Trainer:
         return self.recipe.patience is not None and self._epoch > 0 and waited >= self.recipe.patience
 
     def _save_checkpoint_if_due(self) -> None:
-        if self._checkpoint is None or time.monotonic() - self._saved < self._checkpoint_every:
+        due = self._checkpoint is not None and time.monotonic() - self._saved >= self._checkpoint_every
+        if self._checkpoint is None or not due or not self._team.leads:
             return
         tensors = {f"now.{i}": parameter for i, parameter in enumerate(self._parameters)}
         tensors |= {f"best.{i}": kept for i, kept in enumerate(self._best)}
@@ -277,14 +282,19 @@ class Trainer:
 
     def _step(self, learner: Learner, rows: NDArray[np.int64]) -> float:
         learner.model.train()
-        inputs, targets = self._collate(learner.data.train, rows, learner, 1 + BACKWARD)
-        loss = example_losses(self._forward(learner, inputs), targets, learner.data.task.is_regression).mean()
-        loss.backward()
+        mine, loss = self._team.share(rows), 0.0
+        if len(mine):
+            inputs, targets = self._collate(learner.data.train, mine, learner, 1 + BACKWARD)
+            losses = example_losses(self._forward(learner, inputs), targets, learner.data.task.is_regression)
+            share = losses.sum() / len(rows)
+            share.backward()
+            loss = share.item()
+        self._team.sum_gradients(self._parameters)
         torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
-        return loss.item()
+        return float(self._team.sum_array(np.array(loss)))
 
     def _evaluate(self, epoch: int) -> dict[str, dict[str, dict[str, float]]]:
         """Evaluate every task on each of its sets; keep the outputs, return metrics by task and set."""
@@ -303,12 +313,12 @@ class Trainer:
     def predict(self, learner: Learner, split: Encoded) -> NDArray[np.float32]:
         """Return the model's outputs `[examples, outputs]` on a split, without dropout."""
         learner.model.eval()
-        outputs = np.empty((len(split.ids), learner.data.task.outputs), np.float32)
+        outputs = np.zeros((len(split.ids), learner.data.task.outputs), np.float32)
         with torch.inference_mode():
-            for rows in in_length_order(split.lengths, 2 * self.recipe.batch_size):
+            for rows in self._team.share(list(in_length_order(split.lengths, 2 * self.recipe.batch_size))):
                 inputs, _ = self._collate(split, rows, learner, 1)
                 outputs[rows] = self._forward(learner, inputs).float().cpu().numpy()
-        return outputs
+        return self._team.sum_array(outputs)
 
     def _collate(
         self, split: Encoded, rows: NDArray[np.int64], learner: Learner, passes: float

@@ -27,4 +27,5 @@ class Recipe(BaseModel):
     patience: int | None = Field(3, ge=1, description="stop after so many epochs without a better dev score")
     keep_epoch: Literal["best", "last"] = Field("best", description="the epoch whose weights a training ends with")
     precision: Precision = Field("float32", description="arithmetic of the forward pass; weights are float32")
+    processes: int = Field(1, ge=1, description="processes of one training, as `accelerate launch` starts them")
     threads: int = Field(1, ge=1, description="CPU threads of one training; the bits of a result depend on it")

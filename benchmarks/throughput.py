@@ -1,0 +1,167 @@
+"""Trials an hour: --workers auto, --workers 1, and a plain loop of the transformers Trainer, in one run.
+
+    python benchmarks/throughput.py --trainings 6 --rounds 2
+
+All three do the same dense trainings (default encoder, a built-in task, the same optimiser, schedule, batch size,
+epochs and precision, evaluation after each epoch). Each arm is a process of its own, start-up included; arms take
+turns, so that a machine whose speed drifts treats them alike. Absolute times mean nothing elsewhere; the ratios do.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ARMS = ("auto", "one worker", "transformers Trainer")
+
+
+def lab_arm(task: str, trainings: int, workers: str) -> None:
+    """Dense trainings only: no tickets are drawn at level 0 of a kind that needs no scores."""
+    from supertickets.lab import Lab, Trial
+    from supertickets.lab.machine import Machine
+    from supertickets.models import find_model
+    from supertickets.studies.settings import complete
+    from supertickets.tasks import load_task
+    from supertickets.tickets import Ticket
+    from supertickets.training.devices import choose_precision, find_device
+
+    base = find_model("default")
+    settings = complete({"task": task}, base)
+    settings = settings.model_copy(update={"precision": choose_precision("auto", find_device())})
+    data = load_task(settings.source)
+    trials = [
+        Trial(
+            model="default",
+            weight_hash=base.weight_hash,
+            source=settings.source,
+            data_hash=data.fingerprint(),
+            ticket=Ticket.full(base.shape.layers, base.shape.heads),
+            recipe=settings.recipe.model_copy(update={"patience": None}),
+            seed=seed,
+        )
+        for seed in range(trainings)
+    ]
+    machine = Machine(workers="auto" if workers == "auto" else int(workers))
+    with tempfile.TemporaryDirectory() as folder, Lab(Path(folder), machine) as lab:
+        outcomes = lab.run(trials)
+        assert len(outcomes) == trainings, lab.failures
+        print(json.dumps([outcome.score for outcome in outcomes.values()]))
+
+
+def trainer_arm(task: str, trainings: int) -> None:
+    """What one would write by hand: the stock model, dynamic padding, a loop over seeds, all threads."""
+    import numpy as np
+    import torch
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+        get_linear_schedule_with_warmup,
+        set_seed,
+    )
+
+    from supertickets.models import find_model
+    from supertickets.studies.settings import complete
+    from supertickets.tasks import load_task
+    from supertickets.tasks.metrics import evaluate
+    from supertickets.training.devices import choose_precision, find_device
+
+    base = find_model("default")
+    recipe = complete({"task": task}, base)
+    data = load_task(recipe.source)
+    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+
+    def rows(split: object) -> list[dict]:
+        found = tokenizer(split.text, split.pair, truncation=True, max_length=recipe.max_length)
+        return [
+            {**{name: found[name][i] for name in found}, "labels": split.targets[i].item()} for i in range(len(split))
+        ]
+
+    train, dev = rows(data.train), rows(data.dev)
+    scores = []
+    for seed in range(trainings):
+        set_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            base.folder, num_labels=data.outputs, dtype=torch.float32, local_files_only=True
+        )
+        decay = [p for p in model.parameters() if p.ndim >= 2]
+        rest = [p for p in model.parameters() if p.ndim < 2]
+        groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = torch.optim.Adamax(groups, lr=recipe.learning_rate, foreach=True)
+        steps = -(-len(train) // recipe.batch_size) * recipe.epochs
+        schedule = get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(
+                model=model,
+                args=TrainingArguments(
+                    output_dir=folder,
+                    num_train_epochs=recipe.epochs,
+                    per_device_train_batch_size=recipe.batch_size,
+                    per_device_eval_batch_size=2 * recipe.batch_size,
+                    max_grad_norm=recipe.max_grad_norm,
+                    bf16=choose_precision("auto", find_device()) == "bfloat16",
+                    train_sampling_strategy="group_by_length",
+                    eval_strategy="epoch",
+                    save_strategy="no",
+                    logging_strategy="no",
+                    report_to="none",
+                    disable_tqdm=True,
+                    use_cpu=not torch.cuda.is_available(),
+                ),
+                train_dataset=train,
+                eval_dataset=dev,
+                data_collator=DataCollatorWithPadding(tokenizer),
+                optimizers=(optimizer, schedule),
+                compute_metrics=lambda found: evaluate(data.metrics, found.label_ids, np.asarray(found.predictions)),
+            )
+            trainer.train()
+            scores.append(trainer.evaluate()["eval_score"])
+    print(json.dumps(scores))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="acceptability")
+    parser.add_argument("--trainings", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm == "transformers Trainer":
+        trainer_arm(options.task, options.trainings)
+        return 0
+    if options.arm:
+        lab_arm(options.task, options.trainings, "auto" if options.arm == "auto" else "1")
+        return 0
+    hours: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    for turn in range(options.rounds):
+        for arm in ARMS:
+            command = [sys.executable, __file__, "--arm", arm, "--task", options.task]
+            started = time.monotonic()
+            done = subprocess.run(
+                [*command, "--trainings", str(options.trainings)], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                print(done.stderr)
+                return 1
+            seconds = time.monotonic() - started
+            hours[arm].append(options.trainings * 3600 / seconds)
+            scores = json.loads(done.stdout.strip().splitlines()[-1])
+            print(
+                f"round {turn + 1}, {arm}: {seconds:.0f} s, {hours[arm][-1]:.0f} trials an hour, "
+                f"mean score {statistics.mean(scores):.1f}",
+                flush=True,
+            )
+    for arm in ARMS[1:]:
+        ratios = [a / b for a, b in zip(hours["auto"], hours[arm], strict=True)]
+        print(f"auto against {arm}: {statistics.median(ratios):.2f} times as many (median of {len(ratios)} pairs)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
