@@ -427,7 +427,7 @@ def test_accelerate_launch_trains_one_trial_on_two_processes(
     alone = find(asked, out=tmp_path / "alone")
     typed = [part for name, value in asked.items() for part in (f"--{name.replace('_', '-')}", _typed(value))]
     # What `accelerate launch` runs for several devices; on a CPU it wants MPI instead, so it is called directly.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launch, "-m", "supertickets", "find", *typed, "--out", str(tmp_path / "two")],
         capture_output=True,

@@ -294,7 +294,7 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
-        return float(self._team.sum_array(np.array(loss)))
+        return float(self._team.sum_array(np.array([loss]))[0])
 
     def _evaluate(self, epoch: int) -> dict[str, dict[str, dict[str, float]]]:
         """Evaluate every task on each of its sets; keep the outputs, return metrics by task and set."""
