@@ -90,10 +90,8 @@ def trainer_arm(task: str, trainings: int) -> None:
         model = AutoModelForSequenceClassification.from_pretrained(
             base.folder, num_labels=data.outputs, dtype=torch.float32, local_files_only=True
         )
-        decay = [p for p in model.parameters() if p.ndim >= 2]
-        rest = [p for p in model.parameters() if p.ndim < 2]
-        groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        optimizer = torch.optim.Adamax(groups, lr=recipe.learning_rate, foreach=True)
+        # Without weight decay: torch's Adamax only has the coupled kind, which here drowns the gradient.
+        optimizer = torch.optim.Adamax(model.parameters(), lr=recipe.learning_rate, foreach=True)
         steps = -(-len(train) // recipe.batch_size) * recipe.epochs
         schedule = get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)
         with tempfile.TemporaryDirectory() as folder:

@@ -150,6 +150,20 @@ def test_models_that_cannot_be_used(tmp_path: Path, mine: list[str], capsys: pyt
     assert "no .safetensors weights" in capsys.readouterr().err
 
 
+def test_a_model_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*asked: object, **named: object) -> None:
+        raise LocalEntryNotFoundError("no network\nand a second line")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    assert main(["find", "--model", "bert-base-uncsed"]) == 2
+    said = capsys.readouterr().err
+    assert "'bert-base-uncsed' is neither a folder nor a model that the hub gave" in said
+    assert len(said.strip().splitlines()) == 1
+
+
 def test_apply(mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*mine, "--out", str(tmp_path / "out")]) == 0
     ticket = str(tmp_path / "out" / "super-ticket")

@@ -355,7 +355,8 @@ def test_selection_takes_the_smaller_of_equal_scores() -> None:
     assert select_super(table)["level"] == 0.2
     assert "better than the dense model of the same seed (80.00) by 1.00" in verdict(table)
     assert select_super(table[table["kind"] != "winning"]) is None
-    assert "No super ticket" in verdict(table[table["kind"] != "winning"])
+    assert "no winning tickets were asked for" in verdict(table[table["kind"] != "winning"])
+    assert "finished its training" in verdict(table.assign(status="diverged"))
 
 
 def test_a_missing_trial_is_missing_not_zero() -> None:

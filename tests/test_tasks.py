@@ -108,6 +108,47 @@ def test_the_folder_may_be_named_otherwise(tmp_path: Path) -> None:
     assert load_task(TaskSource(task="sst2", data=tmp_path / "b")).fingerprint() == expected
 
 
+HUB = {
+    # the hub's own label order, which is not always the one here
+    "cola": (["unacceptable", "acceptable"], ["sentence"], [0, 1]),
+    "mnli": (["entailment", "neutral", "contradiction"], ["premise", "hypothesis"], [2, 1]),
+    "rte": (["entailment", "not_entailment"], ["sentence1", "sentence2"], [1, 0]),
+    "wnli": (["not_entailment", "entailment"], ["sentence1", "sentence2"], [0, 1]),
+    "mrpc": (["not_equivalent", "equivalent"], ["sentence1", "sentence2"], [0, 1]),
+    "stsb": (None, ["sentence1", "sentence2"], [0.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_glue_from_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the hub's answer, of the hub's form."""
+    import datasets
+
+    names, texts, expected = HUB[name]
+    label = datasets.ClassLabel(names=names) if names else datasets.Value("float32")
+    features = datasets.Features({**{text: datasets.Value("string") for text in texts}, "label": label})
+    rows = datasets.Dataset.from_dict({**{text: [text, "b"] for text in texts}, "label": [0, 1]}, features=features)
+    splits = ["train", "validation"] if name != "mnli" else ["train", "validation_matched", "validation_mismatched"]
+    answer = datasets.DatasetDict(dict.fromkeys(splits, rows))
+    monkeypatch.setattr(datasets, "load_dataset", lambda repository, config: answer)
+    task = load_task(TaskSource(task=name))
+    assert task.train.text == [texts[0], "b"]
+    assert (task.train.pair is None) == (len(texts) == 1)
+    assert task.dev.targets.tolist() == expected
+    assert len(task.evaluations) == (2 if name == "mnli" else 1)
+
+
+def test_no_hub_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def offline(*asked: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(TicketError, match=r"the hub did not give nyu-mll/glue.*--data"):
+        load_task(TaskSource(task="cola"))
+
+
 SIZES = {"cola": (8551, 1043), "sst2": (67349, 872), "stsb": (5749, 1500), "rte": (2490, 277), "wnli": (635, 71)}
 
 

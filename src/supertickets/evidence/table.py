@@ -87,6 +87,8 @@ def dense_mean(table: pd.DataFrame) -> float | None:
 def verdict(table: pd.DataFrame) -> str:
     """Say in a sentence or two what came out, with the caution it needs."""
     chosen, dense = select_super(table), dense_mean(table)
+    if "winning" not in set(table["kind"]):
+        return "No super ticket: no winning tickets were asked for."
     if chosen is None or dense is None:
         return "No super ticket: no winning ticket finished its training."
     same_seed = table[(table["kind"] == DENSE) & (table["seed"] == chosen["seed"]) & (table["status"] == "finished")]

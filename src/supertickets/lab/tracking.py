@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError, unknown_name
 from supertickets.lab.jobs import Job
-from supertickets.training.loop import Report
 
 if TYPE_CHECKING:
     from supertickets.lab.outcome import Outcome
+    from supertickets.training.loop import Report  # importing it would import torch
 
 _LOG_EVERY = 10  # steps
 
@@ -31,7 +31,7 @@ def check_trackers(names: Sequence[str]) -> None:
 class Tracking:
     """Passes a training's reports on and tells them to trackers."""
 
-    def __init__(self, names: Sequence[str], job: Job, report: Report) -> None:
+    def __init__(self, names: Sequence[str], job: Job, report: "Report") -> None:
         self._report = report
         self._trackers: list[Any] = []
         if not names:

@@ -92,9 +92,9 @@ class Workbench:
             best_epoch=training.best_epoch if status == "finished" else None,
             cost=vars(training.cost),
             environment=self._environment(trial),
+            files={name: write_atomically(folder / name, data) for name, data in files.items() if self._writes},
         )
         if self._writes:
-            outcome.files.update({name: write_atomically(folder / name, content) for name, content in files.items()})
             save_outcome(outcome)
             checkpoint.unlink(missing_ok=True)
             follow.finish(outcome)

@@ -197,7 +197,8 @@ def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]
     def keep(trial: Trial) -> bool:
         return settings.keep == "all" or (settings.keep == "super" and study.is_winning(trial))
 
-    with ProgressDisplay(console, board, settings.folder) as display, Lab(settings.folder, machine, display) as lab:
+    display = ProgressDisplay(console, board, settings.folder)
+    with Lab(settings.folder, machine, display) as lab, display:
         record(settings)
         console.print(
             f"{settings.task} on {settings.model}: {len(study.task.train)} training and {len(study.task.dev)} dev "

@@ -104,8 +104,8 @@ class FindSettings(Recipe, Drawing, ScoringSettings, TaskSource):
 
     @property
     def trials(self) -> int:
-        """How many roles trials play in the study; those that share a trial count each."""
-        return self.seeds * (1 + len(self.levels) * len(self.kinds))
+        """How many trials the study has; level 0 is the dense run, whatever the kind."""
+        return self.seeds * (1 + len([level for level in self.levels if level]) * len(self.kinds))
 
     @property
     def folder(self) -> Path:
