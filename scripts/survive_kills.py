@@ -80,7 +80,7 @@ def survive(root: Path, kills: int, workers: str, epochs: str, moments: random.R
         process = start("broken")
         while process.poll() is None and not at_work(root / "broken"):
             time.sleep(0.05)
-        after = moments.uniform(0.0, 0.15) * took
+        after = moments.uniform(0.0, 0.07) * took
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(after)
         if process.poll() is None:

@@ -323,7 +323,7 @@ def test_time_left_knows_that_pruned_trials_are_cheap(trial: Trial, monkeypatch:
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     cheap = trial.model_copy(update={"seed": 1})
     cheap = Trial.model_validate(cheap.model_dump(mode="json"))
-    board = Board(2, 110.0, 1, lambda one: 100.0 if one.seed == 0 else 10.0)
+    board = Board(2, 110.0, lambda one: 100.0 if one.seed == 0 else 10.0)
     for one in (trial, cheap):
         board.asked(one, False)
     assert board.seconds_left() is None

@@ -37,7 +37,7 @@ def study(tiny_model: Path, words: dict[str, Path]) -> dict[str, Any]:
         **words,
         "levels": (0.5,),
         "seeds": 1,
-        "epochs": 25,
+        "epochs": 100,
         "patience": None,
         "batch_size": 8,
         "learning_rate": 1e-2,

@@ -28,6 +28,9 @@ class Watcher(Protocol):
     def asked(self, trial: Trial, remembered: bool) -> None:
         """A study asks for a trial; `remembered` if its outcome is there already."""
 
+    def starts(self, machine: Machine) -> None:
+        """There is something to run, and this is where."""
+
     def message(self, message: Message) -> None:
         """A runner tells something (see `lab.jobs.Message`)."""
 
@@ -39,6 +42,9 @@ class Silent:
     """A watcher that shows nothing."""
 
     def asked(self, trial: Trial, remembered: bool) -> None:
+        """Show nothing."""
+
+    def starts(self, machine: Machine) -> None:
         """Show nothing."""
 
     def message(self, message: Message) -> None:
@@ -139,6 +145,7 @@ class Lab:
         ask(trials)
         if waiting:
             if self._runner is None:
+                self._watcher.starts(self._machine)
                 self._runner = self._machine.runner()
             self._runner.run(next_job, receive)
         return outcomes

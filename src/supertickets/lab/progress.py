@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from supertickets.lab.jobs import Message
+from supertickets.lab.machine import Machine
 from supertickets.lab.trial import Trial
 from supertickets.storage import write_atomically
 
@@ -34,11 +35,12 @@ class Board:
     train faster, so trials done are no measure of time gone. `names` gives trials' names by key.
     """
 
-    def __init__(self, total: int, expected: float, workers: int, cost: Callable[[Trial], float]) -> None:
+    def __init__(self, total: int, expected: float, cost: Callable[[Trial], float]) -> None:
         self.total, self.done, self.failed = total, 0, 0
+        self.workers = 1
         self.names: dict[str, str] = {}
         self.running: dict[str, dict[str, Any]] = {}
-        self._workers, self._cost = workers, cost
+        self._cost = cost
         self._expected = expected
         self._costs: dict[str, float] = {}
         self._cost_seen, self._seconds_seen = 0.0, 0.0  # of trials that ran here and ended
@@ -88,7 +90,7 @@ class Board:
                 seconds += now - line["since"]
         if cost <= 0 or seconds < 1:
             return None
-        return max(ahead, 0.0) / cost * seconds / max(1, min(self._workers, self.total - self.done - self.failed))
+        return max(ahead, 0.0) / cost * seconds / max(1, min(self.workers, self.total - self.done - self.failed))
 
     def snapshot(self) -> dict[str, Any]:
         """Return all this as a JSON-able value."""
@@ -159,6 +161,11 @@ class ProgressDisplay:
     def asked(self, trial: Trial, remembered: bool) -> None:
         """Note a trial that the study asks for."""
         self.board.asked(trial, remembered)
+
+    def starts(self, machine: Machine) -> None:
+        """Say where trials run."""
+        self.board.workers = machine.side_by_side
+        self._console.print(f"Running {machine.describe()}.", highlight=False)
 
     def label(self, trial: Trial) -> str:
         """Return a trial's name."""

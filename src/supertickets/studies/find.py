@@ -125,6 +125,11 @@ class _Study:
             names.setdefault(trial.key, str(role))
         return names
 
+    def doubles(self) -> int:
+        """Return how many roles are played by a trial that has another one (tickets that came out equal)."""
+        counted = [role for role in self.roles if role.level or role.kind == DENSE]  # level 0 is the dense run
+        return len(counted) - len({self.roles[role].key for role in counted})
+
     def is_winning(self, trial: Trial) -> bool:
         """Whether a trial stands for a winning ticket, perhaps among others."""
         return any(role.kind == "winning" and asked.key == trial.key for role, asked in self.roles.items())
@@ -190,7 +195,7 @@ def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]
 
     settings = study.settings
     machine = _machine(study)
-    board = Board(settings.trials, study.expected_cost(), machine.side_by_side, lambda trial: study.cost(trial.ticket))
+    board = Board(settings.trials, study.expected_cost(), lambda trial: study.cost(trial.ticket))
     console = Console(stderr=True, quiet=quiet)
     best: Outcome | None = None
 
@@ -202,7 +207,7 @@ def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]
         record(settings)
         console.print(
             f"{settings.task} on {settings.model}: {len(study.task.train)} training and {len(study.task.dev)} dev "
-            f"examples, {settings.trials} trainings, {machine.describe()}, in {settings.precision}.",
+            f"examples, {settings.trials} trainings in {settings.precision}.",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -217,6 +222,7 @@ def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]
                     outcome.drop_weights()
             more = study.drawn_from(trial, outcome)
             board.names = study.names()
+            board.total = settings.trials - study.doubles()
             return more
 
         opening = study.opening()
@@ -271,14 +277,15 @@ def _conclude(study: _Study, outcomes: dict[str, Outcome], failures: dict[str, s
 
 def _ship(study: _Study, role: Role, outcomes: dict[str, Outcome]) -> Ticket:
     """Write the super ticket's folder, unless it is there already."""
-    from supertickets.export.ship import ship
-    from supertickets.lab.workbench import versions
     from supertickets.tickets.folder import TICKET_JSON, load_ticket
 
     trial, settings = study.roles[role], study.settings
     folder = settings.folder / "super-ticket"
     if (folder / TICKET_JSON).is_file() and load_ticket(folder).origin.get("trial") == trial.key:
         return trial.ticket
+    from supertickets.export.ship import ship
+    from supertickets.lab.workbench import versions
+
     if settings.keep == "none":
         outcome = outcomes[trial.key]
     else:
