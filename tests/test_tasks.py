@@ -32,7 +32,8 @@ FILES = {
         "STS-B/train.tsv": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
         "0\tm\tf\t2012\t1\tn\tn\tA plane.\tAn air plane.\t5.000\n1\tm\tf\t2012\t4\tn\tn\tA man.\tA dog.\t0.25\n",
         "STS-B/dev.tsv": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
-        "0\tm\tf\t2012\t1\tn\tn\tA hat.\tA hard hat.\t4.750\n",
+        "0\tm\tf\t2012\t1\tn\tn\tA hat.\tA hard hat.\t4.750\n"
+        "1\tm\tf\t2012\t1\tn\tn\tA cat.\tA dog.\t1.000\n",
     },
     "qqp": {
         "QQP/train.tsv": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
@@ -72,7 +73,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 def test_reads_glue_files(name: str, tmp_path: Path) -> None:
     task = load_task(TaskSource(task=name, data=write(tmp_path, FILES[name])))
     assert len(task.train) == (3 if name == "mnli" else 2)
-    assert len(task.dev) == 1
+    assert len(task.dev) == (2 if name == "stsb" else 1)
     assert (task.train.pair is None) == (name in ("cola", "sst2"))
     assert task.is_regression == (name == "stsb")
 
@@ -203,6 +204,19 @@ def test_number_labels_are_in_their_order(tmp_path: Path) -> None:
     assert load_task(TaskSource(task="mine", train_file=file, dev_file=file)).labels == ("-1", "9", "10")
 
 
+def test_equal_numbers_are_one_label(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": "a", "label": label}) + "\n" for label in (0, 1.0, 1, 0.0)))
+    task = load_task(TaskSource(task="mine", train_file=file, dev_file=file))
+    assert task.labels == ("0", "1")
+    assert task.train.targets.tolist() == [0, 1, 1, 0]
+
+
+def test_flags_of_own_files_need_files() -> None:
+    with pytest.raises(TicketError, match=r"--regression speaks of your own files: name them with --train-file"):
+        load_task(TaskSource(task="sentiment", regression=True))
+
+
 def changed(**values: object) -> list[dict]:
     return [ROWS[0] | values, *ROWS[1:]]
 
@@ -219,6 +233,8 @@ BAD = {
     "words for numbers": (ROWS, {"regression": True}, r"example 1 has target 'no', expected a finite number"),
     "NaN": (changed(value="nan"), {"label": "value", "regression": True}, "'nan', expected a finite number"),
     "infinity": (changed(value="inf"), {"label": "value", "regression": True}, "expected a finite number"),
+    "NaN for a class": (changed(label=float("nan")), {}, "no label in example 1"),
+    "one dev example": (ROWS[:1], {"label": "value", "regression": True}, "needs at least two dev examples"),
     "unknown metric": (ROWS, {"metrics": ("acuracy",)}, "did you mean 'accuracy'"),
     "metric of regression": (ROWS, {"metrics": ("pearson",)}, "metric for classes 'pearson'"),
 }
@@ -231,7 +247,7 @@ def test_bad_rows_are_told_in_one_sentence(case: str, tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(TicketError, match=message) as caught:
         load_task(TaskSource(task="mine", train_file=file, dev_file=file, **options))
-    assert str(file) in str(caught.value) or "metric" in case
+    assert str(file) in str(caught.value) or "metric" in case or "dev" in case
     assert "\n" not in str(caught.value)
 
 
@@ -242,6 +258,7 @@ def test_bad_rows_are_told_in_one_sentence(case: str, tmp_path: Path) -> None:
         (b"", "rows.csv", "empty"),
         (b"text,label\n", "rows.csv", "no examples"),
         (b"text,label\na,1\nb,2,3\n", "rows.csv", r"line 3: 3 columns, the header has 2"),
+        (b"text,label,label\na,1,2\n", "rows.csv", "column 'label' twice"),
         (b"text,label\n\xff\xfe,1\n", "rows.csv", r"not UTF-8 \(byte 11\)"),
         (b'text,label\n"a,1\n', "rows.csv", "not well-formed CSV"),
         (b'{"text": "a"\n', "rows.jsonl", "line 1: not JSON"),
@@ -273,6 +290,7 @@ def test_a_dev_label_outside_the_label_set(tmp_path: Path) -> None:
         ({**FILES["cola"], "CoLA/dev.tsv": "gj04\t7\t\tText.\n"}, "cola", "label '7', expected one of 0, 1"),
         ({**FILES["rte"], "RTE/dev.tsv": "index\tsentence1\tsentence2\n0\tS\tT\n"}, "rte", "unknown column"),
         ({**FILES["sst2"], "SST-2/dev.tsv": "sentence\tlabel\nonly text\n"}, "sst2", "line 2: 1 columns, expected 2"),
+        ({**FILES["sst2"], "SST-2/train.tsv": "sentence\tlabel\na\t1\nb\t1\n"}, "sst2", "one class"),
         ({}, "colla", "unknown task 'colla': did you mean 'cola'"),
     ],
 )

@@ -218,7 +218,7 @@ def test_a_ticket_folder_reads_back(one: tuple[Ticket], tmp_path_factory: pytest
 def test_folders_that_hold_no_ticket(tmp_path: Path) -> None:
     with pytest.raises(TicketError, match=r"no ticket\.json"):
         load_ticket(tmp_path)
-    shared = SharedTicket(Ticket.full(2, 2), {}, {}, {})
+    shared = SharedTicket(Ticket.full(2, 2), {"name": "x", "weight_hash": "0"}, {}, {})
     shared.save(tmp_path / "study" / "super-ticket", "")
     with pytest.raises(TicketError, match=r"did you mean .*super-ticket"):
         load_ticket(tmp_path / "study")
@@ -229,6 +229,9 @@ def test_folders_that_hold_no_ticket(tmp_path: Path) -> None:
         load_ticket(folder)
     (folder / "ticket.json").write_text(text.replace('"layers": 2', '"layers": 3'))
     with pytest.raises(TicketError, match="another shape"):
+        load_ticket(folder)
+    (folder / "ticket.json").write_text(text.replace('"weight_hash"', '"hash"'))
+    with pytest.raises(TicketError, match="does not say which base model"):
         load_ticket(folder)
     (folder / "ticket.json").write_text(text)
     (folder / "ticket.safetensors").write_bytes(b"junk")

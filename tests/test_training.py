@@ -164,7 +164,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_rest(source: ModelSource, 
     (learner,) = trainer.learners
     kept = trainer.predict(learner, learner.data.evaluations["dev"])
     assert np.array_equal(kept, result.predictions["words"]["dev"][result.best_epoch - 1])
-    last, _, _ = train(source, task, recipe.model_copy(update={"keep_epoch": "last", "epochs": 4}))
+    last, _, _ = train(source, task, recipe.model_copy(update={"keep_epoch": "last", "epochs": 4, "patience": None}))
     assert last.best_epoch == 4
 
 

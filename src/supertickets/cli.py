@@ -127,7 +127,7 @@ def _find(
         typer.echo(f"disk: {_size(disk_use(result.folder))} in {result.folder}")
     if result.failures:
         raise StudyError(
-            f"{len(result.failures)} trials failed: {', '.join(result.failures)}; run again to try them again."
+            f"{len(result.failures)} trials failed: {', '.join(result.failures)}; the same command tries them again."
         )
 
 

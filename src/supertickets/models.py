@@ -3,6 +3,8 @@
 import copy
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,12 +140,8 @@ class ModelSource:
     def _load(self, outputs: int) -> "tuple[PreTrainedModel, list[str]]":
         import torch
         from transformers import AutoModelForSequenceClassification
-        from transformers.utils import logging
 
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # that the output layer is new is what we want, not news
-        logging.disable_progress_bar()
-        try:
+        with quiet_transformers():  # that the output layer is new is what we want, not news
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 self.base.folder,
                 num_labels=outputs,
@@ -152,8 +150,6 @@ class ModelSource:
                 ignore_mismatched_sizes=True,  # a checkpoint's own output layer may have other sizes; it is replaced
                 output_loading_info=True,
             )
-        finally:
-            logging.set_verbosity(verbosity)
         outside = [name for name, _ in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]
         bad = sorted(name for name in _names(info["mismatched_keys"]) if name not in outside)
         if bad:
@@ -162,6 +158,22 @@ class ModelSource:
         if any(".layer." in name for name in missing):
             raise TicketError(f"model {self.base.name!r}: weights are missing, {sorted(missing)[0]} among them.")
         return model, sorted({*outside, *missing})
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Within the context, transformers prints neither reports nor progress bars."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _names(keys: Any) -> list[str]:

@@ -35,11 +35,11 @@ def write_atomically(path: Path, content: str | bytes) -> str:
 
     Raises NoSpaceError if the disk is full; nothing of the new file stays then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
     with _told_of_full_disk(path):
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -60,9 +60,11 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
     Raises NoSpaceError if the disk is full.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     with _told_of_full_disk(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             yield temporary
             temporary.chmod(0o755)

@@ -6,7 +6,7 @@ from typing import Any
 from supertickets.errors import TicketError
 from supertickets.export.card import ticket_card
 from supertickets.lab.outcome import WEIGHTS, Outcome
-from supertickets.models import BaseModel, ModelSource, find_model
+from supertickets.models import BaseModel, ModelSource, find_model, quiet_transformers
 from supertickets.storage import written_whole
 from supertickets.surgery.cut import cut
 from supertickets.surgery.reload import save_cut_model
@@ -35,7 +35,7 @@ def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Pa
         model.config.problem_type = "single_label_classification"
         model.config.id2label = dict(enumerate(task.labels))
         model.config.label2id = {label: i for i, label in enumerate(task.labels)}
-    with written_whole(folder) as new:
+    with written_whole(folder) as new, quiet_transformers():
         save_cut_model(model, trial.ticket, new)
         source.tokenizer.save_pretrained(new)
 
@@ -60,11 +60,11 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: boo
             f"the ticket is for {shared.ticket.shape[0]} layers x {shared.ticket.shape[1]} heads, model {base.name!r} "
             f"has {base.shape.layers} x {base.shape.heads}."
         )
-    if out.exists() and any(out.iterdir()):
-        raise TicketError(f"--out {out}: the folder is not empty; choose another.")
-    dense = AutoModel.from_pretrained(base.folder, local_files_only=True)
-    before = dense.num_parameters()
-    with written_whole(out) as new:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TicketError(f"--out {out}: there is something there already; choose another folder.")
+    with written_whole(out) as new, quiet_transformers():
+        dense = AutoModel.from_pretrained(base.folder, local_files_only=True)
+        before = dense.num_parameters()
         save_cut_model(cut(dense, shared.ticket), shared.ticket, new)
         AutoTokenizer.from_pretrained(base.folder, local_files_only=True).save_pretrained(new)
     return {"folder": str(out), "parameters": dense.num_parameters(), "dense_parameters": before}

@@ -3,13 +3,11 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Container, Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 from supertickets.errors import StudyError
 from supertickets.lab.jobs import Job, Message, Runner
-from supertickets.lab.lock import hold
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import Outcome, forget, load_outcome
 from supertickets.lab.trial import Trial
@@ -59,7 +57,7 @@ class Lab:
     """Runs trials and remembers their outcomes by key in `folder`/trials: a trial that is done is not run again.
 
     `machine` says where trials run and how many side by side; that never changes a result. A trial that fails is tried
-    three times. Use as a context manager: it holds the folder meanwhile, against other processes.
+    three times. Use as a context manager; a study holds the folder meanwhile (`lab.lock`).
     """
 
     def __init__(self, folder: Path, machine: Machine | None = None, watcher: Watcher | None = None) -> None:
@@ -67,17 +65,14 @@ class Lab:
         self._machine = machine or Machine()
         self._watcher: Watcher = watcher or Silent()
         self._runner: Runner | None = None
-        self._open = ExitStack()
         self.failures: dict[str, str] = {}
 
     def __enter__(self) -> Lab:
-        self._open.enter_context(hold(self.folder.parent))
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._runner is not None:
             self._runner.close()
-        self._open.close()
 
     def remembered(self, trial: Trial) -> Outcome | None:
         """Return a trial's outcome if it is done."""

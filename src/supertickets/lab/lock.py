@@ -15,7 +15,6 @@ from supertickets.errors import TicketError
 from supertickets.storage import write_atomically
 
 _LOCK, _HOLDER = ".lock", ".holder.json"
-LOCK_FILES = {_LOCK, _HOLDER}
 
 
 @contextmanager
@@ -24,10 +23,13 @@ def hold(folder: Path) -> Iterator[None]:
 
     The system lets go when a process ends, however it ends.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TicketError(f"--out {folder}: cannot be made ({error.strerror}); choose another folder.") from error
     lock = FileLock(folder / _LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # somebody may just be looking who holds it
     except Timeout:
         who = holder(folder) or {"pid": "?", "host": "?", "since": "?"}
         raise TicketError(

@@ -72,6 +72,12 @@ class Machine:
         named = sorted({device for device in devices if device != "auto"})
         return f"{len(devices)} at a time" + (f" on {', '.join(named)}" if named else "")
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the choice made, to be recorded."""
+        if self.on == "ray":
+            return {"on": "ray", "address": self.address, "cpus": self.cpus or self.threads, "gpus": self.gpus}
+        return {"on": "local", "devices": self.devices(), "threads": self.threads, "processes": find_team().size}
+
     def devices(self) -> list[str]:
         """Return the device of each worker; under `accelerate launch`, all processes are one worker."""
         if find_team().size > 1:
@@ -81,6 +87,8 @@ class Machine:
         device = find_device(self.device)
         if device.type != "cuda":
             return [self.device] * self.cpu_workers()
+        if device.index is not None and self.device != "auto":
+            return [self.device] * (1 if self.workers == "auto" else self.workers)
         import torch
 
         slots = self._gpu_slots(torch.cuda.device_count())
@@ -92,7 +100,8 @@ class Machine:
         """Return how many workers fit this machine's cores."""
         if self.workers != "auto":
             return self.workers
-        return max(1, len(os.sched_getaffinity(0)) // self.threads)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // self.threads)
 
     def _gpu_slots(self, count: int) -> list[str]:
         """Return `auto`'s device of each worker, one round over the GPUs after the other."""
@@ -107,6 +116,19 @@ class Machine:
 def _parameters(model: BaseModel) -> int:
     """Return about how many parameters a base model has, from the size of its weight files."""
     return sum(path.stat().st_size for path in model.folder.glob("*.safetensors")) // 4
+
+
+def check_device(name: str) -> None:
+    """Raise TicketError unless this machine has the device named (`auto` and `cpu` always are)."""
+    if name in ("auto", "cpu"):
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # what torch raises, by build and device
+        have = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise TicketError(f"--device {name}: this machine has no such device; it has {', '.join(have)}.") from error
 
 
 def require_ray() -> Any:

@@ -1,17 +1,16 @@
 """Trials on Ray: each is a Ray task, its files come back through Ray. No disk needs to be shared between machines."""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from supertickets.errors import TicketError
 from supertickets.lab.jobs import Job, Message, NextJob, Send, run_job
 from supertickets.lab.machine import require_ray
 from supertickets.lab.outcome import OUTCOME
 from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
-from supertickets.tasks import Task
 
 if TYPE_CHECKING:
     from supertickets.lab.machine import Machine
@@ -27,8 +26,9 @@ def _run_remotely(
     trial: str,
     keep_weights: bool,
     label: str,
-    models: Mapping[str, Any],
-    tasks: Mapping[str, Task],
+    hashes: frozenset[str],
+    models: list[Any],
+    tasks: list[Any],
     options: Any,
     mailbox: Any,
 ) -> tuple[Message, Files]:
@@ -36,9 +36,12 @@ def _run_remotely(
     global _bench, _bench_for
     from supertickets.lab.workbench import Workbench
 
-    hashes = frozenset([*models, *tasks])
     if _bench is None or _bench_for != hashes:
-        _bench = Workbench(models={key: _unpack(model) for key, model in models.items()}, tasks=tasks, **options)
+        ray = require_ray()
+        packed = ray.get(models[0])
+        _bench = Workbench(
+            models={key: _unpack(model) for key, model in packed.items()}, tasks=ray.get(tasks[0]), **options
+        )
         _bench_for = hashes
     last: list[Message] = []
 
@@ -96,11 +99,18 @@ class RayRunner:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._error = RayError
-        if not ray.is_initialized():
-            ray.init(address=machine.address, log_to_driver=False, include_dashboard=False, configure_logging=False)
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            try:
+                ray.init(address=machine.address, log_to_driver=False, include_dashboard=False, configure_logging=False)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise TicketError(f"--address {machine.address}: no Ray cluster answers there ({first}).") from error
         self._options = {**options, "device": machine.device}
-        self._models = ray.put({key: _pack(model) for key, model in machine.models.items()})
-        self._tasks = ray.put(dict(machine.tasks))
+        # In lists, so that a task that has a bench already need not fetch them.
+        self._hashes = frozenset([*machine.models, *machine.tasks])
+        self._models = [ray.put({key: _pack(model) for key, model in machine.models.items()})]
+        self._tasks = [ray.put(dict(machine.tasks))]
         # Beside this process, so that losing another machine does not lose it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
@@ -118,6 +128,7 @@ class RayRunner:
                     job.trial.model_dump_json(),
                     job.keep_weights,
                     job.label,
+                    self._hashes,
                     self._models,
                     self._tasks,
                     self._options,
@@ -147,4 +158,5 @@ class RayRunner:
         """Cancel what still runs and leave the cluster."""
         for reference in self._running:
             self._ray.cancel(reference, force=True)
-        self._ray.shutdown()
+        if self._mine:
+            self._ray.shutdown()

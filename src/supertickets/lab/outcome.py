@@ -115,7 +115,7 @@ def load_outcome(folder: Path) -> Outcome | None:
         # Weights may have been dropped; half-written ones must not pass for whole.
         if outcome.has_weights and file_digest(folder / WEIGHTS) != outcome.files[WEIGHTS]:
             outcome.drop_weights()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return outcome if whole and outcome.key == folder.name else None
 

@@ -18,6 +18,7 @@ from supertickets.lab.trial import Trial
 from supertickets.storage import write_atomically
 
 PROGRESS = "progress.json"
+MACHINE = "machine.json"
 _WRITE_EVERY = 2.0  # seconds
 
 
@@ -43,6 +44,7 @@ class Board:
         self._cost = cost
         self._expected = expected
         self._costs: dict[str, float] = {}
+        self._ended: set[str] = set()
         self._cost_seen, self._seconds_seen = 0.0, 0.0  # of trials that ran here and ended
         self._cost_gone = 0.0  # of all that need not run any more
 
@@ -56,7 +58,8 @@ class Board:
     def message(self, message: Message) -> None:
         """Note what a runner tells."""
         what, key, detail = message
-        if what == "started":
+        line: dict[str, Any] | None
+        if what == "started" and key in self._costs and key not in self._ended:
             self.running[key] = {"since": time.monotonic(), "share": 0.0, "share_at_start": None}
         elif what == "progress" and key in self.running:
             share = detail["step"] / detail["steps"]
@@ -65,12 +68,15 @@ class Board:
                 line["share_at_start"] = share  # a trial that goes on from a checkpoint did not do that much just now
             line.update(detail, share=share)
         elif what in ("done", "failed", "refused", "again"):
-            line = self.running.pop(key)
+            line = self.running.pop(key, None)  # None: a trial lost on its way to a machine never started
+            if what != "again":
+                self._ended.add(key)
             if what == "done":
                 self.done += 1
                 self._cost_gone += self._costs[key]
-                self._cost_seen += self._costs[key] * (1 - (line["share_at_start"] or 0.0))
-                self._seconds_seen += time.monotonic() - line["since"]
+                if line is not None:
+                    self._cost_seen += self._costs[key] * (1 - (line["share_at_start"] or 0.0))
+                    self._seconds_seen += time.monotonic() - line["since"]
             elif what != "again":
                 self.failed += 1
                 self._cost_gone += self._costs[key]
@@ -83,7 +89,7 @@ class Board:
         """Return about how long the study will go on, or None while there is nothing to tell it from."""
         now = time.monotonic()
         cost, seconds, ahead = self._cost_seen, self._seconds_seen, self._expected - self._cost_gone
-        for key, line in self.running.items():
+        for key, line in list(self.running.items()):  # the display reads this from a thread of its own
             ahead -= line["share"] * self._costs[key]
             if line["share_at_start"] is not None:
                 cost += (line["share"] - line["share_at_start"]) * self._costs[key]
@@ -109,7 +115,7 @@ class Board:
                     **{name: line[name] for name in ("epoch", "epochs", "step", "steps", "loss") if name in line},
                     "steps_per_second": self._speed(line),
                 }
-                for key, line in self.running.items()
+                for key, line in list(self.running.items())
             ],
         }
 
@@ -166,6 +172,7 @@ class ProgressDisplay:
         """Say where trials run."""
         self.board.workers = machine.side_by_side
         self._console.print(f"Running {machine.describe()}.", highlight=False)
+        write_atomically(self._file.with_name(MACHINE), json.dumps(machine.as_dict()))
 
     def label(self, trial: Trial) -> str:
         """Return a trial's name."""

@@ -1,5 +1,6 @@
 """Experiment trackers (TensorBoard, MLflow, W&B, trackio, ...) through accelerate: each trial is a run."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,6 @@ from supertickets.errors import TicketError, unknown_name
 from supertickets.lab.jobs import Job
 
 if TYPE_CHECKING:
-    from supertickets.lab.outcome import Outcome
     from supertickets.training.loop import Report  # importing it would import torch
 
 _LOG_EVERY = 10  # steps
@@ -64,18 +64,21 @@ class Tracking:
     def __call__(self, event: dict[str, Any]) -> None:
         """Take a report of the training."""
         self._report(event)
-        if event["step"] % _LOG_EVERY == 0:
-            self._log({"train/loss": event["loss"], "train/epoch": event["epoch"]}, event["step"])
-
-    def finish(self, outcome: "Outcome") -> None:
-        """Tell each epoch's metrics and end the run."""
-        for entry in outcome.epochs:
-            for splits in entry["metrics"].values():
+        if "metrics" in event:
+            for splits in event["metrics"].values():
                 values = {f"{split}/{name}": value for split, found in splits.items() for name, value in found.items()}
-                self._log({**values, "train/epoch_loss": entry["loss"]}, entry["epoch"])
-        for tracker in self._trackers:
-            tracker.finish()
+                self._tell("log", values, step=event["step"])
+        elif event["step"] % _LOG_EVERY == 0:
+            self._tell("log", {"train/loss": event["loss"], "train/epoch": event["epoch"]}, step=event["step"])
 
-    def _log(self, values: dict[str, float], step: int) -> None:
-        for tracker in self._trackers:
-            tracker.log(values, step=step)
+    def finish(self) -> None:
+        """End the run."""
+        self._tell("finish")
+
+    def _tell(self, what: str, *values: Any, **more: Any) -> None:
+        for tracker in list(self._trackers):
+            try:
+                getattr(tracker, what)(*values, **more)
+            except Exception as error:  # whatever a tracker raises, a training is worth more than its log
+                self._trackers.remove(tracker)
+                warnings.warn(f"tracker {tracker.name} stopped: {error}", stacklevel=2)

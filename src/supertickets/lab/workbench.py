@@ -97,7 +97,7 @@ class Workbench:
         if self._writes:
             save_outcome(outcome)
             checkpoint.unlink(missing_ok=True)
-            follow.finish(outcome)
+            follow.finish()
         return outcome
 
     def _source(self, trial: Trial) -> ModelSource:
@@ -121,7 +121,7 @@ class Workbench:
 
     def _environment(self, trial: Trial) -> dict[str, Any]:
         return {
-            "device": str(self.device) if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
             "threads": trial.recipe.threads,
             "precision": trial.recipe.precision,
             **versions(),

@@ -1,10 +1,14 @@
 """Worker processes: each keeps a workbench (base weights, token ids) and takes one trial at a time."""
 
 import multiprocessing as mp
-from collections.abc import Sequence
-from contextlib import suppress
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any
 
 from supertickets.lab.jobs import Job, Message, NextJob, Send, run_job
@@ -18,6 +22,7 @@ def _serve(jobs: Connection, options: dict[str, Any]) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from supertickets.lab.workbench import Workbench
 
     bench = Workbench(**options)
@@ -27,12 +32,32 @@ def _serve(jobs: Connection, options: dict[str, Any]) -> None:
             run_job(bench, replace(job, trial=Trial.model_validate_json(trial)), jobs.send)
 
 
+def _end_with_parent() -> None:
+    """End this process when its parent ends, however that happens: nobody else may come to work in the folder."""
+    parent = mp.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """Let a new process start without running the user's script again, which need not be guarded against that."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class _Worker:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
         self.pipe, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_serve, args=(theirs, options), daemon=True)
-        self.process.start()
+        with _no_main():
+            self.process.start()
         theirs.close()
         self.job: Job | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.table import DENSE, Role, results_table, select_super, verdict
 from supertickets.lab import Lab, Outcome, Trial
-from supertickets.lab.lock import LOCK_FILES
-from supertickets.lab.machine import Machine
+from supertickets.lab.lock import hold
+from supertickets.lab.machine import Machine, check_device, require_ray
 from supertickets.lab.together import dismiss, follow
 from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel, find_model
@@ -22,7 +23,7 @@ from supertickets.studies.settings import SETTINGS_FILE, FindSettings, check_sam
 from supertickets.tasks import Task, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import draw_random, draw_ranked, normalise_by_layer
-from supertickets.tickets.folder import SharedTicket
+from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_ticket
 from supertickets.training.team import find_team
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class _Study:
         at_level = [
             self.cost(draw_random(self.layers, self.heads, level, 0, self.settings.drawing))
             for level in self.settings.levels
+            if level  # level 0 is the dense run
         ]
         return len(self.seeds) * (self.cost(full) + len(self.settings.kinds) * sum(at_level))
 
@@ -145,6 +147,8 @@ def find(config: Mapping[str, Any] | None = None, *, quiet: bool = True, **setti
     >>> result = find(task="cola", data="glue", levels=(0.1, 0.2), seeds=1)  # doctest: +SKIP
     >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
     """
+    if config is not None and not isinstance(config, Mapping):
+        raise TicketError(f"find takes settings by name, got {config!r}; read a YAML file with `read_config` first.")
     asked = {**(config or {}), **settings}
     first = complete(asked, base := find_model(str(asked.get("model", FindSettings.model_fields["model"].default))))
     task = load_task(first.source)
@@ -162,18 +166,34 @@ def find(config: Mapping[str, Any] | None = None, *, quiet: bool = True, **setti
 
 
 def _lead(first: FindSettings, base: BaseModel, task: Task, quiet: bool) -> FindResult:
-    before = recorded(first.folder)
-    final = first.model_copy(update={"precision": _settle_precision(first, before)})
+    """Check everything before anything is written, then hold the folder until all is done."""
+    _check_folder(first)
+    check_trackers(first.track)
+    if first.on == "ray":
+        require_ray()
+    check_device(first.device)
+    with hold(first.folder):
+        before = _check_folder(first)
+        final = first.model_copy(update={"precision": _settle_precision(first, before)})
+        study = _Study(final, base, task)
+        outcomes, failures = _run(study, quiet)
+        return _conclude(study, outcomes, failures)
+
+
+def _check_folder(settings: FindSettings) -> FindSettings | None:
+    """Return the settings an output folder was made with, None for a new one; raises TicketError if it is another's."""
+    folder = settings.folder
+    if folder.exists() and not folder.is_dir():
+        raise TicketError(f"--out {folder}: that is a file; expected a folder, or a name for a new one.")
+    before = recorded(folder)
     if before is not None:
-        check_same(final, before)
-    elif final.folder.exists() and {path.name for path in final.folder.iterdir()} - LOCK_FILES:
-        raise TicketError(
-            f"--out {final.folder}: the folder has other files and no settings.yaml; choose another folder."
+        settled = (
+            settings.model_copy(update={"precision": before.precision}) if settings.precision == "auto" else settings
         )
-    check_trackers(final.track)
-    study = _Study(final, base, task)
-    outcomes, failures = _run(study, quiet)
-    return _conclude(study, outcomes, failures)
+        check_same(settled, before)
+    elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
+        raise TicketError(f"--out {folder}: the folder has other files and no {SETTINGS_FILE}; choose another folder.")
+    return before
 
 
 def _settle_precision(settings: FindSettings, before: FindSettings | None) -> str:
@@ -227,7 +247,8 @@ def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]
 
         opening = study.opening()
         board.names = study.names()
-        return lab.run(opening, then, keep), dict(lab.failures)
+        outcomes = lab.run(opening, then, keep)
+        return outcomes, {board.names[key]: reason for key, reason in lab.failures.items()}
 
 
 def _machine(study: _Study) -> Machine:
@@ -277,11 +298,12 @@ def _conclude(study: _Study, outcomes: dict[str, Outcome], failures: dict[str, s
 
 def _ship(study: _Study, role: Role, outcomes: dict[str, Outcome]) -> Ticket:
     """Write the super ticket's folder, unless it is there already."""
-    from supertickets.tickets.folder import TICKET_JSON, load_ticket
-
     trial, settings = study.roles[role], study.settings
     folder = settings.folder / "super-ticket"
-    if (folder / TICKET_JSON).is_file() and load_ticket(folder).origin.get("trial") == trial.key:
+    there = None
+    with suppress(TicketError):  # none yet, or a damaged one
+        there = load_ticket(folder).origin.get("trial")
+    if there == trial.key and (settings.keep == "none" or (folder / MODEL_FOLDER).is_dir()):
         return trial.ticket
     from supertickets.export.ship import ship
     from supertickets.lab.workbench import versions

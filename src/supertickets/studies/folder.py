@@ -1,6 +1,7 @@
 """Looking into a study's folder from outside: how far it is, what it takes up, what may go."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,21 @@ def status(folder: Path) -> dict[str, Any]:
         "holder": who,
         "bytes": disk_use(folder),
     }
-    if who and (folder / PROGRESS).is_file():
-        found |= json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    if who:
+        with suppress(FileNotFoundError):  # it has just begun, or just ended
+            found |= json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    elif found["state"] == "finished":
+        found["total"] = found["done"] + found["failed"]  # tickets that came out equal shared a trial
     return found
 
 
 def disk_use(folder: Path) -> int:
     """Return the bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a running study renames and deletes
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def clean(folder: Path, dry: bool = False) -> dict[str, Any]:

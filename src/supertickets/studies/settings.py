@@ -126,8 +126,12 @@ def parse(values: Mapping[str, Any]) -> FindSettings:
     for name in values:
         if name not in FindSettings.model_fields:
             raise unknown_name("setting", name, FindSettings.model_fields)
+    lists = {name for name, field in FindSettings.model_fields.items() if "tuple" in str(field.annotation)}
+    single = {
+        name: (value,) for name, value in values.items() if name in lists and isinstance(value, (str, int, float))
+    }
     try:
-        return FindSettings(**values)
+        return FindSettings(**{**values, **single})
     except ValidationError as error:
         raise TicketError(_sentence(error)) from error
 
@@ -157,7 +161,8 @@ def read_config(path: Path, schema: bool = False) -> dict[str, Any]:
         raise TicketError(f"--config {path}: not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
         raise TicketError(f"--config {path}: expected `key: value` lines, got {type(content).__name__}.")
-    found = {str(key).replace("-", "_"): value for key, value in content.items()}
+    # YAML 1.1 reads the key `on` as the truth value.
+    found = {"on" if key is True else str(key).replace("-", "_"): value for key, value in content.items()}
     written = found.pop("schema", None)
     for name in found:
         if name not in FindSettings.model_fields:
@@ -172,8 +177,11 @@ def complete(asked: Mapping[str, Any], base: PretrainedModel) -> FindSettings:
     Raises TicketError if `max_length` was asked for beyond the model's positions.
     """
     first = parse(asked)
-    task = first.source.task.lower().replace("-", "")
+    own = first.train_file is not None
+    task = "" if own else first.task.lower().replace("-", "")  # a user's own task may have any name
     filled = preset_values(first.preset, base.shape, task, task in BUILTIN) | dict(asked)
+    if own and "task" not in asked:
+        filled["task"] = Path(str(first.train_file)).stem
     if "max_length" in asked and first.max_length > base.max_length:
         raise TicketError(
             f"--max-length: {first.max_length} is beyond the {base.max_length} positions of model {first.model!r}."

@@ -30,8 +30,21 @@ class TaskSource(BaseModel):
     dev_share: float = Field(0.1, gt=0, lt=1, description="share of the training file that becomes the dev set")
 
 
+def _default(field: str) -> object:
+    return TaskSource.model_fields[field].default
+
+
 def load_task(source: TaskSource) -> Task:
     """Load the examples of a task; raises TicketError for an unknown one and for any fault in its files."""
+    task = _load(source)
+    if task.labels and len(set(task.train.targets.tolist())) < 2:
+        raise TicketError(f"task {task.name!r}: every training example is of one class; expected at least two classes.")
+    if task.is_regression and len(task.dev) < 2:
+        raise TicketError(f"task {task.name!r}: a correlation needs at least two dev examples, there is one.")
+    return task
+
+
+def _load(source: TaskSource) -> Task:
     if source.train_file is not None:
         return files.load_files(
             source.task,
@@ -46,6 +59,9 @@ def load_task(source: TaskSource) -> Task:
         )
     if source.dev_file is not None:
         raise TicketError(f"--dev-file {source.dev_file} was given without --train-file; expected both.")
+    own = [f for f in ("text", "text_pair", "label", "regression", "metrics") if getattr(source, f) != _default(f)]
+    if own:
+        raise TicketError(f"--{own[0].replace('_', '-')} speaks of your own files: name them with --train-file.")
     name = source.task.lower().replace("-", "")
     if name in builtin.BUILTIN:
         return builtin.load_builtin(name)

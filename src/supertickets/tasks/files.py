@@ -37,10 +37,10 @@ def load_files(
         texts = text_column(path, table, text)
         pairs = text_column(path, table, pair) if pair else None
         values = column(path, table, label)
-        empty = [row for row, value in enumerate(values) if value is None or value == ""]
+        empty = [row for row, value in enumerate(values) if value is None or value == "" or value != value]
         if empty:
             raise TicketError(f"{path}: column {label!r} has no label in example {empty[0] + 1}.")
-        return texts, pairs, values
+        return texts, pairs, values if regression else [_label(value) for value in values]
 
     train_text, train_pair, values = read(train_file)
     labels: tuple[str, ...] = ()
@@ -75,6 +75,11 @@ def load_files(
 def _take(split: Split, rows: "np.ndarray") -> Split:
     pair = [split.pair[row] for row in rows] if split.pair is not None else None
     return Split([split.text[row] for row in rows], pair, split.targets[rows])
+
+
+def _label(value: object) -> str:
+    """Return a class label as text; 1.0 and 1 are the same one, as JSON and Parquet may write either."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _natural(label: str) -> tuple[int, float, str]:

@@ -17,6 +17,8 @@ FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 def read_text(path: Path) -> str:
     """Return a file's text (UTF-8, a byte-order mark dropped); raises TicketError if missing, empty or not UTF-8."""
+    if path.is_dir():
+        raise TicketError(f"{path}: that is a folder; expected a file.")
     if not path.is_file():
         raise TicketError(f"{path}: no such file{_neighbours(path)}.")
     try:
@@ -83,6 +85,9 @@ def read_table(path: Path) -> Table:
 def _columns(path: Path, columns: Sequence[str], rows: list[list[str]]) -> Table:
     if not rows:
         raise TicketError(f"{path}: a header and no examples.")
+    twice = [name for name in columns if list(columns).count(name) > 1]
+    if twice:
+        raise TicketError(f"{path}: the header has column {twice[0]!r} twice; give each a name of its own.")
     return {name: [row[i] for row in rows] for i, name in enumerate(columns)}
 
 
@@ -98,7 +103,8 @@ def _read_jsonl(path: Path) -> Table:
         if not isinstance(row, dict):
             raise TicketError(f"{path}, line {number}: expected an object, got {type(row).__name__}.")
         rows.append(row)
-    return {name: [row.get(name) for row in rows] for name in rows[0]}
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _read_parquet(path: Path) -> Table:

@@ -69,7 +69,8 @@ def class_targets(where: str, values: Sequence[object], labels: Sequence[str]) -
     targets = np.empty(len(values), np.int64)
     for row, value in enumerate(values):
         if str(value) not in index:
-            raise TicketError(f"{where}: example {row + 1} has label {value!r}, expected one of {', '.join(labels)}.")
+            shown = ", ".join(labels[:8]) + (f" (and {len(labels) - 8} more)" if len(labels) > 8 else "")
+            raise TicketError(f"{where}: example {row + 1} has label {str(value)[:60]!r}, expected one of {shown}.")
         targets[row] = index[str(value)]
     return targets
 

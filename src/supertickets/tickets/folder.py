@@ -74,6 +74,8 @@ def load_ticket(folder: Path | str) -> SharedTicket:
             )
         arrays = load_file(folder / TICKET_ARRAYS)
         ticket = Ticket(arrays["heads"].astype(bool), arrays["ffns"].astype(bool))
+        if not {"name", "weight_hash"} <= content["base"].keys():
+            raise TicketError(f"{folder}: {TICKET_JSON} does not say which base model the ticket is of.")
         if ticket.shape != (content["shape"]["layers"], content["shape"]["heads"]):
             raise TicketError(f"{folder}: {TICKET_ARRAYS} has another shape than {TICKET_JSON} says.")
         scores = {name.removeprefix("scores."): values for name, values in arrays.items() if name.startswith("scores.")}

@@ -45,13 +45,17 @@ def importance(
     model.eval()
     for parameter in needed:
         parameter.requires_grad_(False)
+    heads, ffns = _Accumulator(settings), _Accumulator(settings)
     try:
-        batches = [_batch_scores(gate, loss, layers, settings.absolute == "token") for loss in losses]
+        for loss in losses:
+            of_heads, of_ffns = _batch_scores(gate, loss, layers, settings.absolute == "token")
+            heads.add(of_heads)
+            ffns.add(of_ffns)
     finally:
         for parameter in needed:
             parameter.requires_grad_(True)
         model.train(was_training)
-    return _accumulate([heads for heads, _ in batches], settings), _accumulate([ffns for _, ffns in batches], settings)
+    return heads.result(), ffns.result()
 
 
 def _batch_scores(
@@ -88,8 +92,22 @@ def _batch_scores(
     return reduce(heads), reduce(ffns)
 
 
-def _accumulate(batches: list[NDArray[np.float64]], settings: ScoringSettings) -> NDArray[np.float64]:
-    if settings.accumulation == "decaying":
-        # A batch's loss was its mean: each example's share is 1 / batch size of what the summed loss gives.
-        return released.decaying_mean(np.stack([batch.mean(axis=0) for batch in batches]))
-    return np.concatenate(batches).mean(axis=0)
+class _Accumulator:
+    """Sums up examples' scores `[batch, ...]` as the settings say."""
+
+    def __init__(self, settings: ScoringSettings) -> None:
+        self._decaying = settings.accumulation == "decaying"
+        self._batches: list[NDArray[np.float64]] = []
+        self._sum: NDArray[np.float64] = np.zeros(())
+        self._examples = 0
+
+    def add(self, scores: NDArray[np.float64]) -> None:
+        if self._decaying:
+            # A batch's loss was its mean: each example's share is 1 / batch size of what the summed loss gives.
+            self._batches.append(scores.mean(axis=0))
+        else:
+            self._sum = self._sum + scores.sum(axis=0)
+            self._examples += len(scores)
+
+    def result(self) -> NDArray[np.float64]:
+        return released.decaying_mean(np.stack(self._batches)) if self._decaying else self._sum / self._examples

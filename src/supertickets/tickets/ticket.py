@@ -111,6 +111,8 @@ class Ticket:
         return self.kept_heads + self.kept_ffns
 
     def _same_shape(self, other: Ticket) -> None:
+        if not isinstance(other, Ticket):
+            raise TicketError(f"tickets combine with tickets, got {type(other).__name__}.")
         if self.shape != other.shape:
             raise TicketError(
                 f"tickets of different shapes do not combine: {self.shape[0]} layers x {self.shape[1]} heads "

@@ -29,7 +29,7 @@ from supertickets.training.team import find_team
 from supertickets.training.vocabulary import UsedVocabulary
 
 Report = Callable[[dict[str, Any]], None]
-"""Told of progress: `{"epoch", "epochs", "step", "steps", "loss"}`."""
+"""Told of progress: `{"epoch", "epochs", "step", "steps", "loss"}`, and `"metrics"` after an evaluation."""
 
 
 @dataclass
@@ -88,7 +88,9 @@ class Trainer:
     ) -> None:
         self.recipe, self.seed, self.device, self.report = recipe, seed, device, report
         self._team = find_team()
-        self._checkpoint, self._checkpoint_every, self._identity = checkpoint, checkpoint_every, identity
+        # The processes of a team have random states of their own, which one checkpoint cannot hold.
+        self._checkpoint = checkpoint if self._team.size == 1 else None
+        self._checkpoint_every, self._identity = checkpoint_every, identity
         for learner in learners:
             learner.model.to(device)
         self._vocabulary = UsedVocabulary(learners[0].model.base_model, [learner.data for learner in learners])
@@ -123,38 +125,33 @@ class Trainer:
         torch.manual_seed(self.seed + self._team.rank)
         self._started = self._saved = time.monotonic()
         self._resume()
-        while self._epoch < self.recipe.epochs and not self._patience_is_out():
-            self._train_epoch()
+        try:
+            while self._epoch < self.recipe.epochs and not self._patience_is_out():
+                self._train_epoch()
+        finally:
+            self.result.cost.seconds += time.monotonic() - self._started
         with torch.no_grad():
             for parameter, kept in zip(self._parameters, self._best, strict=True):
                 parameter.copy_(kept)
                 parameter.grad = None
         self._decay = self._best_decay
         cost = self.result.cost
-        cost.seconds += time.monotonic() - self._started
         cost.tokens, cost.flops = map(int, self._team.sum_array(np.array([cost.tokens, cost.flops])))
         return self.result
 
     def _train_epoch(self) -> None:
-        order, done_before = self._orders[self._epoch], sum(map(len, self._orders[: self._epoch]))
-        for which, rows in order[len(self._losses) :]:
+        for which, rows in self._orders[self._epoch][len(self._losses) :]:
             self._decay *= 1.0 - self._optimizer.param_groups[0]["lr"] * self.recipe.weight_decay
             loss = self._step(self.learners[which], rows)
             self._losses.append(loss)
-            step = done_before + len(self._losses)
             if not np.isfinite(loss):
-                raise DivergedError(f"the loss became {loss} at step {step} of {self.steps} (epoch {self._epoch + 1})")
-            self.report(
-                {
-                    "epoch": self._epoch + 1,
-                    "epochs": self.recipe.epochs,
-                    "step": step,
-                    "steps": self.steps,
-                    "loss": float(np.mean(self._losses[-20:])),
-                }
-            )
+                raise DivergedError(
+                    f"the loss became {loss} at step {self.steps_done} of {self.steps} (epoch {self._epoch + 1})"
+                )
+            self.report(self._where())
             self._save_checkpoint_if_due()
         metrics = self._evaluate(self._epoch + 1)
+        self.report({**self._where(), "metrics": metrics})
         score = float(np.mean([of_task["dev"]["score"] for of_task in metrics.values()]))
         best = max((entry["score"] for entry in self.result.epochs), default=-np.inf)
         self._epoch += 1
@@ -166,13 +163,28 @@ class Trainer:
             self._best = [p.detach().clone() for p in self._parameters]
             self._best_decay, self.result.best_epoch = self._decay, self._epoch
 
+    @property
+    def steps_done(self) -> int:
+        """How many updates there have been."""
+        return sum(map(len, self._orders[: self._epoch])) + len(self._losses)
+
+    def _where(self) -> dict[str, Any]:
+        return {
+            "epoch": self._epoch + 1,
+            "epochs": self.recipe.epochs,
+            "step": self.steps_done,
+            "steps": self.steps,
+            "loss": float(np.mean(self._losses[-20:])),
+        }
+
     def _patience_is_out(self) -> bool:
-        waited = self._epoch - self.result.best_epoch
-        return self.recipe.patience is not None and self._epoch > 0 and waited >= self.recipe.patience
+        scores = [entry["score"] for entry in self.result.epochs]
+        if self.recipe.patience is None or not scores:
+            return False
+        return len(scores) - 1 - scores.index(max(scores)) >= self.recipe.patience
 
     def _save_checkpoint_if_due(self) -> None:
-        due = self._checkpoint is not None and time.monotonic() - self._saved >= self._checkpoint_every
-        if self._checkpoint is None or not due or not self._team.leads:
+        if self._checkpoint is None or time.monotonic() - self._saved < self._checkpoint_every:
             return
         tensors = {f"now.{i}": parameter for i, parameter in enumerate(self._parameters)}
         tensors |= {f"best.{i}": kept for i, kept in enumerate(self._best)}
@@ -226,12 +238,11 @@ class Trainer:
                 split: [tensors[f"predictions/{task}/{split}/{epoch}"].numpy() for epoch in range(self._epoch)]
                 for split in learner.data.evaluations
             }
-        done = sum(map(len, self._orders[: self._epoch])) + len(self._losses)
-        self._schedule.last_epoch = done
+        self._schedule.last_epoch = self.steps_done
         for group, base, factor in zip(
             self._optimizer.param_groups, self._schedule.base_lrs, self._schedule.lr_lambdas, strict=True
         ):
-            group["lr"] = base * factor(done)
+            group["lr"] = base * factor(self.steps_done)
         torch.set_rng_state(tensors["random"])
         if "random.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)

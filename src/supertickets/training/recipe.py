@@ -24,7 +24,7 @@ class Recipe(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0, description="global l2 norm that gradients are clipped to")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the output layer")
     order: Literal["bucketed", "released"] = Field("bucketed", description="how examples become batches")
-    patience: int | None = Field(3, ge=1, description="stop after so many epochs without a better dev score")
+    patience: int | None = Field(3, ge=1, description="stop after so many epochs without a better dev score (0: never)")
     keep_epoch: Literal["best", "last"] = Field("best", description="the epoch whose weights a training ends with")
     precision: Precision = Field("float32", description="arithmetic of the forward pass; weights are float32")
     processes: int = Field(1, ge=1, description="processes of one training, as `accelerate launch` starts them")
