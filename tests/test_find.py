@@ -164,6 +164,12 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return Counting.ran
 
 
+def test_settings_may_come_from_a_file(done: FindResult, counting: list[str]) -> None:
+    assert find(done.folder / "settings.yaml").table.equals(done.table)
+    assert find(str(done.folder / "settings.yaml")).verdict == done.verdict
+    assert counting == []
+
+
 def test_what_is_done_is_not_run_again(
     done: FindResult, counting: list[str], tmp_path: Path, words: dict[str, Path]
 ) -> None:

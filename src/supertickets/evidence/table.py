@@ -95,7 +95,7 @@ def verdict(table: pd.DataFrame) -> str:
     own = float(same_seed["score"].iloc[0])
     gain = chosen["score"] - own
     word = "better than" if gain > 0 else "worse than" if gain < 0 else "the same as"
-    seeds = table["seed"].nunique()
+    seeds = int(((table["kind"] == DENSE) & (table["status"] == "finished")).sum())
     by = f" by {abs(gain):.2f}" if gain else ""
     return (
         f"The super ticket is the winning ticket at level {chosen['level']:g} of seed {chosen['seed']}: it keeps "

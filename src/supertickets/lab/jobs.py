@@ -33,6 +33,10 @@ REPORT_EVERY = 0.3  # seconds between two progress messages of one trial
 class Runner(Protocol):
     """Runs jobs until there is none left."""
 
+    @property
+    def side_by_side(self) -> int:
+        """How many trials run at the same time."""
+
     def run(self, next_job: NextJob, send: Send) -> None:
         """Run jobs; `next_job` is asked whenever there is room for one more."""
 
@@ -64,6 +68,8 @@ def run_job(bench: Any, job: Job, send: Send) -> None:
 
 class InProcess:
     """Runs jobs here, one after the other."""
+
+    side_by_side = 1
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options

@@ -26,8 +26,8 @@ class Watcher(Protocol):
     def asked(self, trial: Trial, remembered: bool) -> None:
         """A study asks for a trial; `remembered` if its outcome is there already."""
 
-    def starts(self, machine: Machine) -> None:
-        """There is something to run, and this is where."""
+    def starts(self, machine: Machine, side_by_side: int) -> None:
+        """There is something to run; this is where, and how many trials at a time."""
 
     def message(self, message: Message) -> None:
         """A runner tells something (see `lab.jobs.Message`)."""
@@ -42,7 +42,7 @@ class Silent:
     def asked(self, trial: Trial, remembered: bool) -> None:
         """Show nothing."""
 
-    def starts(self, machine: Machine) -> None:
+    def starts(self, machine: Machine, side_by_side: int) -> None:
         """Show nothing."""
 
     def message(self, message: Message) -> None:
@@ -117,7 +117,8 @@ class Lab:
                 return None
             trial = waiting.popleft()
             tries[trial.key] = tries.get(trial.key, 0) + 1
-            forget(self.folder / trial.key)
+            if trial.key not in again:  # an outcome that is there stays until the new one takes its place
+                forget(self.folder / trial.key)
             return Job(trial, self.folder / trial.key, keep(trial), self._watcher.label(trial))
 
         def receive(message: Message) -> None:
@@ -140,8 +141,8 @@ class Lab:
         ask(trials)
         if waiting:
             if self._runner is None:
-                self._watcher.starts(self._machine)
                 self._runner = self._machine.runner()
+                self._watcher.starts(self._machine, self._runner.side_by_side)
             self._runner.run(next_job, receive)
         return outcomes
 

@@ -55,13 +55,6 @@ class Machine:
 
         return WorkerPool(devices, options)
 
-    @property
-    def side_by_side(self) -> int:
-        """How many trials run at the same time, as far as can be told beforehand."""
-        if self.on == "ray":
-            return self.workers if self.workers != "auto" else self.cpu_workers()
-        return len(self.devices())
-
     def describe(self) -> str:
         """Return where trials run, in a few words."""
         if self.on == "ray":

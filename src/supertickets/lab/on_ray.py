@@ -119,6 +119,14 @@ class RayRunner:
             num_cpus=machine.cpus if machine.cpus is not None else machine.threads, num_gpus=machine.gpus, max_retries=0
         )(_run_remotely)
         self._running: dict[Any, Job] = {}
+        self._cpus, self._gpus = machine.cpus if machine.cpus is not None else machine.threads, machine.gpus
+
+    @property
+    def side_by_side(self) -> int:
+        """How many trials the cluster has room for now."""
+        have = self._ray.cluster_resources()
+        rooms = [have.get(name, 0.0) / need for name, need in (("CPU", self._cpus), ("GPU", self._gpus)) if need]
+        return max(1, int(min(rooms, default=1.0)))
 
     def run(self, next_job: NextJob, send: Send) -> None:
         """Run jobs until there is none left; Ray decides how many at a time, by the resources of the cluster."""

@@ -168,9 +168,9 @@ class ProgressDisplay:
         """Note a trial that the study asks for."""
         self.board.asked(trial, remembered)
 
-    def starts(self, machine: Machine) -> None:
+    def starts(self, machine: Machine, side_by_side: int) -> None:
         """Say where trials run."""
-        self.board.workers = machine.side_by_side
+        self.board.workers = side_by_side
         self._console.print(f"Running {machine.describe()}.", highlight=False)
         write_atomically(self._file.with_name(MACHINE), json.dumps(machine.as_dict()))
 

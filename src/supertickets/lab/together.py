@@ -9,6 +9,8 @@ from supertickets.training.team import Team
 class TogetherRunner:
     """Runs jobs one after the other, each on all processes of the team."""
 
+    side_by_side = 1
+
     def __init__(self, team: Team, options: dict[str, Any]) -> None:
         self._team, self._options = team, options
         self._bench: Any = None

@@ -79,6 +79,7 @@ class WorkerPool:
 
     def __init__(self, devices: Sequence[str], options: dict[str, Any]) -> None:
         self._workers = [_Worker({**options, "device": device}) for device in devices]
+        self.side_by_side = len(devices)
 
     def run(self, next_job: NextJob, send: Send) -> None:
         """Run jobs until there is none left; `next_job` is asked whenever a worker is free."""

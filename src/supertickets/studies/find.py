@@ -19,7 +19,15 @@ from supertickets.lab.together import dismiss, follow
 from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
-from supertickets.studies.settings import SETTINGS_FILE, FindSettings, check_same, complete, record, recorded
+from supertickets.studies.settings import (
+    SETTINGS_FILE,
+    FindSettings,
+    check_same,
+    complete,
+    read_config,
+    record,
+    recorded,
+)
 from supertickets.tasks import Task, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import draw_random, draw_ranked, normalise_by_layer
@@ -137,18 +145,19 @@ class _Study:
         return any(role.kind == "winning" and asked.key == trial.key for role, asked in self.roles.items())
 
 
-def find(config: Mapping[str, Any] | None = None, *, quiet: bool = True, **settings: Any) -> FindResult:
+def find(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any) -> FindResult:
     """Find the super ticket of a model on a task; the Python call behind `supertickets find`.
 
-    Takes the settings of `FindSettings` by name, in `config`, as keywords, or both (keywords win). What is already in
+    Takes the settings of `FindSettings` by name: in `config` (a mapping or a YAML file), as keywords, or both (keywords
+    win). What is already in
     the output folder is not run again. Raises TicketError for misuse before anything is written, and StudyError if no
     dense training finished.
 
     >>> result = find(task="cola", data="glue", levels=(0.1, 0.2), seeds=1)  # doctest: +SKIP
     >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
     """
-    if config is not None and not isinstance(config, Mapping):
-        raise TicketError(f"find takes settings by name, got {config!r}; read a YAML file with `read_config` first.")
+    if isinstance(config, str | Path):
+        config = read_config(Path(config))
     asked = {**(config or {}), **settings}
     first = complete(asked, base := find_model(str(asked.get("model", FindSettings.model_fields["model"].default))))
     task = load_task(first.source)

@@ -25,7 +25,6 @@ class GlueTask:
     metrics: tuple[str, ...] = ("accuracy",)
     header: tuple[str, ...] | None = None
     hub_texts: tuple[str, ...] | None = None
-    hub_name: str | None = None
     skip_short: bool = False
     dev: str = "dev"
     extra: tuple[tuple[str, str, str], ...] = ()  # (name here, file, hub split)
@@ -101,7 +100,7 @@ def _from_hub(name: str, task: GlueTask) -> Task:
     import datasets
 
     try:
-        data: Any = datasets.load_dataset(HUB_ID, task.hub_name or name)
+        data: Any = datasets.load_dataset(HUB_ID, name)
     except (OSError, ValueError, RuntimeError) as error:  # what datasets raises when offline is one of these
         raise TicketError(
             f"task {name!r}: the hub did not give {HUB_ID} ({type(error).__name__}); name a folder of GLUE's TSV files "
