@@ -435,7 +435,10 @@ def _similarity(dice: Dice) -> Example:
 
 @dataclass(frozen=True)
 class Builtin:
-    """A generator of examples, its labels (none: regression) and metrics, and how many examples are made."""
+    """A generator of examples, its labels (none: regression) and metrics, and how many examples are made.
+
+    The default task, entailment, is the smallest, so that a whole study takes minutes on two cores.
+    """
 
     make: Callable[[Dice], Example]
     labels: tuple[str, ...]
@@ -447,7 +450,7 @@ class Builtin:
 BUILTIN: dict[str, Builtin] = {
     "acceptability": Builtin(_acceptability, ("unacceptable", "acceptable"), ("matthews",), 640),
     "sentiment": Builtin(_sentiment, ("negative", "positive"), ("accuracy",), 640),
-    "entailment": Builtin(_entailment, ("contradiction", "neutral", "entailment"), ("accuracy",), 640),
+    "entailment": Builtin(_entailment, ("contradiction", "neutral", "entailment"), ("accuracy",), 480, dev=400),
     "paraphrase": Builtin(_paraphrase, ("different", "same"), ("accuracy", "f1"), 640),
     "similarity": Builtin(_similarity, (), ("pearson", "spearman"), 640),
 }
