@@ -149,9 +149,8 @@ def find(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = 
     """Find the super ticket of a model on a task; the Python call behind `supertickets find`.
 
     Takes the settings of `FindSettings` by name: in `config` (a mapping or a YAML file), as keywords, or both (keywords
-    win). What is already in
-    the output folder is not run again. Raises TicketError for misuse before anything is written, and StudyError if no
-    dense training finished.
+    win). What is already in the output folder is not run again. Raises TicketError for misuse before anything is
+    written, and StudyError if no dense training finished.
 
     >>> result = find(task="cola", data="glue", levels=(0.1, 0.2), seeds=1)  # doctest: +SKIP
     >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
@@ -196,10 +195,7 @@ def _check_folder(settings: FindSettings) -> FindSettings | None:
         raise TicketError(f"--out {folder}: that is a file; expected a folder, or a name for a new one.")
     before = recorded(folder)
     if before is not None:
-        settled = (
-            settings.model_copy(update={"precision": before.precision}) if settings.precision == "auto" else settings
-        )
-        check_same(settled, before)
+        check_same(settings.model_copy(update={"precision": _settle_precision(settings, before)}), before)
     elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
         raise TicketError(f"--out {folder}: the folder has other files and no {SETTINGS_FILE}; choose another folder.")
     return before
@@ -246,9 +242,11 @@ def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]
             nonlocal best
             if settings.keep == "super" and study.is_winning(trial) and outcome.finished:
                 if best is None or _rank(outcome) > _rank(best):
-                    best, outcome = outcome, best or outcome
-                if outcome is not best:
-                    outcome.drop_weights()
+                    beaten, best = best, outcome
+                else:
+                    beaten = outcome
+                if beaten is not None:
+                    beaten.drop_weights()
             more = study.drawn_from(trial, outcome)
             board.names = study.names()
             board.total = settings.trials - study.doubles()
