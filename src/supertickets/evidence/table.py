@@ -67,6 +67,12 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(mean="mean", std="std", runs="count").reset_index()
 
 
+def by_seed(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return a kind's scores with a row a seed and a column a level; runs that did not finish are missing (NaN)."""
+    of_kind = table[table["kind"] == kind]
+    return of_kind.pivot(index="seed", columns="level", values="score").astype(float)
+
+
 def select_super(table: pd.DataFrame) -> pd.Series | None:
     """Return the row of the super ticket: the winning ticket with the best score; ties go to the smaller one.
 

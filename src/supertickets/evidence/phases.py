@@ -1,0 +1,149 @@
+"""Phases of the winning tickets' curve (paper, section 5.4), with their uncertainty over seeds.
+
+Phase I ends at the best winning level, Phase II where the winning tickets meet the random ones. A phase transition is
+there only if winning tickets beat the dense model at some level and fall below that again: both are tested.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supertickets.evidence.statistics import LEVEL, holm, paired_t_test
+from supertickets.evidence.table import DENSE, by_seed
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Where phases end, and whether a transition was seen at an error rate of 5 %.
+
+    `rise_p` is the smallest Holm-corrected p of "winning beats dense at this level", `rises_at` the levels where it is
+    below 5 %; `fall_p` is the p of "the last level is below the best". An end is a level, or None where there is none;
+    its interval holds 95 % of the ends found in resamples of the seeds (infinity: not within the levels tried).
+    """
+
+    seeds: int
+    seen: bool
+    rise_p: float
+    rises_at: tuple[float, ...]
+    fall_p: float
+    first_end: float | None
+    first_interval: tuple[float, float] | None
+    second_end: float | None
+    second_interval: tuple[float, float] | None
+    has_random: bool
+
+    def sentence(self) -> str:
+        """Say it for people."""
+        if self.first_end is None:
+            return "Phases: no winning ticket finished, so there is nothing to say."
+        where = f"The best winning level is {_level(self.first_end)}{_between(self.first_interval)}"
+        if not self.has_random:
+            meets = "no random tickets were trained to compare with."
+        elif self.second_end is None:
+            meets = "winning tickets stay above random ones as far as was tried."
+        else:
+            meets = f"winning tickets meet random ones at {_level(self.second_end)}{_between(self.second_interval)}."
+        if self.seeds < 2:
+            return f"Phases: one seed allows no test of a phase transition. {where}; {meets}"
+        if self.seen:
+            return (
+                f"A phase transition was seen: winning tickets beat the dense model at "
+                f"{', '.join(map(_level, self.rises_at))} (smallest corrected p {self.rise_p:.2g}) and fall after that "
+                f"(p {self.fall_p:.2g}). {where}; {meets}"
+            )
+        if self.rises_at:
+            why = (
+                f"winning tickets beat the dense model at {', '.join(map(_level, self.rises_at))} but do not fall after"
+            )
+        elif np.isfinite(self.rise_p):
+            why = f"at no level do winning tickets beat the dense model beyond chance (smallest corrected p {self.rise_p:.2g})"
+        else:
+            why = "no test was possible"
+        return f"No phase transition seen: {why}. {where}; {meets}"
+
+
+def find_phases(table: pd.DataFrame) -> Phases:
+    """Find the phases in a table of results (see `results_table`); runs that did not finish are left out."""
+    winning, random = by_seed(table, "winning"), by_seed(table, "random")
+    dense = by_seed(table, DENSE)
+    winning = winning.drop(columns=[level for level in winning.columns if level == 0.0])  # level 0 is the dense run
+    if winning.empty or dense.empty or winning.isna().all(axis=None):
+        return Phases(len(dense), False, np.nan, (), np.nan, None, None, None, None, not random.empty)
+    levels = winning.columns.to_numpy(float)
+    own_dense = dense[0.0].reindex(winning.index)
+    tests = [paired_t_test(list(winning[level]), list(own_dense), "greater") for level in levels]
+    corrected = np.array(holm([test.p for test in tests]))
+    random = random.reindex(index=winning.index, columns=winning.columns)
+    w, r = winning.to_numpy(float), random.to_numpy(float)
+    ends = _ends(w, r)
+    has_random = bool(np.isfinite(r).any())
+    intervals = _intervals(w, r)
+
+    def level(column: float) -> float:
+        return float(levels[int(column)]) if np.isfinite(column) else np.inf
+
+    first, second = int(ends[0]), float(ends[1])
+    fall = paired_t_test(list(w[:, first]), list(w[:, -1]), "greater") if first < len(levels) - 1 else None
+    fall_p = fall.p if fall is not None else np.nan
+    rises_at = tuple(float(level) for level, p in zip(levels, corrected, strict=True) if p < LEVEL)
+    rise_p = float(np.nanmin(corrected)) if np.isfinite(corrected).any() else np.nan
+    return Phases(
+        seeds=len(winning),
+        seen=bool(rises_at) and bool(fall_p < LEVEL),
+        rise_p=rise_p,
+        rises_at=rises_at,
+        fall_p=float(fall_p),
+        first_end=level(first),
+        first_interval=None if intervals is None else (level(intervals[0, 0]), level(intervals[1, 0])),
+        second_end=level(second) if np.isfinite(second) else None,
+        second_interval=None
+        if intervals is None or not has_random
+        else (level(intervals[0, 1]), level(intervals[1, 1])),
+        has_random=has_random,
+    )
+
+
+def _ends(winning: NDArray[np.float64], random: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the columns where Phase I and Phase II end, `[..., 2]`, for scores `[..., seeds, levels]`.
+
+    NaN for no Phase I (no run there), infinity for curves that do not meet after it.
+    """
+    mean, other = _means(winning), _means(random)
+    filled = np.where(np.isnan(mean), -np.inf, mean)
+    first = filled.argmax(axis=-1)
+    with np.errstate(invalid="ignore"):
+        met = (mean <= other) & (np.arange(mean.shape[-1]) >= first[..., None])
+    second = np.where(met.any(axis=-1), met.argmax(axis=-1), np.inf)
+    none = np.isinf(filled.max(axis=-1))
+    return np.stack([np.where(none, np.nan, first), np.where(none, np.nan, second)], axis=-1)
+
+
+def _means(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over seeds of the runs that are there, NaN where there is none."""
+    runs = np.isfinite(scores).sum(axis=-2)
+    return np.where(runs > 0, np.nansum(scores, axis=-2) / np.maximum(runs, 1), np.nan)
+
+
+def _intervals(winning: NDArray[np.float64], random: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return the columns between which 95 % of the ends lie over resampled seeds, `[low or high, first or second]`."""
+    seeds = len(winning)
+    if seeds < 2:
+        return None
+    rows = np.random.default_rng(0).integers(seeds, size=(_RESAMPLES, seeds))
+    ends = _ends(winning[rows], random[rows])
+    ends = ends[np.isfinite(ends[:, 0])]
+    return np.quantile(ends, [LEVEL / 2, 1 - LEVEL / 2], axis=0, method="nearest")
+
+
+def _level(level: float) -> str:
+    return f"{level:.0%}" if np.isfinite(level) else "beyond the levels tried"
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    if interval is None or interval[0] == interval[1]:
+        return ""
+    return f" (95 %: {_level(interval[0])} to {_level(interval[1])})"

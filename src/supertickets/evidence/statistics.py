@@ -1,0 +1,86 @@
+"""Statistics over seeds: paired t-tests, Holm's correction, bootstrap intervals over seeds and examples."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.evidence.resampling import Floats
+
+LEVEL = 0.05
+"""Error rate of every test, and what intervals leave out."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of pairs: how many, mean, standard deviation, Student's t, p and interval; NaN where none can be had.
+
+    `low` and `high` are the ends of the 95 % interval of the mean difference.
+    """
+
+    n: int
+    mean: float
+    std: float
+    t: float
+    p: float
+    low: float
+    high: float
+
+    @property
+    def tested(self) -> bool:
+        """Whether a test was possible: two pairs, whose differences are not all equal."""
+        return bool(np.isfinite(self.p))
+
+
+def paired_t_test(first: Sequence[float], second: Sequence[float], alternative: str = "two-sided") -> Paired:
+    """Compare paired values by Student's t (paper, section 5.3); pairs with a missing value (NaN) are left out.
+
+    With fewer than two pairs, or differences that are all equal (scores are counts of examples: two seeds may gain just
+    as much by chance), there is no test: t, p and interval are NaN.
+    """
+    from scipy import stats
+
+    differences = np.asarray(first, float) - np.asarray(second, float)
+    kept = np.isfinite(differences)
+    differences = differences[kept]
+    n = len(differences)
+    mean = float(differences.mean()) if n else np.nan
+    std = float(differences.std(ddof=1)) if n > 1 else np.nan
+    if n < 2 or std <= 1e-9:
+        return Paired(n, mean, std, np.nan, np.nan, np.nan, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nearly equal differences: scipy doubts its precision
+        found = stats.ttest_1samp(differences, 0.0, alternative=alternative)
+        both = stats.ttest_1samp(differences, 0.0).confidence_interval(1 - LEVEL)
+    return Paired(n, mean, std, float(found.statistic), float(found.pvalue), float(both.low), float(both.high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for how many there are (Holm 1979); missing ones (NaN) stay so and do not count."""
+    p = np.asarray(p_values, float)
+    tested = np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    corrected = np.full(len(p), np.nan)
+    stepped = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return [float(value) for value in corrected]
+
+
+def bootstrap_interval(scores: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a mean over seeds, from resampled examples and resampled seeds.
+
+    `scores` are `[seeds, resamples]`: each seed's score (or difference of scores) on each resample of the dev set. With
+    one seed, the examples alone vary.
+    """
+    resampled = resampled_means(scores, seed)
+    low, high = np.quantile(resampled, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
+
+
+def resampled_means(scores: NDArray[np.float64], seed: int = 0) -> Floats:
+    """Return means over seeds drawn with replacement, one for each column (resample) of `scores`."""
+    seeds, resamples = scores.shape
+    drawn = np.random.default_rng(seed).integers(seeds, size=(seeds, resamples))
+    return scores[drawn, np.arange(resamples)].mean(axis=0)

@@ -1,0 +1,285 @@
+"""Conclusions from outcomes: against scipy and scikit-learn, hand-made cases, and simulated studies."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from supertickets.evidence.phases import find_phases
+from supertickets.evidence.resampling import bootstrap_weights, half_weights, weighted_scores
+from supertickets.evidence.selection import cross_fit, halved_scores
+from supertickets.evidence.statistics import bootstrap_interval, holm, paired_t_test
+from supertickets.tasks.metrics import CLASSIFICATION, REGRESSION, evaluate
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
+# --- resampled metrics ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", [*CLASSIFICATION, *REGRESSION])
+@pytest.mark.parametrize("case", ["ordinary", "constant predictions", "few examples"])
+def test_weighted_metrics_are_the_libraries_on_repeated_examples(metric: str, case: str) -> None:
+    rng = np.random.default_rng(3)
+    examples = 7 if case == "few examples" else 60
+    if metric in REGRESSION:
+        targets = rng.integers(0, 11, examples) / 2  # ties, as in STS-B
+        outputs = (targets + rng.normal(0, 2, examples)).round(1)[:, None].astype(np.float32)
+    else:
+        classes = 2 if metric == "f1" else 3
+        targets = rng.integers(0, classes, examples)
+        outputs = (np.eye(classes)[targets] + rng.normal(0, 0.8, (examples, classes))).astype(np.float32)
+    if case == "constant predictions":
+        outputs[:] = outputs[0]
+    weights = np.vstack([np.ones(examples), bootstrap_weights(examples, 1, 30), half_weights(examples, 5)])
+    found = weighted_scores((metric,), targets, outputs, weights)
+    expected = [
+        evaluate((metric,), np.repeat(targets, row.astype(int)), np.repeat(outputs, row.astype(int), axis=0))["score"]
+        for row in weights
+    ]
+    assert case != "ordinary" or np.std(expected) > 1  # else anything would pass
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_score_is_the_mean_of_the_metrics() -> None:
+    rng = np.random.default_rng(0)
+    targets, outputs = rng.integers(0, 2, 50), rng.normal(size=(50, 2))
+    both = weighted_scores(("accuracy", "f1"), targets, outputs, np.ones((1, 50)))
+    assert both[0] == pytest.approx(evaluate(("accuracy", "f1"), targets, outputs)["score"])
+
+
+def test_halves_are_halves() -> None:
+    weights = half_weights(11, 4)
+    assert weights.shape == (8, 11)
+    np.testing.assert_array_equal(weights[0::2] + weights[1::2], 1)
+    np.testing.assert_array_equal(weights[0::2].sum(axis=1), 5)
+    assert len(np.unique(weights, axis=0)) == 8
+
+
+# --- tests and intervals ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater"])
+def test_paired_t_test_is_scipys(alternative: str) -> None:
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(1, 1, 6), rng.normal(0, 1, 6)
+    found, expected = paired_t_test(first, second, alternative), stats.ttest_rel(first, second, alternative=alternative)
+    interval = stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert (found.n, found.t, found.p) == (6, pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
+    assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+
+
+def test_a_paired_test_by_hand() -> None:
+    """Differences 1, 2, 3: mean 2, standard deviation 1, t = 2 / (1 / sqrt 3)."""
+    found = paired_t_test([2, 4, 6, np.nan], [1, 2, 3, 4])
+    assert (found.n, found.mean, found.std) == (3, 2, 1)
+    assert found.t == pytest.approx(2 * np.sqrt(3))
+    assert found.p == pytest.approx(2 * stats.t.sf(2 * np.sqrt(3), 2))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([1.0], [0.0]), ([], []), ([2.0, 3.0], [1.0, 2.0]), ([1.0, 1.0], [1.0, np.nan])]
+)
+def test_no_test_is_possible(first: list[float], second: list[float]) -> None:
+    found = paired_t_test(first, second)
+    assert not found.tested
+    assert np.isnan(found.p)
+
+
+def test_holm_by_hand() -> None:
+    """0.01 x 4, 0.02 x 3, then never below the one before; missing ones do not count."""
+    assert holm([0.02, 0.01, 0.04, 0.03]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    found = holm([0.01, np.nan, 0.04])
+    assert found[0] == pytest.approx(0.02)
+    assert np.isnan(found[1])
+    assert found[2] == 0.04
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@settings(max_examples=50)
+def test_holm_lies_between_nothing_and_bonferroni(p: list[float]) -> None:
+    corrected = holm(p)
+    for raw, value in zip(p, corrected, strict=True):
+        assert raw <= value <= min(1.0, raw * len(p)) + 1e-12
+    assert np.argsort(p, kind="stable").tolist() == np.lexsort((p, corrected)).tolist() or len(set(p)) < len(p)
+
+
+def test_bootstrap_interval_is_scipys_where_only_examples_vary() -> None:
+    rng = np.random.default_rng(2)
+    right = rng.random(400) < 0.7
+    outputs = np.eye(2)[right.astype(int)]
+    scores = weighted_scores(("accuracy",), np.ones(400, int), outputs, bootstrap_weights(400, 0, 4000))
+    low, high = bootstrap_interval(scores[None])
+    expected = stats.bootstrap((right,), np.mean, method="percentile", n_resamples=4000, rng=rng).confidence_interval
+    assert low == pytest.approx(100 * expected.low, abs=0.4)
+    assert high == pytest.approx(100 * expected.high, abs=0.4)
+
+
+def test_bootstrap_interval_covers_seeds_too() -> None:
+    """Seeds that differ widen the interval beyond what the examples alone give."""
+    rng = np.random.default_rng(2)
+    alike = 70 + rng.normal(0, 1, (1, 1000)).repeat(5, axis=0)
+    differing = alike + np.array([-6, -3, 0, 3, 6])[:, None]
+    narrow, wide = bootstrap_interval(alike), bootstrap_interval(differing)
+    assert wide[1] - wide[0] > 1.8 * (narrow[1] - narrow[0])
+
+
+# --- selection --------------------------------------------------------------------------------------------------------
+
+
+def guesses(rng: np.random.Generator, targets: np.ndarray, right: float, epochs: int = 1) -> np.ndarray:
+    """Outputs of a classifier that is right with a given probability."""
+    hit = rng.random((epochs, len(targets))) < right
+    return np.eye(2, dtype=np.float32)[np.where(hit, targets, 1 - targets)]
+
+
+def test_pure_noise_gains_nothing_when_selection_is_paid_for() -> None:
+    """200 studies of eight equal candidates of three epochs: the paper's way gains by luck, the cross-fitted does not.
+
+    In each, the dense run is one more such candidate, and the gain is over it, its own choice of an epoch paid too.
+    """
+    rng = np.random.default_rng(0)
+    paper, honest = [], []
+    for _ in range(200):
+        targets = rng.integers(0, 2, 200)
+        runs = [
+            halved_scores(guesses(rng, targets, 0.7, 3), ("accuracy",), targets, halvings=5)
+            for _ in range(len(LEVELS) + 1)
+        ]
+        dense, winning = cross_fit(runs[:1]), cross_fit(runs[1:])
+        paper.append(winning.paper - dense.paper)
+        honest.append(winning.honest - dense.honest)
+    error = np.std(honest, ddof=1) / np.sqrt(len(honest))
+    assert abs(np.mean(honest)) < 3 * error
+    assert np.mean(paper) > 10 * np.std(paper, ddof=1) / np.sqrt(len(paper))
+    assert np.mean(paper) > 2  # points, of nothing
+
+
+def test_a_better_candidate_is_found_and_keeps_its_gain() -> None:
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 2, 2000)
+    worse, better = guesses(rng, targets, 0.6), guesses(rng, targets, 0.8)
+    found = cross_fit([halved_scores(run, ("accuracy",), targets) for run in (worse, better)])
+    own = evaluate(("accuracy",), targets, better[0])["score"]
+    assert found.paper == pytest.approx(own)
+    assert found.honest == pytest.approx(own, abs=0.2)
+
+
+def test_cross_fitting_against_a_naive_loop() -> None:
+    rng = np.random.default_rng(4)
+    targets = rng.integers(0, 2, 61)
+    runs = [guesses(rng, targets, 0.6, epochs) for epochs in (2, 3)]
+    weights = half_weights(61, 7, seed=5).astype(bool)
+    honest = []
+    for first, second in zip(weights[0::2], weights[1::2], strict=True):
+        for here, there in ((first, second), (second, first)):
+            epochs = [epoch for run in runs for epoch in run]
+            scores = [evaluate(("matthews",), targets[here], epoch[here])["score"] for epoch in epochs]
+            best = epochs[int(np.argmax(scores))]
+            honest.append(evaluate(("matthews",), targets[there], best[there])["score"])
+    found = cross_fit([halved_scores(run, ("matthews",), targets, halvings=7, seed=5) for run in runs])
+    assert found.honest == pytest.approx(np.mean(honest))
+
+
+def test_one_candidate_costs_nothing() -> None:
+    rng = np.random.default_rng(2)
+    targets = rng.integers(0, 2, 100)
+    found = cross_fit([halved_scores(guesses(rng, targets, 0.7), ("accuracy",), targets)])
+    assert found.honest == pytest.approx(found.paper)  # the halves' mean is the whole
+
+
+def test_nothing_to_choose_from() -> None:
+    with pytest.raises(ValueError, match="nothing to choose from"):
+        cross_fit([])
+    with pytest.raises(ValueError, match="got 1"):
+        halved_scores(np.zeros((1, 1, 2), np.float32), ("accuracy",), np.zeros(1, int))
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+
+def simulated(
+    winning: Any, random: Any, dense: float = 70.0, seeds: int = 5, noise: float = 1.0, seed: int = 0, step: float = 0.0
+) -> pd.DataFrame:
+    """A table of results with given mean curves, a level of skill for each seed and noise; `step` rounds scores."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for s in range(seeds):
+        skill = rng.normal(0, noise)
+        curves = {"dense": ([0.0], [dense]), "winning": (LEVELS, winning), "random": (LEVELS, random)}
+        for kind, (levels, means) in curves.items():
+            for level, mean in zip(levels, means if means is not None else [], strict=means is not None):
+                score = mean + skill + rng.normal(0, noise)
+                score = round(score / step) * step if step else score
+                rows.append({"kind": kind, "level": level, "seed": s, "status": "finished", "score": score})
+    return pd.DataFrame(rows)
+
+
+PLANTED = [71, 73, 76, 74, 72, 66, 60, 52]
+FALLING = [70, 69, 67, 65, 64, 62, 59, 53]
+
+
+def test_a_planted_transition_is_found_where_it_was_planted() -> None:
+    found = [find_phases(simulated(PLANTED, FALLING, noise=0.7, seed=seed)) for seed in range(40)]
+    assert np.mean([phases.seen for phases in found]) > 0.9
+    assert np.mean([phases.first_end == 0.3 for phases in found]) > 0.9
+    assert np.mean([phases.second_end == 0.8 for phases in found]) > 0.8
+    inside = [phases.first_interval[0] <= 0.3 <= phases.first_interval[1] for phases in found if phases.first_interval]
+    assert np.mean(inside) > 0.9
+    assert "A phase transition was seen" in found[0].sentence()
+    assert "The best winning level is 30%" in found[0].sentence()
+
+
+@pytest.mark.parametrize("step", [0.0, 100 / 277])  # RTE's dev set has 277 examples: scores are multiples of that
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_pure_noise_shows_no_transition(seeds: int, step: float) -> None:
+    """No ticket beats the dense model; beyond level 0.5 all fall. At 5 % at most 17 of 200 (99 % of the time)."""
+    means = [70, 70, 70, 70, 70, 66, 60, 52]
+    found = [find_phases(simulated(means, means, seeds=seeds, seed=s, step=step)) for s in range(200)]
+    assert sum(phases.seen for phases in found) <= stats.binom.ppf(0.99, 200, 0.05)
+    assert not any(phases.seen for phases in found if not phases.rises_at)
+
+
+def test_no_transition_is_said_plainly() -> None:
+    phases = find_phases(simulated(FALLING, [m - 3 for m in FALLING]))
+    assert not phases.seen
+    assert phases.sentence().startswith("No phase transition seen: at no level do winning tickets beat the dense model")
+    assert "stay above random ones" in phases.sentence()
+
+
+def test_a_curve_that_only_rises_is_no_transition() -> None:
+    phases = find_phases(simulated([71, 72, 73, 74, 75, 76, 77, 78], FALLING, noise=0.3))
+    assert phases.rises_at
+    assert not phases.seen
+    assert "do not fall" in phases.sentence()
+
+
+def test_one_seed_allows_no_test() -> None:
+    phases = find_phases(simulated(PLANTED, FALLING, seeds=1, noise=0.1))
+    assert not phases.seen
+    assert phases.first_interval is None
+    assert "one seed allows no test" in phases.sentence()
+    assert "30%" in phases.sentence()
+
+
+def test_missing_runs_are_missing_not_zero() -> None:
+    table = simulated(PLANTED, FALLING, noise=0.5)
+    gone = (table["kind"] == "winning") & (table["level"] == 0.3) & (table["seed"] < 4)
+    table.loc[gone, ["status", "score"]] = ["failed", None]
+    phases = find_phases(table)
+    assert phases.first_end == 0.3  # the mean of what is there; a zero would have moved it
+    whole_level = table["kind"].eq("winning") & table["level"].eq(0.3)
+    table.loc[whole_level, ["status", "score"]] = ["failed", None]
+    assert find_phases(table).first_end == 0.4
+
+
+def test_without_random_tickets_or_without_any() -> None:
+    assert "no random tickets" in find_phases(simulated(PLANTED, None)).sentence()
+    table = simulated(PLANTED, FALLING)
+    assert "nothing to say" in find_phases(table[table["kind"] != "winning"]).sentence()
