@@ -24,13 +24,13 @@ def lab_arm(task: str, trainings: int, workers: str) -> None:
     from supertickets.lab import Lab, Trial
     from supertickets.lab.machine import Machine
     from supertickets.models import find_model
-    from supertickets.studies.settings import complete
+    from supertickets.studies.settings import FindSettings, complete
     from supertickets.tasks import load_task
     from supertickets.tickets import Ticket
     from supertickets.training.devices import choose_precision, find_device
 
     base = find_model("default")
-    settings = complete({"task": task}, base)
+    settings = complete(FindSettings, {"task": task}, base)
     settings = settings.model_copy(update={"precision": choose_precision("auto", find_device())})
     data = load_task(settings.source)
     trials = [
@@ -67,13 +67,13 @@ def trainer_arm(task: str, trainings: int) -> None:
     )
 
     from supertickets.models import find_model
-    from supertickets.studies.settings import complete
+    from supertickets.studies.settings import FindSettings, complete
     from supertickets.tasks import load_task
     from supertickets.tasks.metrics import evaluate
     from supertickets.training.devices import choose_precision, find_device
 
     base = find_model("default")
-    recipe = complete({"task": task}, base)
+    recipe = complete(FindSettings, {"task": task}, base)
     data = load_task(recipe.source)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
 

@@ -182,7 +182,7 @@ def test_presets_follow_model_and_task(tiny_model: Path) -> None:
 
     def settings(size: str, **asked: object) -> FindSettings:
         config = {**base.config, "hidden_size": sizes[size], "max_position_embeddings": 512}
-        return complete(asked, type(base)(base.name, base.folder, config, base.weight_hash))
+        return complete(FindSettings, asked, type(base)(base.name, base.folder, config, base.weight_hash))
 
     paper = settings("base", task="mnli")
     assert (paper.dropout, paper.epochs, paper.learning_rate, paper.max_length) == (0.3, 6, 5e-5, 128)

@@ -22,9 +22,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": {"errors", "storage"},
     "training": {"errors", "storage", "anatomy", "tickets", "surgery", "tasks"},
     "lab": {"errors", "storage", "anatomy", "models", "tickets", "surgery", "tasks", "training"},
-    "evidence": {"lab", "tickets"},
+    "evidence": {"errors", "storage", "anatomy", "models", "tickets", "tasks", "lab"},
     "export": {"errors", "storage", "models", "tickets", "surgery", "tasks", "lab"},
-    "report": {"storage", "tasks", "tickets", "evidence"},
+    "report": {"storage", "tickets", "evidence"},
     "studies": {
         "errors", "storage", "anatomy", "models", "tickets", "tasks", "training", "lab", "evidence", "report", "export",
     },

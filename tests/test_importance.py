@@ -1,49 +1,82 @@
 """Importance against a naive reading of the formula, and against what the released code printed."""
 
 import contextlib
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+)
 
-from conftest import HEADS, LAYERS
-from supertickets.surgery.gate import gated
+from conftest import HEADS, HIDDEN, LAYERS, make_loud, tiny_config
+from supertickets.surgery.cut import cut
+from supertickets.surgery.gate import gated, ticket_gated
+from supertickets.surgery.structures import sum_by_structure
+from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, _drop_lowest, draw_ranked, normalise_by_layer
-from supertickets.tickets.importance import importance
+from supertickets.tickets.importance import MEASURES, Loss, Measured, Scores, importance
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.loop import example_losses
 
 TARGETS = torch.tensor([0, 1, 1, 0, 1])
 
 
-def naive_importance(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def naive_importance(
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], examples: Sequence[int] = range(5)
+) -> tuple[np.ndarray, np.ndarray]:
     """One example at a time, one scalar mask variable for each structure, autograd for the rest."""
     heads, ffns = torch.zeros(LAYERS, HEADS).double(), torch.zeros(LAYERS).double()
-    for row in range(len(TARGETS)):
+    for row, example in enumerate(examples):
         xi = torch.ones(LAYERS, HEADS, dtype=torch.float64, requires_grad=True)
         nu = torch.ones(LAYERS, dtype=torch.float64, requires_grad=True)
         one = {name: value[row : row + 1] for name, value in inputs.items()}
         with gated(model, lambda layer, c, xi=xi: xi[layer][:, None], lambda layer, f, nu=nu: nu[layer]):
-            loss = torch.nn.functional.cross_entropy(model(**one).logits, TARGETS[row : row + 1])
+            loss = torch.nn.functional.cross_entropy(model(**one).logits, TARGETS[example : example + 1])
         by_xi, by_nu = torch.autograd.grad(loss, (xi, nu))
-        heads += by_xi.abs() / len(TARGETS)
-        ffns += by_nu.abs() / len(TARGETS)
+        heads += by_xi.abs() / len(examples)
+        ffns += by_nu.abs() / len(examples)
     return heads.numpy(), ffns.numpy()
 
 
 def measured(model: PreTrainedModel, inputs: dict[str, torch.Tensor], batches: list[list[int]], **settings: str):
-    def losses() -> Iterator:
+    def losses() -> Iterator[Loss]:
         for rows in batches:
             yield lambda rows=rows: example_losses(
                 model(**{name: value[rows] for name, value in inputs.items()}).logits, TARGETS[rows], False
             )
 
-    gate = lambda head, ffn: gated(model, head, ffn)  # noqa: E731
-    return importance(model, gate, losses(), LAYERS, ScoringSettings(**settings))
+    return measure(model, losses, ScoringSettings(**settings))
+
+
+def measure(
+    model: PreTrainedModel,
+    losses: Callable[[], Iterable[Loss]],
+    settings: ScoringSettings,
+    ticket: Ticket | None = None,
+    start: PreTrainedModel | None = None,
+) -> Scores:
+    ticket = ticket or Ticket.full(LAYERS, HEADS)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return importance(
+        Measured(
+            model,
+            ticket,
+            gate=lambda head, ffn: gated(model, head, ffn),
+            losses=losses,
+            by_structure=lambda value: sum_by_structure(model, ticket, value),
+            start=lambda parameter: start.get_parameter(names[id(parameter)]).detach(),
+            settings=settings,
+            seed=0,
+        )
+    )
 
 
 @pytest.mark.parametrize("batches", [[[0, 1, 2, 3, 4]], [[3, 1], [0, 4, 2]]])
@@ -84,6 +117,111 @@ def test_leaves_the_model_as_it_was(loud_model: PreTrainedModel, inputs: dict[st
     assert all(parameter.grad is None for parameter in loud_model.parameters())
 
 
+# --- other measures, against naive sums over named weights ------------------------------------------------------------
+
+
+def weights_of(model: PreTrainedModel, layer: int, head: int | None) -> list[tuple[str, tuple[slice, ...]]]:
+    """Name and slice of each weight of a head (None: of the layer's FFN) of a BERT model."""
+    prefix, size = f"bert.encoder.layer.{layer}.", HIDDEN // HEADS
+    if head is None:
+        modules = ("intermediate.dense", "output.dense")
+        return [(f"{prefix}{module}.{kind}", (slice(None),)) for module in modules for kind in ("weight", "bias")]
+    rows = slice(head * size, (head + 1) * size)
+    found = [
+        (f"{prefix}attention.self.{m}.{k}", (rows,)) for m in ("query", "key", "value") for k in ("weight", "bias")
+    ]
+    return [*found, (f"{prefix}attention.output.dense.weight", (slice(None), rows))]
+
+
+def naive_sums(model: PreTrainedModel, values: dict[str, torch.Tensor]) -> Scores:
+    def total(layer: int, head: int | None) -> float:
+        return sum(float(values[name][where].sum()) for name, where in weights_of(model, layer, head))
+
+    heads = np.array([[total(layer, head) for head in range(HEADS)] for layer in range(LAYERS)])
+    return heads, np.array([total(layer, None) for layer in range(LAYERS)])
+
+
+@pytest.fixture
+def bert() -> PreTrainedModel:
+    return make_loud(AutoModelForSequenceClassification.from_config(tiny_config("bert", num_labels=2)).double()).eval()
+
+
+@pytest.fixture
+def bert_inputs() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {"input_ids": torch.randint(5, 100, (5, 9), generator=generator)}
+
+
+def batch_losses(model: PreTrainedModel, inputs: dict[str, torch.Tensor], batches: list[list[int]]) -> list[Loss]:
+    return [
+        lambda rows=rows: example_losses(
+            model(**{name: value[rows] for name, value in inputs.items()}).logits, TARGETS[rows], False
+        )
+        for rows in batches
+    ]
+
+
+@pytest.mark.parametrize("name", ["magnitude", "movement", "taylor", "fisher"])
+def test_a_measure_is_what_its_formula_says(
+    name: str, bert: PreTrainedModel, bert_inputs: dict[str, torch.Tensor]
+) -> None:
+    batches = [[0, 1, 2], [3, 4]]
+    start = make_loud(copy.deepcopy(bert), seed=5)
+    losses = batch_losses(bert, bert_inputs, batches)
+    weights = {key: p.detach().clone() for key, p in bert.named_parameters()}
+    if name == "magnitude":
+        expected = tuple(np.sqrt(sums) for sums in naive_sums(bert, {key: w**2 for key, w in weights.items()}))
+    elif name == "movement":
+        moved = {key: w * (w - start.get_parameter(key).detach()) for key, w in weights.items()}
+        expected = naive_sums(bert, moved)
+    elif name == "taylor":
+        expected = (np.zeros((LAYERS, HEADS)), np.zeros(LAYERS))
+        for rows, loss in zip(batches, losses, strict=True):
+            bert.zero_grad()
+            loss().mean().backward()
+            product = {key: (p.detach() * p.grad).abs() for key, p in bert.named_parameters() if p.grad is not None}
+            expected = tuple(e + len(rows) / 5 * s for e, s in zip(expected, naive_sums(bert, product), strict=True))
+        bert.zero_grad()
+    else:
+        one = [measure(bert, lambda i=i: batch_losses(bert, bert_inputs, [[i]]), ScoringSettings()) for i in range(5)]
+        expected = tuple(np.mean([scores[part] ** 2 for scores in one], axis=0) for part in (0, 1))
+    found = measure(bert, lambda: losses, ScoringSettings(importance=name), start=start)
+    for have, want in zip(found, expected, strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-9)
+    paper = measure(bert, lambda: losses, ScoringSettings())
+    assert [np.argsort(s, axis=None).tolist() for s in found] != [np.argsort(s, axis=None).tolist() for s in paper]
+    assert all(parameter.grad is None for parameter in bert.parameters())
+
+
+def test_random_importance_follows_the_seed_alone(bert: PreTrainedModel) -> None:
+    one, again = (measure(bert, list, ScoringSettings(importance="random")) for _ in range(2))
+    np.testing.assert_array_equal(one[0], again[0])
+    assert len(np.unique(one[0])) == LAYERS * HEADS
+
+
+@pytest.mark.parametrize("name", sorted(MEASURES))
+def test_a_cut_model_is_scored_where_it_still_has_something(
+    name: str, family: str, loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor]
+) -> None:
+    """Scores of what is left, in its place, equal those in the gated dense model; what is gone has none."""
+    ticket = Ticket.from_pruned(LAYERS, HEADS, [(0, 1), (0, 2), (2, 0)], [1])
+    small = cut(copy.deepcopy(loud_model), ticket)
+    settings = ScoringSettings(importance=name)
+    start = make_loud(copy.deepcopy(small), seed=3)
+    heads, ffns = measure(small, lambda: batch_losses(small, inputs, [[0, 1, 2], [3, 4]]), settings, ticket, start)
+    assert (heads[~ticket.heads] == 0).all()
+    assert (ffns[~ticket.ffns] == 0).all()
+    assert (heads[ticket.heads] != 0).all()
+    assert (ffns[ticket.ffns] != 0).all()
+    if name in ("sensitivity", "fisher"):  # the gates of a masked dense model are an independent way to these
+        power = 1 if name == "sensitivity" else 2
+        with ticket_gated(loud_model, ticket):
+            dense = [naive_importance(loud_model, {k: v[[i]] for k, v in inputs.items()}, [i]) for i in range(5)]
+        expected = [np.mean([scores[part] ** power for scores in dense], axis=0) for part in (0, 1)]
+        np.testing.assert_allclose(heads[ticket.heads], expected[0][ticket.heads], rtol=1e-6)
+        np.testing.assert_allclose(ffns[ticket.ffns], expected[1][ticket.ffns], rtol=1e-6)
+
+
 # --- the released code's numbers (tests/data/released_oracle.json: outputs it printed for a tiny model) ------------
 
 ORACLE = Path(__file__).parent / "data" / "released_oracle.json"
@@ -122,8 +260,7 @@ def test_released_preset_reproduces_what_the_released_code_printed(oracle: dict,
     batches = [batch(facts["train"][i : i + 8]) for i in range(0, len(facts["train"]), 8)]
     regression = facts["outputs"] == 1
     losses = [lambda b=b: example_losses(model(**b[0]).logits, b[1], regression) for b in batches]
-    gate = lambda head, ffn: gated(model, head, ffn)  # noqa: E731
-    heads, ffns = importance(model, gate, losses, 3, ScoringSettings(absolute="token", accumulation="decaying"))
+    heads, ffns = measure(model, lambda: losses, ScoringSettings(absolute="token", accumulation="decaying"))
     np.testing.assert_allclose(heads, facts["head_scores"], rtol=2e-4)
     np.testing.assert_allclose(ffns, facts["ffn_scores"], rtol=2e-4)
     normalised = normalise_by_layer(heads)
@@ -133,15 +270,12 @@ def test_released_preset_reproduces_what_the_released_code_printed(oracle: dict,
     assert {(int(layer), int(head)) for layer, head in np.argwhere(~ticket.heads)} == pruned
     assert np.argsort(ffns, kind="stable").tolist() == facts["ffn_ascending"]
     # The paper's reading is another one: it must not pass for the released one.
-    mean, _ = importance(model, gate, losses, 3, ScoringSettings())
+    mean, _ = measure(model, lambda: losses, ScoringSettings())
     assert not np.allclose(mean, facts["head_scores"], rtol=1e-2)
 
 
 @pytest.mark.parametrize("task", ["rte", "cola", "stsb"])
 def test_logits_are_the_released_codes(oracle: dict, task: str) -> None:
-    from supertickets.surgery.cut import cut
-    from supertickets.tickets import Ticket
-
     model, facts = oracle_model(oracle, task), oracle["tasks"][task]
     inputs, _ = batch(facts["dev"])
     with torch.no_grad():

@@ -297,8 +297,8 @@ def test_released_adamax_against_its_formula() -> None:
 def test_schedules() -> None:
     def rates(schedule: str) -> list[float]:
         parameter = torch.nn.Parameter(torch.ones(1))
-        optimizer = build_optimizer([parameter], Recipe(learning_rate=1.0, schedule=schedule, warmup=0.1))
-        scheduler = build_schedule(optimizer, Recipe(schedule=schedule, warmup=0.1), 20)
+        optimizer = build_optimizer([parameter], Recipe(learning_rate=1.0, lr_schedule=schedule, warmup=0.1))
+        scheduler = build_schedule(optimizer, Recipe(lr_schedule=schedule, warmup=0.1), 20)
         found = []
         for _ in range(20):
             found.append(optimizer.param_groups[0]["lr"])

@@ -11,7 +11,10 @@ import wrapt
 if TYPE_CHECKING:
     from supertickets.errors import StudyError, TicketError
     from supertickets.export.ship import apply_ticket
+    from supertickets.studies.compare import compare
     from supertickets.studies.find import FindResult, find
+    from supertickets.studies.report import report
+    from supertickets.studies.sensitivity import sensitivity
     from supertickets.surgery.cut import cut
     from supertickets.tickets import Ticket
     from supertickets.tickets.folder import load_ticket
@@ -22,9 +25,12 @@ __all__ = [
     "Ticket",
     "TicketError",
     "apply_ticket",
+    "compare",
     "cut",
     "find",
     "load_ticket",
+    "report",
+    "sensitivity",
 ]
 
 _HOME = {
@@ -33,9 +39,12 @@ _HOME = {
     "Ticket": "tickets",
     "TicketError": "errors",
     "apply_ticket": "export.ship",
+    "compare": "studies.compare",
     "cut": "surgery.cut",
     "find": "studies.find",
     "load_ticket": "tickets.folder",
+    "report": "studies.report",
+    "sensitivity": "studies.sensitivity",
 }
 
 

@@ -7,14 +7,15 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from supertickets.errors import StudyError, TicketError
-from supertickets.studies.settings import FindSettings, parse, read_config
+from supertickets.studies.settings import CompareSettings, FindSettings, StudySettings, parse, read_config
 
 app = typer.Typer(
     name="supertickets",
@@ -39,17 +40,17 @@ def _flag_value(name: str, value: Any, annotation: Any) -> Any:
     """Turn a flag's text into what the settings take."""
     if "tuple" in str(annotation) and isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
-    if name == "workers" and value != "auto":
+    if name == "workers" and value not in (None, "auto"):
         return int(value) if str(value).lstrip("-").isdigit() else value
     if name == "patience" and value == 0:
         return None
     return value
 
 
-def _with_settings_flags(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a flag for every field of FindSettings; its `**settings` get those that were typed."""
+def _with_settings_flags(function: Callable[..., None], of: type[StudySettings]) -> Callable[..., None]:
+    """Give a command a flag for every field of a study's settings; its `**settings` get those that were typed."""
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    fields = FindSettings.model_fields
+    fields = of.model_fields
     flags = [
         inspect.Parameter(
             name,
@@ -96,15 +97,12 @@ def _find(
     from supertickets.studies.find import find
     from supertickets.studies.folder import disk_use
 
-    asked = read_config(config) if config is not None else {}
-    parse(asked | settings)  # a typing error is told before anything slow is imported
+    asked = read_config(config, FindSettings) if config is not None else {}
+    parse(FindSettings, asked | settings)  # a typing error is told before anything slow is imported
     if "levels" in asked | settings:
         _say_if_reordered((asked | settings)["levels"])
-    try:
+    with _stoppable():
         result = find(asked, **settings, quiet=False)
-    except KeyboardInterrupt:
-        typer.echo("Stopped. Run the same command again to go on; what is done is kept.", err=True)
-        raise typer.Exit(130) from None
     if as_json:
         typer.echo(
             json.dumps(
@@ -125,10 +123,89 @@ def _find(
         if result.super_ticket is not None:
             typer.echo(f"ticket: {result.ticket_folder}")
         typer.echo(f"disk: {_size(disk_use(result.folder))} in {result.folder}")
-    if result.failures:
-        raise StudyError(
-            f"{len(result.failures)} trials failed: {', '.join(result.failures)}; the same command tries them again."
-        )
+    _tell_failures(result.failures)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Say how to go on when a study is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Stopped. Run the same command again to go on; what is done is kept.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _tell_failures(failures: Mapping[str, str]) -> None:
+    if failures:
+        raise StudyError(f"{len(failures)} trials failed: {', '.join(failures)}; the same command tries them again.")
+
+
+def _compare(
+    *,
+    config: Annotated[Path | None, typer.Option(help="YAML file; every flag is a key in it, flags win")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    **settings: Any,
+) -> None:
+    """Show how much each choice changes tickets and scores on a task.
+
+    Where the paper's text and its code differ, or another measure of importance could be taken: each choice in turn is
+    put otherwise, all else staying, and its tickets and scores are set beside the usual ones.
+    """
+    from supertickets.studies.compare import compare
+
+    asked = read_config(config, CompareSettings) if config is not None else {}
+    parse(CompareSettings, asked | settings)
+    with _stoppable():
+        result = compare(asked, **settings, quiet=False)
+    if as_json:
+        rows = json.loads(result.comparison.to_json(orient="records"))
+        typer.echo(json.dumps({"folder": str(result.folder), "failed": dict(result.failures), "comparison": rows}))
+    else:
+        _print_table(result.comparison, "what each choice changes (overlap: of what is pruned; difference: of scores)")
+        typer.echo(f"tables: {result.folder}/comparison.csv, .md, .tex")
+    _tell_failures(result.failures)
+
+
+def _print_table(frame: Any, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from supertickets.evidence.tables import shown
+
+    table = Table(*map(str, frame.columns), title=title)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(shown(value) for value in row))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+@app.command()
+def sensitivity(
+    folder: Annotated[Path, typer.Argument(help="output folder of a finished `find`")],
+    learning_rates: Annotated[str, typer.Option(help="learning rates, by commas; default: the study's")] = "",
+    seeds: Annotated[int, typer.Option(help="how many seeds, from the study's first")] = 5,
+    workers: Annotated[str | None, typer.Option(help="trainings side by side: a number or auto")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Show how much the super ticket and the dense model depend on seed and learning rate (the paper's Tables 5, 8)."""
+    from supertickets.studies.sensitivity import sensitivity as measure
+
+    try:
+        rates = [float(rate) for rate in learning_rates.split(",") if rate.strip()]
+    except ValueError as error:
+        raise TicketError(f"--learning-rates: expected numbers with commas between, got {learning_rates!r}.") from error
+    with _stoppable():
+        result = measure(folder, rates, seeds, _flag_value("workers", workers, int), device, quiet=False)
+    if as_json:
+        tables = {"over_seeds": result.over_seeds, "over_learning_rates": result.over_learning_rates}
+        found = {name: json.loads(table.to_json(orient="index")) for name, table in tables.items()}
+        typer.echo(json.dumps({"folder": str(result.folder), "failed": result.failures, **found}))
+    else:
+        _print_table(result.over_seeds.reset_index(names="model"), "standard deviation over seeds (Table 5)")
+        _print_table(result.over_learning_rates.reset_index(names="model"), "over learning rates (Table 8)")
+        typer.echo(f"tables: {result.folder}")
+    _tell_failures(result.failures)
 
 
 def _say_if_reordered(levels: Sequence[Any]) -> None:
@@ -204,6 +281,30 @@ def _size(count: float) -> str:
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="output folders of studies")],
+    out: Annotated[Path | None, typer.Option(help="folder for the page; default: the study's, or runs/report")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Write one page about several studies, with the paper's tables and the average over tasks.
+
+    Runs nothing; studies need not be finished. The tables are written as CSV, Markdown and LaTeX too.
+    """
+    from supertickets.studies.report import report as write
+
+    made = write(folders, out)
+    if as_json:
+        tables = {name: json.loads(table.to_json(orient="split")) for name, table in made.tables.items()}
+        typer.echo(json.dumps({"report": str(made.page), "average": made.average.sentence(), "tables": tables}))
+        return
+    for one in made.studies:
+        typer.echo(f"{one.record.name}: {one.conclusions.verdict}\n")
+    if len(made.studies) > 1:
+        typer.echo(made.average.sentence())
+    typer.echo(f"report: {made.page}")
+
+
+@app.command()
 def apply(
     ticket: Annotated[Path, typer.Argument(help="ticket folder")],
     model: Annotated[str | None, typer.Option(help="base model; default: the one the ticket names")] = None,
@@ -224,7 +325,8 @@ def apply(
         typer.echo(f"{made['folder']}: {made['parameters']:,} parameters, {share:.1%} of the dense model's.")
 
 
-app.command("find")(_with_settings_flags(_find))
+app.command("find")(_with_settings_flags(_find, FindSettings))
+app.command("compare")(_with_settings_flags(_compare, CompareSettings))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

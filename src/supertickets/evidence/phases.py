@@ -60,7 +60,10 @@ class Phases:
                 f"winning tickets beat the dense model at {', '.join(map(_level, self.rises_at))} but do not fall after"
             )
         elif np.isfinite(self.rise_p):
-            why = f"at no level do winning tickets beat the dense model beyond chance (smallest corrected p {self.rise_p:.2g})"
+            why = (
+                "at no level do winning tickets beat the dense model beyond chance "
+                f"(smallest corrected p {self.rise_p:.2g})"
+            )
         else:
             why = "no test was possible"
         return f"No phase transition seen: {why}. {where}; {meets}"

@@ -1,7 +1,7 @@
 """Scores of many resamples of an evaluation set at once: each example counts as often as a weight says.
 
-Bootstrap resamples and halves of a dev set are rows of weights. What scikit-learn and scipy compute for one of them in a
-millisecond comes for all of them from a few matrix products; tests hold the two equal.
+Bootstrap resamples and halves of a dev set are rows of weights. What scikit-learn and scipy compute for one of them in
+a millisecond comes for all of them from a few matrix products; tests hold the two equal.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,9 +36,9 @@ def half_weights(examples: int, halvings: int, seed: int = 0) -> Floats:
 
 
 def weighted_scores(metrics: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any], weights: Floats) -> Floats:
-    """Return the score in percent for each row of `weights` `[resamples, examples]`: the mean of the metrics.
+    """Return the score (the metrics' mean in percent) for each row of `weights` `[resamples, examples]`.
 
-    Equal to `tasks.metrics.evaluate` on examples repeated as often as their weight. `outputs` are `[examples, outputs]`.
+    Equal to `tasks.metrics.evaluate` on examples repeated as their weights say; `outputs` are `[examples, outputs]`.
     """
     if all(name in REGRESSION for name in metrics):
         values = [

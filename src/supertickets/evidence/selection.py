@@ -1,8 +1,8 @@
 """Selection judged honestly: choose on one half of the dev set, score on the other.
 
 Choosing the best of several levels, and of several epochs, on the very dev set whose score is then reported, makes any
-method look better. Cross-fitting pays for that choice: run and epoch are chosen on one half and scored on the other, the
-halves change places, and this is averaged over many random halvings.
+method look better. Cross-fitting pays for that choice: run and epoch are chosen on one half and scored on the other,
+the halves change places, and this is averaged over many random halvings.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ HALVINGS = 50
 
 @dataclass(frozen=True)
 class Selected:
-    """What choosing among candidates gives: `paper` scores the choice on the data it was made on, `honest` on others."""
+    """What choosing among candidates gives: `paper` scores the choice on the data it was made on, `honest` on other."""
 
     paper: float
     honest: float

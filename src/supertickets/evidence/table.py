@@ -6,57 +6,97 @@ from typing import Any
 
 import pandas as pd
 
+from supertickets.anatomy import Shape
+from supertickets.anatomy.cost import forward_flops
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.trial import Trial
+from supertickets.tickets import Ticket
 
 DENSE = "dense"
-_KIND_ORDER = {DENSE: 0, "winning": 1, "random": 2, "losing": 3}
+CONTROL = "control"
+"""Dense runs with other seeds than the study's: what choosing among seeds alone gives."""
+_KIND_ORDER = {DENSE: 0, "super": 1, "winning": 2, "random": 3, "losing": 4, CONTROL: 5}
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a trial stands for in a study. Two roles may share one trial (two kinds that drew the same ticket)."""
+    """What a trial stands for in a study. Two roles may share one trial (two kinds that drew the same ticket).
+
+    `variant` names what is otherwise than in the rest of the study, where something is.
+    """
 
     kind: str
     level: float
     seed: int
+    variant: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} seed {self.seed}" if self.kind == DENSE else f"{self.kind} {self.level:g} seed {self.seed}"
+        name = self.kind if self.kind in (DENSE, CONTROL, "super") else f"{self.kind} {self.level:g}"
+        return f"{name} seed {self.seed}" + (f", {self.variant}" if self.variant else "")
 
 
-def results_table(rows: Sequence[tuple[Role, Trial, Outcome | None]]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Row:
+    """A role, the trial that plays it (None: its ticket is not drawn yet) and its outcome (None: there is none)."""
+
+    role: Role
+    trial: Trial | None
+    outcome: Outcome | None
+    failed: bool = False
+
+    @property
+    def status(self) -> str:
+        """`finished`, `diverged`, `failed`, or `missing` for what has not run."""
+        return self.outcome.status if self.outcome is not None else "failed" if self.failed else "missing"
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a score."""
+        return self.outcome is not None and self.outcome.finished
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """The ticket that was trained."""
+        return self.trial.ticket if self.trial is not None else None
+
+
+def results_table(rows: Sequence[Row], shape: Shape) -> pd.DataFrame:
     """Return one row a role, by kind, level and seed. Scores and metrics are in percent; all times are in `seconds`.
 
-    `status` is finished, diverged or failed; what such a trial does not have is missing (NaN), never zero. `remaining`
-    is the share of the dense model's parameters that stays.
+    `status` is finished, diverged, failed or missing; what such a trial does not have is missing (NaN), never zero.
+    `remaining` is the share of the dense model's parameters that stays, `inference` the share of its FLOPs for a text
+    of 32 tokens.
     """
-    dense = {outcome.cost["parameters"] for role, _, outcome in rows if role.kind == DENSE and outcome is not None}
+    dense = {row.outcome.cost["parameters"] for row in rows if row.role.kind == DENSE and row.outcome is not None}
+    full = forward_flops(shape, Ticket.full(shape.layers, shape.heads), 1, 32)
     table = []
-    for role, trial, outcome in sorted(rows, key=lambda row: (_KIND_ORDER[row[0].kind], row[0].level, row[0].seed)):
-        entry: dict[str, Any] = {
-            "kind": role.kind,
-            "level": role.level,
-            "seed": role.seed,
-            "status": outcome.status if outcome is not None else "failed",
-            "score": None,
-        }
+    for row in sorted(rows, key=lambda row: (_KIND_ORDER[row.role.kind], row.role.level, row.role.seed)):
+        role, outcome = row.role, row.outcome
+        entry: dict[str, Any] = {"kind": role.kind, "level": role.level, "seed": role.seed}
+        entry |= {"variant": role.variant} if role.variant else {}
+        entry |= {"status": row.status, "score": None}
         if outcome is not None and outcome.finished:
             entry["score"] = outcome.score
             for split, metrics in outcome.metrics.items():
                 prefix = "" if split == "dev" else f"{split}_"
                 entry |= {prefix + name: value for name, value in metrics.items() if prefix + name != "score"}
             entry["best_epoch"] = outcome.best_epoch
-        entry |= {"heads": trial.ticket.kept_heads, "ffns": trial.ticket.kept_ffns}
+        if row.ticket is not None:
+            inference = forward_flops(shape, row.ticket, 1, 32) / full
+            entry |= {"heads": row.ticket.kept_heads, "ffns": row.ticket.kept_ffns, "inference": inference}
         if outcome is not None:
             parameters = outcome.cost["parameters"]
             entry |= {"parameters": parameters, "remaining": parameters / max(dense) if dense else None}
             entry |= {name: outcome.cost[name] for name in ("tokens", "flops", "seconds")}
-        table.append(entry | {"trial": trial.key})
+        table.append(entry | {"trial": row.trial.key if row.trial is not None else None})
     frame = pd.DataFrame(table)
-    order = ["heads", "ffns", "parameters", "remaining", "tokens", "flops", "seconds", "trial"]
+    first = ["kind", "level", "seed", "variant", "status", "score"]
+    last = ["heads", "ffns", "parameters", "remaining", "inference", "tokens", "flops", "seconds", "trial"]
+    columns = list(frame.columns)
     return frame[
-        [name for name in frame.columns if name not in order] + [name for name in order if name in frame.columns]
+        [name for name in first if name in columns]
+        + [name for name in columns if name not in first + last]
+        + [name for name in last if name in columns]
     ]
 
 
@@ -88,25 +128,3 @@ def dense_mean(table: pd.DataFrame) -> float | None:
     """Return the mean score of the dense runs that finished."""
     scores = table[(table["kind"] == DENSE) & (table["status"] == "finished")]["score"]
     return float(scores.mean()) if len(scores) else None
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """Say in a sentence or two what came out, with the caution it needs."""
-    chosen, dense = select_super(table), dense_mean(table)
-    if "winning" not in set(table["kind"]):
-        return "No super ticket: no winning tickets were asked for."
-    if chosen is None or dense is None:
-        return "No super ticket: no winning ticket finished its training."
-    same_seed = table[(table["kind"] == DENSE) & (table["seed"] == chosen["seed"]) & (table["status"] == "finished")]
-    own = float(same_seed["score"].iloc[0])
-    gain = chosen["score"] - own
-    word = "better than" if gain > 0 else "worse than" if gain < 0 else "the same as"
-    seeds = int(((table["kind"] == DENSE) & (table["status"] == "finished")).sum())
-    by = f" by {abs(gain):.2f}" if gain else ""
-    return (
-        f"The super ticket is the winning ticket at level {chosen['level']:g} of seed {chosen['seed']}: it keeps "
-        f"{chosen['heads']} heads, {chosen['ffns']} FFNs and {chosen['remaining']:.1%} of the parameters. It scores "
-        f"{chosen['score']:.2f}, {word} the dense model of the same seed ({own:.2f}){by}; the dense mean over {seeds} "
-        f"seed{'s' if seeds > 1 else ''} is {dense:.2f}. It was chosen on the same dev set that this score comes from, "
-        "which flatters it."
-    )

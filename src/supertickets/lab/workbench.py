@@ -60,7 +60,7 @@ class Workbench:
         torch.set_num_threads(trial.recipe.threads)
         source = self._source(trial)
         data = self._data(trial, source)
-        model = cut(source.build(data.task.outputs, trial.recipe.dropout, trial.seed), trial.ticket)
+        model = self._start(trial, source, data)
         checkpoint = folder / CHECKPOINT
         learner = Learner(data, model, trial.ticket)
         follow = Tracking(self._trackers if self._writes else (), job, report)
@@ -72,7 +72,7 @@ class Workbench:
         try:
             training = trainer.train()
             if trial.scoring is not None:
-                heads, ffns = trainer.score(trial.scoring)
+                heads, ffns = trainer.score(trial.scoring, self._start(trial, source, data))
                 arrays[SCORES] = {"heads": heads, "ffns": ffns}
             (predictions,) = training.predictions.values()
             arrays[PREDICTIONS] = {name: np.stack(outputs) for name, outputs in predictions.items()}
@@ -99,6 +99,11 @@ class Workbench:
             checkpoint.unlink(missing_ok=True)
             follow.finish()
         return outcome
+
+    @staticmethod
+    def _start(trial: Trial, source: ModelSource, data: EncodedTask) -> PreTrainedModel:
+        """Return the model that a trial's training starts from: pre-trained, cut, with a new output layer."""
+        return cut(source.build(data.task.outputs, trial.recipe.dropout, trial.seed), trial.ticket)
 
     def _source(self, trial: Trial) -> ModelSource:
         if trial.weight_hash not in self._sources:

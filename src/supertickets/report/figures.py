@@ -1,93 +1,240 @@
-"""The report's plots. Colours tell kinds apart for colour-blind readers too (Okabe and Ito), and so do dashes."""
+"""The report's plots. Colours tell kinds apart for colour-blind readers too (Okabe and Ito); so do dashes and marks.
+
+Text takes its colour from the page's style sheet, so that plots follow light, dark and print.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from supertickets.evidence.table import DENSE, curves
+from supertickets.evidence.table import CONTROL, DENSE
 from supertickets.tickets import Ticket
 
-_STYLES = {
-    "winning": ("#0072B2", "solid", "circle"),
-    "random": ("#E69F00", "dash", "square"),
-    "losing": ("#D55E00", "dot", "diamond"),
+
+@dataclass(frozen=True)
+class Style:
+    """How a kind of run is drawn."""
+
+    colour: str
+    dash: str
+    symbol: str
+
+
+STYLES = {
+    DENSE: Style("#7f7f7f", "solid", "x"),
+    "winning": Style("#0072B2", "solid", "circle"),
+    "random": Style("#E69F00", "dash", "square"),
+    "losing": Style("#D55E00", "dot", "diamond"),
+    CONTROL: Style("#7f7f7f", "dot", "cross"),
+    "super": Style("#009E73", "solid", "star"),
 }
+_TASKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7f7f7f", "#F0E442")
 _LAYOUT = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
-    "font": {"family": "system-ui, sans-serif", "color": "#808080"},
-    "margin": {"l": 60, "r": 20, "t": 20, "b": 55},
+    "font": {"family": "system-ui, sans-serif", "size": 13},
+    "margin": {"l": 55, "r": 15, "t": 10, "b": 50},
+    "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    "hovermode": "closest",
+    "height": 420,
 }
-_GRID = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.4)"}
+_GRID = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.4)", "automargin": True}
+_LEVELS = {"title": "share of heads and of FFNs pruned", "tickformat": ".0%", **_GRID}
 
 
-def phase_curves(table: pd.DataFrame, score: str) -> go.Figure:
-    """Return the phase-transition plot: mean score by level for each kind, a standard deviation either way."""
+def phase_curves(means: pd.DataFrame, measure: str) -> go.Figure:
+    """Return the phase-transition plot (paper, Figure 4): mean score by level for each kind, with its interval."""
     figure = go.Figure()
-    means = curves(table)
-    for kind, (colour, dash, symbol) in _STYLES.items():
-        curve = means[means["kind"] == kind]
+    for kind in ("winning", "random", "losing"):
+        curve, style = means[means["kind"] == kind], STYLES[kind]
         if curve.empty:
             continue
-        spread = curve["std"] if (curve["runs"] > 1).any() else None
         figure.add_scatter(
             x=curve["level"],
             y=curve["mean"],
-            error_y=None if spread is None else {"type": "data", "array": spread.fillna(0.0), "thickness": 1},
-            customdata=np.column_stack([curve["std"], curve["runs"]]),
-            hovertemplate=f"{kind} %{{x:.0%}}<br>mean %{{y:.2f}}<br>standard deviation %{{customdata[0]:.2f}}"
-            "<br>%{customdata[1]} runs<extra></extra>",
+            error_y={
+                "type": "data",
+                "array": curve["high"] - curve["mean"],
+                "arrayminus": curve["mean"] - curve["low"],
+                "thickness": 1,
+                "width": 3,
+            },
+            customdata=curve[["std", "runs", "low", "high"]],
+            hovertemplate=f"{kind} %{{x:.0%}}<br>mean %{{y:.2f}} (95 %: %{{customdata[2]:.2f}} to "
+            "%{customdata[3]:.2f})<br>standard deviation %{customdata[0]:.2f}<br>%{customdata[1]} runs<extra></extra>",
             name=f"{kind} tickets",
             mode="lines+markers",
-            line={"color": colour, "dash": dash},
-            marker={"symbol": symbol, "size": 8},
+            line={"color": style.colour, "dash": style.dash},
+            marker={"symbol": style.symbol, "size": 8},
         )
     dense = means[means["kind"] == DENSE]
     if not dense.empty:
-        mean, std = float(dense["mean"].iloc[0]), float(dense["std"].iloc[0])
-        label = f"dense {mean:.2f}" + (f" ± {std:.2f}" if std == std else "")
-        levels = [0.0, float(table["level"].max())]
+        row = dense.iloc[0]
+        label = f"dense {row['mean']:.2f}"
         figure.add_scatter(
-            x=levels,
-            y=[mean, mean],
+            x=[0.0, float(means["level"].max())],
+            y=[row["mean"]] * 2,
             name=label,
             mode="lines",
-            line={"color": "#808080", "width": 1.5},
-            hovertemplate=label + "<extra></extra>",
+            line={"color": STYLES[DENSE].colour, "width": 1.5},
+            hovertemplate=f"{label} (95 %: {row['low']:.2f} to {row['high']:.2f})<extra></extra>",
         )
-        if std == std:
-            figure.add_hrect(y0=mean - std, y1=mean + std, fillcolor="#808080", opacity=0.12, line_width=0)
-    figure.update_layout(**_LAYOUT, height=440, legend={"orientation": "h", "y": 1.08}, hovermode="closest")
-    figure.update_xaxes(title="share of heads and of FFNs pruned", tickformat=".0%", **_GRID)
-    figure.update_yaxes(title=f"dev {score} (%)", **_GRID)
+        figure.add_hrect(y0=row["low"], y1=row["high"], fillcolor=STYLES[DENSE].colour, opacity=0.12, line_width=0)
+    figure.update_layout(**_LAYOUT)
+    figure.update_xaxes(**_LEVELS)
+    figure.update_yaxes(title=f"dev {measure} (%)", **_GRID)
     return figure
 
 
-def structure_map(ticket: Ticket) -> go.Figure:
-    """Return a layer x head map of what a ticket keeps, with a column for the FFNs."""
-    layers, heads = ticket.shape
-    kept = np.column_stack([ticket.heads, ticket.ffns]).astype(int)
-    names = [f"head {head}" for head in range(heads)] + ["FFN"]
-    text = [
-        [f"layer {layer}, {name}: {'kept' if kept[layer, i] else 'pruned'}" for i, name in enumerate(names)]
-        for layer in range(layers)
-    ]
-    figure = go.Figure(
-        go.Heatmap(
-            z=kept,
-            x=[*map(str, range(heads)), "FFN"],
-            y=[str(layer) for layer in range(layers)],
-            customdata=text,
-            hovertemplate="%{customdata}<extra></extra>",
-            colorscale=[[0, "rgba(128,128,128,0.18)"], [1, "#0072B2"]],
-            zmin=0,
-            zmax=1,
-            xgap=3,
-            ygap=3,
-            showscale=False,
+def score_distribution(table: pd.DataFrame, measure: str) -> go.Figure:
+    """Return every run's score as a point, by kind and level: what the means are made of."""
+    figure = go.Figure()
+    finished = table[table["status"] == "finished"]
+    for kind, style in STYLES.items():
+        runs = finished[finished["kind"] == kind]
+        if runs.empty:
+            continue
+        offset = {"winning": -0.012, "losing": 0.012, CONTROL: 0.012}.get(kind, 0.0)
+        figure.add_scatter(
+            x=runs["level"] + offset,
+            y=runs["score"],
+            customdata=runs[["level", "seed"]],
+            hovertemplate=f"{kind} %{{customdata[0]:.0%}}, seed %{{customdata[1]}}<br>%{{y:.2f}}<extra></extra>",
+            name=kind,
+            mode="markers",
+            marker={"symbol": style.symbol, "size": 8, "color": style.colour, "opacity": 0.75},
         )
+    figure.update_layout(**_LAYOUT)
+    figure.update_xaxes(**_LEVELS)
+    figure.update_yaxes(title=f"dev {measure} (%)", **_GRID)
+    return figure
+
+
+def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
+    """Return mean score against cost, with the front of what nothing cheaper beats."""
+    figure = go.Figure()
+    finished = table[(table["status"] == "finished") & (table["kind"] != CONTROL)]
+    grouped = finished.groupby(["kind", "level"], sort=False)[["inference", "remaining", "score"]].mean().reset_index()
+    for kind, style in STYLES.items():
+        points = grouped[grouped["kind"] == kind]
+        if points.empty:
+            continue
+        figure.add_scatter(
+            x=points["inference"],
+            y=points["score"],
+            customdata=points[["level", "remaining"]],
+            hovertemplate=f"{kind} %{{customdata[0]:.0%}}<br>%{{y:.2f}} at %{{x:.0%}} of the FLOPs, "
+            "%{customdata[1]:.0%} of the parameters<extra></extra>",
+            name=kind,
+            mode="markers",
+            marker={"symbol": style.symbol, "size": 10, "color": style.colour},
+        )
+    front = _front(grouped)
+    figure.add_scatter(
+        x=front["inference"],
+        y=front["score"],
+        name="nothing cheaper is better",
+        mode="lines",
+        line={"color": "#009E73", "shape": "hv", "width": 1.5},
+        hoverinfo="skip",
     )
-    figure.update_layout(**_LAYOUT, height=80 + 28 * layers)
-    figure.update_xaxes(title="head", type="category", showgrid=False)
-    figure.update_yaxes(title="layer", type="category", autorange="reversed", showgrid=False)
+    figure.update_layout(**_LAYOUT)
+    figure.update_xaxes(title="forward FLOPs, share of dense", tickformat=".0%", **_GRID)
+    figure.update_yaxes(title=f"mean dev {measure} (%)", **_GRID)
     return figure
+
+
+def _front(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the points that no cheaper or equally dear one reaches, cheapest first."""
+    ordered = points.sort_values(["inference", "score"], ascending=[True, False])
+    best_before = ordered["score"].cummax().shift(fill_value=-np.inf)
+    return ordered[ordered["score"] > best_before]
+
+
+def ticket_agreement(agreement: pd.DataFrame) -> go.Figure:
+    """Return how far the winning tickets of different seeds prune the same structures, with what chance gives."""
+    figure = go.Figure()
+    for part, name, style in (("heads", "heads", STYLES["winning"]), ("ffns", "FFNs", STYLES["random"])):
+        figure.add_scatter(
+            x=agreement["level"],
+            y=agreement[part],
+            customdata=agreement[f"{part}_chance"],
+            name=f"{name} that another seed pruned too",
+            mode="lines+markers",
+            line={"color": style.colour, "dash": style.dash},
+            marker={"symbol": style.symbol, "size": 8},
+            hovertemplate=f"%{{x:.0%}}: %{{y:.0%}} of the {name} pruned are the same; chance %{{customdata:.0%}}"
+            "<extra></extra>",
+        )
+    figure.add_scatter(
+        x=agreement["level"],
+        y=agreement["heads_chance"],
+        name="chance",
+        mode="lines",
+        line={"color": "#7f7f7f", "dash": "dot"},
+        hovertemplate="chance %{y:.0%}<extra></extra>",
+    )
+    figure.update_layout(**_LAYOUT)
+    figure.update_xaxes(**_LEVELS)
+    figure.update_yaxes(title="shared between seeds", tickformat=".0%", range=[0, 1.05], **_GRID)
+    return figure
+
+
+def gains_by_level(curves: Sequence[tuple[str, pd.DataFrame]]) -> go.Figure:
+    """Return, for several studies, the winning tickets' mean gain over the dense mean at each level."""
+    figure = go.Figure()
+    for i, (name, means) in enumerate(curves):
+        dense = means[means["kind"] == DENSE]["mean"]
+        winning = means[means["kind"] == "winning"]
+        if dense.empty or winning.empty:
+            continue
+        figure.add_scatter(
+            x=winning["level"],
+            y=winning["mean"] - float(dense.iloc[0]),
+            name=_plain(name),
+            mode="lines+markers",
+            line={"color": _TASKS[i % len(_TASKS)], "dash": ("solid", "dash", "dot", "dashdot")[i // len(_TASKS) % 4]},
+            marker={"symbol": i % 10, "size": 8},
+            hovertemplate="%{x:.0%}: %{y:+.2f}<extra>" + _plain(name) + "</extra>",
+        )
+    figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
+    figure.update_layout(**_LAYOUT)
+    figure.update_xaxes(**_LEVELS)
+    figure.update_yaxes(title="winning tickets' mean gain over dense", **_GRID)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Return text that plotly, which reads a few tags in labels, shows as it is."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "%&#123;")
+
+
+@dataclass(frozen=True)
+class StructureMap:
+    """A ticket as a drawing: one cell a head, a column of FFNs; `x`, `y` in cells."""
+
+    name: str
+    text: str
+    chosen: bool
+    width: int
+    height: int
+    cells: tuple[tuple[float, int, bool, str], ...]
+
+    @classmethod
+    def of(cls, name: str, ticket: Ticket, chosen: bool = False) -> "StructureMap":
+        """Return the drawing of a ticket."""
+        layers, heads = ticket.shape
+        cells = [
+            (float(head), layer, bool(ticket.heads[layer, head]), f"layer {layer}, head {head}")
+            for layer in range(layers)
+            for head in range(heads)
+        ]
+        cells += [(heads + 0.5, layer, bool(ticket.ffns[layer]), f"layer {layer}, FFN") for layer in range(layers)]
+        gone = ", ".join(str(layer) for layer in range(layers) if not ticket.ffns[layer])
+        text = f"{ticket.kept_heads} of {layers * heads} heads and {ticket.kept_ffns} of {layers} FFNs stay" + (
+            f"; the FFNs of layers {gone} are gone" if gone else ""
+        )
+        return cls(name, text, chosen, heads + 2, layers, tuple(cells))

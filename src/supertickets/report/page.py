@@ -1,6 +1,7 @@
 """The report page: everything inside one file, readable with no network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,71 +12,194 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from supertickets.evidence.table import Role, curves, select_super
-from supertickets.report.figures import phase_curves, structure_map
+from supertickets.evidence.table import Role, select_super
+from supertickets.evidence.tables import Looked, gains, in_order, paper_tables, task_average
+from supertickets.report.figures import (
+    StructureMap,
+    cost_against_score,
+    gains_by_level,
+    phase_curves,
+    score_distribution,
+    ticket_agreement,
+)
 from supertickets.storage import write_atomically
-from supertickets.tasks import Task
-from supertickets.tickets import Ticket
+
+
+@dataclass(frozen=True)
+class Section:
+    """One study on the page, ready to be shown."""
+
+    id: str
+    name: str
+    model: str
+    measure: str
+    train: int
+    dev: int
+    complete: bool
+    missing: int
+    sentences: tuple[str, ...]
+    selection: list[tuple[str, str, str, str]]
+    plots: dict[str, Markup]
+    means: list[dict[Any, Any]]
+    maps: list[tuple[str, list[StructureMap]]]
+    columns: list[str]
+    rows: list[list[tuple[str, Any]]]
+    settings: dict[str, Any]
+    versions: dict[str, Any]
+    command: str
+    sensitivity: dict[str, dict[str, Any]]
 
 
 def write_report(
     path: Path,
-    task: Task,
-    table: pd.DataFrame,
-    tickets: Mapping[Role, Ticket],
-    verdict: str,
-    settings: Mapping[str, Any],
-    command: str,
+    studies: Sequence[Looked],
+    commands: Mapping[Path, str],
+    sensitivity: Mapping[Path, Mapping[str, pd.DataFrame]],
 ) -> None:
-    """Write the report of a study to `path`; `settings` has the effective ones, `command` repeats the study."""
-    score = " and ".join(task.metrics) if len(task.metrics) < 3 else f"mean of {len(task.metrics)} metrics"
-    chosen = select_super(table)
-    maps = []
-    if chosen is not None:
-        role = Role("winning", float(chosen["level"]), int(chosen["seed"]))
-        maps = [(str(role), _plot(structure_map(tickets[role])), _described(tickets[role]))]
+    """Write one page about one study or several.
+
+    `commands` has what repeats each, `sensitivity` its further tables by title, both by the study's folder.
+    """
+    ordered = in_order(studies)
     environment = Environment(
         loader=PackageLoader("supertickets.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["number"] = _number
+    several = len(ordered) > 1
     page = environment.get_template("report.html.jinja").render(
-        settings=settings,
-        model="the default encoder" if settings["model"] == "default" else settings["model"],
-        command=command,
-        verdict=verdict,
-        score=score,
-        examples=(len(task.train), len(task.dev)),
-        curves=_plot(phase_curves(table, score)),
-        means=curves(table).to_dict("records"),
-        maps=maps,
-        columns=list(table.columns),
-        rows=[[_cell(name, row[name]) for name in table.columns] for _, row in table.iterrows()],
+        title=f"Tickets on {len(ordered)} tasks" if several else _title(ordered[0]),
+        sections=[
+            _section(f"study-{i}", one, commands[one.record.folder], sensitivity[one.record.folder])
+            for i, one in enumerate(ordered)
+        ],
+        several=several,
+        average=task_average(ordered).sentence() if several else "",
+        tables={name: _grid(table) for name, table in paper_tables(ordered).items()},
+        gains=_grid(gains(ordered)),
+        by_level=_plot(gains_by_level([(one.record.name, one.conclusions.means) for one in ordered])),
         plotly=Markup(f"<script>{plotly.offline.get_plotlyjs()}</script>"),
         version=version("supertickets"),
     )
     write_atomically(path, page)
 
 
+def _title(one: Looked) -> str:
+    return f"Super ticket of {_model(one.record.subject.model)} on {one.record.name}"
+
+
+def _model(name: str) -> str:
+    return "the default encoder" if name == "default" else name
+
+
+def _section(name: str, one: Looked, command: str, sensitivity: Mapping[str, pd.DataFrame]) -> Section:
+    record, seen = one.record, one.conclusions
+    subject, table = record.subject, record.table
+    plots = {
+        "phases": _plot(phase_curves(seen.means, subject.measure)),
+        "distribution": _plot(score_distribution(table, subject.measure)),
+        "cost": _plot(cost_against_score(table, subject.measure)),
+    }
+    if not seen.agreement.empty:
+        plots["agreement"] = _plot(ticket_agreement(seen.agreement))
+    outcome = next((row.outcome for row in record.rows if row.outcome is not None), None)
+    return Section(
+        id=name,
+        name=record.name,
+        model=_model(subject.model),
+        measure=subject.measure,
+        train=subject.train,
+        dev=len(subject.targets),
+        complete=record.complete,
+        missing=sum(row.status == "missing" for row in record.rows),
+        sentences=seen.sentences,
+        selection=_selection(one),
+        plots=plots,
+        means=seen.means.to_dict("records"),
+        maps=_maps(one),
+        columns=list(table.columns),
+        rows=_runs(table),
+        settings=dict(record.settings),
+        versions=dict(outcome.environment) if outcome is not None else {},
+        command=command,
+        sensitivity={title: _grid(table) for title, table in sensitivity.items()},
+    )
+
+
+def _runs(table: pd.DataFrame) -> list[list[tuple[str, Any]]]:
+    """Return each run's cells as (shown, sort key)."""
+    return [[(_cell(name, row[name]), _key(row[name])) for name in table.columns] for _, row in table.iterrows()]
+
+
+def _selection(one: Looked) -> list[tuple[str, str, str, str]]:
+    """Return rows of the table of gains: what was done, gain over dense, 95 % interval, p."""
+    seen, rows = one.conclusions, []
+    names = ("best level and epoch chosen on the dev set that scores it (the paper's way)", "the same choice, paid for")
+    for name, gain in zip(names, (seen.paper, seen.honest), strict=True):
+        if gain is not None:
+            test = gain.test
+            interval = f"{test.low:+.2f} to {test.high:+.2f}" if test.tested else "-"
+            rows.append((name, f"{gain.mean:+.2f}", interval, f"{test.p:.2g}" if test.tested else "-"))
+    if seen.control is not None:
+        rows.append((f"best of {seen.controls} dense runs with other seeds", f"{seen.control.paper:+.2f}", "-", "-"))
+        rows.append(("the same choice among dense runs, paid for", f"{seen.control.honest:+.2f}", "-", "-"))
+    return rows
+
+
+def _maps(one: Looked) -> list[tuple[str, list[StructureMap]]]:
+    """Return the winning tickets as drawings, level by level."""
+    chosen = select_super(one.record.table)
+    best = None if chosen is None else Role("winning", float(chosen["level"]), int(chosen["seed"]))
+    levels: dict[float, list[StructureMap]] = {}
+    for row in sorted(one.record.rows, key=lambda row: (row.role.level, row.role.seed)):
+        if row.role.kind == "winning" and row.role.level and row.ticket is not None:
+            drawn = StructureMap.of(f"seed {row.role.seed}", row.ticket, row.role == best)
+            levels.setdefault(row.role.level, []).append(drawn)
+    return [(f"{level:.0%} pruned", maps) for level, maps in levels.items()]
+
+
+_CONFIG = {"displayModeBar": False, "responsive": True}
+
+
 def _plot(figure: go.Figure) -> Markup:
     # Plotly writes the figure as JSON into a script; it escapes </script> and the like itself.
-    return Markup(
-        figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True})
+    html = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        default_width="100%",
+        config=_CONFIG,
     )
+    return Markup(html)
 
 
-def _described(ticket: Ticket) -> str:
-    layers, heads = ticket.shape
-    gone = ", ".join(str(layer) for layer in range(layers) if not ticket.ffns[layer])
-    return f"{ticket.kept_heads} of {layers * heads} heads and {ticket.kept_ffns} of {layers} FFNs stay" + (
-        f"; the FFNs of layers {gone} are gone" if gone else ""
-    )
+def _grid(table: pd.DataFrame) -> dict[str, Any]:
+    """Return a table for the template: column names and rows of (shown, sort key); an index of names comes first."""
+    if not isinstance(table.index, pd.RangeIndex):
+        table = table.reset_index(names="")
+    rows = [[(_number(value), _key(value)) for value in row] for row in table.itertuples(index=False)]
+    return {"columns": list(table.columns), "rows": rows}
 
 
-def _cell(name: str, value: object) -> str:
+def _number(value: Any) -> str:
+    if value is None or value != value:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2g}" if isinstance(value, float) and abs(value) < 0.01 and value else (
+        f"{value:.2f}" if isinstance(value, float) else str(value)
+    )  # fmt: skip
+
+
+def _key(value: Any) -> Any:
+    """Return what a cell is sorted by: a number as it is, what is missing last."""
+    return "" if value is None or value != value else value
+
+
+def _cell(name: str, value: Any) -> str:
     if value is None or value != value:
         return "-"
     if name == "level":
         return f"{value:g}"
-    if name == "remaining":
+    if name in ("remaining", "inference"):
         return f"{value:.1%}"
     if name == "seconds":
         return f"{value:.1f}"

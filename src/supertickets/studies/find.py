@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import StudyError, TicketError
-from supertickets.evidence.table import DENSE, Role, results_table, select_super, verdict
-from supertickets.lab import Lab, Outcome, Trial
-from supertickets.lab.lock import hold
-from supertickets.lab.machine import Machine, check_device, require_ray
-from supertickets.lab.together import dismiss, follow
-from supertickets.lab.tracking import check_trackers
+from supertickets.evidence.record import Record, Subject
+from supertickets.evidence.table import CONTROL, DENSE, Role, select_super
+from supertickets.lab import Outcome, Trial
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
-from supertickets.studies.settings import (
-    SETTINGS_FILE,
-    FindSettings,
-    check_same,
-    complete,
-    read_config,
-    record,
-    recorded,
-)
+from supertickets.studies.pages import write_study_report
+from supertickets.studies.settings import FindSettings, complete, read_config
+from supertickets.studies.study import Study, conduct, trained_again
 from supertickets.tasks import Task, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import draw_random, draw_ranked, normalise_by_layer
+from supertickets.tickets.drawing import Kind, draw_random, draw_ranked, normalise_by_layer
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_ticket
-from supertickets.training.team import find_team
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,89 +48,96 @@ class FindResult:
         return self.folder / "super-ticket"
 
 
-class _Study:
-    """The trials of one study, and what each stands for."""
+class FindStudy(Study):
+    """Dense runs, the tickets drawn from their scores, and random ones; `best` is the best winning ticket so far."""
 
-    def __init__(self, settings: FindSettings, base: BaseModel, task: Task) -> None:
-        self.settings, self.base, self.task = settings, base, task
-        self.data_hash = task.fingerprint()
-        self.layers, self.heads = base.shape.layers, base.shape.heads
-        self.seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
-        self.roles: dict[Role, Trial] = {}
+    settings: FindSettings
 
-    def trial(self, role: Role, ticket: Ticket) -> Trial:
-        """Return the trial for a role and remember what it stands for."""
+    def __init__(self, settings: FindSettings, subject: Subject) -> None:
+        super().__init__(settings, subject)
+        self.levels = [level for level in settings.levels if level]  # level 0 is the dense run
+        self.best: Outcome | None = None
+
+    def expected(self) -> list[Role]:
+        """Return dense runs, tickets of every kind and level, and the control's dense runs."""
         settings = self.settings
-        trial = Trial(
-            model=settings.model,
-            weight_hash=self.base.weight_hash,
-            source=settings.source,
-            data_hash=self.data_hash,
-            ticket=ticket,
-            recipe=settings.recipe,
-            seed=role.seed,
-            # Every training of the whole model is a dense run: level 0 is the same trial.
-            scoring=settings.scoring if ticket.is_full else None,
-        )
-        self.roles[role] = trial
-        return trial
+        kinds = [Role(kind, level, seed) for kind in settings.kinds for level in settings.levels for seed in self.seeds]
+        return [Role(DENSE, 0.0, seed) for seed in self.seeds] + kinds + self._controls()
+
+    def _controls(self) -> list[Role]:
+        if self.settings.control == "none":
+            return []
+        return [Role(CONTROL, 0.0, self.seeds.stop + i) for i in range(len(self.levels))]
 
     def opening(self) -> list[Trial]:
         """Return the trials that wait for nothing: the dense runs, then the random tickets."""
-        dense = [self.trial(Role(DENSE, 0.0, seed), Ticket.full(self.layers, self.heads)) for seed in self.seeds]
+        settings, full = self.settings, Ticket.full(self.layers, self.heads)
+        dense = [self.trial(Role(DENSE, 0.0, seed), full, settings.scoring) for seed in self.seeds]
+        if 0.0 in settings.levels:
+            for kind in settings.kinds:
+                for seed in self.seeds:
+                    self.trial(Role(kind, 0.0, seed), full, settings.scoring)
         random = [
-            self.trial(
-                Role("random", level, seed), draw_random(self.layers, self.heads, level, seed, self.settings.drawing)
-            )
-            for level in self.settings.levels
+            self.trial(Role("random", level, seed), draw_random(self.layers, self.heads, level, seed, settings.drawing))
+            for level in self.levels
             for seed in self.seeds
-            if "random" in self.settings.kinds
+            if "random" in settings.kinds
         ]
-        return dense + random
+        return dense + random + [self.trial(role, full) for role in self._controls()]
 
-    def drawn_from(self, trial: Trial, outcome: Outcome) -> list[Trial]:
-        """Return the trials of the tickets drawn from a dense run's scores (none from any other trial)."""
-        if not (trial.ticket.is_full and outcome.finished):
+    def then(self, trial: Trial, outcome: Outcome) -> list[Trial]:
+        """Return the trials of the tickets drawn from an outcome's scores (paper, section 3).
+
+        One-shot, a dense run's scores give every level. Iterative, they give the first; then each rewound ticket's own
+        scores give the next.
+        """
+        if not outcome.finished or trial.scoring is None:
             return []
+        drawn: list[Trial] = []
+        for role in self.played_by(trial):
+            if role.kind == DENSE:
+                for kind in self.settings.kinds:
+                    if kind != "random":
+                        levels = self.levels if self.settings.schedule == "one-shot" else self.levels[:1]
+                        drawn += [self._drawn(Role(kind, level, role.seed), trial, outcome) for level in levels]
+            elif role.kind in ("winning", "losing") and role.level:
+                after = [level for level in self.levels if level > role.level]
+                drawn += [self._drawn(Role(role.kind, level, role.seed), trial, outcome) for level in after[:1]]
+        return drawn
+
+    def _drawn(self, role: Role, trial: Trial, outcome: Outcome) -> Trial:
+        """Return the trial of a role whose ticket the scores of `trial` give."""
         heads, ffns = outcome.scores()
-        heads = normalise_by_layer(heads)
-        return [
-            self.trial(Role(kind, level, trial.seed), draw_ranked(heads, ffns, level, kind, self.settings.drawing))
-            for level in self.settings.levels
-            for kind in self.settings.kinds
-            if kind != "random"
-        ]
+        how = self.settings.drawing
+        kind: Kind = "winning" if role.kind == "winning" else "losing"
+        ticket = draw_ranked(normalise_by_layer(heads), ffns, role.level, kind, how, within=trial.ticket)
+        scored = ticket.is_full or (how.schedule == "iterative" and role.level < self.levels[-1])
+        return self.trial(role, ticket, self.settings.scoring if scored else None)
 
-    def cost(self, ticket: Ticket) -> float:
-        """Return what a trial of a ticket costs about, in any unit: its FLOPs, and the scoring of a dense run."""
-        flops = forward_flops(self.base.shape, ticket, 1, 32)
-        return 1.2 * flops if ticket.is_full else flops
+    def drawn_from(self, role: Role) -> Role:
+        """Return the role whose scores ranked a winning or losing ticket."""
+        before = [level for level in self.levels if level < role.level]
+        if self.settings.schedule == "one-shot" or not before:
+            return Role(DENSE, 0.0, role.seed)
+        return Role(role.kind, before[-1], role.seed)
 
-    def expected_cost(self) -> float:
-        """Return the cost of all trials there will be."""
-        full = Ticket.full(self.layers, self.heads)
-        at_level = [
-            self.cost(draw_random(self.layers, self.heads, level, 0, self.settings.drawing))
-            for level in self.settings.levels
-            if level  # level 0 is the dense run
-        ]
-        return len(self.seeds) * (self.cost(full) + len(self.settings.kinds) * sum(at_level))
+    def keeps(self, trial: Trial) -> bool:
+        """Whether trained weights stay: all, or those of winning tickets until a better one is there."""
+        keep = self.settings.keep
+        return keep == "all" or (keep == "super" and self._is_winning(trial))
 
-    def names(self) -> dict[str, str]:
-        """Return each trial's name by key: the first role it plays."""
-        names: dict[str, str] = {}
-        for role, trial in self.roles.items():
-            names.setdefault(trial.key, str(role))
-        return names
+    def _is_winning(self, trial: Trial) -> bool:
+        return any(role.kind == "winning" for role in self.played_by(trial))
 
-    def doubles(self) -> int:
-        """Return how many roles are played by a trial that has another one (tickets that came out equal)."""
-        counted = [role for role in self.roles if role.level or role.kind == DENSE]  # level 0 is the dense run
-        return len(counted) - len({self.roles[role].key for role in counted})
-
-    def is_winning(self, trial: Trial) -> bool:
-        """Whether a trial stands for a winning ticket, perhaps among others."""
-        return any(role.kind == "winning" and asked.key == trial.key for role, asked in self.roles.items())
+    def done(self, trial: Trial, outcome: Outcome) -> None:
+        """Drop the trained weights of a winning ticket that is beaten."""
+        if self.settings.keep != "super" or not self._is_winning(trial) or not outcome.finished:
+            return
+        beaten = outcome
+        if self.best is None or _rank(outcome) > _rank(self.best):
+            beaten, self.best = self.best, outcome  # type: ignore[assignment]
+        if beaten is not None:
+            beaten.drop_weights()
 
 
 def find(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any) -> FindResult:
@@ -156,123 +151,12 @@ def find(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = 
     >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
     """
     if isinstance(config, str | Path):
-        config = read_config(Path(config))
+        config = read_config(Path(config), FindSettings)
     asked = {**(config or {}), **settings}
-    first = complete(asked, base := find_model(str(asked.get("model", FindSettings.model_fields["model"].default))))
+    base = find_model(str(asked.get("model", FindSettings.model_fields["model"].default)))
+    first = complete(FindSettings, asked, base)
     task = load_task(first.source)
-    team = find_team()
-    if "processes" in asked and first.processes != team.size:
-        raise TicketError(f"--processes: {first.processes} asked for, {team.size} started; see `accelerate launch`.")
-    first = first.model_copy(update={"processes": team.size})
-    if not team.leads:
-        follow(team, {"models": {base.weight_hash: base}, "tasks": {task.fingerprint(): task}})
-        raise SystemExit(0)
-    try:
-        return _lead(first, base, task, quiet)
-    finally:
-        dismiss(team)
-
-
-def _lead(first: FindSettings, base: BaseModel, task: Task, quiet: bool) -> FindResult:
-    """Check everything before anything is written, then hold the folder until all is done."""
-    _check_folder(first)
-    check_trackers(first.track)
-    if first.on == "ray":
-        require_ray()
-    check_device(first.device)
-    with hold(first.folder):
-        before = _check_folder(first)
-        final = first.model_copy(update={"precision": _settle_precision(first, before)})
-        study = _Study(final, base, task)
-        outcomes, failures = _run(study, quiet)
-        return _conclude(study, outcomes, failures)
-
-
-def _check_folder(settings: FindSettings) -> FindSettings | None:
-    """Return the settings an output folder was made with, None for a new one; raises TicketError if it is another's."""
-    folder = settings.folder
-    if folder.exists() and not folder.is_dir():
-        raise TicketError(f"--out {folder}: that is a file; expected a folder, or a name for a new one.")
-    before = recorded(folder)
-    if before is not None:
-        check_same(settings.model_copy(update={"precision": _settle_precision(settings, before)}), before)
-    elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
-        raise TicketError(f"--out {folder}: the folder has other files and no {SETTINGS_FILE}; choose another folder.")
-    return before
-
-
-def _settle_precision(settings: FindSettings, before: FindSettings | None) -> str:
-    """Return the precision to use: a folder's recorded one goes on, so that a study is never of two."""
-    if settings.precision != "auto":
-        return settings.precision
-    if before is not None:
-        return before.precision
-    from supertickets.training.devices import choose_precision, find_device
-
-    return choose_precision("auto", find_device(settings.device))
-
-
-def _run(study: _Study, quiet: bool) -> tuple[dict[str, Outcome], dict[str, str]]:
-    """Run all trials; keep trained weights as the settings say; `super` is the best winning ticket so far."""
-    from rich.console import Console
-
-    from supertickets.lab.progress import Board, ProgressDisplay
-
-    settings = study.settings
-    machine = _machine(study)
-    board = Board(settings.trials, study.expected_cost(), lambda trial: study.cost(trial.ticket))
-    console = Console(stderr=True, quiet=quiet)
-    best: Outcome | None = None
-
-    def keep(trial: Trial) -> bool:
-        return settings.keep == "all" or (settings.keep == "super" and study.is_winning(trial))
-
-    display = ProgressDisplay(console, board, settings.folder)
-    with Lab(settings.folder, machine, display) as lab, display:
-        record(settings)
-        console.print(
-            f"{settings.task} on {settings.model}: {len(study.task.train)} training and {len(study.task.dev)} dev "
-            f"examples, {settings.trials} trainings in {settings.precision}.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-
-        def then(trial: Trial, outcome: Outcome) -> Iterable[Trial]:
-            nonlocal best
-            if settings.keep == "super" and study.is_winning(trial) and outcome.finished:
-                if best is None or _rank(outcome) > _rank(best):
-                    beaten, best = best, outcome
-                else:
-                    beaten = outcome
-                if beaten is not None:
-                    beaten.drop_weights()
-            more = study.drawn_from(trial, outcome)
-            board.names = study.names()
-            board.total = settings.trials - study.doubles()
-            return more
-
-        opening = study.opening()
-        board.names = study.names()
-        outcomes = lab.run(opening, then, keep)
-        return outcomes, {board.names[key]: reason for key, reason in lab.failures.items()}
-
-
-def _machine(study: _Study) -> Machine:
-    settings = study.settings
-    return Machine(
-        on=settings.on,
-        workers=settings.workers,
-        device=settings.device,
-        threads=settings.threads,
-        address=settings.address,
-        cpus=settings.cpus,
-        gpus=settings.gpus,
-        trackers=settings.track,
-        checkpoint_every=60 * settings.checkpoint_minutes,
-        models={study.base.weight_hash: study.base},
-        tasks={study.data_hash: study.task},
-    )
+    return conduct(FindStudy, first, base, task, quiet, lambda study, record: _conclude(study, record, base, task))
 
 
 def _rank(outcome: Outcome) -> tuple[float, float, int]:
@@ -280,32 +164,31 @@ def _rank(outcome: Outcome) -> tuple[float, float, int]:
     return outcome.score, -outcome.cost["parameters"], -outcome.trial.seed
 
 
-def _conclude(study: _Study, outcomes: dict[str, Outcome], failures: dict[str, str]) -> FindResult:
+def _conclude(study: FindStudy, record: Record, base: BaseModel, task: Task) -> FindResult:
     """Write the table, the super ticket and the report."""
-    from supertickets.report.page import write_report
-
     settings, folder = study.settings, study.settings.folder
-    rows = [(role, trial, outcomes.get(trial.key)) for role, trial in study.roles.items()]
-    table = results_table(rows)
+    table = record.table
     write_atomically(folder / "results.csv", table.to_csv(index=False, float_format="%.10g"))
-    if not any(role.kind == DENSE and outcome is not None and outcome.finished for role, _, outcome in rows):
-        reasons = [*failures.values(), *(outcome.reason or "" for *_, outcome in rows if outcome is not None)]
+    if not record.finished(DENSE):
+        reasons = [*record.failures.values(), *(row.outcome.reason or "" for row in record.rows if row.outcome)]
         raise StudyError(f"no dense training finished: {reasons[0].strip().splitlines()[-1]}")
     chosen = select_super(table)
     ticket = None
     if chosen is not None:
-        ticket = _ship(study, Role("winning", float(chosen["level"]), int(chosen["seed"])), outcomes)
-    said = verdict(table)
-    tickets = {role: trial.ticket for role, trial in study.roles.items()}
-    command = shlex.join(["supertickets", "find", "--config", str(folder / SETTINGS_FILE)])
-    shown = settings.model_dump(mode="json")
-    write_report(folder / "report.html", study.task, table, tickets, said, shown, command)
-    return FindResult(folder, settings, table, said, ticket, failures)
+        role = Role("winning", float(chosen["level"]), int(chosen["seed"]))
+        ticket = _ship(study, record, role, base, task)
+    conclusions = write_study_report(record)
+    return FindResult(folder, settings, table, conclusions.verdict, ticket, dict(record.failures))
 
 
-def _ship(study: _Study, role: Role, outcomes: dict[str, Outcome]) -> Ticket:
+def _ship(study: FindStudy, record: Record, role: Role, base: BaseModel, task: Task) -> Ticket:
     """Write the super ticket's folder, unless it is there already."""
-    trial, settings = study.roles[role], study.settings
+    settings = study.settings
+    trial, outcome = record.roles[role].trial, record.roles[role].outcome
+    scored = record.roles[study.drawn_from(role)].outcome
+    assert trial is not None
+    assert outcome is not None
+    assert scored is not None
     folder = settings.folder / "super-ticket"
     there = None
     with suppress(TicketError):  # none yet, or a damaged one
@@ -315,42 +198,38 @@ def _ship(study: _Study, role: Role, outcomes: dict[str, Outcome]) -> Ticket:
     from supertickets.export.ship import ship
     from supertickets.lab.workbench import versions
 
-    if settings.keep == "none":
-        outcome = outcomes[trial.key]
-    else:
-        with Lab(settings.folder, _machine(study)) as lab:
-            outcome = lab.with_weights(trial)
-    dense = outcomes[study.roles[Role(DENSE, 0.0, role.seed)].key]
-    heads, ffns = dense.scores()
+    if settings.keep != "none":
+        outcome = trained_again(settings, base, task, trial)
+    heads, ffns = scored.scores()
     origin = {
         "task": settings.task,
-        "data_hash": study.data_hash,
+        "data_hash": record.subject.data_hash,
         "kind": role.kind,
         "level": role.level,
         "seed": role.seed,
         "score": outcome.score,
-        "metrics": list(study.task.metrics),
+        "metrics": list(task.metrics),
         "best_epoch": outcome.best_epoch,
         "trial": trial.key,
         "preset": settings.preset,
         "recipe": trial.recipe.model_dump(),
         "scores": {
-            "trial": dense.key,
+            "trial": scored.key,
             "normalised": "heads by their layer's l2 norm",
             **settings.scoring.model_dump(),
             **settings.drawing.model_dump(),
         },
     }
-    base = {
+    described = {
         "name": settings.model,
-        "weight_hash": study.base.weight_hash,
-        "model_type": study.base.config["model_type"],
+        "weight_hash": base.weight_hash,
+        "model_type": base.config["model_type"],
     }
     ship(
-        SharedTicket(trial.ticket, base, origin, versions(), {"heads": heads, "ffns": ffns}),
+        SharedTicket(trial.ticket, described, origin, versions(), {"heads": heads, "ffns": ffns}),
         outcome,
-        study.base,
-        study.task,
+        base,
+        task,
         folder,
     )
     return trial.ticket

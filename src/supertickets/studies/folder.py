@@ -1,16 +1,21 @@
 """Looking into a study's folder from outside: how far it is, what it takes up, what may go."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from supertickets.errors import TicketError
+from supertickets.evidence.record import Subject
 from supertickets.lab.lab import FAILURE
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS
 from supertickets.lab.progress import PROGRESS
-from supertickets.studies.settings import SETTINGS_FILE, recorded
+from supertickets.studies.compare import CompareStudy
+from supertickets.studies.find import FindStudy
+from supertickets.studies.settings import SETTINGS_FILE, CompareSettings, FindSettings, StudySettings, recorded
+from supertickets.studies.study import Study
 from supertickets.tickets.folder import MODEL_FOLDER
 
 
@@ -20,7 +25,7 @@ def status(folder: Path) -> dict[str, Any]:
     `state` is running, finished or stopped; `trials` has `total`, `done` and `failed` (names and reasons under
     `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `bytes` is what the folder takes up.
     """
-    settings = _study(folder)
+    settings = settings_of(folder)
     who = holder(folder)
     outcomes = [path.parent for path in (folder / "trials").glob(f"*/{OUTCOME}")]
     failures = {path.parent.name: json.loads(path.read_text()) for path in (folder / "trials").glob(f"*/{FAILURE}")}
@@ -30,7 +35,7 @@ def status(folder: Path) -> dict[str, Any]:
         "task": settings.task,
         "model": settings.model,
         "state": "running" if who else "finished" if (folder / "report.html").is_file() else "stopped",
-        "total": settings.trials,
+        "total": study.total() if (study := open_study(folder)) else None,
         "done": len(outcomes),
         "failed": len(failures),
         "failures": {found["label"]: found["traceback"].strip().splitlines()[-1] for found in failures.values()},
@@ -63,7 +68,7 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
     has not shipped its super ticket, all trained weights stay. Raises TicketError if the folder holds no study or is in
     use.
     """
-    _study(folder)
+    settings_of(folder)
     with hold(folder):
         before = disk_use(folder)
         shipped = (folder / "super-ticket" / MODEL_FOLDER).is_dir()
@@ -78,7 +83,8 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
     return {"folder": str(folder), "files": [str(path) for path in gone], "freed": freed, "bytes": before - freed}
 
 
-def _study(folder: Path) -> Any:
+def settings_of(folder: Path) -> StudySettings:
+    """Return the settings of the study in a folder; raises TicketError if there is none."""
     settings = recorded(folder)
     if settings is None:
         hint = ""
@@ -86,4 +92,16 @@ def _study(folder: Path) -> Any:
             inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS_FILE}"))
             hint = f"; it has studies in {', '.join(inside)}" if inside else ""
         raise TicketError(f"{folder}: there is no study in it (no {SETTINGS_FILE}){hint}.")
-    return settings
+    return settings.model_copy(update={"out": folder})  # wherever the folder is now
+
+
+def open_study(folder: Path) -> Study | None:
+    """Return the study in a folder, to walk through what it remembers; None if it stopped before it began."""
+    settings, subject = settings_of(folder), Subject.load(folder)
+    return _STUDIES[settings.study](settings, subject) if subject is not None else None
+
+
+_STUDIES: dict[str, Callable[[Any, Subject], Study]] = {
+    FindSettings.study: FindStudy,
+    CompareSettings.study: CompareStudy,
+}

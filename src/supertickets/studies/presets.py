@@ -19,7 +19,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
         "first_seed": 2018,
         "max_length": 512,
         "optimizer": "released",
-        "schedule": "released",
+        "lr_schedule": "released",
         "order": "released",
         "keep_epoch": "last",
         "patience": None,

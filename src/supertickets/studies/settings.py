@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -22,24 +22,20 @@ from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.recipe import Recipe
 
 SETTINGS_FILE = "settings.yaml"
-SETTINGS_SCHEMA = 1
+SETTINGS_SCHEMA = 2
 # Fields that cannot change a result.
 _NO_EFFECT = {
     "out", "workers", "device", "on", "address", "cpus", "gpus", "keep", "track", "checkpoint_minutes",
 }  # fmt: skip
 
 
-class FindSettings(Recipe, Drawing, ScoringSettings, TaskSource):
-    """Settings of `supertickets find`: where the task is, how tickets are made, how models are trained, and these."""
+class StudySettings(Recipe, TaskSource):
+    """Settings of every study: where the task is, how models are trained, where and how often."""
 
     model: str = Field(
         DEFAULT_MODEL, description="hub id, local folder, or `default`: a small real encoder, no network"
     )
     task: str = Field("entailment", description="built-in or GLUE task, or a name for your own files")
-    levels: tuple[float, ...] = Field(
-        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), description="shares of heads and FFNs to prune, in [0, 1)"
-    )
-    kinds: tuple[Kind, ...] = Field(KINDS, description="kinds of tickets: winning, random, losing")
     seeds: int = Field(2, ge=1, description="how many seeds, each with its own dense training and tickets")
     first_seed: int = Field(0, ge=0, description="the first seed; the others follow it")
     preset: Preset = Field("paper", description="paper: the text, done right; released: what the paper's code did")
@@ -53,27 +49,12 @@ class FindSettings(Recipe, Drawing, ScoringSettings, TaskSource):
     address: str | None = Field(None, description="Ray cluster; default: the one of this machine, or a new local one")
     cpus: float | None = Field(None, ge=0, description="CPUs a training takes on Ray; default: its threads")
     gpus: float = Field(0.0, ge=0, description="GPUs a training takes on Ray; a fraction shares one")
-    keep: Literal["none", "super", "all"] = Field("super", description="whose trained weights stay on disk")
     track: tuple[str, ...] = Field((), description="experiment trackers: tensorboard, mlflow, wandb, trackio, ...")
     checkpoint_minutes: float = Field(2.0, ge=0, description="how often a training saves where it stands")
-    out: Path | None = Field(None, description="output folder; default: runs/TASK")
+    out: Path | None = Field(None, description="output folder; default: in runs/, named after study and task")
 
-    @field_validator("levels")
-    @classmethod
-    def _sorted_levels(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
-        wrong = [level for level in levels if not 0 <= level < 1]
-        if wrong:
-            raise ValueError(f"a level is a share in [0, 1), got {wrong[0]}")
-        if not levels:
-            raise ValueError("expected at least one level")
-        return tuple(sorted(set(levels)))
-
-    @field_validator("kinds")
-    @classmethod
-    def _kinds_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
-        if not kinds:
-            raise ValueError("expected at least one kind")
-        return tuple(kind for kind in KINDS if kind in kinds)
+    study: ClassVar[str]
+    """The study's name: its command, and what its settings file says it is."""
 
     @field_validator("workers")
     @classmethod
@@ -93,6 +74,34 @@ class FindSettings(Recipe, Drawing, ScoringSettings, TaskSource):
         return Recipe(**_part(self, Recipe))
 
     @property
+    def folder(self) -> Path:
+        """The output folder."""
+        name = re.sub(r"[^\w.-]+", "-", self.task).strip(".-") or "task"
+        return self.out if self.out is not None else Path("runs") / (name + self._folder_suffix())
+
+    def _folder_suffix(self) -> str:
+        fraction = f"-{self.fraction:g}" if self.fraction < 1 else ""
+        return fraction if self.study == "find" else f"{fraction}-{self.study}"
+
+
+class TicketSettings(StudySettings, Drawing, ScoringSettings):
+    """Settings of studies that draw tickets: at which levels, of which kinds, from what."""
+
+    levels: tuple[float, ...] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), description="shares of heads and FFNs to prune, in [0, 1)"
+    )
+
+    @field_validator("levels")
+    @classmethod
+    def _sorted_levels(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [level for level in levels if not 0 <= level < 1]
+        if wrong:
+            raise ValueError(f"a level is a share in [0, 1), got {wrong[0]}")
+        if not levels:
+            raise ValueError("expected at least one level")
+        return tuple(sorted(set(levels)))
+
+    @property
     def scoring(self) -> ScoringSettings:
         """How importance is measured."""
         return ScoringSettings(**_part(self, ScoringSettings))
@@ -102,36 +111,94 @@ class FindSettings(Recipe, Drawing, ScoringSettings, TaskSource):
         """How tickets are drawn."""
         return Drawing(**_part(self, Drawing))
 
-    @property
-    def trials(self) -> int:
-        """How many trials the study has; level 0 is the dense run, whatever the kind."""
-        return self.seeds * (1 + len([level for level in self.levels if level]) * len(self.kinds))
+
+class FindSettings(TicketSettings):
+    """Settings of `supertickets find`."""
+
+    study = "find"
+
+    kinds: tuple[Kind, ...] = Field(KINDS, description="kinds of tickets: winning, random, losing")
+    control: Literal["none", "best-of-k"] = Field(
+        "none", description="best-of-k: also train as many dense models with other seeds as there are levels"
+    )
+    keep: Literal["none", "super", "all"] = Field("super", description="whose trained weights stay on disk")
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        if not kinds:
+            raise ValueError("expected at least one kind")
+        return tuple(kind for kind in KINDS if kind in kinds)
+
+
+class CompareSettings(TicketSettings):
+    """Settings of `supertickets compare`."""
+
+    study = "compare"
+
+    levels: tuple[float, ...] = Field((0.3, 0.6), description="shares of heads and FFNs to prune, in [0, 1)")
+    choices: tuple[str, ...] = Field(
+        ("absolute", "accumulation", "counts", "random", "lr_schedule"),
+        description="what to change, one at a time: `name=value`, or `name` for every other value",
+    )
+
+    @field_validator("choices")
+    @classmethod
+    def _known_choices(cls, choices: tuple[str, ...]) -> tuple[str, ...]:
+        for choice in choices:
+            name, _, value = choice.partition("=")
+            name = name.replace("-", "_")
+            if name not in CHOICES:
+                raise unknown_name("choice", name, CHOICES)
+            if value and value not in CHOICES[name]:
+                raise unknown_name(f"value of {name}", value, CHOICES[name])
+        if not choices:
+            raise ValueError("expected at least one choice")
+        return tuple(dict.fromkeys(choice.replace("-", "_", choice.partition("=")[0].count("-")) for choice in choices))
 
     @property
-    def folder(self) -> Path:
-        """The output folder."""
-        return (
-            self.out
-            if self.out is not None
-            else Path("runs") / (re.sub(r"[^\w.-]+", "-", self.task).strip(".-") or "task")
-        )
+    def variants(self) -> list[tuple[str, str]]:
+        """Every (setting, value) that is tried instead of the one the study has."""
+        found = []
+        for choice in self.choices:
+            name, _, value = choice.partition("=")
+            values = [value] if value else [other for other in CHOICES[name] if other != getattr(self, name)]
+            found += [(name, other) for other in values]
+        return list(dict.fromkeys(found))
 
 
-def _part(settings: FindSettings, of: type[BaseModel]) -> dict[str, Any]:
+def _named_choices() -> dict[str, tuple[str, ...]]:
+    """Return the settings with a list of named values that change tickets or training, and their values."""
+    named = {}
+    for group in (ScoringSettings, Drawing, Recipe):
+        for name, field in group.model_fields.items():
+            if get_origin(field.annotation) is Literal and name != "precision":
+                named[name] = get_args(field.annotation)
+    return named
+
+
+CHOICES = _named_choices()
+"""Where text and code differ, and other named ways: each setting with its values (docs/choices.md)."""
+STUDIES: dict[str, type[StudySettings]] = {kind.study: kind for kind in (FindSettings, CompareSettings)}
+"""The settings of each study, by its name."""
+S = TypeVar("S", bound=StudySettings)
+
+
+def _part(settings: StudySettings, of: type[BaseModel]) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in of.model_fields}
 
 
-def parse(values: Mapping[str, Any]) -> FindSettings:
+def parse(kind: type[S], values: Mapping[str, Any]) -> S:
     """Return settings from names and values; raises TicketError in one sentence that names the setting."""
     for name in values:
-        if name not in FindSettings.model_fields:
-            raise unknown_name("setting", name, FindSettings.model_fields)
-    lists = {name for name, field in FindSettings.model_fields.items() if "tuple" in str(field.annotation)}
+        if name not in kind.model_fields:
+            raise unknown_name("setting", name, kind.model_fields)
+    lists = {name for name, field in kind.model_fields.items() if "tuple" in str(field.annotation)}
     single = {
         name: (value,) for name, value in values.items() if name in lists and isinstance(value, (str, int, float))
     }
     try:
-        return FindSettings(**{**values, **single})
+        return kind(**{**values, **single})
     except ValidationError as error:
         raise TicketError(_sentence(error)) from error
 
@@ -148,11 +215,23 @@ def _sentence(error: ValidationError) -> str:
     return f"--{name.replace('_', '-')}: {message[0].lower()}{message[1:]}{got}."
 
 
-def read_config(path: Path, schema: bool = False) -> dict[str, Any]:
-    """Return what a YAML file sets; keys are the flags' names, with `-` or `_`.
+def read_config(path: Path, kind: type[StudySettings]) -> dict[str, Any]:
+    """Return what a YAML file sets for a kind of study; keys are the flags' names, with `-` or `_`.
 
-    A study's own settings file has its `schema` besides, which is left out unless asked for.
+    A study's own settings file is one too. Raises TicketError if it is another study's.
     """
+    found = _read(path)
+    found.pop("schema", None)
+    of = found.pop("study", kind.study)
+    if of != kind.study:
+        raise TicketError(f"--config {path}: these are settings of `{of}`, expected those of `{kind.study}`.")
+    for name in found:
+        if name not in kind.model_fields:
+            raise unknown_name(f"key in {path}", name, kind.model_fields)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TicketError(f"--config {path}: no such file.")
     try:
@@ -163,56 +242,58 @@ def read_config(path: Path, schema: bool = False) -> dict[str, Any]:
         raise TicketError(f"--config {path}: expected `key: value` lines, got {type(content).__name__}.")
     # YAML 1.1 reads the key `on` as the truth value.
     found = {"on" if key is True else str(key).replace("-", "_"): value for key, value in content.items()}
-    written = found.pop("schema", None)
-    for name in found:
-        if name not in FindSettings.model_fields:
-            raise unknown_name(f"key in {path}", name, FindSettings.model_fields)
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-    return {**values, "schema": written} if schema else values
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-def complete(asked: Mapping[str, Any], base: PretrainedModel) -> FindSettings:
+def complete(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel) -> S:
     """Return settings with everything filled in that was not asked for: the preset's values, then the defaults.
 
     Raises TicketError if `max_length` was asked for beyond the model's positions.
     """
-    first = parse(asked)
+    first = parse(kind, asked)
     own = first.train_file is not None
     task = "" if own else first.task.lower().replace("-", "")  # a user's own task may have any name
-    filled = preset_values(first.preset, base.shape, task, task in BUILTIN) | dict(asked)
+    preset = preset_values(first.preset, base.shape, task, task in BUILTIN)
+    filled = {name: value for name, value in preset.items() if name in kind.model_fields} | dict(asked)
     if own and "task" not in asked:
         filled["task"] = Path(str(first.train_file)).stem
     if "max_length" in asked and first.max_length > base.max_length:
         raise TicketError(
             f"--max-length: {first.max_length} is beyond the {base.max_length} positions of model {first.model!r}."
         )
-    settings = parse(filled)
+    settings = parse(kind, filled)
     return settings.model_copy(update={"max_length": min(settings.max_length, base.max_length), "out": settings.folder})
 
 
-def recorded(folder: Path) -> FindSettings | None:
+def recorded(folder: Path) -> StudySettings | None:
     """Return the settings that an output folder was made with, or None if it has none."""
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return None
-    content = read_config(path, schema=True)
-    found = content.pop("schema", None)
+    content = _read(path)
+    found, study = content.pop("schema", None), content.pop("study", FindSettings.study)
     if found != SETTINGS_SCHEMA:
         raise TicketError(
             f"--out {folder}: the folder was written by another version (schema {found}, this one reads "
             f"{SETTINGS_SCHEMA}); choose another folder, or use that version."
         )
-    return parse(content)
+    if study not in STUDIES:
+        raise unknown_name(f"study in {path}", study, STUDIES)
+    return parse(STUDIES[study], content)
 
 
-def record(settings: FindSettings) -> None:
+def record(settings: StudySettings) -> None:
     """Write the effective settings into the output folder."""
-    content = {"schema": SETTINGS_SCHEMA, **settings.model_dump(mode="json")}
+    content = {"schema": SETTINGS_SCHEMA, "study": settings.study, **settings.model_dump(mode="json")}
     write_atomically(settings.folder / SETTINGS_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def check_same(settings: FindSettings, before: FindSettings) -> None:
+def check_same(settings: StudySettings, before: StudySettings) -> None:
     """Raise TicketError if a folder's settings differ from these in anything that could change a result."""
+    if settings.study != before.study:
+        raise TicketError(
+            f"--out {settings.folder}: the folder belongs to a study of `{before.study}`; choose another folder."
+        )
     now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
     other = [name for name in now if name not in _NO_EFFECT and now[name] != then[name]]
     if other:

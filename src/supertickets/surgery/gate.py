@@ -22,13 +22,16 @@ FFNGate = Callable[[int, Tensor], Tensor]
 
 @contextmanager
 def gated(model: PreTrainedModel, head_gate: HeadGate, ffn_gate: FFNGate) -> Iterator[None]:
-    """Within the context, every head's context and every FFN's output are multiplied by what the gates return."""
+    """Within the context, every head's context and every FFN's output are multiplied by what the gates return.
+
+    In a cut model a head gate gets the heads that are left, and the output of an FFN that is gone is zero.
+    """
     head_size = shape_of(model).head_size
     handles = []
     for index, block in enumerate(blocks_of(model)):
 
         def before_output(module: nn.Module, args: tuple[Tensor, ...], layer: int = index) -> tuple[Tensor, ...]:
-            context = args[0].unflatten(-1, (-1, head_size))
+            context = args[0].unflatten(-1, (args[0].shape[-1] // head_size, head_size))
             return ((context * head_gate(layer, context)).flatten(-2), *args[1:])
 
         def after_ffn(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, layer: int = index) -> Tensor:

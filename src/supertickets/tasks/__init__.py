@@ -1,7 +1,10 @@
 """Tasks: GLUE, a user's own files, and built-in ones that need no data."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from supertickets.errors import TicketError, unknown_name
@@ -28,6 +31,10 @@ class TaskSource(BaseModel):
     regression: bool = Field(False, description="targets are real numbers")
     metrics: tuple[str, ...] | None = Field(None, description="metrics of your own task; their mean is the score")
     dev_share: float = Field(0.1, gt=0, lt=1, description="share of the training file that becomes the dev set")
+    fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the training set to train on; smaller ones are parts"
+    )
+    fraction_seed: int = Field(0, ge=0, description="seed of the order from which fractions are taken")
 
 
 def _default(field: str) -> object:
@@ -37,11 +44,29 @@ def _default(field: str) -> object:
 def load_task(source: TaskSource) -> Task:
     """Load the examples of a task; raises TicketError for an unknown one and for any fault in its files."""
     task = _load(source)
+    if source.fraction < 1:
+        task = replace(task, train=_fraction(task, source))
     if task.labels and len(set(task.train.targets.tolist())) < 2:
         raise TicketError(f"task {task.name!r}: every training example is of one class; expected at least two classes.")
     if task.is_regression and len(task.dev) < 2:
         raise TicketError(f"task {task.name!r}: a correlation needs at least two dev examples, there is one.")
     return task
+
+
+def _fraction(task: Task, source: TaskSource) -> Split:
+    """Return a share of the training set: the first examples of one random order, so that fractions are nested."""
+    whole = task.train
+    count = math.floor(source.fraction * len(whole) + 0.5)
+    needed = max(len(task.labels), 2)
+    if count < needed:
+        raise TicketError(
+            f"--fraction {source.fraction:g}: that leaves {count} of {len(whole)} training examples of task "
+            f"{task.name!r}; expected at least {needed}, a fraction of {needed / len(whole):.3g} or more."
+        )
+    order = np.random.default_rng(source.fraction_seed).permutation(len(whole))
+    rows = np.sort(order[:count])
+    pair = None if whole.pair is None else [whole.pair[row] for row in rows]
+    return Split([whole.text[row] for row in rows], pair, whole.targets[rows])
 
 
 def _load(source: TaskSource) -> Task:

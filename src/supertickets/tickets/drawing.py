@@ -29,6 +29,10 @@ class Drawing(BaseModel):
     random: Literal["without-replacement", "with-replacement"] = Field(
         "without-replacement", description="how random tickets are sampled; with replacement prunes fewer than asked"
     )
+    schedule: Literal["one-shot", "iterative"] = Field(
+        "one-shot",
+        description="draw every level from the dense run's scores, or each from the rewound ticket of the level before",
+    )
 
 
 def normalise_by_layer(head_scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,16 +71,26 @@ def _drop_lowest(heads: NDArray[np.float64], ffns: NDArray[np.float64], n_heads:
 
 
 def draw_ranked(
-    head_scores: NDArray[np.float64], ffn_scores: NDArray[np.float64], level: float, kind: Kind, how: Drawing
+    head_scores: NDArray[np.float64],
+    ffn_scores: NDArray[np.float64],
+    level: float,
+    kind: Kind,
+    how: Drawing,
+    within: Ticket | None = None,
 ) -> Ticket:
     """Return the winning (lowest scores go) or losing (highest go) ticket at `level`.
 
-    `head_scores` `[layers, heads]` are ranked as given: normalise them first. Raises TicketError on other shapes.
+    `head_scores` `[layers, heads]` are ranked as given: normalise them first. `within` is the ticket that the scores
+    were measured on, if it was not the dense model: what it has not got stays gone and counts (iterative pruning).
+    Raises TicketError on other shapes.
     """
     heads, ffns = check_scores(head_scores, ffn_scores)
     n_heads, n_ffns = counts_at(level, heads.shape[0], heads.shape[1], how.counts)
     sign = 1.0 if kind == "winning" else -1.0
-    return _drop_lowest(sign * heads, sign * ffns, n_heads, n_ffns)
+    heads, ffns = sign * heads, sign * ffns
+    if within is not None:
+        heads, ffns = np.where(within.heads, heads, -np.inf), np.where(within.ffns, ffns, -np.inf)
+    return _drop_lowest(heads, ffns, n_heads, n_ffns)
 
 
 def draw_random(layers: int, heads: int, level: float, seed: int, how: Drawing) -> Ticket:

@@ -3,6 +3,8 @@
 Nothing here is on the paper's path; `Drawing` and `ScoringSettings` choose these by name.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,8 +33,8 @@ def random_ticket(layers: int, heads: int, n_heads: int, n_ffns: int, rng: np.ra
     return Ticket(kept_heads, kept_ffns)
 
 
-def decaying_mean(per_batch: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return S = 1/T sum_t (T - t) g_t over batches `[T, ...]`: gradients never set to zero between batches."""
+def decaying_mean(per_batch: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return S = 1/T sum_t (T - t) g_t over T batches: gradients never set to zero between batches."""
     batches = len(per_batch)
     weights = np.arange(batches, 0, -1, dtype=np.float64) / batches
-    return np.tensordot(weights, per_batch, axes=1)
+    return np.tensordot(weights, np.stack(per_batch), axes=1)

@@ -8,6 +8,9 @@ class ScoringSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    importance: Literal["sensitivity", "magnitude", "taylor", "fisher", "movement", "random"] = Field(
+        "sensitivity", description="measure of importance; sensitivity is the paper's"
+    )
     absolute: Literal["example", "token"] = Field(
         "example", description="take |.| of an example's derivative (paper) or at each of its positions (released code)"
     )

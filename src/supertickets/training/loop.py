@@ -16,9 +16,10 @@ from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import BACKWARD, forward_flops
 from supertickets.errors import DivergedError
 from supertickets.surgery.gate import gated
+from supertickets.surgery.structures import sum_by_structure
 from supertickets.tasks.metrics import evaluate
 from supertickets.tickets import Ticket
-from supertickets.tickets.importance import importance
+from supertickets.tickets.importance import Loss, Measured, Scores, importance
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.batches import ORDERS, Encoded, EncodedTask, in_file_order, in_length_order
 from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
@@ -247,31 +248,41 @@ class Trainer:
         if "random.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
 
-    def score(self, settings: ScoringSettings) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def score(self, settings: ScoringSettings, start: PreTrainedModel) -> Scores:
         """Return the importance of heads `[layers, heads]` and FFNs `[layers]` over the (only) task's training set.
 
-        Needs a dense model. Call after `train`, before `restore`.
+        `start` is the model as it was before training. Call after `train`, before `restore`.
         """
         started = time.monotonic()
         (learner,) = self.learners
         by_file = settings.accumulation == "decaying"  # the order matters only there
         order = (in_file_order if by_file else in_length_order)(learner.data.train.lengths, self.recipe.batch_size)
 
-        def losses() -> Iterator[Callable[[], Tensor]]:
+        # Taylor needs parameters' gradients: a whole backward pass; gates alone need half of one.
+        passes = 1 + (BACKWARD if settings.importance == "taylor" else BACKWARD / 2)
+        before = dict(start.to(self.device).named_parameters())
+        names = {id(parameter): name for name, parameter in learner.model.named_parameters()}
+
+        def losses() -> Iterator[Loss]:
             for rows in order:
 
                 def loss(rows: NDArray[np.int64] = rows) -> Tensor:
-                    inputs, targets = self._collate(learner.data.train, rows, learner, 1 + BACKWARD / 2)
+                    inputs, targets = self._collate(learner.data.train, rows, learner, passes)
                     return example_losses(self._forward(learner, inputs), targets, learner.data.task.is_regression)
 
                 yield loss
 
         scores = importance(
-            learner.model,
-            lambda head, ffn: gated(learner.model, head, ffn),
-            losses(),
-            len(learner.ticket.ffns),
-            settings,
+            Measured(
+                learner.model,
+                learner.ticket,
+                gate=lambda head, ffn: gated(learner.model, head, ffn),
+                losses=losses,
+                by_structure=lambda value: sum_by_structure(learner.model, learner.ticket, value),
+                start=lambda parameter: before[names[id(parameter)]].detach(),
+                settings=settings,
+                seed=self.seed,
+            )
         )
         self.result.cost.seconds += time.monotonic() - started
         return scores

@@ -74,6 +74,6 @@ def released_factor(step: int, total: int, warmup: float) -> float:
 
 def build_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LambdaLR:
     """Return the recipe's schedule over `steps` updates."""
-    if recipe.schedule == "released":
+    if recipe.lr_schedule == "released":
         return LambdaLR(optimizer, lambda step: max(released_factor(step, steps, recipe.warmup), 0.0))
     return get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)

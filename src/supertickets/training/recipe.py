@@ -18,7 +18,7 @@ class Recipe(BaseModel):
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate")
     max_length: int = Field(128, ge=4, description="longest input in tokens; longer ones are cut")
     optimizer: Literal["adamax", "adamw", "released"] = Field("adamax", description="optimiser")
-    schedule: Literal["linear", "released"] = Field("linear", description="shape of the learning rate over the steps")
+    lr_schedule: Literal["linear", "released"] = Field("linear", description="the learning rate over the steps")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of matrices")
     max_grad_norm: float = Field(1.0, gt=0, description="global l2 norm that gradients are clipped to")

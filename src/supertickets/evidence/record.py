@@ -1,0 +1,121 @@
+"""A study as evidence sees it: what it was about, what each trial stood for, what came out. No model, no data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supertickets.anatomy import Shape
+from supertickets.errors import TicketError
+from supertickets.evidence.table import Role, Row, results_table
+from supertickets.models import BaseModel
+from supertickets.storage import write_atomically
+from supertickets.tasks import Task
+
+SUBJECT = "subject.safetensors"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a study is about: base model, task, and the dev set's targets, which its trials' outputs are judged by."""
+
+    model: str
+    model_type: str
+    weight_hash: str
+    shape: Shape
+    task: str
+    data_hash: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    train: int
+    targets: NDArray[Any]
+
+    @classmethod
+    def of(cls, base: BaseModel, task: Task) -> Subject:
+        """Return the subject of a study of a base model on a task."""
+        return cls(
+            model=base.name,
+            model_type=base.config["model_type"],
+            weight_hash=base.weight_hash,
+            shape=base.shape,
+            task=task.name,
+            data_hash=task.fingerprint(),
+            labels=task.labels,
+            metrics=task.metrics,
+            train=len(task.train),
+            targets=task.dev.targets,
+        )
+
+    @property
+    def measure(self) -> str:
+        """What the score is, in words."""
+        return " and ".join(self.metrics) if len(self.metrics) < 3 else f"mean of {len(self.metrics)} metrics"
+
+    def save(self, folder: Path) -> None:
+        """Write `subject.safetensors` into a study's folder."""
+        from safetensors.numpy import save
+
+        words = {name: value for name, value in vars(self).items() if name != "targets"}
+        words["shape"] = asdict(self.shape)
+        arrays = {"targets": np.ascontiguousarray(self.targets)}
+        write_atomically(folder / SUBJECT, save(arrays, metadata={"subject": json.dumps(words, sort_keys=True)}))
+
+    @classmethod
+    def load(cls, folder: Path) -> Subject | None:
+        """Read a study's subject; None if the folder has none. Raises TicketError if the file is damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        path = folder / SUBJECT
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                words = json.loads(file.metadata()["subject"])
+                targets = file.get_tensor("targets")
+            words |= {"shape": Shape(**words["shape"]), "labels": tuple(words["labels"])}
+            return cls(**{**words, "metrics": tuple(words["metrics"])}, targets=targets)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise TicketError(
+                f"{path}: the file is damaged ({error}); run the study's command again, which writes it anew."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Record:
+    """A study and its outcomes. `settings` are the effective ones; `complete` says whether the study had ended."""
+
+    subject: Subject
+    folder: Path
+    settings: Mapping[str, Any]
+    rows: Sequence[Row]
+    complete: bool = True
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a role (see `results_table`)."""
+        return results_table(self.rows, self.subject.shape)
+
+    @cached_property
+    def roles(self) -> dict[Role, Row]:
+        """Each role's row."""
+        return {row.role: row for row in self.rows}
+
+    def finished(self, kind: str) -> list[Row]:
+        """Return the rows of a kind whose trials finished, by level and seed."""
+        of_kind = [row for row in self.rows if row.role.kind == kind and row.finished]
+        return sorted(of_kind, key=lambda row: (row.role.level, row.role.seed))
+
+    @property
+    def name(self) -> str:
+        """Task, and what distinguishes this study's training set if it is not the whole."""
+        fraction = self.settings.get("fraction", 1.0)
+        return self.subject.task if fraction == 1.0 else f"{self.subject.task} ({fraction:.4g} of its training set)"

@@ -1,0 +1,58 @@
+"""One report about several studies, finished or not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from supertickets.errors import TicketError
+from supertickets.evidence.conclusions import conclude
+from supertickets.evidence.tables import Average, Looked, task_average
+from supertickets.studies.find import FindStudy
+from supertickets.studies.folder import open_study
+from supertickets.studies.pages import REPORT, TABLES, write_page
+from supertickets.studies.study import recall
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What `report` leaves: the page, the tables by name, and what they say of the average over tasks."""
+
+    page: Path
+    tables: Mapping[str, pd.DataFrame]
+    average: Average
+    studies: Sequence[Looked]
+
+
+def report(folders: Sequence[Path | str], out: Path | str | None = None) -> ReportResult:
+    """Write one page and the paper's tables about studies, finished or not; runs nothing.
+
+    A single study's page goes into its own folder, that of several into `out` (default `runs/report`). Raises
+    TicketError for a folder without a study, for one named twice, and where `out` holds other things.
+    """
+    paths = [Path(folder) for folder in folders]
+    twice = [path for i, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:i]}]
+    if twice:
+        raise TicketError(f"{twice[0]}: named twice; name each study once.")
+    looked = []
+    for path in paths:
+        study = open_study(path)
+        if not isinstance(study, FindStudy):
+            raise TicketError(f"{path}: expected a study of `find` that has begun; see `supertickets status {path}`.")
+        record = recall(study)
+        if not any(row.finished for row in record.rows):
+            raise TicketError(f"{path}: no run has finished yet; see `supertickets status {path}`.")
+        looked.append(Looked(record, conclude(record)))
+    default = paths[0] if len(paths) == 1 else Path("runs") / "report"
+    folder = Path(out) if out is not None else default
+    if folder.exists() and not folder.is_dir():
+        raise TicketError(f"--out {folder}: that is a file; expected a folder.")
+    if folder not in paths and folder.is_dir() and (others := _others(folder)):
+        raise TicketError(f"--out {folder}: the folder has other files ({others[0]}); choose another folder.")
+    tables = write_page(folder, looked)
+    return ReportResult(folder / REPORT, tables, task_average(looked), looked)
+
+
+def _others(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name not in (REPORT, TABLES))

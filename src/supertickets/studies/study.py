@@ -1,0 +1,263 @@
+"""What every study is: trials that stand for something, run in a folder that remembers them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from supertickets.anatomy.cost import forward_flops
+from supertickets.errors import TicketError
+from supertickets.evidence.record import Record, Subject
+from supertickets.evidence.table import CONTROL, DENSE, Role, Row
+from supertickets.lab import Lab, Outcome, Trial
+from supertickets.lab.lock import hold
+from supertickets.lab.machine import Machine, check_device, require_ray
+from supertickets.lab.outcome import load_outcome
+from supertickets.lab.together import dismiss, follow
+from supertickets.lab.tracking import check_trackers
+from supertickets.models import BaseModel
+from supertickets.studies.settings import SETTINGS_FILE, StudySettings, check_same, record, recorded
+from supertickets.tasks import Task
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import Drawing, draw_random
+from supertickets.tickets.scoring import ScoringSettings
+from supertickets.training.recipe import Recipe
+from supertickets.training.team import find_team
+
+T = TypeVar("T")
+
+
+class Study(ABC):
+    """The trials of one study and what each stands for; a kind of study says which there are, and when.
+
+    Knows the subject (see `evidence.record`), not the model or the data: the same walk that runs a study finds its
+    outcomes again later.
+    """
+
+    def __init__(self, settings: StudySettings, subject: Subject) -> None:
+        self.settings, self.subject = settings, subject
+        self.layers, self.heads = subject.shape.layers, subject.shape.heads
+        self.seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+        self.roles: dict[Role, Trial] = {}
+
+    @abstractmethod
+    def expected(self) -> list[Role]:
+        """Return every role there will be, also of trials that wait for others."""
+
+    @abstractmethod
+    def opening(self) -> list[Trial]:
+        """Return the trials that wait for nothing."""
+
+    def then(self, trial: Trial, outcome: Outcome) -> list[Trial]:
+        """Return the trials that an outcome makes possible."""
+        return []
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether a trial's trained weights stay on disk when it is done."""
+        return False
+
+    def done(self, trial: Trial, outcome: Outcome) -> None:
+        """Look at an outcome while the study runs, once for each trial; most studies have nothing to do."""
+        return
+
+    def trial(
+        self, role: Role, ticket: Ticket, scoring: ScoringSettings | None = None, recipe: Recipe | None = None
+    ) -> Trial:
+        """Return the trial for a role and remember what it stands for."""
+        settings = self.settings
+        trial = Trial(
+            model=settings.model,
+            weight_hash=self.subject.weight_hash,
+            source=settings.source,
+            data_hash=self.subject.data_hash,
+            ticket=ticket,
+            recipe=recipe or settings.recipe,
+            seed=role.seed,
+            scoring=scoring,
+        )
+        self.roles[role] = trial
+        return trial
+
+    def played_by(self, trial: Trial) -> list[Role]:
+        """Return the roles that a trial plays."""
+        return [role for role, found in self.roles.items() if found.key == trial.key]
+
+    def cost(self, ticket: Ticket, scored: bool = False) -> float:
+        """Return what a trial of a ticket costs about, in any unit: its FLOPs, a fifth more if it is scored."""
+        flops = forward_flops(self.subject.shape, ticket, 1, 32)
+        return 1.2 * flops if scored else flops
+
+    _sizes = Drawing.model_validate({})
+
+    def expected_cost(self) -> float:
+        """Return the cost of all trials there will be."""
+        levels = {role.level for role in self.expected()}
+        drawn = {level: draw_random(self.layers, self.heads, level, 0, self._sizes) for level in levels}
+        return sum(self.cost(drawn[role.level], role.kind == DENSE) for role in _distinct(self.expected()))
+
+    def names(self) -> dict[str, str]:
+        """Return each trial's name by key: the first role it plays."""
+        names: dict[str, str] = {}
+        for role, trial in self.roles.items():
+            names.setdefault(trial.key, str(role))
+        return names
+
+    def total(self) -> int:
+        """Return how many trials there will be, as far as can be told: tickets that came out equal share one."""
+        playing = [role for role in _distinct(self.expected()) if role in self.roles]
+        doubles = len(playing) - len({self.roles[role].key for role in playing})
+        return len(_distinct(self.expected())) - doubles
+
+    def record(self, outcomes: dict[str, Outcome], failures: dict[str, str], complete: bool) -> Record:
+        """Return what evidence looks at: every role with its trial and outcome, where there are any."""
+        rows = []
+        for role in self.expected():
+            trial = self.roles.get(role)
+            key = trial.key if trial is not None else ""
+            rows.append(Row(role, trial, outcomes.get(key), key in failures))
+        names = self.names()
+        reasons = {names[key]: reason for key, reason in failures.items()}
+        shown = self.settings.model_dump(mode="json")
+        return Record(self.subject, self.settings.folder, shown, rows, complete, reasons)
+
+
+def _distinct(roles: Iterable[Role]) -> list[Role]:
+    """Leave out tickets of level 0: they are the dense run."""
+    return [role for role in roles if role.level or role.kind in (DENSE, CONTROL)]
+
+
+def recall(study: Study) -> Record:
+    """Walk through what a study's folder remembers, running nothing; what is not there is missing in the record."""
+    waiting, outcomes, asked = deque(study.opening()), dict[str, Outcome](), set[str]()
+    while waiting:
+        trial = waiting.popleft()
+        if trial.key in asked:
+            continue
+        asked.add(trial.key)
+        outcome = load_outcome(study.settings.folder / "trials" / trial.key)
+        if outcome is not None:
+            outcomes[trial.key] = outcome
+            waiting.extend(study.then(trial, outcome))
+    record = study.record(outcomes, {}, True)
+    return study.record(outcomes, {}, all(row.outcome is not None for row in record.rows))
+
+
+def conduct(
+    kind: Callable[[Any, Subject], Study],
+    settings: StudySettings,
+    base: BaseModel,
+    task: Task,
+    quiet: bool,
+    conclude: Callable[[Any, Record], T],
+) -> T:
+    """Run a study in its folder and conclude; under `accelerate launch`, every process but the first only follows.
+
+    Raises TicketError for misuse before anything is written, StudyError when nothing can go on.
+    """
+    team = find_team()
+    if settings.processes not in (1, team.size):
+        raise TicketError(f"--processes: {settings.processes} asked for, {team.size} started; see `accelerate launch`.")
+    settings = settings.model_copy(update={"processes": team.size})
+    subject = Subject.of(base, task)
+    if not team.leads:
+        follow(team, {"models": {base.weight_hash: base}, "tasks": {subject.data_hash: task}})
+        raise SystemExit(0)
+    try:
+        check_folder(settings, subject)
+        check_trackers(settings.track)
+        if settings.on == "ray":
+            require_ray()
+        check_device(settings.device)
+        with hold(settings.folder):
+            before = check_folder(settings, subject)
+            settled = settings.model_copy(update={"precision": _settle_precision(settings, before)})
+            study = kind(settled, subject)
+            record(settled)
+            subject.save(settled.folder)
+            return conclude(study, run(study, base, task, quiet))
+    finally:
+        dismiss(team)
+
+
+def check_folder(settings: StudySettings, subject: Subject) -> StudySettings | None:
+    """Return the settings an output folder was made with, None for a new one; raises TicketError if it is another's."""
+    folder = settings.folder
+    if folder.exists() and not folder.is_dir():
+        raise TicketError(f"--out {folder}: that is a file; expected a folder, or a name for a new one.")
+    before = recorded(folder)
+    if before is not None:
+        check_same(settings.model_copy(update={"precision": _settle_precision(settings, before)}), before)
+        there = Subject.load(folder)
+        for what, attribute in (("weights", "weight_hash"), ("examples", "data_hash")):
+            if there is not None and getattr(there, attribute) != getattr(subject, attribute):
+                raise TicketError(f"--out {folder}: the folder's study has other {what}; choose another folder.")
+    elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
+        raise TicketError(f"--out {folder}: the folder has other files and no {SETTINGS_FILE}; choose another folder.")
+    return before
+
+
+def _settle_precision(settings: StudySettings, before: StudySettings | None) -> str:
+    """Return the precision to use: a folder's recorded one goes on, so that a study is never of two."""
+    if settings.precision != "auto":
+        return settings.precision
+    if before is not None:
+        return before.precision
+    from supertickets.training.devices import choose_precision, find_device
+
+    return choose_precision("auto", find_device(settings.device))
+
+
+def run(study: Study, base: BaseModel, task: Task, quiet: bool) -> Record:
+    """Run all trials of a study that its folder does not remember, and show how far it is."""
+    from rich.console import Console
+
+    from supertickets.lab.progress import Board, ProgressDisplay
+
+    settings = study.settings
+    board = Board(study.total(), study.expected_cost(), lambda trial: study.cost(trial.ticket, bool(trial.scoring)))
+    console = Console(stderr=True, quiet=quiet)
+    display = ProgressDisplay(console, board, settings.folder)
+    with Lab(settings.folder, machine(settings, base, task), display) as lab, display:
+        console.print(
+            f"{settings.task} on {settings.model}: {len(task.train)} training and {len(task.dev)} dev examples, "
+            f"{board.total} trainings in {settings.precision}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+        def then(trial: Trial, outcome: Outcome) -> Iterable[Trial]:
+            study.done(trial, outcome)
+            more = study.then(trial, outcome)
+            board.names, board.total = study.names(), study.total()
+            return more
+
+        opening = study.opening()
+        board.names, board.total = study.names(), study.total()
+        outcomes = lab.run(opening, then, study.keeps)
+        return study.record(outcomes, lab.failures, True)
+
+
+def machine(settings: StudySettings, base: BaseModel, task: Task) -> Machine:
+    """Return where a study's trials run."""
+    return Machine(
+        on=settings.on,
+        workers=settings.workers,
+        device=settings.device,
+        threads=settings.threads,
+        address=settings.address,
+        cpus=settings.cpus,
+        gpus=settings.gpus,
+        trackers=settings.track,
+        checkpoint_every=60 * settings.checkpoint_minutes,
+        models={base.weight_hash: base},
+        tasks={task.fingerprint(): task},
+    )
+
+
+def trained_again(settings: StudySettings, base: BaseModel, task: Task, trial: Trial) -> Outcome:
+    """Return a trial's outcome with its trained weights, running it again if they were dropped."""
+    with Lab(settings.folder, machine(settings, base, task)) as lab:
+        return lab.with_weights(trial)

@@ -1,0 +1,86 @@
+"""Derivatives of each example's loss by the mask variables of heads and FFNs (paper, section 3).
+
+At xi = 1 the derivative of one example's loss is the sum over positions and head dimensions of context times its
+gradient. A gate of its own for each example and position makes autograd compute exactly that: one backward pass of the
+*summed* loss gives the derivative for every example of a batch, whatever the batch size, and no parameter gradient.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from supertickets.tickets.importance.measured import Loss, Measured, Scores
+
+
+def mask_derivatives(measured: Measured) -> Iterator[Scores]:
+    """Return |dL/dxi| of each example, batch by batch: heads `[batch, layers, heads]`, FFNs `[batch, layers]`.
+
+    With `absolute: token` the absolute value is taken at each position and summed over them. The model is in eval mode
+    (no dropout) and its parameters need no gradient meanwhile; both are put back.
+    """
+    with frozen(measured.model):
+        for loss in measured.losses():
+            yield _of_batch(measured, loss)
+
+
+@contextmanager
+def frozen(model: nn.Module, parameters: bool = True) -> Iterator[None]:
+    """Within the context the model is in eval mode; its parameters need no gradient unless `parameters` is False."""
+    was_training = model.training
+    needed = [parameter for parameter in model.parameters() if parameter.requires_grad] if parameters else []
+    model.eval()
+    for parameter in needed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in needed:
+            parameter.requires_grad_(True)
+        model.train(was_training)
+
+
+def _of_batch(measured: Measured, loss: Loss) -> Scores:
+    head_gates: dict[int, Tensor] = {}
+    ffn_gates: dict[int, Tensor] = {}
+
+    def head_gate(layer: int, context: Tensor) -> Tensor:
+        # At least float32: under autocast the products are then summed in float32 as well.
+        dtype = torch.promote_types(context.dtype, torch.float32)
+        head_gates[layer] = torch.ones(*context.shape[:-1], 1, dtype=dtype, device=context.device, requires_grad=True)
+        return head_gates[layer]
+
+    def ffn_gate(layer: int, output: Tensor) -> Tensor:
+        dtype = torch.promote_types(output.dtype, torch.float32)
+        ffn_gates[layer] = torch.ones(*output.shape[:-1], 1, dtype=dtype, device=output.device, requires_grad=True)
+        return ffn_gates[layer]
+
+    with measured.gate(head_gate, ffn_gate):
+        total = loss().sum()
+    layers = range(len(measured.ticket.ffns))
+    gates = [head_gates[i] for i in layers] + [ffn_gates[i] for i in layers]
+    gradients = [gradient.squeeze(-1) for gradient in torch.autograd.grad(total, gates)]
+    per_token = measured.settings.absolute == "token"
+    by_head, by_ffn = gradients[: len(layers)], gradients[len(layers) :]  # [batch, tokens, kept heads], [batch, tokens]
+    ffns = torch.stack([_over_tokens(gradient, per_token) for gradient in by_ffn], dim=1)
+    return _in_place(measured, [_over_tokens(gradient, per_token) for gradient in by_head]), _numpy(ffns)
+
+
+def _over_tokens(gradient: Tensor, per_token: bool) -> Tensor:
+    return gradient.abs().sum(dim=1) if per_token else gradient.sum(dim=1).abs()
+
+
+def _in_place(measured: Measured, by_layer: Sequence[Tensor]) -> NDArray[np.float64]:
+    """Return `[batch, layers, heads]` from each layer's `[batch, kept heads]`, zeros for heads that are gone."""
+    kept = measured.ticket.heads
+    scores = np.zeros((len(by_layer[0]), *kept.shape))
+    for layer, found in enumerate(by_layer):
+        scores[:, layer, kept[layer]] = _numpy(found)
+    return scores
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.double().cpu().numpy()

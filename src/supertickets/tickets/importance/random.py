@@ -1,0 +1,10 @@
+import numpy as np
+
+from supertickets.tickets.importance.measured import Measured, Scores
+
+
+def random(measured: Measured) -> Scores:
+    """Uniform random scores from the training's seed: what any measure has to beat."""
+    rng = np.random.default_rng([measured.seed, 7])
+    kept = measured.ticket
+    return rng.random(kept.heads.shape) * kept.heads, rng.random(kept.ffns.shape) * kept.ffns

@@ -1,0 +1,66 @@
+"""A real browser for tests of the report: the system's Chromium, driven by selenium; never downloaded."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def why_not() -> str:
+    """Return why there is no browser to test with; empty if there is one."""
+    if not any(map(shutil.which, BROWSERS)):
+        return "no Chromium on this machine (Debian: apt-get install chromium chromium-driver)"
+    return "" if shutil.which("chromedriver") else "no chromedriver on this machine (Debian: chromium-driver)"
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[Any]:
+    """Give a headless Chromium that logs its console and every request."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = next(found for name in BROWSERS if (found := shutil.which(name)))
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
+        "--hide-scrollbars",        f"--user-data-dir={profile}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def set_screen(driver: Any, width: int, height: int = 900, scheme: str = "light", media: str = "") -> None:
+    """Set the screen's true width (a window cannot be narrower than some 500 pixels) and light, dark or print."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+
+
+def requests(driver: Any) -> list[str]:
+    """Return the addresses asked for since the last look, those inside the page left out."""
+    found = []
+    for entry in driver.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            found.append(message["params"]["request"]["url"])
+    return [url for url in found if not url.startswith(("data:", "blob:", "chrome:", "about:"))]
+
+
+def screenshot(driver: Any, path: Path) -> None:
+    """Save the whole page, however long, as a PNG."""
+    import base64
+
+    size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    path.write_bytes(base64.b64decode(shot["data"]))

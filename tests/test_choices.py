@@ -1,0 +1,281 @@
+"""Choices, measures, schedules, fractions: each does what it says, and what it changes is shown."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from supertickets.cli import main
+from supertickets.errors import TicketError
+from supertickets.lab.outcome import load_outcome
+from supertickets.studies.compare import CompareResult, compare
+from supertickets.studies.find import FindResult, find
+from supertickets.studies.report import report
+from supertickets.studies.sensitivity import sensitivity
+from supertickets.studies.settings import CHOICES
+from supertickets.tasks import TaskSource, load_task
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
+
+SMALL: dict[str, Any] = {
+    "task": "words",
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "max_length": 16,
+    "precision": "float32",
+    "workers": 1,
+}
+
+
+def outcome(result: FindResult | CompareResult, key: str) -> Any:
+    return load_outcome(result.folder / "trials" / key)
+
+
+# --- iterative pruning ------------------------------------------------------------------------------------------------
+
+
+def test_drawing_within_a_ticket_only_takes_more_away() -> None:
+    rng = np.random.default_rng(0)
+    heads, ffns = rng.random((3, 4)), rng.random(3)
+    first = draw_ranked(heads, ffns, 0.34, "winning", Drawing())
+    other_heads, other_ffns = rng.random((3, 4)) * first.heads, rng.random(3) * first.ffns
+    for kind in ("winning", "losing"):
+        second = draw_ranked(other_heads, other_ffns, 0.67, kind, Drawing(), within=first)
+        assert second <= first
+        assert (second.kept_heads, second.kept_ffns) == (4, 1)
+        assert second.heads.any(axis=1).all()  # a head a layer stays
+    free = draw_ranked(other_heads, other_ffns, 0.67, "losing", Drawing())
+    assert not free <= first  # a losing ticket keeps low scores: without `within`, what is gone would come back
+
+
+def test_iterative_pruning_scores_every_rewound_ticket_again(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    levels = (0.2, 0.5, 0.7)
+    result = find(
+        SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, levels=levels, schedule="iterative", **words
+    )
+    assert (result.table["status"] == "finished").all()
+    for kind in ("winning", "losing"):
+        rows = result.table[result.table["kind"] == kind].sort_values("level")
+        (before,) = result.table[result.table["kind"] == "dense"]["trial"]
+        ticket = Ticket.full(3, 4)
+        for level, key in zip(rows["level"], rows["trial"], strict=True):
+            heads, ffns = outcome(result, before).scores()
+            expected = draw_ranked(normalise_by_layer(heads), ffns, level, kind, result.settings.drawing, within=ticket)
+            ticket, before = outcome(result, key).trial.ticket, key
+            assert ticket == expected
+        assert "scores.safetensors" not in outcome(result, before).files  # nothing is drawn from the last
+    one_shot = find(SMALL, model=str(tiny_model), out=tmp_path / "shot", seeds=1, levels=levels, **words)
+    assert set(one_shot.table["trial"]) != set(result.table["trial"])
+    report([result.folder])  # recalled, chain and all
+    again = find(result.folder / "settings.yaml")
+    assert again.table.equals(result.table)
+
+
+# --- fractions of the training set ------------------------------------------------------------------------------------
+
+
+def test_fractions_are_nested_and_recorded(words: dict[str, Path]) -> None:
+    def texts(fraction: float, seed: int = 0) -> list[str]:
+        return load_task(TaskSource(task="words", fraction=fraction, fraction_seed=seed, **words)).train.text
+
+    whole, half, eighth = texts(1.0), texts(0.5), texts(0.125)
+    assert (len(whole), len(half), len(eighth)) == (64, 32, 8)
+    assert set(eighth) < set(half) < set(whole)
+    assert texts(0.5) == half
+    assert texts(0.5, seed=1) != half
+    task = load_task(TaskSource(task="words", fraction=0.5, **words))
+    assert len(task.dev) == 40  # the dev set stays whole
+    assert task.fingerprint() != load_task(TaskSource(task="words", **words)).fingerprint()
+    kept = [row for row in whole if row in set(half)]
+    assert [text for text in kept if text in half] == half  # in the file's order
+
+
+def test_too_small_a_fraction(
+    words: dict[str, Path], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [part for name, path in words.items() for part in (f"--{name.replace('_', '-')}", str(path))]
+    arguments = ["find", "--model", str(tiny_model), *files, "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--fraction", "0.01"]) == 2
+    said = capsys.readouterr().err
+    assert "--fraction 0.01: that leaves 1 of 64 training examples of task 'train'" in said
+    assert "a fraction of 0.0312 or more" in said
+    assert main([*arguments, "--fraction", "0"]) == 2
+    assert main([*arguments, "--fraction", "1.5"]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_of_a_fraction(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
+    asked = {**SMALL, "seeds": 1, "levels": (0.5,), "kinds": ("winning",), "model": str(tiny_model), **words}
+    part = find(asked, out=tmp_path / "part", fraction=0.25)
+    whole = find(asked, out=tmp_path / "whole")
+    assert not set(part.table["trial"]) & set(whole.table["trial"])
+    both = report([part.folder, whole.folder], tmp_path / "both")
+    assert "words (0.25 of its training set)" in both.page.read_text()
+    assert "more than once" in both.average.reason  # one task twice is no average over tasks
+
+
+# --- comparing choices ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> CompareResult:
+    choices = ("absolute", "counts", "random", "lr-schedule", "importance=magnitude", "schedule")
+    out = tmp_path_factory.mktemp("compare") / "out"
+    return compare(SMALL, model=str(tiny_model), out=out, choices=choices, levels=(0.3, 0.6), **words)
+
+
+def test_each_choice_is_tried_alone(compared: CompareResult) -> None:
+    assert set(compared.comparison["choice"]) == {
+        "absolute=token", "counts=ladder", "random=with-replacement", "lr_schedule=released", "importance=magnitude",
+        "schedule=iterative",
+    }  # fmt: skip
+    runs = compared.runs
+    usual = runs[runs["variant"].fillna("") == ""].set_index(["kind", "level", "seed"])
+    for row in runs[runs["variant"].fillna("") != ""].itertuples():
+        trial = outcome(compared, row.trial).trial
+        own = outcome(compared, usual.loc[(row.kind, row.level, row.seed), "trial"]).trial
+        name, value = row.variant.split("=")
+        if name == "lr_schedule":
+            assert trial.recipe.lr_schedule == value
+        else:
+            assert trial.recipe == own.recipe
+        if row.kind == "dense" and name in ("absolute", "importance"):
+            assert getattr(trial.scoring, name) == value
+    assert set(runs[runs["kind"] == "random"]["variant"].fillna("")) == {"", "random=with-replacement"}
+
+
+def test_what_a_choice_changes_is_measured(compared: CompareResult) -> None:
+    """Overlap and differences against a naive count over the trials' tickets and scores."""
+    runs = compared.runs.assign(variant=compared.runs["variant"].fillna(""))
+    for row in compared.comparison.itertuples():
+        of = runs[(runs["kind"] == row.kind) & (runs["level"] == row.level)].set_index(["variant", "seed"])
+        shares, differences = [], []
+        for seed in (0, 1):
+            pair = [outcome(compared, of.loc[(variant, seed), "trial"]) for variant in (row.choice, "")]
+            gone = [
+                {("head", *map(int, at)) for at in np.argwhere(~one.trial.ticket.heads)}
+                | {("ffn", int(layer)) for layer in np.flatnonzero(~one.trial.ticket.ffns)}
+                for one in pair
+            ]
+            if row.level:
+                shares.append(2 * len(gone[0] & gone[1]) / (len(gone[0]) + len(gone[1])))
+            differences.append(pair[0].score - pair[1].score)
+        assert row.difference == pytest.approx(np.mean(differences))
+        assert row.overlap == pytest.approx(np.mean(shares)) if row.level else np.isnan(row.overlap)
+    dense = compared.comparison[compared.comparison["level"] == 0]
+    assert set(dense["choice"]) == {"lr_schedule=released"}  # only it trains the dense model otherwise
+    assert compared.comparison.set_index(["choice", "level"]).loc[("schedule=iterative", 0.3), "overlap"] == 1.0
+    overlap = compared.comparison[compared.comparison["choice"] == "importance=magnitude"]["overlap"]
+    assert (overlap < 1).any()
+
+
+def test_a_comparison_goes_on_and_can_be_read_again(
+    compared: CompareResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = compare(compared.folder / "settings.yaml")
+    pd.testing.assert_frame_equal(again.comparison, compared.comparison)
+    assert main(["status", str(compared.folder)]) == 0
+    assert "trials done" in capsys.readouterr().out
+    assert main(["compare", "--config", str(compared.folder / "settings.yaml"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["comparison"]) == len(compared.comparison)
+    assert main(["find", "--config", str(compared.folder / "settings.yaml")]) == 2
+    assert "these are settings of `compare`, expected those of `find`" in capsys.readouterr().err
+    assert main(["report", str(compared.folder)]) == 2
+    assert "expected a study of `find`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ("absolut", "unknown choice 'absolut': did you mean 'absolute'"),
+        ("importance=magnitud", "unknown value of importance 'magnitud': did you mean 'magnitude'"),
+        ("", "at least one choice"),
+    ],
+)
+def test_wrong_choices(
+    choices: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--choices", choices]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_choices_are_the_settings_with_named_values() -> None:
+    assert CHOICES["absolute"] == ("example", "token")
+    assert {"accumulation", "counts", "random", "lr_schedule", "order", "optimizer", "importance", "schedule"} <= set(
+        CHOICES
+    )
+    assert "precision" not in CHOICES
+    text = (Path(__file__).parents[1] / "docs" / "choices.md").read_text()
+    for name in CHOICES:
+        assert f"`{name}`" in text
+
+
+# --- sensitivity ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> FindResult:
+    out = tmp_path_factory.mktemp("sensitivity") / "out"
+    return find(SMALL, model=str(tiny_model), out=out, levels=(0.5,), **words)
+
+
+def test_sensitivity_to_seed_and_learning_rate(found: FindResult, tmp_path: Path) -> None:
+    copy = shutil.copytree(found.folder, tmp_path / "copy")
+    before = set((copy / "trials").iterdir())
+    settings = (copy / "settings.yaml").read_bytes()
+    result = sensitivity(copy, [1e-2, 3e-3], seeds=3)
+    runs = result.runs
+    assert len(runs) == 2 * 2 * 3
+    assert (runs["status"] == "finished").all()
+    new = set((copy / "trials").iterdir()) - before
+    assert len(new) == 12 - 2 - 1  # two dense runs and the super ticket were there
+    assert (copy / "settings.yaml").read_bytes() == settings
+    scores = (
+        runs.assign(rate=runs["variant"].str.split().str[-1].astype(float))
+        .set_index(["kind", "rate", "seed"])["score"]
+        .sort_index()
+    )
+    for kind, name in (("dense", "ST-DNN"), ("super", "SuperT")):
+        spread = [np.std(scores[kind, rate], ddof=1) for rate in (3e-3, 1e-2)]
+        assert result.over_seeds.loc[name, "learning rate 0.003"] == pytest.approx(spread[0])
+        assert result.over_seeds.loc[name, "mean"] == pytest.approx(np.mean(spread))
+        means = [scores[kind, rate].mean() for rate in (3e-3, 1e-2)]
+        assert result.over_learning_rates.loc[name, "standard deviation"] == pytest.approx(np.std(means, ddof=1))
+    page = (copy / "report.html").read_text()
+    assert "over learning rates (Table 8)" in page
+    assert find(copy / "settings.yaml", out=copy).table.equals(found.table)  # the study itself is what it was
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning-rates", "much"], "expected numbers with commas between, got 'much'"),
+        (["--learning-rates", "0.1,-1"], "expected numbers above 0, got -1"),
+        (["--seeds", "0"], "--seeds: expected at least 1"),
+    ],
+)
+def test_wrong_sensitivity(
+    flags: list[str], message: str, found: FindResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sensitivity", str(found.folder), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sensitivity_needs_a_finished_find(compared: CompareResult, found: FindResult, tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match="this is one of `compare`"):
+        sensitivity(compared.folder)
+    with pytest.raises(TicketError, match="there is no study in it"):
+        sensitivity(tmp_path)
+    copy = shutil.copytree(found.folder, tmp_path / "copy")
+    shutil.rmtree(copy / "super-ticket")
+    with pytest.raises(TicketError, match="no super ticket in it yet"):
+        sensitivity(copy)

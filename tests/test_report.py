@@ -1,0 +1,446 @@
+"""Conclusions and reports of real (tiny) studies; the page in a real browser."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from browser import browser, requests, set_screen, why_not
+from conftest import save_tiny_model, write_words
+from supertickets.anatomy import Shape
+from supertickets.cli import main
+from supertickets.errors import TicketError
+from supertickets.evidence.conclusions import Conclusions, Gain, agreement, conclude
+from supertickets.evidence.phases import Phases
+from supertickets.evidence.record import Record, Subject
+from supertickets.evidence.selection import cross_fit, halved_scores
+from supertickets.evidence.table import Role, Row
+from supertickets.evidence.tables import Looked, gains, paper_tables, published, task_average, write_tables
+from supertickets.studies.find import FindResult, find
+from supertickets.studies.folder import open_study
+from supertickets.studies.report import report
+from supertickets.studies.study import recall
+from supertickets.tasks.metrics import evaluate
+from supertickets.tickets import Ticket
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+SMALL: dict[str, Any] = {
+    "levels": (0.2, 0.5, 0.7),
+    "epochs": 3,
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "max_length": 16,
+    "precision": "float32",
+    "workers": 1,
+    "seeds": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FindResult]:
+    """Three studies on one base model: accuracy with a control, accuracy under a hostile name, correlations."""
+    base = tmp_path_factory.mktemp("studies")
+    model = str(save_tiny_model(base / "model"))
+    files = {"train_file": write_words(base / "train.jsonl", 64, 0), "dev_file": write_words(base / "dev.jsonl", 60, 1)}
+    other = {"train_file": write_words(base / "t.jsonl", 48, 2), "dev_file": write_words(base / "d.jsonl", 50, 3)}
+    graded = {
+        name: write_words(base / f"{name}.jsonl", 48, seed, lambda words: sum(i < 12 for i in words) / len(words))
+        for seed, name in enumerate(("train_file", "dev_file"))
+    }
+    return {
+        "words": find(SMALL, task="words", model=model, out=base / "words", control="best-of-k", **files),
+        "hostile": find(SMALL, task=HOSTILE, model=model, out=base / "hostile", **other),
+        "graded": find(SMALL, task="graded", model=model, out=base / "graded", regression=True, **graded),
+    }
+
+
+def look(folder: Path) -> Looked:
+    study = open_study(folder)
+    assert study is not None
+    record = recall(study)
+    return Looked(record, conclude(record))
+
+
+# --- conclusions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_again_without_model_and_data(studies: dict[str, FindResult], tmp_path: Path) -> None:
+    """What `find` saw is what is recalled, elsewhere on disk and with model and files gone."""
+    done = studies["words"]
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    settings = (copy / "settings.yaml").read_text()
+    (copy / "settings.yaml").write_text(settings.replace(str(done.folder.parent), "/nowhere"))
+    one = look(copy)
+    assert one.record.complete
+    pd.testing.assert_frame_equal(one.record.table, done.table)
+    assert one.conclusions.verdict == done.verdict
+
+
+def test_gains_are_what_predictions_say(studies: dict[str, FindResult]) -> None:
+    """Against a naive loop over outcomes: each seed's best ticket and epoch, chosen on the whole dev set."""
+    one = look(studies["graded"].folder)
+    record, seen = one.record, one.conclusions
+    assert seen.paper is not None
+    assert seen.honest is not None
+    for seed, have_super, have_dense, have_honest in zip(
+        seen.paper.seeds, seen.paper.scores, seen.paper.dense, seen.honest.scores, strict=True
+    ):
+        rows = [row for row in record.rows if row.role.seed == seed and row.finished]
+
+        def best(kind: str, rows: list[Row] = rows) -> float:
+            return max(
+                evaluate(record.subject.metrics, record.subject.targets, epoch)["score"]
+                for row in rows
+                if row.role.kind == kind
+                for epoch in row.outcome.predictions()["dev"]
+            )
+
+        assert have_super == pytest.approx(best("winning"))
+        assert have_dense == pytest.approx(best("dense"))
+        runs = [
+            halved_scores(row.outcome.predictions()["dev"], record.subject.metrics, record.subject.targets)
+            for row in sorted(rows, key=lambda row: row.role.level)
+            if row.role.kind == "winning"
+        ]
+        assert have_honest == pytest.approx(cross_fit(runs).honest)
+    assert seen.paper.mean == pytest.approx(np.mean(seen.paper.scores) - np.mean(seen.paper.dense))
+    table = record.table[record.table["kind"] == "winning"]
+    assert np.mean(seen.paper.scores) == pytest.approx(table.groupby("seed")["score"].max().mean())
+
+
+def test_intervals_hold_the_means(studies: dict[str, FindResult]) -> None:
+    means = look(studies["words"].folder).conclusions.means
+    assert (means["low"] <= means["mean"]).all()
+    assert (means["mean"] <= means["high"]).all()
+    assert (means["high"] - means["low"] > 1).all()  # sixty examples leave much open
+
+
+def test_the_control_is_dense_runs_with_other_seeds(studies: dict[str, FindResult]) -> None:
+    done = studies["words"]
+    control = done.table[done.table["kind"] == "control"]
+    assert control["seed"].tolist() == [3, 4, 5]  # as many as levels, after the study's own
+    assert (control["remaining"] == 1).all()
+    seen = look(done.folder).conclusions
+    assert seen.controls == 3
+    assert seen.control is not None
+    dense = done.table[done.table["kind"] == "dense"]["score"].mean()
+    assert seen.control.paper == pytest.approx(control["score"].max() - dense)
+    assert "Choosing the best of 3 dense runs with other seeds would have given" in done.verdict
+    assert "dense runs" not in studies["graded"].verdict
+
+
+def test_one_seed_gives_means_and_says_that_no_test_is_possible(studies: dict[str, FindResult], tmp_path: Path) -> None:
+    asked = json.loads(studies["words"].settings.model_dump_json())
+    files = {name: asked[name] for name in ("train_file", "dev_file")}
+    done = find({**SMALL, "seeds": 1}, task="words", model=asked["model"], out=tmp_path / "one", **files)
+    assert "One seed allows no test." in done.verdict
+    assert " p = " not in done.verdict
+    frame = gains([look(done.folder)])
+    assert frame["paper_p"].isna().all()
+    assert frame["dense"].notna().all()
+
+
+def test_agreement_by_hand() -> None:
+    def row(seed: int, heads: list[tuple[int, int]], ffns: list[int]) -> Row:
+        class Done:
+            finished, status = True, "finished"
+
+        class Played:
+            ticket = Ticket.from_pruned(2, 4, heads, ffns)
+
+        return Row(Role("winning", 0.5, seed), Played(), Done())  # type: ignore[arg-type]
+
+    subject = Subject("m", "bert", "w", Shape(2, 4, 8, 16), "t", "d", ("0", "1"), ("accuracy",), 4, np.zeros(2, int))
+    rows = [row(0, [(0, 0), (0, 1)], [0]), row(1, [(0, 0), (1, 3)], [0]), row(2, [(1, 2), (1, 3)], [1])]
+    found = agreement(Record(subject, Path("x"), {}, rows))
+    assert found["pairs"].tolist() == [3]
+    assert found["heads"].tolist() == pytest.approx([(1 / 2 + 0 + 1 / 2) / 3])
+    assert found["ffns"].tolist() == pytest.approx([(1 + 0 + 0) / 3])
+    assert found["heads_chance"].tolist() == [2 / 8]
+    assert found["ffns_chance"].tolist() == [1 / 2]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def made_up(task: str, dense: list[float], best: list[float], **changes: Any) -> Looked:
+    """A study of which only the gains are known, BERT-base unless said otherwise."""
+    values: dict[str, Any] = {
+        "model": "m", "model_type": "bert", "weight_hash": "w", "shape": Shape(12, 12, 768, 3072), "task": task,
+        "data_hash": "d", "labels": ("0", "1"), "metrics": ("accuracy",), "train": 4, "targets": np.zeros(2, int),
+    }  # fmt: skip
+    subject = Subject(**values | changes)
+    seeds = range(len(dense))
+    columns = {"kind": "dense", "level": 0.0, "seed": list(seeds), "status": "finished", "score": dense}
+    columns |= dict.fromkeys(subject.metrics, dense) | {"parameters": 10, "remaining": 1.0}
+    more = {**columns, "kind": "winning", "level": 0.1, "score": best, "parameters": 9, "remaining": 0.9}
+    more |= dict.fromkeys(subject.metrics, best)
+    table = pd.concat([pd.DataFrame(columns), pd.DataFrame(more)])
+    record = Record(subject, Path(task), {}, [])
+    record.__dict__["table"] = table
+    gain = Gain.of(seeds, best, dense)
+    phases = Phases(len(dense), False, np.nan, (), np.nan, 0.1, None, None, None, False)
+    seen = Conclusions(pd.DataFrame(), gain, gain, tuple([0.9] * len(dense)), None, 0, phases, pd.DataFrame(), ())
+    return Looked(record, seen)
+
+
+def test_tables_stand_beside_the_papers_figures() -> None:
+    rte = made_up("rte", [69.0, 70.0, 71.0], [71.0, 73.0, 75.0])
+    cola = made_up("cola", [57.0, 58.0, 59.0], [58.0, 58.5, 60.0], metrics=("matthews",))
+    tables = paper_tables([cola, rte])
+    one = tables["table 1"]
+    assert list(one.columns) == ["RTE Acc", "CoLA Mcc", "Average Score", "Average Compression"]
+    assert one.loc["ST-DNN"].tolist() == ["70.0", "58.0", "64.00", "100%"]
+    assert one.loc["SuperT"].tolist() == ["73.0", "58.8", "65.92", "90.0%"]
+    assert one.loc["SuperT (BERT-base, published)"].tolist() == ["72.5", "58.8", "83.7 (8 tasks)", "86.8%"]
+    assert tables["table 6"].loc["SuperT"].tolist() == ["2.00", "1.04"]
+    assert tables["table 6"].loc["SuperT (BERT-base, published)"].tolist() == ["0.91", "1.51"]
+    assert tables["table 7"].loc["SuperT (Mean)"].tolist() == ["0.90", "0.90"]
+    assert tables["table 7"].loc["SuperT (Std Dev) (BERT-base, published)"].tolist() == ["0.07", "0.04"]
+    small = made_up("rte", [1.0, 2.0], [2.0, 4.0], shape=Shape(6, 12, 384, 1536))
+    assert not any("published" in name for name in paper_tables([small])["table 1"].index)
+
+
+def test_published_averages_are_those_of_their_rows() -> None:
+    """The data file against itself: the paper's averages are means over tasks of means over metrics (Table 1)."""
+    for rows in (published()["table 1"][size] for size in ("base", "large")):
+        for row in rows.values():
+            tasks = [np.mean(values) for values in row.values() if isinstance(values, list)]
+            assert len(tasks) == 8
+            assert np.mean(tasks) == pytest.approx(row["average"], abs=0.16)  # theirs are means of unrounded figures
+
+
+def test_holm_over_studies_and_the_average_over_tasks() -> None:
+    rte = made_up("rte", [69.0, 70.0, 71.0], [71.0, 73.0, 75.0])
+    sst2 = made_up("sst2", [90.0, 91.0, 92.0], [90.5, 90.9, 93.0])
+    frame = gains([sst2, rte])
+    assert frame["task"].tolist() == ["rte", "sst2"]
+    assert frame["paper_gain"].tolist() == pytest.approx([3.0, 1.4 / 3])
+    first, second = frame["paper_p"]
+    assert frame["paper_p_holm"].tolist() == pytest.approx([2 * first, second])
+    average = task_average([rte, sst2])
+    assert average.seeds == (0, 1, 2)
+    assert average.paper is not None
+    assert average.paper.mean == pytest.approx((3.0 + 1.4 / 3) / 2)
+    assert average.paper.std == pytest.approx(np.std([1.25, 1.45, 2.5], ddof=1))
+    assert "Average over tasks (3 seeds)" in average.sentence()
+
+
+def test_what_does_not_average_is_refused_with_a_reason() -> None:
+    rte, cola = made_up("rte", [1, 2], [2, 4]), made_up("cola", [1, 2], [2, 4], metrics=("matthews",))
+    assert task_average([rte, cola]).reason == ""  # GLUE averages its own metrics
+    mine = made_up("mine", [1, 2], [2, 4], metrics=("macro_f1",))
+    assert "their metrics differ (rte: accuracy; mine: macro_f1)" in task_average([rte, mine]).reason
+    odd = made_up("cola", [1, 2], [2, 4], metrics=("accuracy",))
+    assert task_average([rte, odd]).reason == ""  # the same metric for all
+    assert "not all GLUE's own" in task_average([rte, odd, mine]).reason
+    assert "rte is there more than once" in task_average([rte, rte]).reason
+    assert "different base models" in task_average([rte, made_up("sst2", [1, 2], [2, 4], weight_hash="v")]).reason
+    assert task_average([rte]).reason == "One task has no average."
+    table = paper_tables([rte, mine])["table 1"]
+    assert table["Average Score"].tolist()[:3] == ["-", "-", "-"]
+
+
+def test_tables_are_written_three_ways(tmp_path: Path) -> None:
+    names = made_up("a_task|100%", [1.0, 2.0], [2.0, 4.5])
+    tables = {"gains": gains([names]), **paper_tables([names])}
+    write_tables(tmp_path, tables)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{stem}.{kind}"
+        for stem in ("gains", "table-1", "table-5", "table-6", "table-7")
+        for kind in ("csv", "md", "tex")
+    }
+    read = pd.read_csv(tmp_path / "gains.csv")
+    assert read["paper_gain"].tolist() == [1.75]
+    assert read["task"].tolist() == ["a_task|100%"]
+    assert r"a\_task|100\%" in (tmp_path / "gains.tex").read_text()
+    assert r"a_task\|100%" in (tmp_path / "gains.md").read_text()
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_several_studies_on_one_page(
+    studies: dict[str, FindResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(studies[name].folder) for name in ("words", "hostile")]
+    assert main(["report", *folders, "--out", str(tmp_path / "all")]) == 0
+    said = capsys.readouterr().out
+    assert "Average over tasks (3 seeds)" in said
+    assert (tmp_path / "all" / "report.html").is_file()
+    assert (tmp_path / "all" / "tables" / "table-1.tex").is_file()
+    assert main(["report", *folders, str(studies["graded"].folder), "--out", str(tmp_path / "all"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "their metrics differ" in found["average"]
+    assert {"gains", "table 1", "table 6", "table 7"} <= set(found["tables"])
+
+
+def test_a_report_of_one_study_is_the_one_it_wrote(studies: dict[str, FindResult]) -> None:
+    page = studies["graded"].report
+    before = page.read_bytes()
+    made = report([studies["graded"].folder])
+    assert made.page == page
+    assert len(page.read_bytes()) == len(before)  # plotly gives its elements new random names
+
+
+def test_a_report_of_an_unfinished_study(studies: dict[str, FindResult], tmp_path: Path) -> None:
+    """Missing runs are missing, not zero; those whose tickets cannot be drawn are still told of."""
+    copy = shutil.copytree(studies["words"].folder, tmp_path / "copy")
+    table = studies["words"].table
+    gone = table[(table["kind"] == "dense") & (table["seed"] == 2) | (table["kind"] == "random") & (table["seed"] == 1)]
+    for key in gone["trial"]:
+        (copy / "trials" / key / "outcome.json").unlink()
+    one = look(copy)
+    assert not one.record.complete
+    missing = one.record.table[one.record.table["status"] == "missing"]
+    assert len(missing) == 1 + 3 + 6  # the dense run, three random ones, what was drawn from the dense run
+    assert missing["score"].isna().all()
+    assert missing[missing["kind"] == "winning"]["trial"].isna().all()
+    assert one.conclusions.paper is not None
+    assert one.conclusions.paper.seeds == (0, 1)
+    page = report([copy]).page.read_text()
+    assert "This study is not finished: 10 of" in page
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("nothing", "there is no study in it"), ("twice", "named twice"), ("other", "other files (thesis.txt)")],
+)
+def test_wrong_reports(
+    what: str, message: str, studies: dict[str, FindResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = str(studies["words"].folder)
+    (tmp_path / "thesis.txt").write_text("precious")
+    arguments = {"nothing": [str(tmp_path)], "twice": [done, done], "other": [done, "--out", str(tmp_path)]}[what]
+    assert main(["report", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_damaged_subject_is_told(studies: dict[str, FindResult], tmp_path: Path) -> None:
+    copy = shutil.copytree(studies["graded"].folder, tmp_path / "copy")
+    (copy / "subject.safetensors").write_bytes(b"\x08")
+    with pytest.raises(TicketError, match="is damaged"):
+        report([copy])
+
+
+# --- the page in a browser --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pages(studies: dict[str, FindResult], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    every = report([one.folder for one in studies.values()], tmp_path_factory.mktemp("pages") / "all")
+    return {"one study": studies["words"].report, "hostile": studies["hostile"].report, "several": every.page}
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.mark.parametrize("page", ["one study", "hostile", "several"])
+def test_the_page_works_with_no_network(page: str, pages: dict[str, Path], driver: Any) -> None:
+    driver.get_log("browser"), requests(driver)
+    url = pages[page].as_uri()
+    driver.get(url)
+    plots = driver.find_elements("css selector", ".js-plotly-plot")
+    assert len(plots) == {"one study": 4, "hostile": 4, "several": 13}[page]
+    for plot in plots:
+        assert plot.find_elements("css selector", ".scatterlayer .trace path, .scatterlayer .trace .point")
+        assert plot.size["height"] > 200
+    assert driver.get_log("browser") == []
+    assert requests(driver) == [url]
+
+
+def test_a_hostile_name_stays_text(pages: dict[str, Path], driver: Any) -> None:
+    from selenium.common.exceptions import NoAlertPresentException
+
+    for page in ("hostile", "several"):
+        driver.get(pages[page].as_uri())
+        with pytest.raises(NoAlertPresentException):
+            _ = driver.switch_to.alert.text
+        assert driver.find_elements("css selector", "img[src=x]") == []
+        assert HOSTILE in driver.find_element("css selector", "body").text
+
+
+def test_hover_shows_values(pages: dict[str, Path], driver: Any) -> None:
+    driver.get(pages["one study"].as_uri())
+    driver.execute_script(
+        "const plot = document.querySelector('.js-plotly-plot');"
+        "Plotly.Fx.hover(plot, [{curveNumber: 0, pointNumber: 0}])"
+    )
+    shown = driver.execute_script("return document.querySelector('.js-plotly-plot .hoverlayer').textContent")
+    assert "winning 20%" in shown
+    assert "95 %" in shown
+
+
+def test_tables_sort(pages: dict[str, Path], driver: Any) -> None:
+    driver.get(pages["one study"].as_uri())
+    script = (
+        "const table = [...document.querySelectorAll('table.sortable')].at(-1 - arguments[0]);"
+        "const column = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent == 'score');"
+        "const button = table.tHead.rows[0].cells[column].querySelector('button'); button.click();"
+        "return [[...table.tBodies[0].rows].map(row => row.cells[column].textContent), "
+        "table.tHead.rows[0].cells[column].getAttribute('aria-sort')]"
+    )
+    tables = len(driver.find_elements("css selector", "#tables table"))
+    for order in ("ascending", "descending"):
+        scores, said = driver.execute_script(script, tables)
+        numbers = [float(score) for score in scores]
+        assert said == order
+        assert numbers == sorted(numbers, reverse=order == "descending")
+        assert len(set(numbers)) > 2
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("page", ["one study", "several"])
+def test_nothing_runs_over_the_edge(width: int, page: str, pages: dict[str, Path], driver: Any) -> None:
+    set_screen(driver, width)
+    driver.get(pages[page].as_uri())
+    assert driver.execute_script("return document.documentElement.clientWidth") == width
+    assert driver.execute_script("return document.documentElement.scrollWidth") == width
+    for plot in driver.find_elements("css selector", ".js-plotly-plot .main-svg"):
+        assert plot.rect["x"] + plot.rect["width"] <= width
+
+
+@pytest.mark.parametrize(("scheme", "media"), [("light", ""), ("dark", ""), ("dark", "print")])
+def test_text_is_readable_on_its_ground(scheme: str, media: str, pages: dict[str, Path], driver: Any) -> None:
+    """Contrast of at least 4.5 (WCAG AA), in plots too; print is dark on white whatever the screen was."""
+    set_screen(driver, 1280, scheme=scheme, media=media)
+    driver.get(pages["one study"].as_uri())
+
+    def colour(selector: str, name: str) -> tuple[float, ...]:
+        script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+        value = driver.execute_script(script, selector, name)
+        return tuple(float(part) for part in value.removeprefix("rgb(").removesuffix(")").split(","))
+
+    def luminance(rgb: tuple[float, ...]) -> float:
+        parts = [c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
+
+    ground = colour("body", "backgroundColor")
+    assert (luminance(ground) > 0.5) == (scheme == "light" or media == "print")
+    for selector, name in (
+        ("body", "color"),
+        (".quiet", "color"),
+        ("a, dt", "color"),
+        (".xtitle", "fill"),
+        (".ytick text", "fill"),
+    ):
+        lighter, darker = sorted((luminance(ground), luminance(colour(selector, name))), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, selector
+
+
+def test_every_picture_has_words(pages: dict[str, Path], driver: Any) -> None:
+    driver.get(pages["several"].as_uri())
+    pictures = driver.find_elements("css selector", "figure:not(.map), .map svg")
+    assert len(pictures) > 20
+    assert all((picture.get_attribute("aria-label") or "").count(" ") > 4 for picture in pictures)
