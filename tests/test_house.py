@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"errors", "storage", "anatomy", "tickets", "surgery", "tasks"},
     "lab": {"errors", "storage", "anatomy", "models", "tickets", "surgery", "tasks", "training"},
     "evidence": {"errors", "storage", "anatomy", "models", "tickets", "tasks", "lab"},
-    "export": {"errors", "storage", "models", "tickets", "surgery", "tasks", "lab"},
+    "export": {"errors", "storage", "models", "tickets", "surgery", "tasks", "training", "lab"},
     "report": {"storage", "tickets", "evidence"},
     "studies": {
         "errors", "storage", "anatomy", "models", "tickets", "tasks", "training", "lab", "evidence", "report", "export",

@@ -235,6 +235,27 @@ def _print_means(table: Any) -> None:
 
 
 @app.command()
+def submit(
+    folders: Annotated[list[Path], typer.Argument(help="output folders of finished studies of GLUE tasks")],
+    data: Annotated[Path | None, typer.Option(help="folder of GLUE's TSV files; default: the studies' own")] = None,
+    out: Annotated[Path, typer.Option(help="zip file to write")] = Path("submission.zip"),
+    fill: Annotated[bool, typer.Option("--fill", help="write one label where no study or test file is there")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Predict GLUE's test sets with super tickets and write a submission: eleven files, zipped and checked."""
+    from supertickets.studies.submit import submit as predict
+
+    made = predict(folders, data, out, fill, device)
+    if as_json:
+        typer.echo(json.dumps({"path": str(made.path), "predicted": made.predicted, "filled": made.filled}))
+        return
+    typer.echo(f"{made.path}: predicted {', '.join(made.predicted) or 'nothing'}.")
+    if made.filled:
+        typer.echo(f"Filled with one label each, so their scores mean nothing: {', '.join(made.filled)}.", err=True)
+
+
+@app.command()
 def status(
     folder: Annotated[Path, typer.Argument(help="output folder of a study")],
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,

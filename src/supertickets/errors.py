@@ -30,6 +30,7 @@ class DivergedError(StudyError):
 def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """Return the error for `name`, which is no `what`, with the nearest known name first and all of them after."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    by_lower = {known_name.lower(): known_name for known_name in names}
+    near = [by_lower[low] for low in difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)]
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UnknownNameError(f"unknown {what} {name!r}: {hint}known are {', '.join(names)}.")

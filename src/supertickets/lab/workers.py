@@ -2,6 +2,7 @@
 
 import multiprocessing as mp
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,7 @@ _SPAWN = mp.get_context("spawn")  # fork would copy a process whose torch has th
 
 def _serve(jobs: Connection, options: dict[str, Any]) -> None:
     """A worker's life: take a job, run it, tell. It ends when its pipe does, with the parent or as it wishes."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from supertickets.lab.workbench import Workbench
 
@@ -51,12 +50,25 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let a new process start with Ctrl-C blocked, from its first instruction on: it is this process's to handle."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Worker:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
         self.pipe, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_serve, args=(theirs, options), daemon=True)
-        with _no_main():
+        with _no_main(), _deaf_to_ctrl_c():
             self.process.start()
         theirs.close()
         self.job: Job | None = None

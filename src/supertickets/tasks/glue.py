@@ -3,6 +3,7 @@
 Label order follows the released code's task definitions (spec section 6); metrics are GLUE's own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,16 +97,45 @@ def _from_folder(name: str, task: GlueTask, data: Path) -> Task:
     return Task(name, task.labels, task.metrics, split("train"), split(task.dev), extra)
 
 
-def _from_hub(name: str, task: GlueTask) -> Task:
+def load_test_texts(
+    task: str, sources: Sequence[str], hub: tuple[str, str], data: Path | None
+) -> tuple[list[str], list[str] | None] | None:
+    """Return the texts of a test set: from the first of `sources` that a GLUE folder has, or from the hub if no folder.
+
+    None if the folder has none of them. Raises TicketError for a fault in the file.
+    """
+    known = GLUE[task]
+    if data is None:
+        return _test_from_hub(known, hub)
+    for source in sources:
+        path = data / source
+        if path.is_file():
+            table = read_tsv(path)
+            texts = [column(path, table, name) for name in known.texts]
+            return texts[0], texts[1] if len(texts) == 2 else None
+    return None
+
+
+def _test_from_hub(task: GlueTask, hub: tuple[str, str]) -> tuple[list[str], list[str] | None]:
+    rows = _ask_hub(hub[0])[hub[1]]
+    texts = [list(rows[text]) for text in task.hub_texts or task.texts]
+    return texts[0], texts[1] if len(texts) == 2 else None
+
+
+def _ask_hub(name: str) -> Any:
     import datasets
 
     try:
-        data: Any = datasets.load_dataset(HUB_ID, name)
+        return datasets.load_dataset(HUB_ID, name)
     except (OSError, ValueError, RuntimeError) as error:  # what datasets raises when offline is one of these
         raise TicketError(
             f"task {name!r}: the hub did not give {HUB_ID} ({type(error).__name__}); name a folder of GLUE's TSV files "
             "with --data."
         ) from error
+
+
+def _from_hub(name: str, task: GlueTask) -> Task:
+    data = _ask_hub(name)
 
     def split(hub_split: str) -> Split:
         rows = data[hub_split]

@@ -60,17 +60,20 @@ class EncodedTask:
 def encode(task: Task, tokenizer: Any, max_length: int) -> EncodedTask:
     """Tokenise a task; inputs longer than `max_length` tokens are cut, the longer text of a pair first."""
 
-    def split(part: Split) -> Encoded:
-        found = tokenizer(part.text, part.pair, truncation="longest_first", max_length=max_length)
-        segments = found.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
-        return Encoded(
-            [np.array(ids, np.int32) for ids in found["input_ids"]],
-            [np.array(ids, np.int32) for ids in segments] if segments is not None else None,
-            part.targets,
-            tokenizer.pad_token_id,
-        )
+    evaluations = {name: encode_split(part, tokenizer, max_length) for name, part in task.evaluations.items()}
+    return EncodedTask(task, encode_split(task.train, tokenizer, max_length), evaluations)
 
-    return EncodedTask(task, split(task.train), {name: split(part) for name, part in task.evaluations.items()})
+
+def encode_split(part: Split, tokenizer: Any, max_length: int) -> Encoded:
+    """Tokenise one split, as `encode` does."""
+    found = tokenizer(part.text, part.pair, truncation="longest_first", max_length=max_length)
+    segments = found.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
+    return Encoded(
+        [np.array(ids, np.int32) for ids in found["input_ids"]],
+        [np.array(ids, np.int32) for ids in segments] if segments is not None else None,
+        part.targets,
+        tokenizer.pad_token_id,
+    )
 
 
 def in_length_order(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:

@@ -1,0 +1,40 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.models import quiet_transformers
+from supertickets.tasks import Split
+from supertickets.training.recipe import Precision
+
+
+def predict(
+    model: Path,
+    text: list[str],
+    pair: list[str] | None,
+    max_length: int,
+    precision: Precision = "float32",
+    device: str = "auto",
+) -> NDArray[np.float32]:
+    """Return a saved model's outputs `[texts, outputs]`, computed as a training's evaluation does.
+
+    `model` is a folder as `ship` writes it, small models included.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from supertickets.training.batches import encode_split, in_length_order
+    from supertickets.training.devices import arithmetic, find_device
+
+    where: Any = find_device(device)
+    with quiet_transformers():
+        network = AutoModelForSequenceClassification.from_pretrained(model, local_files_only=True).to(where).eval()
+        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    encoded = encode_split(Split(text, pair, np.zeros(len(text))), tokenizer, max_length)
+    outputs = np.zeros((len(text), network.config.num_labels), np.float32)
+    with torch.inference_mode(), arithmetic(precision, where):
+        for rows in in_length_order(encoded.lengths, 64):
+            inputs, _ = encoded.collate(rows, where)
+            outputs[rows] = network(**inputs).logits.float().cpu().numpy()
+    return outputs

@@ -1,0 +1,91 @@
+"""The test sets: super tickets' predictions as a GLUE submission (paper, Table 2)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from supertickets.errors import TicketError
+from supertickets.studies.folder import settings_of
+from supertickets.studies.settings import FindSettings, StudySettings
+from supertickets.tasks.glue import GLUE, load_test_texts
+from supertickets.tasks.submission import FILES, TestFile, write_submission
+from supertickets.tickets.folder import MODEL_FOLDER
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What `submit` leaves: the zip, the files that a model predicted, and those that were filled."""
+
+    path: Path
+    predicted: tuple[str, ...]
+    filled: tuple[str, ...]
+
+
+def submit(
+    folders: Sequence[Path | str],
+    data: Path | str | None = None,
+    out: Path | str = "submission.zip",
+    fill: bool = False,
+    device: str = "auto",
+) -> Submission:
+    """Predict GLUE's test sets with the super tickets of finished studies, and write a checked submission.
+
+    `data` is the folder of GLUE's files; without it, each study's own. GLUE takes all eleven files or none: `fill`
+    writes one and the same label for those that no study or no test file is there for. Raises TicketError before
+    anything is written.
+    """
+    studies = _by_task([Path(folder) for folder in folders])
+    predictions: dict[str, list[str]] = {}
+    why: dict[str, str] = {}
+    for name, file in FILES.items():
+        if file.task not in studies:
+            why[name] = f"no study of {file.task}"
+            continue
+        folder, settings = studies[file.task]
+        source = Path(data) if data is not None else settings.data
+        if source is not None and not source.is_dir():
+            raise TicketError(f"--data {source}: no such folder.")
+        texts = load_test_texts(file.task, file.sources, file.hub, source)
+        if texts is None:
+            why[name] = f"no {' or '.join(file.sources)} in {source}"
+            continue
+        if len(texts[0]) != file.rows:
+            raise TicketError(f"{name}: its test file has {len(texts[0])} examples, GLUE's has {file.rows}.")
+        predictions[name] = _predicted(file, folder, settings, texts, device)
+    if why and not fill:
+        said = "; ".join(f"{name} ({reason})" for name, reason in why.items())
+        raise TicketError(f"GLUE takes all {len(FILES)} files; missing are {said}. Add them, or --fill them.")
+    constant = {name: [FILES[name].labels[0] if FILES[name].labels else "0.0"] * FILES[name].rows for name in why}
+    path = Path(out)
+    write_submission(path, {**predictions, **constant})
+    return Submission(path, tuple(predictions), tuple(constant))
+
+
+def _by_task(folders: Sequence[Path]) -> Mapping[str, tuple[Path, StudySettings]]:
+    """Return studies by GLUE task; raises TicketError for what is no finished study of one."""
+    studies: dict[str, tuple[Path, StudySettings]] = {}
+    for folder in folders:
+        settings = settings_of(folder)
+        task = settings.task.lower().replace("-", "")
+        if not isinstance(settings, FindSettings) or settings.train_file is not None or task not in GLUE:
+            raise TicketError(f"{folder}: expected a study of `find` on a GLUE task, this is on {settings.task!r}.")
+        if not (folder / "super-ticket" / MODEL_FOLDER).is_dir():
+            raise TicketError(f"{folder}: there is no super ticket's model in it; run `supertickets find` to its end.")
+        if task in studies:
+            raise TicketError(f"{folder}: {studies[task][0]} is a study of {task} too; name one for each task.")
+        studies[task] = folder, settings
+    return studies
+
+
+def _predicted(
+    file: TestFile, folder: Path, settings: StudySettings, texts: tuple[list[str], list[str] | None], device: str
+) -> list[str]:
+    from supertickets.export.predict import predict
+
+    model = folder / "super-ticket" / MODEL_FOLDER
+    outputs = predict(model, *texts, settings.max_length, settings.recipe.precision, device)
+    if not file.labels:
+        return [f"{value:.4f}" for value in np.clip(outputs[:, 0], 0.0, 5.0)]
+    return [file.labels[index] for index in outputs.argmax(axis=1)]

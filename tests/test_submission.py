@@ -1,0 +1,234 @@
+"""GLUE submissions: what GLUE takes is written, what it refuses is told."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import SHARED, save_tiny_model
+from supertickets.cli import main
+from supertickets.errors import TicketError
+from supertickets.export.predict import predict
+from supertickets.lab.outcome import load_outcome
+from supertickets.studies.find import FindResult, find
+from supertickets.studies.submit import submit
+from supertickets.tasks import submission
+from supertickets.tasks.submission import FILES, TestFile, read_submission, write_submission
+
+OFFICIAL = {  # gluebenchmark.com's list of files, and the sizes of its test sets
+    "AX": 1104, "CoLA": 1063, "MNLI-m": 9796, "MNLI-mm": 9847, "MRPC": 1725, "QNLI": 5463, "QQP": 390965, "RTE": 3000,
+    "SST-2": 1821, "STS-B": 1379, "WNLI": 146,
+}  # fmt: skip
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> dict[str, TestFile]:
+    """The same files with three rows each."""
+    from dataclasses import replace
+
+    files = {name: replace(file, rows=3) for name, file in FILES.items()}
+    monkeypatch.setattr(submission, "FILES", files)
+    monkeypatch.setattr("supertickets.studies.submit.FILES", files)
+    return files
+
+
+def constant(files: dict[str, TestFile]) -> dict[str, list[str]]:
+    return {name: [file.labels[-1] if file.labels else "2.5"] * file.rows for name, file in files.items()}
+
+
+def test_files_and_sizes_are_the_official_ones() -> None:
+    assert {name: file.rows for name, file in FILES.items()} == OFFICIAL
+    assert set(FILES["AX"].labels) == {"entailment", "neutral", "contradiction"}
+    assert set(FILES["QNLI"].labels) == set(FILES["RTE"].labels) == {"entailment", "not_entailment"}
+    assert FILES["STS-B"].labels == ()
+    assert all(set(FILES[name].labels) == {"0", "1"} for name in ("CoLA", "SST-2", "MRPC", "QQP", "WNLI"))
+
+
+def test_what_is_written_can_be_read(short: dict[str, TestFile], tmp_path: Path) -> None:
+    write_submission(tmp_path / "s.zip", constant(short))
+    assert read_submission(tmp_path / "s.zip") == constant(short)
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert archive.read("RTE.tsv") == b"index\tprediction\n0\tentailment\n1\tentailment\n2\tentailment\n"
+    first = (tmp_path / "s.zip").read_bytes()
+    write_submission(tmp_path / "s.zip", constant(short))
+    assert (tmp_path / "s.zip").read_bytes() == first
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+GOOD = b"index\tprediction\n0\tentailment\n1\tentailment\n2\tentailment\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("RTE.tsv", None, "there is no RTE.tsv in it; GLUE takes all 11 files"),
+        ("rte.tsv", GOOD, "unknown file in .*'rte.tsv': did you mean 'RTE.tsv'"),
+        ("RTE.tsv", GOOD.replace(b"prediction", b"label"), "line 1: expected the header"),
+        ("RTE.tsv", GOOD.replace(b"2\tentailment\n", b""), "2 predictions, expected 3"),
+        ("RTE.tsv", GOOD + b"3\tentailment\n", "4 predictions, expected 3"),
+        ("RTE.tsv", GOOD.replace(b"1\tentailment", b"1\tneutral"), "line 3: prediction 'neutral', expected not_entail"),
+        ("RTE.tsv", GOOD.replace(b"1\t", b"2\t"), "line 3: expected '1<TAB>prediction'"),
+        ("RTE.tsv", GOOD.replace(b"1\t", b"1,"), "line 3: expected '1<TAB>prediction'"),
+        ("RTE.tsv", GOOD[:-1], "the last line does not end"),
+        ("RTE.tsv", GOOD.replace(b"\n", b"\r\n"), "expected the header"),
+        ("RTE.tsv", b"\xff" + GOOD, "not UTF-8"),
+        ("STS-B.tsv", b"index\tprediction\n0\t5.1\n1\t0\n2\t0\n", "prediction '5.1', expected a number from 0 to 5"),
+        ("STS-B.tsv", b"index\tprediction\n0\tnan\n1\t0\n2\t0\n", "prediction 'nan'"),
+        ("CoLA.tsv", b"index\tprediction\n0\t1.0\n1\t0\n2\t0\n", "prediction '1.0', expected 0 or 1"),
+    ],
+)
+def test_the_reader_is_strict(
+    name: str, content: bytes | None, message: str, short: dict[str, TestFile], tmp_path: Path
+) -> None:
+    write_submission(tmp_path / "good.zip", constant(short))
+    with zipfile.ZipFile(tmp_path / "good.zip") as archive:
+        files = {found: archive.read(found) for found in archive.namelist()}
+    files.pop(name, None)
+    if content is not None:
+        files[name] = content
+    (tmp_path / "bad.zip").write_bytes(packed(files))
+    with pytest.raises(TicketError, match=message):
+        read_submission(tmp_path / "bad.zip")
+
+
+def test_what_is_no_zip(tmp_path: Path) -> None:
+    (tmp_path / "bad.zip").write_text("index\tprediction\n")
+    with pytest.raises(TicketError, match="not a zip file"):
+        read_submission(tmp_path / "bad.zip")
+    with pytest.raises(TicketError, match="no such file"):
+        read_submission(tmp_path / "none.zip")
+
+
+def test_nothing_is_written_that_could_not_be_read(short: dict[str, TestFile], tmp_path: Path) -> None:
+    wrong = {**constant(short), "RTE": ["entails"] * 3}
+    with pytest.raises(TicketError, match="prediction 'entails'"):
+        write_submission(tmp_path / "s.zip", wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- from studies -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny GLUE folder: RTE, STS-B and MNLI in the official files' form."""
+    folder = tmp_path_factory.mktemp("glue")
+    rng = np.random.default_rng(0)
+
+    def text() -> str:
+        return " ".join(f"w{word}" for word in rng.integers(0, 24, rng.integers(3, 8)))
+
+    def write(path: str, columns: list[str], rows: int, last: Any) -> None:
+        (folder / path).parent.mkdir(exist_ok=True)
+        lines = ["\t".join(columns)]
+        for row in range(rows):
+            cells = [str(row), text(), text()] + ([last(row)] if last else [])
+            lines.append("\t".join(cells))
+        (folder / path).write_text("\n".join(lines) + "\n")
+
+    pair = ["index", "sentence1", "sentence2"]
+    for split, rows in (("train", 24), ("dev", 12)):
+        write(f"RTE/{split}.tsv", [*pair, "label"], rows, lambda row: ("entailment", "not_entailment")[row % 2])
+        write(f"STS-B/{split}.tsv", [*pair, "score"], rows, lambda row: f"{row % 11 / 2}")
+    words = ("contradiction", "neutral", "entailment")
+    write("MNLI/train.tsv", [*pair, "gold_label"], 24, lambda row: words[row % 3])
+    write("MNLI/dev_matched.tsv", [*pair, "gold_label"], 12, lambda row: words[row % 3])
+    for path in ("RTE/test", "STS-B/test", "MNLI/test_matched", "MNLI/test_mismatched", "AX/AX"):
+        write(f"{path}.tsv", pair, 3, None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studies(glue: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FindResult]:
+    base = tmp_path_factory.mktemp("studies")
+    model = str(save_tiny_model(base / "model"))
+    asked = {
+        "model": model, "data": glue, "levels": (0.5,), "kinds": ("winning",), "seeds": 1, "epochs": 2, "workers": 1,
+        "batch_size": 8, "learning_rate": 1e-2, "max_length": 20, "precision": "float32",
+    }  # fmt: skip
+    return {task: find(asked, task=task, out=base / task) for task in ("rte", "stsb", "mnli")}
+
+
+def test_super_tickets_predict_the_test_sets(
+    studies: dict[str, FindResult], short: dict[str, TestFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [str(one.folder) for one in studies.values()]
+    assert main(["submit", *folders, "--fill", "--out", str(tmp_path / "s.zip")]) == 0
+    said = capsys.readouterr()
+    assert "predicted STS-B, MNLI-m, MNLI-mm, RTE, AX." in said.out
+    assert "scores mean nothing: CoLA, SST-2, MRPC, QQP, QNLI, WNLI" in said.err
+    found = read_submission(tmp_path / "s.zip")
+    assert found["CoLA"] == ["0"] * 3
+    assert all(value in ("entailment", "neutral", "contradiction") for value in found["AX"])
+    assert len({float(value) for value in found["STS-B"]}) == 3  # real numbers, not the released code's zeros
+
+
+def test_predictions_are_those_of_the_training(studies: dict[str, FindResult], glue: Path) -> None:
+    """The shipped model, asked for the dev set, says what its training said."""
+    from supertickets.tasks.tables import read_tsv
+
+    for done in studies.values():
+        settings = done.settings
+        name, stem = {"rte": ("RTE", "dev"), "stsb": ("STS-B", "dev"), "mnli": ("MNLI", "dev_matched")}[settings.task]
+        table = read_tsv(glue / name / f"{stem}.tsv")
+        outputs = predict(done.ticket_folder / "model", table["sentence1"], table["sentence2"], settings.max_length)
+        (key,) = done.table[done.table["kind"] == "winning"]["trial"]
+        outcome = load_outcome(done.folder / "trials" / key)
+        expected = outcome.predictions()["dev"][outcome.best_epoch - 1]
+        np.testing.assert_allclose(outputs, expected, atol=1e-5)
+        assert np.std(expected) > 1e-3
+
+
+def test_a_submission_that_is_not_whole_is_refused(
+    studies: dict[str, FindResult], short: dict[str, TestFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(studies["rte"].folder), "--out", str(tmp_path / "s.zip")]) == 2
+    said = capsys.readouterr().err
+    assert "GLUE takes all 11 files; missing are CoLA (no study of cola)" in said
+    assert not (tmp_path / "s.zip").exists()
+
+
+def test_wrong_submissions(
+    studies: dict[str, FindResult], short: dict[str, TestFile], tmp_path: Path, words: dict[str, Path]
+) -> None:
+    rte = studies["rte"].folder
+    with pytest.raises(TicketError, match="is a study of rte too"):
+        submit([rte, rte], out=tmp_path / "s.zip")
+    with pytest.raises(TicketError, match="there is no study in it"):
+        submit([tmp_path], out=tmp_path / "s.zip")
+    with pytest.raises(TicketError, match="--data nowhere: no such folder"):
+        submit([rte], data="nowhere", out=tmp_path / "s.zip", fill=True)
+    mine = find(
+        model=studies["rte"].settings.model, out=tmp_path / "mine", levels=(0.5,), seeds=1, epochs=1, workers=1,
+        kinds=("winning",), max_length=16, keep="none", **words,
+    )  # fmt: skip
+    with pytest.raises(TicketError, match="on a GLUE task, this is on 'train'"):
+        submit([mine.folder], out=tmp_path / "s.zip")
+
+
+def test_a_test_file_of_another_size(studies: dict[str, FindResult], tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match="RTE: its test file has 3 examples, GLUE's has 3000"):
+        submit([studies["rte"].folder], out=tmp_path / "s.zip", fill=True)
+
+
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs the real GLUE files in ../shared/data")
+def test_the_real_test_files_have_the_official_sizes() -> None:
+    from supertickets.tasks.glue import load_test_texts
+
+    found = {}
+    for name, file in FILES.items():
+        texts = load_test_texts(file.task, file.sources, file.hub, SHARED / "data" / "glue")
+        if texts is not None:
+            found[name] = len(texts[0])
+    assert set(found) == {"CoLA", "SST-2", "STS-B", "QNLI", "RTE", "WNLI"}
+    assert found == {name: OFFICIAL[name] for name in found}
