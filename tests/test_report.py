@@ -112,6 +112,18 @@ def test_gains_are_what_predictions_say(studies: dict[str, FindResult]) -> None:
     assert np.mean(seen.paper.scores) == pytest.approx(table.groupby("seed")["score"].max().mean())
 
 
+def test_where_the_last_epoch_is_kept_no_epoch_is_chosen(studies: dict[str, FindResult], tmp_path: Path) -> None:
+    asked = json.loads(studies["words"].settings.model_dump_json())
+    files = {name: asked[name] for name in ("train_file", "dev_file")}
+    done = find({**SMALL, "keep_epoch": "last"}, task="words", model=asked["model"], out=tmp_path / "last", **files)
+    seen = look(done.folder).conclusions
+    assert seen.paper is not None
+    table = done.table[done.table["kind"] == "dense"].sort_values("seed")
+    assert list(seen.paper.dense) == pytest.approx(table["score"].tolist())
+    best = done.table[done.table["kind"] == "winning"].groupby("seed")["score"].max()
+    assert list(seen.paper.scores) == pytest.approx(best.tolist())
+
+
 def test_intervals_hold_the_means(studies: dict[str, FindResult]) -> None:
     means = look(studies["words"].folder).conclusions.means
     assert (means["low"] <= means["mean"]).all()

@@ -101,8 +101,12 @@ def conclude(record: Record) -> Conclusions:
 
 
 def _halved(record: Record, row: Row) -> Floats:
+    """Return a run's scores on halves of the dev set, of every epoch that its recipe lets early stopping choose."""
     assert row.outcome is not None
-    return halved_scores(row.outcome.predictions()["dev"], record.subject.metrics, record.subject.targets)
+    outputs = row.outcome.predictions()["dev"]
+    if row.outcome.trial.recipe.keep_epoch == "last":
+        outputs = outputs[-1:]
+    return halved_scores(outputs, record.subject.metrics, record.subject.targets)
 
 
 def _means(record: Record) -> pd.DataFrame:

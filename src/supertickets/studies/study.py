@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, TypeVar
 
 from supertickets.anatomy.cost import forward_flops
@@ -89,13 +90,18 @@ class Study(ABC):
         flops = forward_flops(self.subject.shape, ticket, 1, 32)
         return 1.2 * flops if scored else flops
 
+    @cached_property
+    def _trained(self) -> list[Role]:
+        """Every role but tickets of level 0: they are the dense run."""
+        return [role for role in self.expected() if role.level or role.kind in (DENSE, CONTROL)]
+
     _sizes = Drawing.model_validate({})
 
     def expected_cost(self) -> float:
         """Return the cost of all trials there will be."""
         levels = {role.level for role in self.expected()}
         drawn = {level: draw_random(self.layers, self.heads, level, 0, self._sizes) for level in levels}
-        return sum(self.cost(drawn[role.level], role.kind == DENSE) for role in _distinct(self.expected()))
+        return sum(self.cost(drawn[role.level], role.kind == DENSE) for role in self._trained)
 
     def names(self) -> dict[str, str]:
         """Return each trial's name by key: the first role it plays."""
@@ -106,9 +112,8 @@ class Study(ABC):
 
     def total(self) -> int:
         """Return how many trials there will be, as far as can be told: tickets that came out equal share one."""
-        playing = [role for role in _distinct(self.expected()) if role in self.roles]
-        doubles = len(playing) - len({self.roles[role].key for role in playing})
-        return len(_distinct(self.expected())) - doubles
+        playing = [self.roles[role].key for role in self._trained if role in self.roles]
+        return len(self._trained) - len(playing) + len(set(playing))
 
     def record(self, outcomes: dict[str, Outcome], failures: dict[str, str], complete: bool) -> Record:
         """Return what evidence looks at: every role with its trial and outcome, where there are any."""
@@ -121,11 +126,6 @@ class Study(ABC):
         reasons = {names[key]: reason for key, reason in failures.items()}
         shown = self.settings.model_dump(mode="json")
         return Record(self.subject, self.settings.folder, shown, rows, complete, reasons)
-
-
-def _distinct(roles: Iterable[Role]) -> list[Role]:
-    """Leave out tickets of level 0: they are the dense run."""
-    return [role for role in roles if role.level or role.kind in (DENSE, CONTROL)]
 
 
 def recall(study: Study) -> Record:
