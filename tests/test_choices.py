@@ -78,6 +78,39 @@ def test_iterative_pruning_scores_every_rewound_ticket_again(
     assert again.table.equals(result.table)
 
 
+@pytest.mark.parametrize("schedule", ["iterative", "one-shot"])
+def test_levels_that_draw_the_same_ticket_do_not_end_a_study(
+    schedule: str, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    """0.01 of 12 heads prunes nothing, 0.3 and 0.31 the same: equal tickets share a trial, and all go on."""
+    levels = (0.01, 0.3, 0.31, 0.6)
+    asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, "schedule": schedule, **words}
+    result = find(asked, out=tmp_path / "out")
+    assert (result.table["status"] == "finished").all()
+    winning = result.table[result.table["kind"] == "winning"].set_index("level")
+    assert winning.loc[0.01, "trial"] == result.table.set_index("kind").loc["dense", "trial"]
+    assert winning.loc[0.3, "trial"] == winning.loc[0.31, "trial"]
+    assert (winning.loc[0.6, "heads"], winning.loc[0.6, "ffns"]) == (5, 1)
+    report([result.folder])
+    assert "This study is not finished" not in result.report.read_text()
+
+
+def test_what_a_measure_does_not_read_changes_no_trial(capsys: pytest.CaptureFixture[str]) -> None:
+    from supertickets.studies.settings import CompareSettings, FindSettings
+
+    def scoring(**settings: str) -> Any:
+        return FindSettings(**settings).scoring  # type: ignore[arg-type]
+
+    assert scoring(importance="magnitude", absolute="token", accumulation="decaying") == scoring(importance="magnitude")
+    assert scoring(importance="fisher", accumulation="decaying") == scoring(importance="fisher")
+    assert scoring(importance="fisher", absolute="token") != scoring(importance="fisher")
+    assert scoring(absolute="token") != scoring()
+    settings = CompareSettings(importance="magnitude")
+    assert [name for name, _ in settings.variants] == ["counts", "random", "lr_schedule"]
+    assert settings.idle == ["absolute", "accumulation"]
+    assert CompareSettings().idle == []
+
+
 # --- fractions of the training set ------------------------------------------------------------------------------------
 
 
@@ -182,7 +215,7 @@ def test_a_comparison_goes_on_and_can_be_read_again(
     again = compare(compared.folder / "settings.yaml")
     pd.testing.assert_frame_equal(again.comparison, compared.comparison)
     assert main(["status", str(compared.folder)]) == 0
-    assert "trials done" in capsys.readouterr().out
+    assert ", finished;" in capsys.readouterr().out
     assert main(["compare", "--config", str(compared.folder / "settings.yaml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["comparison"]) == len(compared.comparison)
@@ -261,6 +294,10 @@ def test_sensitivity_to_seed_and_learning_rate(found: FindResult, tmp_path: Path
         (["--learning-rates", "much"], "expected numbers with commas between, got 'much'"),
         (["--learning-rates", "0.1,-1"], "expected numbers above 0, got -1"),
         (["--seeds", "0"], "--seeds: expected at least 1"),
+        (["--workers", "0"], "--workers: expected `auto` or at least 1 worker"),
+        (["--workers", "many"], "--workers"),
+        (["--device", "bogus"], "--device bogus: this machine has no such device"),
+        (["--device", "cuda:9", "--workers", "auto"], "--device cuda:9: this machine has no such device"),
     ],
 )
 def test_wrong_sensitivity(
@@ -268,6 +305,16 @@ def test_wrong_sensitivity(
 ) -> None:
     assert main(["sensitivity", str(found.folder), *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_sensitivity_where_every_training_diverges(
+    found: FindResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(found.folder, tmp_path / "copy")
+    assert main(["sensitivity", str(copy), "--learning-rates", "1e30", "--seeds", "1"]) == 1
+    assert "no training finished: the loss became" in capsys.readouterr().err
+    assert not (copy / "sensitivity").exists()
+    report([copy])  # the study is what it was
 
 
 def test_sensitivity_needs_a_finished_find(compared: CompareResult, found: FindResult, tmp_path: Path) -> None:

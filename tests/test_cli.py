@@ -110,6 +110,7 @@ def test_misuse_is_one_sentence_and_exit_code_2(
         ("a: [\n", "not YAML"),
         ("levels: much\n", "--levels"),
         ("epochs: three\n", "--epochs"),
+        ("levels: 1.5\n", "--levels: a level is a share in [0, 1), got 1.5"),
     ],
 )
 def test_a_wrong_yaml_file(

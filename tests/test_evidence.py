@@ -260,6 +260,28 @@ def test_a_curve_that_only_rises_is_no_transition() -> None:
     assert "do not fall" in phases.sentence()
 
 
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_a_real_gain_that_does_not_fall_is_seldom_taken_for_a_transition(seeds: int) -> None:
+    """Winning tickets gain alike at every level: at most 5 % of such studies may show a fall."""
+    means = [76] * len(LEVELS)
+    found = [find_phases(simulated(means, FALLING, seeds=seeds, seed=s)) for s in range(200)]
+    assert np.mean([bool(phases.rises_at) for phases in found]) > 0.5
+    assert sum(phases.seen for phases in found) <= stats.binom.ppf(0.99, 200, 0.05)
+
+
+def test_missing_runs_do_not_move_the_curve() -> None:
+    """A good seed that alone has run at a level does not make that level good."""
+    table = simulated([71, 70, 69, 68, 67, 66, 65, 64], FALLING, seeds=2, noise=0.0)
+    table.loc[table["seed"] == 1, "score"] += 20.0
+    table.loc[table["kind"].eq("winning") & table["seed"].eq(0) & table["level"].eq(0.6), ["status", "score"]] = [
+        "missing",
+        None,
+    ]
+    phases = find_phases(table)
+    assert phases.first_end == 0.1
+    assert "Some runs are missing." in phases.sentence()
+
+
 def test_one_seed_allows_no_test() -> None:
     phases = find_phases(simulated(PLANTED, FALLING, seeds=1, noise=0.1))
     assert not phases.seen
@@ -277,6 +299,14 @@ def test_missing_runs_are_missing_not_zero() -> None:
     whole_level = table["kind"].eq("winning") & table["level"].eq(0.3)
     table.loc[whole_level, ["status", "score"]] = ["failed", None]
     assert find_phases(table).first_end == 0.4
+
+
+def test_a_seed_that_has_not_run_is_no_seed() -> None:
+    table = simulated(PLANTED, FALLING, seeds=3)
+    table.loc[table["kind"].eq("winning") & table["seed"].gt(0), ["status", "score"]] = ["missing", None]
+    phases = find_phases(table)
+    assert phases.seeds == 1
+    assert "one seed allows no test" in phases.sentence()
 
 
 def test_without_random_tickets_or_without_any() -> None:

@@ -399,3 +399,11 @@ def test_apply_refuses_another_base(done: FindResult, tmp_path: Path) -> None:
     wide = save_tiny_model(tmp_path / "wide", heads=8)
     with pytest.raises(TicketError, match=r"3 layers x 4 heads.*3 x 8"):
         supertickets.apply_ticket(done.ticket_folder, str(wide), tmp_path / "small2", any_base=True)
+
+
+def test_one_dev_example_is_too_few(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
+    one = tmp_path / "dev.jsonl"
+    one.write_text(words["dev_file"].read_text().splitlines()[0] + "\n")
+    with pytest.raises(TicketError, match="need at least two dev examples, there is one"):
+        find(SMALL, model=str(tiny_model), out=tmp_path / "out", **{**words, "dev_file": one})
+    assert not (tmp_path / "out").exists()

@@ -172,7 +172,7 @@ def test_a_measure_is_what_its_formula_says(
     if name == "magnitude":
         expected = tuple(np.sqrt(sums) for sums in naive_sums(bert, {key: w**2 for key, w in weights.items()}))
     elif name == "movement":
-        moved = {key: w * (w - start.get_parameter(key).detach()) for key, w in weights.items()}
+        moved = {key: (w**2 - start.get_parameter(key).detach() ** 2) / 2 for key, w in weights.items()}
         expected = naive_sums(bert, moved)
     elif name == "taylor":
         expected = (np.zeros((LAYERS, HEADS)), np.zeros(LAYERS))
@@ -191,6 +191,22 @@ def test_a_measure_is_what_its_formula_says(
     paper = measure(bert, lambda: losses, ScoringSettings())
     assert [np.argsort(s, axis=None).tolist() for s in found] != [np.argsort(s, axis=None).tolist() for s in paper]
     assert all(parameter.grad is None for parameter in bert.parameters())
+
+
+def test_movement_is_what_movement_pruning_sums_over_small_steps(bert: PreTrainedModel) -> None:
+    """Plain gradient descent with small steps on w^2: the sum of -lr w dL/dw over the steps, for every weight."""
+    start = copy.deepcopy(bert)
+    rate, steps, total = 1e-3, 700, {key: torch.zeros_like(p) for key, p in bert.named_parameters()}
+    with torch.no_grad():
+        for _ in range(steps):
+            for key, parameter in bert.named_parameters():
+                gradient = 2 * parameter
+                total[key] -= rate * parameter * gradient
+                parameter -= rate * gradient
+    found = measure(bert, list, ScoringSettings(importance="movement"), start=start)
+    for have, want in zip(found, naive_sums(bert, total), strict=True):
+        np.testing.assert_allclose(have, want, rtol=3e-3)
+        assert (have < 0).all()  # towards zero
 
 
 def test_random_importance_follows_the_seed_alone(bert: PreTrainedModel) -> None:

@@ -195,7 +195,7 @@ def made_up(task: str, dense: list[float], best: list[float], **changes: Any) ->
     record = Record(subject, Path(task), {}, [])
     record.__dict__["table"] = table
     gain = Gain.of(seeds, best, dense)
-    phases = Phases(len(dense), False, np.nan, (), np.nan, 0.1, None, None, None, False)
+    phases = Phases(len(dense), False, np.nan, (), np.nan, 0.1, None, None, None, False, False)
     seen = Conclusions(pd.DataFrame(), gain, gain, tuple([0.9] * len(dense)), None, 0, phases, pd.DataFrame(), ())
     return Looked(record, seen)
 
@@ -208,6 +208,7 @@ def test_tables_stand_beside_the_papers_figures() -> None:
     assert list(one.columns) == ["RTE Acc", "CoLA Mcc", "Average Score", "Average Compression"]
     assert one.loc["ST-DNN"].tolist() == ["70.0", "58.0", "64.00", "100%"]
     assert one.loc["SuperT"].tolist() == ["73.0", "58.8", "65.92", "90.0%"]
+    assert one.loc["SuperT (cross-fitted)"].tolist() == ["73.0", "58.8", "65.92", "90.0%"]
     assert one.loc["SuperT (BERT-base, published)"].tolist() == ["72.5", "58.8", "83.7 (8 tasks)", "86.8%"]
     assert tables["table 6"].loc["SuperT"].tolist() == ["2.00", "1.04"]
     assert tables["table 6"].loc["SuperT (BERT-base, published)"].tolist() == ["0.91", "1.51"]
@@ -230,15 +231,17 @@ def test_holm_over_studies_and_the_average_over_tasks() -> None:
     rte = made_up("rte", [69.0, 70.0, 71.0], [71.0, 73.0, 75.0])
     sst2 = made_up("sst2", [90.0, 91.0, 92.0], [90.5, 90.9, 93.0])
     frame = gains([sst2, rte])
-    assert frame["task"].tolist() == ["rte", "sst2"]
-    assert frame["paper_gain"].tolist() == pytest.approx([3.0, 1.4 / 3])
-    first, second = frame["paper_p"]
-    assert frame["paper_p_holm"].tolist() == pytest.approx([2 * first, second])
+    assert frame["task"].tolist() == ["rte", "sst2", "average"]
+    assert frame["paper_gain"].tolist()[:2] == pytest.approx([3.0, 1.4 / 3])
+    first, second, _ = frame["paper_p"]
+    assert frame["paper_p_holm"].tolist()[:2] == pytest.approx([2 * first, second])
     average = task_average([rte, sst2])
-    assert average.seeds == (0, 1, 2)
     assert average.paper is not None
+    assert average.paper.seeds == (0, 1, 2)
     assert average.paper.mean == pytest.approx((3.0 + 1.4 / 3) / 2)
-    assert average.paper.std == pytest.approx(np.std([1.25, 1.45, 2.5], ddof=1))
+    assert average.paper.test.std == pytest.approx(np.std([1.25, 1.45, 2.5], ddof=1))
+    assert frame["paper_gain"].iloc[-1] == average.paper.mean
+    assert np.isnan(frame["paper_p_holm"].iloc[-1])
     assert "Average over tasks (3 seeds)" in average.sentence()
 
 
@@ -253,6 +256,9 @@ def test_what_does_not_average_is_refused_with_a_reason() -> None:
     assert "rte is there more than once" in task_average([rte, rte]).reason
     assert "different base models" in task_average([rte, made_up("sst2", [1, 2], [2, 4], weight_hash="v")]).reason
     assert task_average([rte]).reason == "One task has no average."
+    part = made_up("sst2", [1, 2], [2, 4])
+    part.record.settings["fraction"] = 0.1  # type: ignore[index]
+    assert "different fractions" in task_average([rte, part]).reason
     table = paper_tables([rte, mine])["table 1"]
     assert table["Average Score"].tolist()[:3] == ["-", "-", "-"]
 
@@ -318,16 +324,87 @@ def test_a_report_of_an_unfinished_study(studies: dict[str, FindResult], tmp_pat
     assert "This study is not finished: 10 of" in page
 
 
+def test_an_unfinished_study_is_not_finished_by_a_report(studies: dict[str, FindResult], tmp_path: Path) -> None:
+    from supertickets.studies.folder import status
+
+    copy = shutil.copytree(studies["graded"].folder, tmp_path / "copy")
+    assert status(copy)["state"] == "finished"
+    key = studies["graded"].table["trial"].iloc[-1]
+    (copy / "trials" / key / "outcome.json").unlink()
+    report([copy])
+    found = status(copy)
+    assert (found["state"], found["total"] - found["done"]) == ("stopped", 1)
+
+
+def test_failures_are_remembered(studies: dict[str, FindResult], tmp_path: Path) -> None:
+    """A trial that failed for good has ended; so have those that would have been drawn from it."""
+    copy = shutil.copytree(studies["words"].folder, tmp_path / "copy")
+    table = studies["words"].table
+    (key,) = table[(table["kind"] == "dense") & (table["seed"] == 2)]["trial"]
+    (copy / "trials" / key / "outcome.json").unlink()
+    (copy / "trials" / key / "failure.json").write_text(json.dumps({"label": "x", "tries": 3, "traceback": "E\nbroke"}))
+    one = look(copy)
+    assert one.record.complete
+    assert one.record.table["status"].value_counts().to_dict() == {"finished": 26, "missing": 6, "failed": 1}
+    assert one.record.failures == {"dense seed 2": "E\nbroke"}
+
+
+def test_two_models_on_one_task_stand_side_by_side() -> None:
+    one, other = (
+        made_up("rte", [1.0, 2.0], [2.0, 4.0]),
+        made_up("rte", [3.0, 5.0], [4.0, 9.0], model="n", weight_hash="v"),
+    )
+    tables = paper_tables([one, other])
+    assert list(tables["table 1"].columns)[:2] == ["rte on m Acc", "rte on n Acc"]
+    assert tables["table 1"].loc["ST-DNN"].tolist()[:2] == ["1.5", "4.0"]
+    assert gains([one, other])["task"].tolist() == ["rte on m", "rte on n"]
+    again = made_up("rte", [1.0, 2.0], [2.0, 4.0])
+    again.record.__dict__["folder"] = Path("elsewhere")
+    assert gains([one, again])["task"].tolist() == ["rte on m in elsewhere", "rte on m in rte"]
+
+
+def test_mnli_has_both_its_scores() -> None:
+    mnli = made_up("mnli", [80.0, 82.0], [83.0, 85.0])
+    mnli.record.table["dev_mismatched_accuracy"] = mnli.record.table["accuracy"] - 1
+    one = paper_tables([mnli])["table 1"]
+    assert one.columns[0] == "MNLI-m/mm Acc"
+    assert one["MNLI-m/mm Acc"].tolist()[:2] == ["81.0/80.0", "84.0/83.0"]
+    assert paper_tables([made_up("mnli", [80.0], [83.0])])["table 1"].columns[0] == "MNLI-m Acc"
+
+
+def test_without_winning_tickets_the_tables_have_the_dense_runs(studies: dict[str, FindResult], tmp_path: Path) -> None:
+    asked = json.loads(studies["words"].settings.model_dump_json())
+    files = {name: asked[name] for name in ("train_file", "dev_file")}
+    for kinds, levels in ((("random",), (0.5,)), (("winning",), (0.0,))):
+        out = tmp_path / kinds[0]
+        done = find({**SMALL, "kinds": kinds, "levels": levels}, task="words", model=asked["model"], out=out, **files)
+        assert "no winning tickets above level 0 were asked for" in done.verdict
+        one = paper_tables([look(done.folder)])["table 1"]
+        mean = done.table[done.table["kind"] == "dense"]["score"].mean()
+        assert one.iloc[0, 0] == f"{mean:.1f}"
+        assert one.loc["SuperT"].tolist() == ["-", "-", "-"]
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("nothing", "there is no study in it"), ("twice", "named twice"), ("other", "other files (thesis.txt)")],
+    [
+        ("own", "that is one of the studies"),
+        ("nothing", "there is no study in it"),
+        ("twice", "named twice"),
+        ("other", "other files (thesis.txt)"),
+    ],
 )
 def test_wrong_reports(
     what: str, message: str, studies: dict[str, FindResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = str(studies["words"].folder)
     (tmp_path / "thesis.txt").write_text("precious")
-    arguments = {"nothing": [str(tmp_path)], "twice": [done, done], "other": [done, "--out", str(tmp_path)]}[what]
+    arguments = {
+        "own": [done, str(studies["graded"].folder), "--out", done],
+        "nothing": [str(tmp_path)],
+        "twice": [done, done],
+        "other": [done, "--out", str(tmp_path)],
+    }[what]
     assert main(["report", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -338,6 +415,8 @@ def test_a_damaged_subject_is_told(studies: dict[str, FindResult], tmp_path: Pat
     (copy / "subject.safetensors").write_bytes(b"\x08")
     with pytest.raises(TicketError, match="is damaged"):
         report([copy])
+    find(copy / "settings.yaml", out=copy)  # as the message says
+    report([copy])
 
 
 # --- the page in a browser --------------------------------------------------------------------------------------------

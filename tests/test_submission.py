@@ -198,6 +198,21 @@ def test_a_submission_that_is_not_whole_is_refused(
     assert not (tmp_path / "s.zip").exists()
 
 
+def test_test_sets_are_found_where_training_sets_are(glue: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from supertickets.tasks.glue import load_test_texts
+
+    shutil.copytree(glue / "STS-B", tmp_path / "stsb")
+    file = FILES["STS-B"]
+    for data in (tmp_path, tmp_path / "stsb"):
+        if data.name == "stsb":
+            data = data.rename(tmp_path / "STS-B")
+        found = load_test_texts(file.task, file.sources, file.hub, data)
+        assert found is not None
+        assert len(found[0]) == 3
+
+
 def test_wrong_submissions(
     studies: dict[str, FindResult], short: dict[str, TestFile], tmp_path: Path, words: dict[str, Path]
 ) -> None:
@@ -206,6 +221,10 @@ def test_wrong_submissions(
         submit([rte, rte], out=tmp_path / "s.zip")
     with pytest.raises(TicketError, match="there is no study in it"):
         submit([tmp_path], out=tmp_path / "s.zip")
+    with pytest.raises(TicketError, match="that is a folder; expected a name for a zip file"):
+        submit([rte], out=tmp_path, fill=True)
+    with pytest.raises(TicketError, match="this machine has no such device"):
+        submit([rte], out=tmp_path / "s.zip", fill=True, device="cuda:9")
     with pytest.raises(TicketError, match="--data nowhere: no such folder"):
         submit([rte], data="nowhere", out=tmp_path / "s.zip", fill=True)
     mine = find(

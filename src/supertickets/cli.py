@@ -99,8 +99,8 @@ def _find(
 
     asked = read_config(config, FindSettings) if config is not None else {}
     parse(FindSettings, asked | settings)  # a typing error is told before anything slow is imported
-    if "levels" in asked | settings:
-        _say_if_reordered((asked | settings)["levels"])
+    if isinstance(levels := (asked | settings).get("levels"), tuple | list):
+        _say_if_reordered(levels)
     with _stoppable():
         result = find(asked, **settings, quiet=False)
     if as_json:
@@ -155,7 +155,8 @@ def _compare(
     from supertickets.studies.compare import compare
 
     asked = read_config(config, CompareSettings) if config is not None else {}
-    parse(CompareSettings, asked | settings)
+    if idle := parse(CompareSettings, asked | settings).idle:
+        typer.echo(f"Left out, since this measure of importance does not read them: {', '.join(idle)}.", err=True)
     with _stoppable():
         result = compare(asked, **settings, quiet=False)
     if as_json:

@@ -77,6 +77,8 @@ def conclude(record: Record) -> Conclusions:
     dense = {role.seed: scores for role, scores in halves[DENSE].items()}
     by_seed: dict[int, list[Floats]] = {}
     for role, scores in halves["winning"].items():
+        if not role.level:
+            continue  # the dense run itself
         by_seed.setdefault(role.seed, []).append(scores)
     seeds = sorted(set(by_seed) & set(dense))
     paper = honest = control = None
@@ -85,7 +87,8 @@ def conclude(record: Record) -> Conclusions:
         chosen, own = [cross_fit(by_seed[seed]) for seed in seeds], [cross_fit([dense[seed]]) for seed in seeds]
         paper = Gain.of(seeds, [c.paper for c in chosen], [d.paper for d in own])
         honest = Gain.of(seeds, [c.honest for c in chosen], [d.honest for d in own])
-        best = [select_super(table[table["seed"] == seed]) for seed in seeds]
+        pruned = table[table["level"] > 0]
+        best = [select_super(pruned[pruned["seed"] == seed]) for seed in seeds]
         remaining = tuple(float(row["remaining"]) for row in best if row is not None)
         if halves[CONTROL]:
             among = cross_fit(list(halves[CONTROL].values()))
@@ -171,12 +174,13 @@ def _sentences(
     phases: Phases,
 ) -> tuple[str, ...]:
     """Say what came out: what the paper would report, what remains of it, what seeds alone would have given."""
-    if "winning" not in set(table["kind"]):
-        return ("No super ticket: no winning tickets were asked for.",)
+    if table[(table["kind"] == "winning") & (table["level"] > 0)].empty:
+        return ("No super ticket: no winning tickets above level 0 were asked for.",)
     chosen = select_super(table)
     if chosen is None or paper is None or honest is None:
         return ("No super ticket: no winning ticket finished its training.",)
-    levels = table[(table["kind"] == "winning") & table["score"].notna()]["level"].nunique()
+    pruned = table[(table["kind"] == "winning") & (table["level"] > 0)]
+    levels = pruned[pruned["score"].notna()]["level"].nunique()
     seeds, choice = len(paper.seeds), "level" if levels == 1 else f"best of {levels} levels"
     parts = [
         f"The paper would report super tickets at {np.mean(paper.scores):.2f} against {np.mean(paper.dense):.2f} for "

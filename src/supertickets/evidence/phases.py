@@ -21,8 +21,9 @@ class Phases:
     """Where phases end, and whether a transition was seen at an error rate of 5 %.
 
     `rise_p` is the smallest Holm-corrected p of "winning beats dense at this level", `rises_at` the levels where it is
-    below 5 %; `fall_p` is the p of "the last level is below the best". An end is a level, or None where there is none;
-    its interval holds 95 % of the ends found in resamples of the seeds (infinity: not within the levels tried).
+    below 5 %; `fall_p` is the smallest Holm-corrected p, of those levels, of "the last level is below this one". An end
+    is a level, or None where there is none; its interval holds 95 % of the ends found in resamples of the seeds
+    (infinity: not within the levels tried).
     """
 
     seeds: int
@@ -35,11 +36,12 @@ class Phases:
     second_end: float | None
     second_interval: tuple[float, float] | None
     has_random: bool
+    missing: bool
 
     def sentence(self) -> str:
         """Say it for people."""
         if self.first_end is None:
-            return "Phases: no winning ticket finished, so there is nothing to say."
+            return "Phases: no winning ticket above level 0 finished, so there is nothing to say."
         where = f"The best winning level is {_level(self.first_end)}{_between(self.first_interval)}"
         if not self.has_random:
             meets = "no random tickets were trained to compare with."
@@ -47,6 +49,8 @@ class Phases:
             meets = "winning tickets stay above random ones as far as was tried."
         else:
             meets = f"winning tickets meet random ones at {_level(self.second_end)}{_between(self.second_interval)}."
+        if self.missing:
+            meets += " Some runs are missing."
         if self.seeds < 2:
             return f"Phases: one seed allows no test of a phase transition. {where}; {meets}"
         if self.seen:
@@ -71,17 +75,21 @@ class Phases:
 
 def find_phases(table: pd.DataFrame) -> Phases:
     """Find the phases in a table of results (see `results_table`); runs that did not finish are left out."""
-    winning, random = by_seed(table, "winning"), by_seed(table, "random")
+    winning, random = by_seed(table, "winning").dropna(how="all"), by_seed(table, "random")
     dense = by_seed(table, DENSE)
     winning = winning.drop(columns=[level for level in winning.columns if level == 0.0])  # level 0 is the dense run
     if winning.empty or dense.empty or winning.isna().all(axis=None):
-        return Phases(len(dense), False, np.nan, (), np.nan, None, None, None, None, not random.empty)
+        return Phases(len(dense), False, np.nan, (), np.nan, None, None, None, None, not random.empty, False)
     levels = winning.columns.to_numpy(float)
+    # Over each seed's own dense run: where runs are missing, levels are not compared over better and worse seeds.
     own_dense = dense[0.0].reindex(winning.index)
-    tests = [paired_t_test(list(winning[level]), list(own_dense), "greater") for level in levels]
-    corrected = np.array(holm([test.p for test in tests]))
-    random = random.reindex(index=winning.index, columns=winning.columns)
+    random = random.reindex(index=winning.index, columns=winning.columns).sub(own_dense, axis=0)
+    winning = winning.sub(own_dense, axis=0)
     w, r = winning.to_numpy(float), random.to_numpy(float)
+    no_gain = [0.0] * len(w)
+    rises = np.array(holm([paired_t_test(column, no_gain, "greater").p for column in w.T.tolist()]))
+    last = w[:, -1].tolist()
+    falls = np.array([*holm([paired_t_test(column, last, "greater").p for column in w.T[:-1].tolist()]), np.nan])
     ends = _ends(w, r)
     has_random = bool(np.isfinite(r).any())
     intervals = _intervals(w, r)
@@ -90,16 +98,14 @@ def find_phases(table: pd.DataFrame) -> Phases:
         return float(levels[int(column)]) if np.isfinite(column) else np.inf
 
     first, second = int(ends[0]), float(ends[1])
-    fall = paired_t_test(list(w[:, first]), list(w[:, -1]), "greater") if first < len(levels) - 1 else None
-    fall_p = fall.p if fall is not None else np.nan
-    rises_at = tuple(float(level) for level, p in zip(levels, corrected, strict=True) if p < LEVEL)
-    rise_p = float(np.nanmin(corrected)) if np.isfinite(corrected).any() else np.nan
+    up = rises < LEVEL
+    fall_p = _smallest(falls[up])
     return Phases(
         seeds=len(winning),
-        seen=bool(rises_at) and bool(fall_p < LEVEL),
-        rise_p=rise_p,
-        rises_at=rises_at,
-        fall_p=float(fall_p),
+        seen=bool(fall_p < LEVEL),
+        rise_p=_smallest(rises),
+        rises_at=tuple(float(level) for level in levels[up]),
+        fall_p=fall_p,
         first_end=level(first),
         first_interval=None if intervals is None else (level(intervals[0, 0]), level(intervals[1, 0])),
         second_end=level(second) if np.isfinite(second) else None,
@@ -107,7 +113,13 @@ def find_phases(table: pd.DataFrame) -> Phases:
         if intervals is None or not has_random
         else (level(intervals[0, 1]), level(intervals[1, 1])),
         has_random=has_random,
+        missing=bool(np.isnan(w).any() or (has_random and np.isnan(r).any())),
     )
+
+
+def _smallest(p_values: NDArray[np.float64]) -> float:
+    found = p_values[np.isfinite(p_values)]
+    return float(found.min()) if len(found) else np.nan
 
 
 def _ends(winning: NDArray[np.float64], random: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from supertickets.evidence.conclusions import Conclusions
+from supertickets.evidence.conclusions import Conclusions, Gain
 from supertickets.evidence.record import Record
-from supertickets.evidence.statistics import Paired, holm, paired_t_test
-from supertickets.evidence.table import select_super
+from supertickets.evidence.statistics import holm
+from supertickets.evidence.table import DENSE, select_super
 from supertickets.storage import write_atomically
 from supertickets.tasks.glue import GLUE
 
 ORDER = ("rte", "mrpc", "cola", "sst2", "stsb", "qnli", "qqp", "mnli", "wnli")
 """The tasks' order in the paper's tables."""
-_TITLES = {"sst2": "SST", "stsb": "STS-B", "cola": "CoLA", "mnli": "MNLI-m/mm"}
+_TITLES = {"sst2": "SST", "stsb": "STS-B", "cola": "CoLA"}
+_MISMATCHED = "dev_mismatched_accuracy"
 _METRICS = {"accuracy": "Acc", "f1": "F1", "matthews": "Mcc", "pearson": "P", "spearman": "S"}
 
 
@@ -38,19 +39,18 @@ class Looked:
 class Average:
     """The mean over tasks, seed by seed: gains as the paper reports them and cross-fitted, or why there is none."""
 
-    seeds: tuple[int, ...] = ()
-    dense: float = np.nan
-    paper: Paired | None = None
-    honest: Paired | None = None
+    paper: Gain | None = None
+    honest: Gain | None = None
     reason: str = ""
 
     def sentence(self) -> str:
         """Say it for people."""
         if self.paper is None or self.honest is None:
             return self.reason
-        seeds = len(self.seeds)
-        said = f"Average over tasks ({seeds} seed{'s' if seeds > 1 else ''}): dense {self.dense:.2f}"
-        for name, test in (("the paper would report", self.paper), ("cross-fitted", self.honest)):
+        seeds = len(self.paper.seeds)
+        said = f"Average over tasks ({seeds} seed{'s' if seeds > 1 else ''}): dense {np.mean(self.paper.dense):.2f}"
+        for name, gain in (("the paper would report", self.paper), ("cross-fitted", self.honest)):
+            test = gain.test
             said += f"; {name} {test.mean:+.2f}"
             if test.tested:
                 said += f" (95 %: {test.low:+.2f} to {test.high:+.2f}, p = {test.p:.2g})"
@@ -84,36 +84,53 @@ def in_order(studies: Sequence[Looked]) -> list[Looked]:
     )
 
 
+def names_of(studies: Sequence[Looked]) -> list[str]:
+    """Return a name for each study that tells it from the others: the task, the model where needed, else the folder."""
+    names = [one.record.name for one in studies]
+    for more in (lambda one: f" on {one.record.subject.model}", lambda one: f" in {one.record.folder}"):
+        names = [name + more(one) if names.count(name) > 1 else name for name, one in zip(names, studies, strict=True)]
+    return names
+
+
 def gains(studies: Sequence[Looked]) -> pd.DataFrame:
     """Return one row a study: dense and super scores (mean and standard deviation over seeds), gains, tests, size.
 
     `paper_*` is each seed's best winning ticket chosen on the dev set that scores it, `honest_*` the cross-fitted
-    selection. `*_p` are of paired t-tests over seeds, `*_p_holm` corrected for the number of studies. What there is not
-    is missing (NaN).
+    selection. `*_p` are of paired t-tests over seeds, `*_p_holm` corrected for the number of studies. The last row is
+    the average over tasks, where there is one. What there is not is missing (NaN).
     """
     rows = []
-    for one in in_order(studies):
+    for name, one in zip(names_of(ordered := in_order(studies)), ordered, strict=True):
         record, seen = one.record, one.conclusions
-        entry: dict[str, Any] = {
-            "task": record.name, "model": record.subject.model, "metrics": "/".join(record.subject.metrics),
-        }  # fmt: skip
-        if seen.paper is not None and seen.honest is not None:
-            entry |= {"seeds": len(seen.paper.seeds)}
-            entry |= {"dense": np.mean(seen.paper.dense), "dense_std": _std(seen.paper.dense)}
-            entry |= {"super": np.mean(seen.paper.scores), "super_std": _std(seen.paper.scores)}
-            for name, gain in (("paper", seen.paper), ("honest", seen.honest)):
-                entry |= {f"{name}_gain": gain.mean, f"{name}_low": gain.test.low, f"{name}_high": gain.test.high}
-                entry |= {f"{name}_p": gain.test.p}
+        entry: dict[str, Any] = {"task": name, "model": record.subject.model}
+        entry |= {"metrics": "/".join(record.subject.metrics), **_gain_cells(seen.paper, seen.honest)}
+        if seen.paper is not None:
             entry |= {"remaining": np.mean(seen.remaining), "remaining_std": _std(seen.remaining)}
         if seen.control is not None:
             entry |= {"control_gain": seen.control.paper, "control_honest_gain": seen.control.honest}
-        rows.append(entry | {"transition": bool(seen.phases.seen)})
+        rows.append(entry | {"transition": "yes" if seen.phases.seen else "no"})
     frame = pd.DataFrame(rows)
     for name in ("paper", "honest"):
         if f"{name}_p" in frame:
-            place = frame.columns.get_loc(f"{name}_p")
-            frame.insert(int(place) + 1, f"{name}_p_holm", holm(frame[f"{name}_p"].tolist()))  # type: ignore[arg-type]
+            corrected = holm(frame[f"{name}_p"].tolist())
+            frame.insert(list(frame.columns).index(f"{name}_p") + 1, f"{name}_p_holm", corrected)
+    average = task_average(studies)
+    if average.paper is not None:
+        last = {"task": "average", "model": "", "metrics": "", **_gain_cells(average.paper, average.honest)}
+        frame = pd.concat([frame, pd.DataFrame([last | {"transition": ""}])], ignore_index=True)
     return frame
+
+
+def _gain_cells(paper: Gain | None, honest: Gain | None) -> dict[str, Any]:
+    if paper is None or honest is None:
+        return {}
+    cells: dict[str, Any] = {"seeds": len(paper.seeds)}
+    cells |= {"dense": np.mean(paper.dense), "dense_std": _std(paper.dense)}
+    cells |= {"super": np.mean(paper.scores), "super_std": _std(paper.scores)}
+    for name, gain in (("paper", paper), ("honest", honest)):
+        cells |= {f"{name}_gain": gain.mean, f"{name}_low": gain.test.low, f"{name}_high": gain.test.high}
+        cells |= {f"{name}_p": gain.test.p}
+    return cells
 
 
 def _std(values: Sequence[float]) -> float:
@@ -134,6 +151,8 @@ def task_average(studies: Sequence[Looked]) -> Average:
         return Average(reason=f"No average over tasks: {_twice([s.task for s in subjects])} is there more than once.")
     if len({subject.weight_hash for subject in subjects}) > 1:
         return Average(reason="No average over tasks: the studies have different base models.")
+    if len({one.record.settings.get("fraction", 1.0) for one in studies}) > 1:
+        return Average(reason="No average over tasks: the studies train on different fractions of their training sets.")
     as_glue = [subject.task in GLUE and subject.metrics == GLUE[subject.task].metrics for subject in subjects]
     if not all(as_glue) and len({subject.metrics for subject in subjects}) > 1:
         said = "; ".join(f"{name}: {', '.join(s.metrics)}" for name, s in zip(names, subjects, strict=True))
@@ -154,8 +173,8 @@ def task_average(studies: Sequence[Looked]) -> Average:
             columns.append([getattr(gain, what)[gain.seeds.index(seed)] for seed in seeds])
         return [float(value) for value in np.mean(columns, axis=0)]
 
-    tests = [paired_t_test(averaged(which, "scores"), averaged(which, "dense")) for which in (0, 1)]
-    return Average(tuple(seeds), float(np.mean(averaged(0, "dense"))), tests[0], tests[1])
+    paper, honest = (Gain.of(seeds, averaged(which, "scores"), averaged(which, "dense")) for which in (0, 1))
+    return Average(paper, honest)
 
 
 def _twice(names: Sequence[str]) -> str:
@@ -168,12 +187,12 @@ def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
     Cells are text in the paper's layout: metrics joined by `/`, `-` for what there is not.
     """
     ordered = in_order(studies)
-    columns = [_column(one.record) for one in ordered]
+    columns = _columns(ordered)
     average = task_average(studies)
 
     def table(rows: Mapping[str, Sequence[str]], extra: Mapping[str, Sequence[str]] | None = None) -> pd.DataFrame:
         cells = {name: dict(zip(columns, values, strict=True)) for name, values in rows.items()}
-        frame = pd.DataFrame.from_dict(cells, orient="index", columns=None)[list(dict.fromkeys(columns))]
+        frame = pd.DataFrame.from_dict(cells, orient="index")[columns]
         for name, values in (extra or {}).items():
             frame[name] = list(values)
         return frame
@@ -181,14 +200,12 @@ def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
     sizes = sorted({size for one in ordered if (size := published_model(one.record)) is not None})
     one_rows = {"ST-DNN": [_scores(one, False) for one in ordered], "SuperT": [_scores(one, True) for one in ordered]}
     one_rows["SuperT (cross-fitted)"] = [_honest(one) for one in ordered]
-    means = [average.dense, average.dense + average.paper.mean if average.paper else np.nan, np.nan]
-    if average.honest is not None:
-        means[2] = average.dense + average.honest.mean
-    remaining = np.mean([np.mean(one.conclusions.remaining or (np.nan,)) for one in ordered])
-    extra = {
-        "Average Score": [_number(mean) for mean in means],
-        "Average Compression": ["100%", f"{remaining:.1%}", f"{remaining:.1%}"],
-    }
+    means: list[Any] = [np.nan] * 3
+    if average.paper is not None and average.honest is not None:
+        means = [np.mean(values) for values in (average.paper.dense, average.paper.scores, average.honest.scores)]
+    sizes_left = [np.mean(one.conclusions.remaining) for one in ordered if one.conclusions.remaining]
+    left = f"{np.mean(sizes_left):.1%}" if sizes_left else "-"
+    extra = {"Average Score": [_number(mean) for mean in means], "Average Compression": ["100%", left, left]}
     for size in sizes:
         for name, row in published()["table 1"][size].items():
             one_rows[f"{name} ({_model(size)}, published)"] = [_published(row, one, size) for one in ordered]
@@ -217,27 +234,33 @@ def _model(size: str) -> str:
     return str(published()["models"][size]["name"])
 
 
-def _column(record: Record) -> str:
-    task = record.subject.task
-    title = _TITLES.get(task, task.upper() if task in GLUE else record.name)
-    if record.name != task:
-        title = record.name
-    return f"{title} {'/'.join(_METRICS.get(name, name) for name in record.subject.metrics)}"
+def _columns(studies: Sequence[Looked]) -> list[str]:
+    """Return the columns' titles: the paper's for a task, longer ones where studies could be mistaken."""
+    found = []
+    for name, one in zip(names_of(studies), studies, strict=True):
+        task = one.record.subject.task
+        title = name if name != task else _TITLES.get(task, task.upper() if task in GLUE else task)
+        if task == "mnli" and name == task:
+            title = "MNLI-m/mm" if _MISMATCHED in one.record.table else "MNLI-m"
+        found.append(f"{title} {'/'.join(_METRICS.get(metric, metric) for metric in one.record.subject.metrics)}")
+    return found
 
 
 def _scores(one: Looked, of_super: bool) -> str:
     """Return the mean over seeds of each metric, of dense runs or of each seed's best winning ticket."""
-    table = one.record.table
-    gain = one.conclusions.paper
-    if gain is None:
+    table, gain = one.record.table, one.conclusions.paper
+    finished = table[table["status"] == "finished"]
+    if of_super:
+        pruned = finished[finished["level"] > 0]
+        best = [select_super(pruned[pruned["seed"] == seed]) for seed in (gain.seeds if gain is not None else ())]
+        chosen = pd.DataFrame([row for row in best if row is not None])
+    else:
+        chosen = finished[finished["kind"] == DENSE]
+        chosen = chosen[chosen["seed"].isin(gain.seeds)] if gain is not None else chosen
+    if chosen.empty:
         return "-"
-    rows = []
-    for seed in gain.seeds:
-        of_seed = table[table["seed"] == seed]
-        row = select_super(of_seed) if of_super else of_seed[of_seed["kind"] == "dense"].iloc[0]
-        assert row is not None
-        rows.append([float(row[name]) for name in one.record.subject.metrics])
-    return "/".join(f"{value:.1f}" for value in np.mean(rows, axis=0))
+    names = [*one.record.subject.metrics, *([_MISMATCHED] if _MISMATCHED in table else [])]
+    return "/".join(f"{value:.1f}" for value in chosen[names].astype(float).mean())
 
 
 def _honest(one: Looked) -> str:

@@ -53,6 +53,14 @@ class Silent:
         return trial.key
 
 
+def load_failure(folder: Path) -> str | None:
+    """Return the traceback of a trial that failed for good, None if it did not (or its record is damaged)."""
+    try:
+        return str(json.loads((folder / FAILURE).read_text(encoding="utf-8"))["traceback"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 class Lab:
     """Runs trials and remembers their outcomes by key in `folder`/trials: a trial that is done is not run again.
 

@@ -1,7 +1,7 @@
 """What a trial left behind, on disk: one folder a trial, `outcome.json` written last."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,8 @@ def load_outcome(folder: Path) -> Outcome | None:
         )
         # Weights may have been dropped; half-written ones must not pass for whole.
         if outcome.has_weights and file_digest(folder / WEIGHTS) != outcome.files[WEIGHTS]:
-            outcome.drop_weights()
+            kept = {name: expected for name, expected in outcome.files.items() if name != WEIGHTS}
+            outcome = replace(outcome, files=kept)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return outcome if whole and outcome.key == folder.name else None

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from supertickets.evidence.table import Role, select_super
-from supertickets.evidence.tables import Looked, gains, in_order, paper_tables, task_average
+from supertickets.evidence.tables import Looked, gains, in_order, names_of, paper_tables, task_average
 from supertickets.report.figures import (
     StructureMap,
     cost_against_score,
@@ -65,18 +65,20 @@ def write_report(
         loader=PackageLoader("supertickets.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["number"] = _number
-    several = len(ordered) > 1
+    several, names = len(ordered) > 1, names_of(ordered)
     page = environment.get_template("report.html.jinja").render(
-        title=f"Tickets on {len(ordered)} tasks" if several else _title(ordered[0]),
+        title=f"Tickets in {len(ordered)} studies" if several else _title(ordered[0]),
         sections=[
-            _section(f"study-{i}", one, commands[one.record.folder], sensitivity[one.record.folder])
-            for i, one in enumerate(ordered)
+            _section(f"study-{i}", name, one, commands[one.record.folder], sensitivity[one.record.folder])
+            for i, (name, one) in enumerate(zip(names, ordered, strict=True))
         ],
         several=several,
         average=task_average(ordered).sentence() if several else "",
         tables={name: _grid(table) for name, table in paper_tables(ordered).items()},
         gains=_grid(gains(ordered)),
-        by_level=_plot(gains_by_level([(one.record.name, one.conclusions.means) for one in ordered])),
+        by_level=_plot(
+            gains_by_level([(name, one.conclusions.means) for name, one in zip(names, ordered, strict=True)])
+        ),
         plotly=Markup(f"<script>{plotly.offline.get_plotlyjs()}</script>"),
         version=version("supertickets"),
     )
@@ -91,7 +93,7 @@ def _model(name: str) -> str:
     return "the default encoder" if name == "default" else name
 
 
-def _section(name: str, one: Looked, command: str, sensitivity: Mapping[str, pd.DataFrame]) -> Section:
+def _section(anchor: str, name: str, one: Looked, command: str, sensitivity: Mapping[str, pd.DataFrame]) -> Section:
     record, seen = one.record, one.conclusions
     subject, table = record.subject, record.table
     plots = {
@@ -103,8 +105,8 @@ def _section(name: str, one: Looked, command: str, sensitivity: Mapping[str, pd.
         plots["agreement"] = _plot(ticket_agreement(seen.agreement))
     outcome = next((row.outcome for row in record.rows if row.outcome is not None), None)
     return Section(
-        id=name,
-        name=record.name,
+        id=anchor,
+        name=name,
         model=_model(subject.model),
         measure=subject.measure,
         train=subject.train,

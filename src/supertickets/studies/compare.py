@@ -19,7 +19,7 @@ from supertickets.models import find_model
 from supertickets.storage import write_atomically
 from supertickets.studies.find import FindStudy
 from supertickets.studies.settings import CompareSettings, FindSettings, complete, read_config
-from supertickets.studies.study import Study, conduct
+from supertickets.studies.study import RESULTS, Study, conduct
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Kind
@@ -93,7 +93,7 @@ def compare(
 
     def conclude(study: CompareStudy, record: Record) -> CompareResult:
         found = comparison(record)
-        write_atomically(record.folder / "results.csv", record.table.to_csv(index=False, float_format="%.10g"))
+        write_atomically(record.folder / RESULTS, record.table.to_csv(index=False, float_format="%.10g"))
         write_tables(record.folder, {"comparison": found})
         return CompareResult(record.folder, record.table, found, dict(record.failures))
 

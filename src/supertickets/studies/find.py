@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
 from supertickets.studies.pages import write_study_report
 from supertickets.studies.settings import FindSettings, complete, read_config
-from supertickets.studies.study import Study, conduct, trained_again
+from supertickets.studies.study import RESULTS, Study, conduct, trained_again
 from supertickets.tasks import Task, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Kind, draw_random, draw_ranked, normalise_by_layer
@@ -57,6 +58,7 @@ class FindStudy(Study):
         super().__init__(settings, subject)
         self.levels = [level for level in settings.levels if level]  # level 0 is the dense run
         self.best: Outcome | None = None
+        self._scored: dict[str, Outcome] = {}
 
     def expected(self) -> list[Role]:
         """Return dense runs, tickets of every kind and level, and the control's dense runs."""
@@ -93,28 +95,38 @@ class FindStudy(Study):
         """
         if not outcome.finished or trial.scoring is None:
             return []
+        self._scored[trial.key] = outcome
+        waiting = deque((role, outcome) for role in self.played_by(trial))
         drawn: list[Trial] = []
-        for role in self.played_by(trial):
-            if role.kind == DENSE:
-                for kind in self.settings.kinds:
-                    if kind != "random":
-                        levels = self.levels if self.settings.schedule == "one-shot" else self.levels[:1]
-                        drawn += [self._drawn(Role(kind, level, role.seed), trial, outcome) for level in levels]
-            elif role.kind in ("winning", "losing") and role.level:
-                after = [level for level in self.levels if level > role.level]
-                drawn += [self._drawn(Role(role.kind, level, role.seed), trial, outcome) for level in after[:1]]
+        while waiting:
+            role, scored = waiting.popleft()
+            for after in self._drawn_from(role):
+                drawn.append(self._drawn(after, scored))
+                # Equal tickets share a trial: one that has ended already asks for nothing any more, so go on here.
+                if drawn[-1].key in self._scored:
+                    waiting.append((after, self._scored[drawn[-1].key]))
         return drawn
 
-    def _drawn(self, role: Role, trial: Trial, outcome: Outcome) -> Trial:
-        """Return the trial of a role whose ticket the scores of `trial` give."""
+    def _drawn_from(self, role: Role) -> list[Role]:
+        """Return the roles whose tickets the scores of a role's trial give."""
+        if role.kind == DENSE:
+            ranked = [kind for kind in self.settings.kinds if kind != "random"]
+            levels = self.levels if self.settings.schedule == "one-shot" else self.levels[:1]
+            return [Role(kind, level, role.seed) for kind in ranked for level in levels]
+        if self.settings.schedule == "one-shot" or role.kind not in ("winning", "losing") or not role.level:
+            return []
+        return [Role(role.kind, level, role.seed) for level in self.levels if level > role.level][:1]
+
+    def _drawn(self, role: Role, outcome: Outcome) -> Trial:
+        """Return the trial of a role whose ticket an outcome's scores give."""
         heads, ffns = outcome.scores()
         how = self.settings.drawing
         kind: Kind = "winning" if role.kind == "winning" else "losing"
-        ticket = draw_ranked(normalise_by_layer(heads), ffns, role.level, kind, how, within=trial.ticket)
+        ticket = draw_ranked(normalise_by_layer(heads), ffns, role.level, kind, how, within=outcome.trial.ticket)
         scored = ticket.is_full or (how.schedule == "iterative" and role.level < self.levels[-1])
         return self.trial(role, ticket, self.settings.scoring if scored else None)
 
-    def drawn_from(self, role: Role) -> Role:
+    def ranked_by(self, role: Role) -> Role:
         """Return the role whose scores ranked a winning or losing ticket."""
         before = [level for level in self.levels if level < role.level]
         if self.settings.schedule == "one-shot" or not before:
@@ -168,7 +180,7 @@ def _conclude(study: FindStudy, record: Record, base: BaseModel, task: Task) -> 
     """Write the table, the super ticket and the report."""
     settings, folder = study.settings, study.settings.folder
     table = record.table
-    write_atomically(folder / "results.csv", table.to_csv(index=False, float_format="%.10g"))
+    write_atomically(folder / RESULTS, table.to_csv(index=False, float_format="%.10g"))
     if not record.finished(DENSE):
         reasons = [*record.failures.values(), *(row.outcome.reason or "" for row in record.rows if row.outcome)]
         raise StudyError(f"no dense training finished: {reasons[0].strip().splitlines()[-1]}")
@@ -185,7 +197,7 @@ def _ship(study: FindStudy, record: Record, role: Role, base: BaseModel, task: T
     """Write the super ticket's folder, unless it is there already."""
     settings = study.settings
     trial, outcome = record.roles[role].trial, record.roles[role].outcome
-    scored = record.roles[study.drawn_from(role)].outcome
+    scored = record.roles[study.ranked_by(role)].outcome
     assert trial is not None
     assert outcome is not None
     assert scored is not None

@@ -8,14 +8,13 @@ from typing import Any
 
 from supertickets.errors import TicketError
 from supertickets.evidence.record import Subject
-from supertickets.lab.lab import FAILURE
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS
 from supertickets.lab.progress import PROGRESS
 from supertickets.studies.compare import CompareStudy
 from supertickets.studies.find import FindStudy
 from supertickets.studies.settings import SETTINGS_FILE, CompareSettings, FindSettings, StudySettings, recorded
-from supertickets.studies.study import Study
+from supertickets.studies.study import RESULTS, Study, Walk, walk
 from supertickets.tickets.folder import MODEL_FOLDER
 
 
@@ -27,18 +26,20 @@ def status(folder: Path) -> dict[str, Any]:
     """
     settings = settings_of(folder)
     who = holder(folder)
-    outcomes = [path.parent for path in (folder / "trials").glob(f"*/{OUTCOME}")]
-    failures = {path.parent.name: json.loads(path.read_text()) for path in (folder / "trials").glob(f"*/{FAILURE}")}
-    failures = {key: found for key, found in failures.items() if folder / "trials" / key not in outcomes}
+    study = open_study(folder)
+    seen = walk(study) if study is not None else Walk({}, {}, [])
+    names = study.names() if study is not None else {}
+    ended = study is not None and not seen.waiting and (folder / RESULTS).is_file()
+    done, failed = len(seen.outcomes), len(seen.failures)
     found: dict[str, Any] = {
         "folder": str(folder),
         "task": settings.task,
         "model": settings.model,
-        "state": "running" if who else "finished" if (folder / "report.html").is_file() else "stopped",
-        "total": study.total() if (study := open_study(folder)) else None,
-        "done": len(outcomes),
-        "failed": len(failures),
-        "failures": {found["label"]: found["traceback"].strip().splitlines()[-1] for found in failures.values()},
+        "state": "running" if who else "finished" if ended else "stopped",
+        "total": done + failed if ended else study.total() if study is not None else 0,
+        "done": done,
+        "failed": failed,
+        "failures": {names[key]: reason.strip().splitlines()[-1] for key, reason in seen.failures.items()},
         "running": [],
         "seconds_left": None,
         "holder": who,
@@ -47,8 +48,6 @@ def status(folder: Path) -> dict[str, Any]:
     if who:
         with suppress(FileNotFoundError):  # it has just begun, or just ended
             found |= json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    elif found["state"] == "finished":
-        found["total"] = found["done"] + found["failed"]  # tickets that came out equal shared a trial
     return found
 
 

@@ -39,7 +39,11 @@ def sensitivity_tables(folder: Path) -> dict[str, pd.DataFrame]:
     """Return what `supertickets sensitivity` left in a study's folder, by title; nothing if it was not run."""
     titles = {"table-5": "standard deviation over seeds (Table 5)", "table-8": "over learning rates (Table 8)"}
     found = {title: folder / SENSITIVITY / f"{name}.csv" for name, title in titles.items()}
-    return {title: pd.read_csv(path, index_col=0) for title, path in found.items() if path.is_file()}
+    return {
+        title: pd.read_csv(path, index_col=0)
+        for title, path in found.items()
+        if path.is_file() and path.stat().st_size > 1
+    }
 
 
 def command_of(record: Record) -> str:

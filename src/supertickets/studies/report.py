@@ -48,6 +48,8 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
     folder = Path(out) if out is not None else default
     if folder.exists() and not folder.is_dir():
         raise TicketError(f"--out {folder}: that is a file; expected a folder.")
+    if len(paths) > 1 and folder.resolve() in {path.resolve() for path in paths}:
+        raise TicketError(f"--out {folder}: that is one of the studies, whose own page stays; choose another folder.")
     if folder not in paths and folder.is_dir() and (others := _others(folder)):
         raise TicketError(f"--out {folder}: the folder has other files ({others[0]}); choose another folder.")
     tables = write_page(folder, looked)

@@ -13,19 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from supertickets.errors import TicketError
+from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.record import Record, Subject
 from supertickets.evidence.table import DENSE, Role
 from supertickets.evidence.tables import write_tables
 from supertickets.lab import Trial
-from supertickets.lab.lock import hold
 from supertickets.models import find_model
 from supertickets.storage import write_atomically
 from supertickets.studies.folder import settings_of
 from supertickets.studies.pages import SENSITIVITY
 from supertickets.studies.report import report
-from supertickets.studies.settings import FindSettings
-from supertickets.studies.study import Study, check_folder, run
+from supertickets.studies.settings import FindSettings, parse
+from supertickets.studies.study import RESULTS, Study, conduct
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, load_ticket
@@ -37,8 +36,11 @@ RATE = "learning rate "
 class SensitivityStudy(Study):
     """Dense and super ticket, each with every learning rate and seed."""
 
-    def __init__(self, settings: FindSettings, subject: Subject, shared: SharedTicket, rates: Sequence[float]) -> None:
+    def __init__(
+        self, settings: FindSettings, subject: Subject, shared: SharedTicket, rates: Sequence[float], seeds: int
+    ) -> None:
         super().__init__(settings, subject)
+        self.seeds = range(settings.first_seed, settings.first_seed + seeds)
         self.ticket, self.rates, self._find = shared.ticket, rates, settings
         self._level = float(shared.origin["level"])
 
@@ -99,18 +101,28 @@ def sensitivity(
     if seeds < 1:
         raise TicketError(f"--seeds: expected at least 1, got {seeds}.")
     rates = sorted(set(learning_rates)) or [settings.learning_rate]
-    machine = {"workers": workers, "device": device}
-    settings = settings.model_copy(update={name: value for name, value in machine.items() if value is not None})
+    machine = {name: value for name, value in {"workers": workers, "device": device}.items() if value is not None}
+    settings = parse(FindSettings, {**settings.model_dump(), **machine})
     base, task = find_model(settings.model), load_task(settings.source)
-    subject = Subject.of(base, task)
     shared = load_ticket(folder / "super-ticket")
-    with hold(folder):
-        check_folder(settings, subject)
-        more = settings.model_copy(update={"seeds": seeds})
-        record = run(SensitivityStudy(more, subject, shared, rates), base, task, quiet)
+    return conduct(
+        lambda settled, subject: SensitivityStudy(settled, subject, shared, rates, seeds),
+        settings,
+        base,
+        task,
+        quiet,
+        lambda study, record: _conclude(folder, record),
+        further=True,
+    )
+
+
+def _conclude(folder: Path, record: Record) -> SensitivityResult:
+    if not any(row.finished for row in record.rows):
+        reasons = [*record.failures.values(), *(row.outcome.reason or "" for row in record.rows if row.outcome)]
+        raise StudyError(f"no training finished: {reasons[0].strip().splitlines()[-1]}")
     over_seeds, over_rates = spreads(record)
     out = folder / SENSITIVITY
-    write_atomically(out / "results.csv", record.table.to_csv(index=False, float_format="%.10g"))
+    write_atomically(out / RESULTS, record.table.to_csv(index=False, float_format="%.10g"))
     write_tables(out, {"table 5": over_seeds, "table 8": over_rates})
     report([folder])  # its page shows these tables too
     return SensitivityResult(out, record.table, over_seeds, over_rates, dict(record.failures))

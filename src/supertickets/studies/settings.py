@@ -103,8 +103,8 @@ class TicketSettings(StudySettings, Drawing, ScoringSettings):
 
     @property
     def scoring(self) -> ScoringSettings:
-        """How importance is measured."""
-        return ScoringSettings(**_part(self, ScoringSettings))
+        """How importance is measured; what the measure does not read is at its default."""
+        return ScoringSettings(**_part(self, ScoringSettings)).read()
 
     @property
     def drawing(self) -> Drawing:
@@ -158,13 +158,27 @@ class CompareSettings(TicketSettings):
 
     @property
     def variants(self) -> list[tuple[str, str]]:
-        """Every (setting, value) that is tried instead of the one the study has."""
-        found = []
+        """Every (setting, value) that is tried instead of the one the study has, but for those that change nothing."""
+        found: list[tuple[str, str]] = []
         for choice in self.choices:
             name, _, value = choice.partition("=")
             values = [value] if value else [other for other in CHOICES[name] if other != getattr(self, name)]
             found += [(name, other) for other in values]
-        return list(dict.fromkeys(found))
+        return [one for one in dict.fromkeys(found) if not self._changes_nothing(*one)]
+
+    @property
+    def idle(self) -> list[str]:
+        """The choices that change nothing here: the measure of importance does not read them."""
+        return [
+            name
+            for name in dict.fromkeys(choice.partition("=")[0] for choice in self.choices)
+            if name in ScoringSettings.model_fields and self._changes_nothing(name, CHOICES[name][-1])
+        ]
+
+    def _changes_nothing(self, name: str, value: str) -> bool:
+        if name not in ScoringSettings.model_fields or value == getattr(self, name):
+            return value == getattr(self, name)
+        return self.model_copy(update={name: value}).scoring == self.scoring
 
 
 def _named_choices() -> dict[str, tuple[str, ...]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from supertickets.errors import TicketError
 from supertickets.evidence.record import Record, Subject
 from supertickets.evidence.table import CONTROL, DENSE, Role, Row
 from supertickets.lab import Lab, Outcome, Trial
+from supertickets.lab.lab import load_failure
 from supertickets.lab.lock import hold
 from supertickets.lab.machine import Machine, check_device, require_ray
 from supertickets.lab.outcome import load_outcome
@@ -28,6 +31,8 @@ from supertickets.training.recipe import Recipe
 from supertickets.training.team import find_team
 
 T = TypeVar("T")
+RESULTS = "results.csv"
+"""Written when a study ends: one row a run."""
 
 
 class Study(ABC):
@@ -128,20 +133,39 @@ class Study(ABC):
         return Record(self.subject, self.settings.folder, shown, rows, complete, reasons)
 
 
-def recall(study: Study) -> Record:
-    """Walk through what a study's folder remembers, running nothing; what is not there is missing in the record."""
-    waiting, outcomes, asked = deque(study.opening()), dict[str, Outcome](), set[str]()
-    while waiting:
-        trial = waiting.popleft()
+@dataclass(frozen=True)
+class Walk:
+    """What a study's folder remembers: outcomes and failures (tracebacks) by key, and trials that have yet to run."""
+
+    outcomes: dict[str, Outcome]
+    failures: dict[str, str]
+    waiting: list[Trial]
+
+
+def walk(study: Study) -> Walk:
+    """Walk through what a study's folder remembers, running nothing."""
+    found, asked = Walk({}, {}, []), set[str]()
+    ahead = deque(study.opening())
+    while ahead:
+        trial = ahead.popleft()
         if trial.key in asked:
             continue
         asked.add(trial.key)
-        outcome = load_outcome(study.settings.folder / "trials" / trial.key)
-        if outcome is not None:
-            outcomes[trial.key] = outcome
-            waiting.extend(study.then(trial, outcome))
-    record = study.record(outcomes, {}, True)
-    return study.record(outcomes, {}, all(row.outcome is not None for row in record.rows))
+        folder = study.settings.folder / "trials" / trial.key
+        if (outcome := load_outcome(folder)) is not None:
+            found.outcomes[trial.key] = outcome
+            ahead.extend(study.then(trial, outcome))
+        elif (reason := load_failure(folder)) is not None:
+            found.failures[trial.key] = reason
+        else:
+            found.waiting.append(trial)
+    return found
+
+
+def recall(study: Study) -> Record:
+    """Return the record of what a study's folder remembers; what has not run is missing in it."""
+    found = walk(study)
+    return study.record(found.outcomes, found.failures, not found.waiting)
 
 
 def conduct(
@@ -151,16 +175,20 @@ def conduct(
     task: Task,
     quiet: bool,
     conclude: Callable[[Any, Record], T],
+    further: bool = False,
 ) -> T:
     """Run a study in its folder and conclude; under `accelerate launch`, every process but the first only follows.
 
-    Raises TicketError for misuse before anything is written, StudyError when nothing can go on.
+    `further` is for a look at a study that is there: its folder's settings stay as they are. Raises TicketError for
+    misuse before anything is written, StudyError when nothing can go on.
     """
     team = find_team()
     if settings.processes not in (1, team.size):
         raise TicketError(f"--processes: {settings.processes} asked for, {team.size} started; see `accelerate launch`.")
     settings = settings.model_copy(update={"processes": team.size})
     subject = Subject.of(base, task)
+    if len(subject.targets) < 2:
+        raise TicketError(f"task {task.name!r}: choosing and scoring need at least two dev examples, there is one.")
     if not team.leads:
         follow(team, {"models": {base.weight_hash: base}, "tasks": {subject.data_hash: task}})
         raise SystemExit(0)
@@ -174,8 +202,9 @@ def conduct(
             before = check_folder(settings, subject)
             settled = settings.model_copy(update={"precision": _settle_precision(settings, before)})
             study = kind(settled, subject)
-            record(settled)
-            subject.save(settled.folder)
+            if not further:
+                record(settled)
+                subject.save(settled.folder)
             return conclude(study, run(study, base, task, quiet))
     finally:
         dismiss(team)
@@ -189,7 +218,9 @@ def check_folder(settings: StudySettings, subject: Subject) -> StudySettings | N
     before = recorded(folder)
     if before is not None:
         check_same(settings.model_copy(update={"precision": _settle_precision(settings, before)}), before)
-        there = Subject.load(folder)
+        there = None
+        with suppress(TicketError):  # a damaged one is written anew
+            there = Subject.load(folder)
         for what, attribute in (("weights", "weight_hash"), ("examples", "data_hash")):
             if there is not None and getattr(there, attribute) != getattr(subject, attribute):
                 raise TicketError(f"--out {folder}: the folder's study has other {what}; choose another folder.")

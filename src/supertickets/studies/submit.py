@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from supertickets.errors import TicketError
+from supertickets.lab.machine import check_device
 from supertickets.studies.folder import settings_of
 from supertickets.studies.settings import FindSettings, StudySettings
 from supertickets.tasks.glue import GLUE, load_test_texts
@@ -36,29 +37,31 @@ def submit(
     writes one and the same label for those that no study or no test file is there for. Raises TicketError before
     anything is written.
     """
-    studies = _by_task([Path(folder) for folder in folders])
-    predictions: dict[str, list[str]] = {}
+    studies, path = _by_task([Path(folder) for folder in folders]), Path(out)
+    if path.is_dir():
+        raise TicketError(f"--out {path}: that is a folder; expected a name for a zip file.")
+    check_device(device)
+    texts: dict[str, tuple[list[str], list[str] | None]] = {}
     why: dict[str, str] = {}
     for name, file in FILES.items():
         if file.task not in studies:
             why[name] = f"no study of {file.task}"
             continue
-        folder, settings = studies[file.task]
-        source = Path(data) if data is not None else settings.data
+        source = Path(data) if data is not None else studies[file.task][1].data
         if source is not None and not source.is_dir():
             raise TicketError(f"--data {source}: no such folder.")
-        texts = load_test_texts(file.task, file.sources, file.hub, source)
-        if texts is None:
+        found = load_test_texts(file.task, file.sources, file.hub, source)
+        if found is None:
             why[name] = f"no {' or '.join(file.sources)} in {source}"
-            continue
-        if len(texts[0]) != file.rows:
-            raise TicketError(f"{name}: its test file has {len(texts[0])} examples, GLUE's has {file.rows}.")
-        predictions[name] = _predicted(file, folder, settings, texts, device)
+        elif len(found[0]) != file.rows:
+            raise TicketError(f"{name}: its test file has {len(found[0])} examples, GLUE's has {file.rows}.")
+        else:
+            texts[name] = found
     if why and not fill:
         said = "; ".join(f"{name} ({reason})" for name, reason in why.items())
         raise TicketError(f"GLUE takes all {len(FILES)} files; missing are {said}. Add them, or --fill them.")
+    predictions = {name: _predicted(FILES[name], *studies[FILES[name].task], texts[name], device) for name in texts}
     constant = {name: [FILES[name].labels[0] if FILES[name].labels else "0.0"] * FILES[name].rows for name in why}
-    path = Path(out)
     write_submission(path, {**predictions, **constant})
     return Submission(path, tuple(predictions), tuple(constant))
 

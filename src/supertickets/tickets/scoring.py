@@ -17,3 +17,11 @@ class ScoringSettings(BaseModel):
     accumulation: Literal["mean", "decaying"] = Field(
         "mean", description="mean over examples, or the released code's sum over batches of mean losses, never zeroed"
     )
+
+    def read(self) -> "ScoringSettings":
+        """Return these settings with what their measure does not read put at its default."""
+        read = _READ.get(self.importance, ())
+        return ScoringSettings(importance=self.importance, **{name: getattr(self, name) for name in read})
+
+
+_READ = {"sensitivity": ("absolute", "accumulation"), "fisher": ("absolute",)}

@@ -255,7 +255,8 @@ class Trainer:
         """
         started = time.monotonic()
         (learner,) = self.learners
-        by_file = settings.accumulation == "decaying"  # the order matters only there
+        # The order matters only there.
+        by_file = settings.importance == "sensitivity" and settings.accumulation == "decaying"
         order = (in_file_order if by_file else in_length_order)(learner.data.train.lengths, self.recipe.batch_size)
 
         # Taylor needs parameters' gradients: a whole backward pass; gates alone need half of one.
