@@ -257,13 +257,13 @@ def test_a_curve_that_only_rises_is_no_transition() -> None:
     phases = find_phases(simulated([71, 72, 73, 74, 75, 76, 77, 78], FALLING, noise=0.3))
     assert phases.rises_at
     assert not phases.seen
-    assert "do not fall" in phases.sentence()
+    assert "and are not below it, beyond chance, at the last level" in phases.sentence()
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_a_real_gain_that_does_not_fall_is_seldom_taken_for_a_transition(seeds: int) -> None:
-    """Winning tickets gain alike at every level: at most 5 % of such studies may show a fall."""
-    means = [76] * len(LEVELS)
+def test_a_real_gain_that_does_not_fall_is_no_transition(seeds: int) -> None:
+    """Winning tickets gain at all levels but the last, which is the dense model's: at most 5 % may show a fall."""
+    means = [76] * (len(LEVELS) - 1) + [70]
     found = [find_phases(simulated(means, FALLING, seeds=seeds, seed=s)) for s in range(200)]
     assert np.mean([bool(phases.rises_at) for phases in found]) > 0.5
     assert sum(phases.seen for phases in found) <= stats.binom.ppf(0.99, 200, 0.05)

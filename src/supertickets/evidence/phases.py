@@ -1,7 +1,7 @@
 """Phases of the winning tickets' curve (paper, section 5.4), with their uncertainty over seeds.
 
 Phase I ends at the best winning level, Phase II where the winning tickets meet the random ones. A phase transition is
-there only if winning tickets beat the dense model at some level and fall below that again: both are tested.
+there only if winning tickets beat the dense model at some level and are below it at the last: both are tested.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Phases:
     """Where phases end, and whether a transition was seen at an error rate of 5 %.
 
     `rise_p` is the smallest Holm-corrected p of "winning beats dense at this level", `rises_at` the levels where it is
-    below 5 %; `fall_p` is the smallest Holm-corrected p, of those levels, of "the last level is below this one". An end
-    is a level, or None where there is none; its interval holds 95 % of the ends found in resamples of the seeds
+    below 5 %; `fall_p` is the p of "winning is below dense at the last level", one test that nothing was chosen for. An
+    end is a level, or None where there is none; its interval holds 95 % of the ends found in resamples of the seeds
     (infinity: not within the levels tried).
     """
 
@@ -53,16 +53,14 @@ class Phases:
             meets += " Some runs are missing."
         if self.seeds < 2:
             return f"Phases: one seed allows no test of a phase transition. {where}; {meets}"
+        risen = ", ".join(map(_level, self.rises_at))
         if self.seen:
             return (
-                f"A phase transition was seen: winning tickets beat the dense model at "
-                f"{', '.join(map(_level, self.rises_at))} (smallest corrected p {self.rise_p:.2g}) and fall after that "
-                f"(p {self.fall_p:.2g}). {where}; {meets}"
+                f"A phase transition was seen: winning tickets beat the dense model at {risen} (smallest corrected p "
+                f"{self.rise_p:.2g}) and fall below it by the last level (p {self.fall_p:.2g}). {where}; {meets}"
             )
         if self.rises_at:
-            why = (
-                f"winning tickets beat the dense model at {', '.join(map(_level, self.rises_at))} but do not fall after"
-            )
+            why = f"winning tickets beat the dense model at {risen} and are not below it, beyond chance, at the last level"
         elif np.isfinite(self.rise_p):
             why = (
                 "at no level do winning tickets beat the dense model beyond chance "
@@ -88,8 +86,7 @@ def find_phases(table: pd.DataFrame) -> Phases:
     w, r = winning.to_numpy(float), random.to_numpy(float)
     no_gain = [0.0] * len(w)
     rises = np.array(holm([paired_t_test(column, no_gain, "greater").p for column in w.T.tolist()]))
-    last = w[:, -1].tolist()
-    falls = np.array([*holm([paired_t_test(column, last, "greater").p for column in w.T[:-1].tolist()]), np.nan])
+    fall_p = paired_t_test(w[:, -1].tolist(), no_gain, "less").p
     ends = _ends(w, r)
     has_random = bool(np.isfinite(r).any())
     intervals = _intervals(w, r)
@@ -99,11 +96,10 @@ def find_phases(table: pd.DataFrame) -> Phases:
 
     first, second = int(ends[0]), float(ends[1])
     up = rises < LEVEL
-    fall_p = _smallest(falls[up])
     return Phases(
         seeds=len(winning),
-        seen=bool(fall_p < LEVEL),
-        rise_p=_smallest(rises),
+        seen=bool(up.any() and fall_p < LEVEL),
+        rise_p=float(np.nanmin(rises)) if np.isfinite(rises).any() else np.nan,
         rises_at=tuple(float(level) for level in levels[up]),
         fall_p=fall_p,
         first_end=level(first),
@@ -115,11 +111,6 @@ def find_phases(table: pd.DataFrame) -> Phases:
         has_random=has_random,
         missing=bool(np.isnan(w).any() or (has_random and np.isnan(r).any())),
     )
-
-
-def _smallest(p_values: NDArray[np.float64]) -> float:
-    found = p_values[np.isfinite(p_values)]
-    return float(found.min()) if len(found) else np.nan
 
 
 def _ends(winning: NDArray[np.float64], random: NDArray[np.float64]) -> NDArray[np.float64]:
