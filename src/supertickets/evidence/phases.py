@@ -60,7 +60,7 @@ class Phases:
                 f"{self.rise_p:.2g}) and fall below it by the last level (p {self.fall_p:.2g}). {where}; {meets}"
             )
         if self.rises_at:
-            why = f"winning tickets beat the dense model at {risen} and do not fall below it, beyond chance, by the last"
+            why = f"winning tickets beat the dense model at {risen} and do not fall below it beyond chance by the last"
         elif np.isfinite(self.rise_p):
             why = (
                 "at no level do winning tickets beat the dense model beyond chance "
