@@ -58,7 +58,7 @@ def _with_settings_flags(function: Callable[..., None], of: type[StudySettings])
             default=None,
             annotation=Annotated[
                 _flag_type(field.annotation) | None,
-                typer.Option(help=_help(field.description, field.default), show_default=False),
+                typer.Option(help=_help(field), show_default=False),
             ],
         )
         for name, field in fields.items()
@@ -77,9 +77,17 @@ def _with_settings_flags(function: Callable[..., None], of: type[StudySettings])
     return command
 
 
-def _help(description: str | None, default: Any) -> str:
+def _help(field: Any) -> str:
+    """Return a flag's help: what it is, which values it has, what it is by default."""
+    default = field.default
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    return f"{description}" + ("" if shown is None or shown is False else f" [default: {shown}]")
+    values = [value for value in typing.get_args(field.annotation) if isinstance(value, str)]
+    named = all(value in (field.description or "") for value in values)
+    return (
+        f"{field.description}"
+        + ("" if named else f" ({' | '.join(values)})")
+        + ("" if shown is None or shown is False else f" [default: {shown}]")
+    )
 
 
 def _find(
@@ -126,6 +134,9 @@ def _find(
     _tell_failures(result.failures)
 
 
+app.command("find")(_with_settings_flags(_find, FindSettings))
+
+
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Say how to go on when a study is interrupted."""
@@ -166,6 +177,9 @@ def _compare(
         _print_table(result.comparison, "what each choice changes (overlap: of what is pruned; difference: of scores)")
         typer.echo(f"tables: {result.folder}/comparison.csv, .md, .tex")
     _tell_failures(result.failures)
+
+
+app.command("compare")(_with_settings_flags(_compare, CompareSettings))
 
 
 def _print_table(frame: Any, title: str) -> None:
@@ -236,6 +250,30 @@ def _print_means(table: Any) -> None:
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="output folders of studies")],
+    out: Annotated[Path | None, typer.Option(help="folder for the page; default: the study's, or runs/report")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Write one page about several studies, with the paper's tables and the average over tasks.
+
+    Runs nothing; studies need not be finished. The tables are written as CSV, Markdown and LaTeX too.
+    """
+    from supertickets.studies.report import report as write
+
+    made = write(folders, out)
+    if as_json:
+        tables = {name: json.loads(table.to_json(orient="split")) for name, table in made.tables.items()}
+        typer.echo(json.dumps({"report": str(made.page), "average": made.average.sentence(), "tables": tables}))
+        return
+    for one in made.studies:
+        typer.echo(f"{one.record.name}: {one.conclusions.verdict}\n")
+    if len(made.studies) > 1:
+        typer.echo(made.average.sentence())
+    typer.echo(f"report: {made.page}")
+
+
+@app.command()
 def submit(
     folders: Annotated[list[Path], typer.Argument(help="output folders of finished studies of GLUE tasks")],
     data: Annotated[Path | None, typer.Option(help="folder of GLUE's TSV files; default: the studies' own")] = None,
@@ -254,6 +292,27 @@ def submit(
     typer.echo(f"{made.path}: predicted {', '.join(made.predicted) or 'nothing'}.")
     if made.filled:
         typer.echo(f"Filled with one label each, so their scores mean nothing: {', '.join(made.filled)}.", err=True)
+
+
+@app.command()
+def apply(
+    ticket: Annotated[Path, typer.Argument(help="ticket folder")],
+    model: Annotated[str | None, typer.Option(help="base model; default: the one the ticket names")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the small model")] = Path("small-model"),
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="take a base with other weights than the ticket's")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Cut a shared ticket out of its pre-trained base model and save the small encoder."""
+    from supertickets.export.ship import apply_ticket
+
+    made = apply_ticket(ticket, model, out, any_base)
+    if as_json:
+        typer.echo(json.dumps(made))
+    else:
+        share = made["parameters"] / made["dense_parameters"]
+        typer.echo(f"{made['folder']}: {made['parameters']:,} parameters, {share:.1%} of the dense model's.")
 
 
 @app.command()
@@ -300,55 +359,6 @@ def _size(count: float) -> str:
     units = ("bytes", "kB", "MB", "GB", "TB")
     step = min(int(math.log(max(count, 1), 1000)), len(units) - 1)
     return f"{count / 1000**step:.{0 if step < 2 else 1}f} {units[step]}"
-
-
-@app.command()
-def report(
-    folders: Annotated[list[Path], typer.Argument(help="output folders of studies")],
-    out: Annotated[Path | None, typer.Option(help="folder for the page; default: the study's, or runs/report")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
-) -> None:
-    """Write one page about several studies, with the paper's tables and the average over tasks.
-
-    Runs nothing; studies need not be finished. The tables are written as CSV, Markdown and LaTeX too.
-    """
-    from supertickets.studies.report import report as write
-
-    made = write(folders, out)
-    if as_json:
-        tables = {name: json.loads(table.to_json(orient="split")) for name, table in made.tables.items()}
-        typer.echo(json.dumps({"report": str(made.page), "average": made.average.sentence(), "tables": tables}))
-        return
-    for one in made.studies:
-        typer.echo(f"{one.record.name}: {one.conclusions.verdict}\n")
-    if len(made.studies) > 1:
-        typer.echo(made.average.sentence())
-    typer.echo(f"report: {made.page}")
-
-
-@app.command()
-def apply(
-    ticket: Annotated[Path, typer.Argument(help="ticket folder")],
-    model: Annotated[str | None, typer.Option(help="base model; default: the one the ticket names")] = None,
-    out: Annotated[Path, typer.Option(help="folder for the small model")] = Path("small-model"),
-    any_base: Annotated[
-        bool, typer.Option("--any-base", help="take a base with other weights than the ticket's")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
-) -> None:
-    """Cut a shared ticket out of its pre-trained base model and save the small encoder."""
-    from supertickets.export.ship import apply_ticket
-
-    made = apply_ticket(ticket, model, out, any_base)
-    if as_json:
-        typer.echo(json.dumps(made))
-    else:
-        share = made["parameters"] / made["dense_parameters"]
-        typer.echo(f"{made['folder']}: {made['parameters']:,} parameters, {share:.1%} of the dense model's.")
-
-
-app.command("find")(_with_settings_flags(_find, FindSettings))
-app.command("compare")(_with_settings_flags(_compare, CompareSettings))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -225,8 +225,8 @@ def _sentence(error: ValidationError) -> str:
         known = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
         return str(unknown_name(name.removesuffix("s"), first["input"], known))
     message = str(first["msg"]).removeprefix("Value error, ")
-    got = "" if "got" in message else f", got {first['input']!r}"
-    return f"--{name.replace('_', '-')}: {message[0].lower()}{message[1:]}{got}."
+    got = "" if "got" in message or first["type"] == "value_error" else f", got {first['input']!r}"
+    return f"--{name.replace('_', '-')}: {message[0].lower()}{message[1:].rstrip('.')}{got}."
 
 
 def read_config(path: Path, kind: type[StudySettings]) -> dict[str, Any]:
