@@ -491,10 +491,10 @@ def test_tables_sort(pages: dict[str, Path], driver: Any) -> None:
         assert len(set(numbers)) > 2
 
 
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize(("width", "media"), [(1280, ""), (400, ""), (720, "print")])  # 720: A4 less its margins
 @pytest.mark.parametrize("page", ["one study", "several"])
-def test_nothing_runs_over_the_edge(width: int, page: str, pages: dict[str, Path], driver: Any) -> None:
-    set_screen(driver, width)
+def test_nothing_runs_over_the_edge(width: int, media: str, page: str, pages: dict[str, Path], driver: Any) -> None:
+    set_screen(driver, width, media=media)
     driver.get(pages[page].as_uri())
     assert driver.execute_script("return document.documentElement.clientWidth") == width
     assert driver.execute_script("return document.documentElement.scrollWidth") == width

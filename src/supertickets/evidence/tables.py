@@ -110,6 +110,7 @@ def gains(studies: Sequence[Looked]) -> pd.DataFrame:
             entry |= {"control_gain": seen.control.paper, "control_honest_gain": seen.control.honest}
         rows.append(entry | {"transition": "yes" if seen.phases.seen else "no"})
     frame = pd.DataFrame(rows)
+    frame = frame[[name for name in frame.columns if name != "transition"] + ["transition"]]
     for name in ("paper", "honest"):
         if f"{name}_p" in frame:
             corrected = holm(frame[f"{name}_p"].tolist())
@@ -118,6 +119,8 @@ def gains(studies: Sequence[Looked]) -> pd.DataFrame:
     if average.paper is not None:
         last = {"task": "average", "model": "", "metrics": "", **_gain_cells(average.paper, average.honest)}
         frame = pd.concat([frame, pd.DataFrame([last | {"transition": ""}])], ignore_index=True)
+    if "seeds" in frame:
+        frame["seeds"] = frame["seeds"].astype("Int64")
     return frame
 
 
@@ -293,6 +296,8 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
 
 def shown(value: Any) -> str:
     """Return a cell as text: two decimals, more for small numbers, `-` for what there is not."""
+    if value is pd.NA:
+        return "-"
     if isinstance(value, float):
         return "-" if not np.isfinite(value) else f"{value:.3g}" if -0.1 < value < 0.1 else f"{value:.2f}"
     return str(value)

@@ -201,7 +201,7 @@ def gains_by_level(curves: Sequence[tuple[str, pd.DataFrame]]) -> go.Figure:
             hovertemplate="%{x:.0%}: %{y:+.2f}<extra>" + _plain(name) + "</extra>",
         )
     figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
-    figure.update_layout(**_LAYOUT)
+    figure.update_layout(**_LAYOUT, showlegend=True)
     figure.update_xaxes(**_LEVELS)
     figure.update_yaxes(title="winning tickets' mean gain over dense", **_GRID)
     return figure

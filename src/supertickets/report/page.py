@@ -181,8 +181,12 @@ def _grid(table: pd.DataFrame) -> dict[str, Any]:
     return {"columns": list(table.columns), "rows": rows}
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value != value
+
+
 def _number(value: Any) -> str:
-    if value is None or value != value:
+    if _is_missing(value):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -193,11 +197,11 @@ def _number(value: Any) -> str:
 
 def _key(value: Any) -> Any:
     """Return what a cell is sorted by: a number as it is, what is missing last."""
-    return "" if value is None or value != value else value
+    return "" if _is_missing(value) else value
 
 
 def _cell(name: str, value: Any) -> str:
-    if value is None or value != value:
+    if _is_missing(value):
         return "-"
     if name == "level":
         return f"{value:g}"
