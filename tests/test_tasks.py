@@ -351,3 +351,74 @@ def test_metrics_against_the_libraries_and_by_hand() -> None:
     assert real["pearson"] == pytest.approx(100 * np.corrcoef([1, 2, 3], [1, 2, 9])[0, 1])
     assert evaluate(("pearson",), np.arange(3.0), np.ones((3, 1)))["score"] == 0.0
     assert evaluate(("matthews",), targets, np.zeros((5, 2)))["score"] == 0.0
+
+
+# --- SNLI and SciTail -------------------------------------------------------------------------------------------------
+
+SNLI_HEADER = "gold_label\tsentence1_binary_parse\tsentence1\tsentence2\tcaptionID\tlabel1"
+SNLI_ROWS = [
+    ("neutral", "A person on a horse.", 'He says "hi" there.'),
+    ("-", "Nobody agreed.", "On this one."),
+    ("contradiction", "A person on a horse.", "A person is at a diner."),
+    ("entailment", "A person on a horse.", "A person is outdoors."),
+]
+
+
+def write_snli(folder: Path, form: str) -> None:
+    folder.mkdir(parents=True)
+    for split in ("train", "dev"):
+        if form == "jsonl":
+            rows = [json.dumps({"gold_label": a, "sentence1": b, "sentence2": c}) for a, b, c in SNLI_ROWS]
+            (folder / f"snli_1.0_{split}.jsonl").write_text("\n".join(rows) + "\n")
+        else:
+            rows = [f"{a}\t( x )\t{b}\t{c}\t1.jpg\t" for a, b, c in SNLI_ROWS]
+            (folder / f"snli_1.0_{split}.txt").write_text("\n".join([SNLI_HEADER, *rows]) + "\n")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "txt"])
+@pytest.mark.parametrize("below", ["", "snli_1.0"])
+def test_snli_in_both_its_forms(form: str, below: str, tmp_path: Path) -> None:
+    """The same examples either way; those without a gold label are left out; quotes stay quotes."""
+    write_snli(tmp_path / "data" / below if below else tmp_path / "data", form)
+    task = load_task(TaskSource(task="SNLI", data=tmp_path / "data"))
+    assert task.labels == ("contradiction", "neutral", "entailment")
+    assert task.train.targets.tolist() == [1, 0, 2]
+    assert task.train.text == ["A person on a horse."] * 3
+    assert task.train.pair == ['He says "hi" there.', "A person is at a diner.", "A person is outdoors."]
+    assert len(task.dev) == 3
+
+
+@pytest.mark.parametrize("form", ["tsv_format", "snli_format"])
+def test_scitail_in_both_its_forms(form: str, tmp_path: Path) -> None:
+    folder = tmp_path / "SciTailV1.1" / form
+    folder.mkdir(parents=True)
+    rows = [("Pluto rotates once.", "Pluto turns.", "entails"), ("Rocks form.", "Rocks sing.", "neutral")]
+    for split in ("train", "dev"):
+        if form == "tsv_format":
+            text = "".join("\t".join(row) + "\n" for row in rows)
+            (folder / f"scitail_1.0_{split}.tsv").write_text(text)
+        else:
+            words = {"entails": "entailment", "neutral": "neutral"}
+            lines = [{"sentence1": a, "sentence2": b, "gold_label": words[c]} for a, b, c in rows]
+            (folder / f"scitail_1.0_{split}.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task = load_task(TaskSource(task="scitail", data=tmp_path))
+    assert task.labels == ("neutral", "entails")
+    assert task.train.targets.tolist() == [1, 0]
+    assert task.train.pair == ["Pluto turns.", "Rocks sing."]
+
+
+def test_wrong_nli_folders(tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match="name the folder of its files with --data"):
+        load_task(TaskSource(task="snli"))
+    with pytest.raises(TicketError, match=r"there is no snli_1.0_train.jsonl or snli_1.0_train.txt or train.tsv in it"):
+        load_task(TaskSource(task="snli", data=tmp_path))
+    write_snli(tmp_path / "data", "jsonl")
+    (tmp_path / "data" / "snli_1.0_dev.jsonl").unlink()
+    with pytest.raises(TicketError, match=r"snli_1.0_dev.jsonl: no such file"):
+        load_task(TaskSource(task="snli", data=tmp_path / "data"))
+
+
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="needs the real SNLI files in ../shared/data")
+def test_reads_the_real_snli_sample() -> None:
+    task = load_task(TaskSource(task="snli", data=SHARED / "data"))
+    assert (len(task.train), len(task.dev)) == (29_620, 9_842)

@@ -35,7 +35,7 @@ class StudySettings(Recipe, TaskSource):
     model: str = Field(
         DEFAULT_MODEL, description="hub id, local folder, or `default`: a small real encoder, no network"
     )
-    task: str = Field("entailment", description="built-in or GLUE task, or a name for your own files")
+    task: str = Field("entailment", description="built-in or GLUE task, snli, scitail, or a name for your own files")
     seeds: int = Field(2, ge=1, description="how many seeds, each with its own dense training and tickets")
     first_seed: int = Field(0, ge=0, description="the first seed; the others follow it")
     preset: Preset = Field("paper", description="paper: the text, done right; released: what the paper's code did")

@@ -1,4 +1,4 @@
-"""Tasks: GLUE, a user's own files, and built-in ones that need no data."""
+"""Tasks: GLUE, SNLI and SciTail, a user's own files, and built-in ones that need no data."""
 
 import math
 from dataclasses import replace
@@ -8,19 +8,21 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from supertickets.errors import TicketError, unknown_name
-from supertickets.tasks import builtin, files, glue
+from supertickets.tasks import builtin, files, glue, nli
 from supertickets.tasks.task import Split, Task
 
 __all__ = ["Split", "Task", "TaskSource", "load_task"]
 
 
 class TaskSource(BaseModel):
-    """Where a task's examples come from: a built-in generator, GLUE (a folder or the hub), or the user's files."""
+    """Where a task's examples come from: a built-in generator, GLUE (a folder or the hub), SNLI and SciTail
+    (a folder), or the user's files.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
-    data: Path | None = Field(None, description="folder of GLUE's TSV files (without it, GLUE comes from the hub)")
+    data: Path | None = Field(None, description="folder of the task's files (without it, GLUE comes from the hub)")
     train_file: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
     dev_file: Path | None = Field(
         None, description="your own evaluation file (without it, a share of the training file)"
@@ -90,6 +92,8 @@ def _load(source: TaskSource) -> Task:
     name = source.task.lower().replace("-", "")
     if name in builtin.BUILTIN:
         return builtin.load_builtin(name)
+    if name in nli.NLI:
+        return nli.load_nli(name, source.data)
     if name not in glue.GLUE:
-        raise unknown_name("task", source.task, [*builtin.BUILTIN, *glue.GLUE])
+        raise unknown_name("task", source.task, [*builtin.BUILTIN, *glue.GLUE, *nli.NLI])
     return glue.load_glue(name, source.data)

@@ -59,9 +59,9 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, skip_short: bool =
     return _columns(path, columns, rows)
 
 
-def read_table(path: Path) -> Table:
-    """Read a user's CSV, TSV, JSONL or Parquet file, told apart by its ending."""
-    ending = path.suffix.lower()
+def read_table(path: Path, ending: str | None = None) -> Table:
+    """Read a user's CSV, TSV, JSONL or Parquet file, told apart by its ending unless one is given."""
+    ending = ending or path.suffix.lower()
     if ending not in FORMATS:
         raise unknown_name(f"file format of {path}:", ending or "(none)", FORMATS)
     if ending == ".parquet":
