@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from supertickets.evidence.phases import Phases, find_phases
 from supertickets.evidence.record import Record
@@ -152,14 +153,14 @@ def agreement(record: Record) -> pd.DataFrame:
             continue
         entry: dict[str, float] = {"level": level, "pairs": len(pairs)}
         for part in ("heads", "ffns"):
-            shared = [_shared(getattr(one, part), getattr(other, part)) for one, other in pairs]
+            alike = [shared(getattr(one, part), getattr(other, part)) for one, other in pairs]
             chance = float(np.mean([getattr(~ticket, part).mean() for ticket in found]))
-            entry |= {part: float(np.mean(shared)), f"{part}_chance": chance}
+            entry |= {part: float(np.mean(alike)), f"{part}_chance": chance}
         rows.append(entry)
     return pd.DataFrame(rows, columns=["level", "pairs", "heads", "heads_chance", "ffns", "ffns_chance"])
 
 
-def _shared(one: np.ndarray, other: np.ndarray) -> float:
+def shared(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """Return twice what two sets share over their sizes' sum (1.0 for two empty sets)."""
     size = int(one.sum() + other.sum())
     return 2 * int((one & other).sum()) / size if size else 1.0

@@ -114,6 +114,11 @@ class Record:
         of_kind = [row for row in self.rows if row.role.kind == kind and row.finished]
         return sorted(of_kind, key=lambda row: (row.role.level, row.role.seed))
 
+    def first_trouble(self) -> str:
+        """Return the last line of why a first trial failed or diverged."""
+        reasons = [*self.failures.values(), *(row.outcome.reason or "" for row in self.rows if row.outcome)]
+        return reasons[0].strip().splitlines()[-1]
+
     @property
     def name(self) -> str:
         """Task, and what distinguishes this study's training set if it is not the whole."""

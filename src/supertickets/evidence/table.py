@@ -122,9 +122,3 @@ def select_super(table: pd.DataFrame) -> pd.Series | None:
     if winning.empty:
         return None
     return winning.sort_values(["score", "parameters", "seed"], ascending=[False, True, True]).iloc[0]
-
-
-def dense_mean(table: pd.DataFrame) -> float | None:
-    """Return the mean score of the dense runs that finished."""
-    scores = table[(table["kind"] == DENSE) & (table["status"] == "finished")]["score"]
-    return float(scores.mean()) if len(scores) else None

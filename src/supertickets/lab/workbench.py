@@ -72,7 +72,7 @@ class Workbench:
         try:
             training = trainer.train()
             if trial.scoring is not None:
-                heads, ffns = trainer.score(trial.scoring, self._start(trial, source, data))
+                heads, ffns = trainer.score(trial.scoring, lambda: self._start(trial, source, data))
                 arrays[SCORES] = {"heads": heads, "ffns": ffns}
             (predictions,) = training.predictions.values()
             arrays[PREDICTIONS] = {name: np.stack(outputs) for name, outputs in predictions.items()}

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from supertickets.evidence.table import Role, select_super
-from supertickets.evidence.tables import Looked, gains, in_order, names_of, paper_tables, task_average
+from supertickets.evidence.tables import Looked, in_order, names_of, task_average
 from supertickets.report.figures import (
     StructureMap,
     cost_against_score,
@@ -53,18 +53,19 @@ class Section:
 def write_report(
     path: Path,
     studies: Sequence[Looked],
+    tables: Mapping[str, pd.DataFrame],
     commands: Mapping[Path, str],
     sensitivity: Mapping[Path, Mapping[str, pd.DataFrame]],
 ) -> None:
     """Write one page about one study or several.
 
-    `commands` has what repeats each, `sensitivity` its further tables by title, both by the study's folder.
+    `tables` are `gains` and the paper's tables, by name; `commands` has what repeats each, `sensitivity` its further
+    tables by title, both by the study's folder.
     """
     ordered = in_order(studies)
     environment = Environment(
         loader=PackageLoader("supertickets.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["number"] = _number
     several, names = len(ordered) > 1, names_of(ordered)
     page = environment.get_template("report.html.jinja").render(
         title=f"Tickets in {len(ordered)} studies" if several else _title(ordered[0]),
@@ -74,8 +75,8 @@ def write_report(
         ],
         several=several,
         average=task_average(ordered).sentence() if several else "",
-        tables={name: _grid(table) for name, table in paper_tables(ordered).items()},
-        gains=_grid(gains(ordered)),
+        tables={name: _grid(table) for name, table in tables.items() if name != "gains"},
+        gains=_grid(tables["gains"]),
         by_level=_plot(
             gains_by_level([(name, one.conclusions.means) for name, one in zip(names, ordered, strict=True)])
         ),

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from supertickets.evidence.conclusions import shared
 from supertickets.evidence.record import Record, Subject
 from supertickets.evidence.statistics import paired_t_test
 from supertickets.evidence.table import DENSE, Role, Row
 from supertickets.evidence.tables import write_tables
 from supertickets.lab import Outcome, Trial
-from supertickets.models import find_model
-from supertickets.storage import write_atomically
 from supertickets.studies.find import FindStudy
-from supertickets.studies.settings import CompareSettings, FindSettings, complete, read_config
-from supertickets.studies.study import RESULTS, Study, conduct
-from supertickets.tasks import load_task
+from supertickets.studies.settings import CompareSettings, FindSettings
+from supertickets.studies.study import Study, conduct, prepare, write_results
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Kind
 from supertickets.training.recipe import Recipe
@@ -84,16 +82,11 @@ def compare(
     Takes the settings of `CompareSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both.
     Raises TicketError for misuse before anything is written.
     """
-    if isinstance(config, str | Path):
-        config = read_config(Path(config), CompareSettings)
-    asked = {**(config or {}), **settings}
-    base = find_model(str(asked.get("model", CompareSettings.model_fields["model"].default)))
-    first = complete(CompareSettings, asked, base)
-    task = load_task(first.source)
+    first, base, task = prepare(CompareSettings, config, settings)
 
     def conclude(study: CompareStudy, record: Record) -> CompareResult:
         found = comparison(record)
-        write_atomically(record.folder / RESULTS, record.table.to_csv(index=False, float_format="%.10g"))
+        write_results(record.folder, record.table)
         write_tables(record.folder, {"comparison": found})
         return CompareResult(record.folder, record.table, found, dict(record.failures))
 
@@ -151,7 +144,4 @@ def _mean(values: list[float]) -> float:
 
 
 def _overlap(one: Ticket, other: Ticket) -> float:
-    first, second = ~one, ~other
-    shared = first & second
-    size = first.kept_heads + first.kept_ffns + second.kept_heads + second.kept_ffns
-    return 2 * (shared.kept_heads + shared.kept_ffns) / size if size else 1.0
+    return shared(*(np.append(~ticket.heads, ~ticket.ffns) for ticket in (one, other)))

@@ -13,12 +13,11 @@ from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.record import Record, Subject
 from supertickets.evidence.table import CONTROL, DENSE, Role, select_super
 from supertickets.lab import Outcome, Trial
-from supertickets.models import BaseModel, find_model
-from supertickets.storage import write_atomically
+from supertickets.models import BaseModel
 from supertickets.studies.pages import write_study_report
-from supertickets.studies.settings import FindSettings, complete, read_config
-from supertickets.studies.study import RESULTS, Study, conduct, trained_again
-from supertickets.tasks import Task, load_task
+from supertickets.studies.settings import FindSettings
+from supertickets.studies.study import Study, conduct, prepare, trained_again, write_results
+from supertickets.tasks import Task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Kind, draw_random, draw_ranked, normalise_by_layer
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_ticket
@@ -162,12 +161,7 @@ def find(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = 
     >>> result = find(task="cola", data="glue", levels=(0.1, 0.2), seeds=1)  # doctest: +SKIP
     >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
     """
-    if isinstance(config, str | Path):
-        config = read_config(Path(config), FindSettings)
-    asked = {**(config or {}), **settings}
-    base = find_model(str(asked.get("model", FindSettings.model_fields["model"].default)))
-    first = complete(FindSettings, asked, base)
-    task = load_task(first.source)
+    first, base, task = prepare(FindSettings, config, settings)
     return conduct(FindStudy, first, base, task, quiet, lambda study, record: _conclude(study, record, base, task))
 
 
@@ -180,10 +174,9 @@ def _conclude(study: FindStudy, record: Record, base: BaseModel, task: Task) -> 
     """Write the table, the super ticket and the report."""
     settings, folder = study.settings, study.settings.folder
     table = record.table
-    write_atomically(folder / RESULTS, table.to_csv(index=False, float_format="%.10g"))
+    write_results(folder, table)
     if not record.finished(DENSE):
-        reasons = [*record.failures.values(), *(row.outcome.reason or "" for row in record.rows if row.outcome)]
-        raise StudyError(f"no dense training finished: {reasons[0].strip().splitlines()[-1]}")
+        raise StudyError(f"no dense training finished: {record.first_trouble()}")
     chosen = select_super(table)
     ticket = None
     if chosen is not None:

@@ -30,7 +30,7 @@ def write_page(folder: Path, studies: Sequence[Looked]) -> Mapping[str, pd.DataF
     commands = {one.record.folder: command_of(one.record) for one in studies}
     more = {one.record.folder: sensitivity_tables(one.record.folder) for one in studies}
     tables = {"gains": gains(studies), **paper_tables(studies)}
-    write_report(folder / REPORT, studies, commands, more)
+    write_report(folder / REPORT, studies, tables, commands, more)
     write_tables(folder / TABLES, tables)
     return tables
 

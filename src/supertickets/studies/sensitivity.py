@@ -19,12 +19,11 @@ from supertickets.evidence.table import DENSE, Role
 from supertickets.evidence.tables import write_tables
 from supertickets.lab import Trial
 from supertickets.models import find_model
-from supertickets.storage import write_atomically
 from supertickets.studies.folder import settings_of
 from supertickets.studies.pages import SENSITIVITY
 from supertickets.studies.report import report
 from supertickets.studies.settings import FindSettings, parse
-from supertickets.studies.study import RESULTS, Study, conduct
+from supertickets.studies.study import Study, conduct, write_results
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, load_ticket
@@ -118,11 +117,10 @@ def sensitivity(
 
 def _conclude(folder: Path, record: Record) -> SensitivityResult:
     if not any(row.finished for row in record.rows):
-        reasons = [*record.failures.values(), *(row.outcome.reason or "" for row in record.rows if row.outcome)]
-        raise StudyError(f"no training finished: {reasons[0].strip().splitlines()[-1]}")
+        raise StudyError(f"no training finished: {record.first_trouble()}")
     over_seeds, over_rates = spreads(record)
     out = folder / SENSITIVITY
-    write_atomically(out / RESULTS, record.table.to_csv(index=False, float_format="%.10g"))
+    write_results(out, record.table)
     write_tables(out, {"table 5": over_seeds, "table 8": over_rates})
     report([folder])  # its page shows these tables too
     return SensitivityResult(out, record.table, over_seeds, over_rates, dict(record.failures))

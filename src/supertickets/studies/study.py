@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import TicketError
@@ -21,14 +22,27 @@ from supertickets.lab.machine import Machine, check_device, require_ray
 from supertickets.lab.outcome import load_outcome
 from supertickets.lab.together import dismiss, follow
 from supertickets.lab.tracking import check_trackers
-from supertickets.models import BaseModel
-from supertickets.studies.settings import SETTINGS_FILE, StudySettings, check_same, record, recorded
-from supertickets.tasks import Task
+from supertickets.models import BaseModel, find_model
+from supertickets.storage import write_atomically
+from supertickets.studies.settings import (
+    SETTINGS_FILE,
+    S,
+    StudySettings,
+    check_same,
+    complete,
+    read_config,
+    record,
+    recorded,
+)
+from supertickets.tasks import Task, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.recipe import Recipe
 from supertickets.training.team import find_team
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T")
 RESULTS = "results.csv"
@@ -168,6 +182,23 @@ def recall(study: Study) -> Record:
     return study.record(found.outcomes, found.failures, not found.waiting)
 
 
+def prepare(
+    kind: type[S], config: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]
+) -> tuple[S, BaseModel, Task]:
+    """Return a study's complete settings, base model and task, from a config (or its file) and what wins over it."""
+    if isinstance(config, str | Path):
+        config = read_config(Path(config), kind)
+    asked = {**(config or {}), **settings}
+    base = find_model(str(asked.get("model", kind.model_fields["model"].default)))
+    first = complete(kind, asked, base)
+    return first, base, load_task(first.source)
+
+
+def write_results(folder: Path, table: pd.DataFrame) -> None:
+    """Write a study's runs as `results.csv`."""
+    write_atomically(folder / RESULTS, table.to_csv(index=False, float_format="%.10g"))
+
+
 def conduct(
     kind: Callable[[Any, Subject], Study],
     settings: StudySettings,
@@ -250,7 +281,7 @@ def run(study: Study, base: BaseModel, task: Task, quiet: bool) -> Record:
     board = Board(study.total(), study.expected_cost(), lambda trial: study.cost(trial.ticket, bool(trial.scoring)))
     console = Console(stderr=True, quiet=quiet)
     display = ProgressDisplay(console, board, settings.folder)
-    with Lab(settings.folder, machine(settings, base, task), display) as lab, display:
+    with Lab(settings.folder, machine(settings, base, task, study.subject.data_hash), display) as lab, display:
         console.print(
             f"{settings.task} on {settings.model}: {len(task.train)} training and {len(task.dev)} dev examples, "
             f"{board.total} trainings in {settings.precision}.",
@@ -271,8 +302,8 @@ def run(study: Study, base: BaseModel, task: Task, quiet: bool) -> Record:
         return study.record(outcomes, lab.failures, True)
 
 
-def machine(settings: StudySettings, base: BaseModel, task: Task) -> Machine:
-    """Return where a study's trials run."""
+def machine(settings: StudySettings, base: BaseModel, task: Task, data_hash: str) -> Machine:
+    """Return where a study's trials run; `data_hash` is the task's fingerprint, which takes reading all of it."""
     return Machine(
         on=settings.on,
         workers=settings.workers,
@@ -284,11 +315,11 @@ def machine(settings: StudySettings, base: BaseModel, task: Task) -> Machine:
         trackers=settings.track,
         checkpoint_every=60 * settings.checkpoint_minutes,
         models={base.weight_hash: base},
-        tasks={task.fingerprint(): task},
+        tasks={data_hash: task},
     )
 
 
 def trained_again(settings: StudySettings, base: BaseModel, task: Task, trial: Trial) -> Outcome:
     """Return a trial's outcome with its trained weights, running it again if they were dropped."""
-    with Lab(settings.folder, machine(settings, base, task)) as lab:
+    with Lab(settings.folder, machine(settings, base, task, trial.data_hash)) as lab:
         return lab.with_weights(trial)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -248,10 +249,11 @@ class Trainer:
         if "random.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
 
-    def score(self, settings: ScoringSettings, start: PreTrainedModel) -> Scores:
+    def score(self, settings: ScoringSettings, start: Callable[[], PreTrainedModel]) -> Scores:
         """Return the importance of heads `[layers, heads]` and FFNs `[layers]` over the (only) task's training set.
 
-        `start` is the model as it was before training. Call after `train`, before `restore`.
+        `start` builds the model as it was before training, for measures that ask for it. Call after `train`, before
+        `restore`.
         """
         started = time.monotonic()
         (learner,) = self.learners
@@ -261,8 +263,11 @@ class Trainer:
 
         # Taylor needs parameters' gradients: a whole backward pass; gates alone need half of one.
         passes = 1 + (BACKWARD if settings.importance == "taylor" else BACKWARD / 2)
-        before = dict(start.to(self.device).named_parameters())
         names = {id(parameter): name for name, parameter in learner.model.named_parameters()}
+
+        @cache
+        def before() -> dict[str, nn.Parameter]:
+            return dict(start().to(self.device).named_parameters())
 
         def losses() -> Iterator[Loss]:
             for rows in order:
@@ -280,7 +285,7 @@ class Trainer:
                 gate=lambda head, ffn: gated(learner.model, head, ffn),
                 losses=losses,
                 by_structure=lambda value: sum_by_structure(learner.model, learner.ticket, value),
-                start=lambda parameter: before[names[id(parameter)]].detach(),
+                start=lambda parameter: before()[names[id(parameter)]].detach(),
                 settings=settings,
                 seed=self.seed,
             )
