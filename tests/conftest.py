@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from supertickets.models import ModelSource
+
 LAYERS, HEADS, HIDDEN, FFN, VOCABULARY = 3, 4, 32, 48, 120
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -109,6 +111,22 @@ def save_tiny_model(folder: Path, family: str = "bert", seed: int = 0, heads: in
         + (["token_type_ids"] if family in ("bert", "electra") else []),
     ).save_pretrained(folder)
     return folder
+
+
+def without_dropout(source: ModelSource) -> ModelSource:
+    """Let a source build models without any dropout."""
+    build = source.build
+
+    def quiet(outputs: int, dropout: float, seed: int) -> PreTrainedModel:
+        model = build(outputs, dropout, seed)
+        model.config.attention_probs_dropout_prob = 0.0
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        return model
+
+    source.build = quiet  # type: ignore[method-assign]
+    return source
 
 
 @pytest.fixture(scope="session")

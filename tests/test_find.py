@@ -20,6 +20,7 @@ from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.table import Role, Row, results_table, select_super
 from supertickets.lab import Lab, Trial
 from supertickets.lab.jobs import Job
+from supertickets.lab.trial import TaskTicket
 from supertickets.lab.workbench import Workbench
 from supertickets.studies.find import FindResult, find
 from supertickets.tasks import TaskSource, load_task
@@ -310,16 +311,10 @@ def test_regression(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def trial(**changes: Any) -> Trial:
-    values: dict[str, Any] = {
-        "model": "m",
-        "weight_hash": "w",
-        "source": TaskSource(task="t"),
-        "data_hash": "d",
-        "ticket": Ticket.full(2, 2),
-        "recipe": Recipe(),
-        "seed": 0,
-    }
-    return Trial(**values | changes)
+    task: dict[str, Any] = {"source": TaskSource(task="t"), "data_hash": "d", "ticket": Ticket.full(2, 2)}
+    of_task = {name: changes.pop(name) for name in (*task, "dropout") if name in changes}
+    values: dict[str, Any] = {"model": "m", "weight_hash": "w", "recipe": Recipe(), "seed": 0}
+    return Trial(**{"tasks": (TaskTicket(**task | of_task),)} | values | changes)
 
 
 def test_keys_follow_content_not_places() -> None:

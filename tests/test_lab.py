@@ -25,6 +25,7 @@ from supertickets.lab.lock import hold, holder
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import load_outcome
 from supertickets.lab.progress import Board, describe, duration
+from supertickets.lab.trial import TaskTicket
 from supertickets.lab.workbench import Workbench
 from supertickets.lab.workers import WorkerPool
 from supertickets.models import find_model
@@ -45,9 +46,7 @@ def make_trial(model: Path, words: dict[str, Path], seed: int = 0, **recipe: Any
     return Trial(
         model=str(model),
         weight_hash=base.weight_hash,
-        source=source,
-        data_hash=load_task(source).fingerprint(),
-        ticket=Ticket.full(3, 4),
+        tasks=(TaskTicket(source=source, data_hash=load_task(source).fingerprint(), ticket=Ticket.full(3, 4)),),
         recipe=Recipe(**settings),
         seed=seed,
     )
@@ -108,7 +107,7 @@ def test_a_damaged_outcome_is_noticed(trial: Trial, tmp_path: Path, damage: str)
         score = json.loads(text)["epochs"][0]["loss"]
         file.write_text(text.replace(str(score), str(score)[:-1] + ("1" if str(score)[-1] != "1" else "2")))
     elif damage == "older schema":
-        file.write_text(text.replace('"schema": 1', '"schema": 0'))
+        file.write_text(text.replace('"schema": 2', '"schema": 1'))
     else:
         folder = shutil.copytree(folder, tmp_path / "trials" / "another")
     assert load_outcome(folder) is None

@@ -24,6 +24,7 @@ from supertickets.studies.find import FindResult, find
 from supertickets.studies.folder import open_study
 from supertickets.studies.report import report
 from supertickets.studies.study import recall
+from supertickets.tasks import TaskSource
 from supertickets.tasks.metrics import evaluate
 from supertickets.tickets import Ticket
 
@@ -166,9 +167,10 @@ def test_agreement_by_hand() -> None:
 
         return Row(Role("winning", 0.5, seed), Played(), Done())  # type: ignore[arg-type]
 
-    subject = Subject("m", "bert", "w", Shape(2, 4, 8, 16), "t", "d", ("0", "1"), ("accuracy",), 4, np.zeros(2, int))
+    shape, source = Shape(2, 4, 8, 16), TaskSource(task="t")
+    subject = Subject("m", "bert", "w", shape, "t", "d", ("0", "1"), ("accuracy",), 4, np.zeros(2, int), source)
     rows = [row(0, [(0, 0), (0, 1)], [0]), row(1, [(0, 0), (1, 3)], [0]), row(2, [(1, 2), (1, 3)], [1])]
-    found = agreement(Record(subject, Path("x"), {}, rows))
+    found = agreement(Record((subject,), Path("x"), {}, rows))
     assert found["pairs"].tolist() == [3]
     assert found["heads"].tolist() == pytest.approx([(1 / 2 + 0 + 1 / 2) / 3])
     assert found["ffns"].tolist() == pytest.approx([(1 + 0 + 0) / 3])
@@ -184,6 +186,7 @@ def made_up(task: str, dense: list[float], best: list[float], **changes: Any) ->
     values: dict[str, Any] = {
         "model": "m", "model_type": "bert", "weight_hash": "w", "shape": Shape(12, 12, 768, 3072), "task": task,
         "data_hash": "d", "labels": ("0", "1"), "metrics": ("accuracy",), "train": 4, "targets": np.zeros(2, int),
+        "source": TaskSource(task=task),
     }  # fmt: skip
     subject = Subject(**values | changes)
     seeds = range(len(dense))
@@ -192,7 +195,7 @@ def made_up(task: str, dense: list[float], best: list[float], **changes: Any) ->
     more = {**columns, "kind": "winning", "level": 0.1, "score": best, "parameters": 9, "remaining": 0.9}
     more |= dict.fromkeys(subject.metrics, best)
     table = pd.concat([pd.DataFrame(columns), pd.DataFrame(more)])
-    record = Record(subject, Path(task), {}, [])
+    record = Record((subject,), Path(task), {}, [])
     record.__dict__["table"] = table
     gain = Gain.of(seeds, best, dense)
     phases = Phases(len(dense), False, np.nan, (), np.nan, 0.1, None, None, None, False, False)

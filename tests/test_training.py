@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from conftest import FAMILIES, HEADS, LAYERS, save_tiny_model
+from conftest import FAMILIES, HEADS, LAYERS, save_tiny_model, without_dropout
 from supertickets.errors import DivergedError
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
@@ -77,21 +77,6 @@ def naive_training(source: ModelSource, task: Task, recipe: Recipe) -> PreTraine
                     parameter.mul_(1 - rate * recipe.learning_rate * recipe.weight_decay)
         optimizer.step()
     return model
-
-
-def without_dropout(source: ModelSource) -> ModelSource:
-    build = source.build
-
-    def quiet(outputs: int, dropout: float, seed: int) -> PreTrainedModel:
-        model = build(outputs, dropout, seed)
-        model.config.attention_probs_dropout_prob = 0.0
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        return model
-
-    source.build = quiet  # type: ignore[method-assign]
-    return source
 
 
 def test_training_equals_torch_written_out(source: ModelSource, task: Task) -> None:

@@ -328,7 +328,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(found))
         return
-    typer.echo(f"{folder}: {found['task']} on {found['model']}, {found['state']}; {_size(found['bytes'])} on disk.")
+    typer.echo(f"{folder}: {found['title']} on {found['model']}, {found['state']}; {_size(found['bytes'])} on disk.")
     typer.echo(describe(found))
     for line in found["running"]:
         typer.echo(f"  {line['name']}: {describe_running(line)}")

@@ -18,14 +18,14 @@ from supertickets.errors import TicketError
 from supertickets.evidence.table import Role, Row, results_table
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
-from supertickets.tasks import Task
+from supertickets.tasks import Task, TaskSource
 
 SUBJECT = "subject.safetensors"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a study is about: base model, task, and the dev set's targets, which its trials' outputs are judged by."""
+    """What a study trains on what: base model, task, and the dev set's targets, which its outputs are judged by."""
 
     model: str
     model_type: str
@@ -37,10 +37,11 @@ class Subject:
     metrics: tuple[str, ...]
     train: int
     targets: NDArray[Any]
+    source: TaskSource
 
     @classmethod
-    def of(cls, base: BaseModel, task: Task) -> Subject:
-        """Return the subject of a study of a base model on a task."""
+    def of(cls, base: BaseModel, source: TaskSource, task: Task) -> Subject:
+        """Return the subject of a study of a base model on a task, loaded from `source`."""
         return cls(
             model=base.name,
             model_type=base.config["model_type"],
@@ -52,6 +53,7 @@ class Subject:
             metrics=task.metrics,
             train=len(task.train),
             targets=task.dev.targets,
+            source=source,
         )
 
     @property
@@ -59,45 +61,67 @@ class Subject:
         """What the score is, in words."""
         return " and ".join(self.metrics) if len(self.metrics) < 3 else f"mean of {len(self.metrics)} metrics"
 
-    def save(self, folder: Path) -> None:
-        """Write `subject.safetensors` into a study's folder."""
-        from safetensors.numpy import save
 
-        words = {name: value for name, value in vars(self).items() if name != "targets"}
-        words["shape"] = asdict(self.shape)
-        arrays = {"targets": np.ascontiguousarray(self.targets)}
-        write_atomically(folder / SUBJECT, save(arrays, metadata={"subject": json.dumps(words, sort_keys=True)}))
+def save_subjects(folder: Path, subjects: Sequence[Subject]) -> None:
+    """Write `subject.safetensors` into a study's folder."""
+    from safetensors.numpy import save
 
-    @classmethod
-    def load(cls, folder: Path) -> Subject | None:
-        """Read a study's subject; None if the folder has none. Raises TicketError if the file is damaged."""
-        from safetensors import SafetensorError, safe_open
+    words = [
+        {name: value for name, value in vars(subject).items() if name != "targets"}
+        | {"shape": asdict(subject.shape), "source": subject.source.model_dump(mode="json")}
+        for subject in subjects
+    ]
+    arrays = {f"targets.{i}": np.ascontiguousarray(subject.targets) for i, subject in enumerate(subjects)}
+    write_atomically(folder / SUBJECT, save(arrays, metadata={"subjects": json.dumps(words, sort_keys=True)}))
 
-        path = folder / SUBJECT
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="numpy") as file:
-                words = json.loads(file.metadata()["subject"])
-                targets = file.get_tensor("targets")
-            words |= {"shape": Shape(**words["shape"]), "labels": tuple(words["labels"])}
-            return cls(**{**words, "metrics": tuple(words["metrics"])}, targets=targets)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise TicketError(
-                f"{path}: the file is damaged ({error}); run the study's command again, which writes it anew."
-            ) from error
+
+def load_subjects(folder: Path) -> tuple[Subject, ...]:
+    """Read what a study is about; nothing if the folder does not say. Raises TicketError if the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / SUBJECT
+    if not path.is_file():
+        return ()
+    try:
+        with safe_open(path, framework="numpy") as file:
+            words = json.loads(file.metadata()["subjects"])
+            return tuple(
+                Subject(
+                    **one
+                    | {
+                        "source": TaskSource.model_validate(one["source"]),
+                        "shape": Shape(**one["shape"]),
+                        "labels": tuple(one["labels"]),
+                        "metrics": tuple(one["metrics"]),
+                        "targets": file.get_tensor(f"targets.{i}"),
+                    }
+                )
+                for i, one in enumerate(words)
+            )
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise TicketError(
+            f"{path}: the file is damaged ({error}); run the study's command again, which writes it anew."
+        ) from error
 
 
 @dataclass(frozen=True)
 class Record:
-    """A study and its outcomes. `settings` are the effective ones; `complete` says whether the study had ended."""
+    """A study and its outcomes. `settings` are the effective ones; `complete` says whether the study had ended.
 
-    subject: Subject
+    `subjects` are the tasks that it is about, on one base model; a study of one task has one `subject`.
+    """
+
+    subjects: tuple[Subject, ...]
     folder: Path
     settings: Mapping[str, Any]
     rows: Sequence[Row]
     complete: bool = True
     failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> Subject:
+        """The first (or only) task's."""
+        return self.subjects[0]
 
     @cached_property
     def table(self) -> pd.DataFrame:

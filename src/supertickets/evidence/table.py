@@ -11,6 +11,7 @@ from supertickets.anatomy.cost import forward_flops
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.trial import Trial
 from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import KINDS
 
 DENSE = "dense"
 CONTROL = "control"
@@ -31,7 +32,7 @@ class Role:
     variant: str = ""
 
     def __str__(self) -> str:
-        name = self.kind if self.kind in (DENSE, CONTROL, "super") else f"{self.kind} {self.level:g}"
+        name = f"{self.kind} {self.level:g}" if self.kind in KINDS else self.kind
         return f"{name} seed {self.seed}" + (f", {self.variant}" if self.variant else "")
 
 

@@ -13,12 +13,16 @@ from supertickets.lab.trial import Trial
 
 @dataclass(frozen=True)
 class Job:
-    """A trial, its folder, whether its trained weights are kept, and its name for people."""
+    """A trial, its folder, whether its trained weights are kept, and its name for people.
+
+    `start` has the weights that it starts from, where the folder that the trial names cannot be reached.
+    """
 
     trial: Trial
     folder: Path
     keep_weights: bool
     label: str
+    start: bytes | None = None
 
 
 Message = tuple[str, str, Any]

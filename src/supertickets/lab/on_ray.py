@@ -1,13 +1,14 @@
 """Trials on Ray: each is a Ray task, its files come back through Ray. No disk needs to be shared between machines."""
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError
 from supertickets.lab.jobs import Job, Message, NextJob, Send, run_job
 from supertickets.lab.machine import require_ray
-from supertickets.lab.outcome import OUTCOME
+from supertickets.lab.outcome import OUTCOME, WEIGHTS
 from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
@@ -26,6 +27,7 @@ def _run_remotely(
     trial: str,
     keep_weights: bool,
     label: str,
+    start: bytes | None,
     hashes: frozenset[str],
     models: list[Any],
     tasks: list[Any],
@@ -55,7 +57,7 @@ def _run_remotely(
     mailbox.put.remote(("started", found.key, None))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "trials" / found.key
-        run_job(_bench, Job(found, folder, keep_weights, label), send)
+        run_job(_bench, Job(found, folder, keep_weights, label, start), send)
         files = {
             str(path.relative_to(temporary)): path.read_bytes() for path in Path(temporary).rglob("*") if path.is_file()
         }
@@ -119,6 +121,7 @@ class RayRunner:
             num_cpus=machine.cpus if machine.cpus is not None else machine.threads, num_gpus=machine.gpus, max_retries=0
         )(_run_remotely)
         self._running: dict[Any, Job] = {}
+        self._starts: dict[str, Any] = {}
         self._cpus, self._gpus = machine.cpus if machine.cpus is not None else machine.threads, machine.gpus
 
     @property
@@ -136,6 +139,7 @@ class RayRunner:
                     job.trial.model_dump_json(),
                     job.keep_weights,
                     job.label,
+                    self._start(job.trial),
                     self._hashes,
                     self._models,
                     self._tasks,
@@ -150,6 +154,15 @@ class RayRunner:
                 send(message)
             for reference in ready:
                 self._collect(reference, send)
+
+    def _start(self, trial: Trial) -> Any:
+        """Return the weights that a trial starts from, put into Ray once; None if it starts from pre-trained ones."""
+        if trial.start is None:
+            return None
+        if trial.start.weights not in self._starts:
+            with suppress(OSError):  # gone: the trial will say so
+                self._starts[trial.start.weights] = self._ray.put((trial.start.folder / WEIGHTS).read_bytes())
+        return self._starts.get(trial.start.weights)
 
     def _collect(self, reference: Any, send: Send) -> None:
         job = self._running.pop(reference)

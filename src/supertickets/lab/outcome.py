@@ -1,14 +1,15 @@
 """What a trial left behind, on disk: one folder a trial, `outcome.json` written last."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.lab.trial import SCHEMA, Trial
+from supertickets.lab.trial import Trial
 from supertickets.storage import digest, file_digest, write_atomically
 
 OUTCOME, PREDICTIONS, SCORES, WEIGHTS = (
@@ -18,6 +19,8 @@ OUTCOME, PREDICTIONS, SCORES, WEIGHTS = (
     "weights.safetensors",
 )
 CHECKPOINT = "checkpoint.safetensors"
+SCHEMA = 2
+"""Of outcome.json; a trial whose file has another is run again."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +59,26 @@ class Outcome:
         return float(self.best["score"])
 
     @property
+    def by_task(self) -> list[dict[str, dict[str, float]]]:
+        """That epoch's metrics in percent, task by task: by evaluation set, `dev` first."""
+        return list(self.best["metrics"].values())
+
+    @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """That epoch's metrics by evaluation set, `dev` first, in percent."""
-        (metrics,) = self.best["metrics"].values()
-        return dict(metrics)
+        """The metrics of a trial of one task."""
+        (metrics,) = self.by_task
+        return metrics
 
     @property
     def has_weights(self) -> bool:
         """Whether the trained weights are kept."""
         return WEIGHTS in self.files and (self.folder / WEIGHTS).is_file()
 
-    def predictions(self) -> dict[str, NDArray[np.float32]]:
-        """Return the outputs on each evaluation set at every epoch, `[epochs, examples, outputs]`."""
+    def predictions(self, task: int = 0) -> dict[str, NDArray[np.float32]]:
+        """Return a task's outputs on each evaluation set at every epoch, `[epochs, examples, outputs]`."""
         from safetensors.numpy import load_file
 
-        return load_file(self.folder / PREDICTIONS)
+        return of_task(load_file(self.folder / PREDICTIONS), task)
 
     def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the importance of heads `[layers, heads]` and FFNs `[layers]`, as measured (not normalised)."""
@@ -82,6 +90,24 @@ class Outcome:
     def drop_weights(self) -> None:
         """Delete the trained weights; everything else stays."""
         (self.folder / WEIGHTS).unlink(missing_ok=True)
+
+
+V = TypeVar("V")
+
+
+def named(values: Mapping[str, V], task: int) -> dict[str, V]:
+    """Return values under the names they have in a trial's files: the first task's as they are, others' prefixed."""
+    return {f"tasks.{task}.{name}" if task else name: value for name, value in values.items()}
+
+
+def of_task(values: Mapping[str, V], task: int) -> dict[str, V]:
+    """Return what `named` named after a task, under its own names again."""
+    prefix = f"tasks.{task}." if task else ""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in values.items()
+        if name.startswith(prefix or "tasks.") == bool(prefix)
+    }
 
 
 def save_outcome(outcome: Outcome) -> None:

@@ -65,9 +65,14 @@ class Tracking:
         """Take a report of the training."""
         self._report(event)
         if "metrics" in event:
-            for splits in event["metrics"].values():
-                values = {f"{split}/{name}": value for split, found in splits.items() for name, value in found.items()}
-                self._tell("log", values, step=event["step"])
+            several = len(event["metrics"]) > 1
+            values = {
+                f"{task}/{split}/{name}" if several else f"{split}/{name}": value
+                for task, splits in event["metrics"].items()
+                for split, found in splits.items()
+                for name, value in found.items()
+            }
+            self._tell("log", values, step=event["step"])
         elif event["step"] % _LOG_EVERY == 0:
             self._tell("log", {"train/loss": event["loss"], "train/epoch": event["epoch"]}, step=event["step"])
 

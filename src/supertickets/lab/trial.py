@@ -1,16 +1,18 @@
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from supertickets.storage import digest
 from supertickets.tasks import TaskSource
 from supertickets.tickets import Ticket
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.recipe import Recipe
+from supertickets.training.recipe import Recipe, Sharing
 
 SCHEMA = 1
-"""Goes into every key: raise it when the same trial would give another outcome, or an outcome file changes its form."""
+"""Goes into every key: raise it when the same trial would give another outcome."""
 
 TicketField = Annotated[
     Ticket,
@@ -19,23 +21,60 @@ TicketField = Annotated[
 ]
 
 
-class Trial(BaseModel):
-    """Take pre-trained weights, keep a ticket of them, train on a task by a recipe with a seed, see what comes out.
+class TaskTicket(BaseModel):
+    """A task of a trial and the ticket that it trains.
 
-    `model` and `source` say where weights and examples are found, `weight_hash` and `data_hash` what they must be: the
-    hashes are part of the key, the places are not.
+    `source` says where the examples are found, `data_hash` what they must be. `dropout` is that of the task's output
+    layer where it is not the recipe's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    source: TaskSource
+    data_hash: str
+    ticket: TicketField
+    dropout: float | None = None
+
+
+class Start(BaseModel):
+    """Another trial's trained weights, to start from in place of the pre-trained ones.
+
+    `folder` is that trial's, `weights` the SHA-256 its weight file must have, `ticket` what its model was cut to.
+    `output_layer` is the place of the task whose output layer goes on too; None: a new one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    trial: str
+    folder: Path
+    weights: str
+    ticket: TicketField
+    output_layer: int | None = None
+
+
+class Trial(BaseModel):
+    """Take weights, keep a ticket of them for each task, train by a recipe with a seed, see what comes out.
+
+    `model` says where the pre-trained weights are found, `weight_hash` what they must be: hashes are part of the key,
+    places are not. Several tasks train one encoder, as `sharing` says. With `start` the encoder's weights are those
+    that another trial ended with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     model: str
     weight_hash: str
-    source: TaskSource
-    data_hash: str
-    ticket: TicketField
+    tasks: tuple[TaskTicket, ...] = Field(min_length=1)
     recipe: Recipe
     seed: int
     scoring: ScoringSettings | None = None
+    sharing: Sharing | None = None
+    start: Start | None = None
+
+    @property
+    def ticket(self) -> Ticket:
+        """What its model keeps: the union of its tasks' tickets."""
+        return reduce(or_, (task.ticket for task in self.tasks))
 
     @cached_property
     def key(self) -> str:
@@ -47,12 +86,24 @@ class Trial(BaseModel):
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "weights": self.weight_hash,
-            "data": self.data_hash,
             "recipe": self.recipe.model_dump(exclude_defaults=True),
             "seed": self.seed,
         }
-        if not self.ticket.is_full:
-            content["ticket"] = self.ticket.as_dict()
+        tasks = [_task_content(task) for task in self.tasks]
+        content |= tasks[0] if len(tasks) == 1 else {"tasks": tasks}
         if self.scoring is not None:
             content["scoring"] = self.scoring.model_dump(exclude_defaults=True)
+        if self.sharing is not None:
+            content["sharing"] = self.sharing.model_dump(exclude_defaults=True)
+        if self.start is not None:
+            content["start"] = {"weights": self.start.weights, "output_layer": self.start.output_layer}
         return content
+
+
+def _task_content(task: TaskTicket) -> dict[str, Any]:
+    content: dict[str, Any] = {"data": task.data_hash}
+    if not task.ticket.is_full:
+        content["ticket"] = task.ticket.as_dict()
+    if task.dropout is not None:
+        content["dropout"] = task.dropout
+    return content

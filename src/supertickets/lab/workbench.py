@@ -1,5 +1,6 @@
 """Running one trial. A workbench keeps base weights, examples and token ids in memory from one trial to the next."""
 
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -8,17 +9,28 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import save as arrays_to_bytes
+from safetensors.torch import load as bytes_to_tensors
 from safetensors.torch import save as tensors_to_bytes
 from transformers import PreTrainedModel
 
 from supertickets.errors import DivergedError, TicketError
 from supertickets.lab.jobs import Job
-from supertickets.lab.outcome import CHECKPOINT, PREDICTIONS, SCORES, WEIGHTS, Outcome, save_outcome
+from supertickets.lab.outcome import (
+    CHECKPOINT,
+    PREDICTIONS,
+    SCORES,
+    WEIGHTS,
+    Outcome,
+    named,
+    of_task,
+    save_outcome,
+)
 from supertickets.lab.tracking import Tracking
-from supertickets.lab.trial import Trial
+from supertickets.lab.trial import Start, TaskTicket, Trial
 from supertickets.models import BaseModel, ModelSource, find_model
 from supertickets.storage import write_atomically
 from supertickets.surgery.cut import cut
+from supertickets.surgery.expand import expand
 from supertickets.tasks import Task, load_task
 from supertickets.training.batches import EncodedTask, encode
 from supertickets.training.devices import find_device
@@ -59,29 +71,42 @@ class Workbench:
         trial, folder = job.trial, job.folder
         torch.set_num_threads(trial.recipe.threads)
         source = self._source(trial)
-        data = self._data(trial, source)
-        model = self._start(trial, source, data)
+        data = [self._data(trial, task, source) for task in trial.tasks]
+        models = self._start(job, source, data)
         checkpoint = folder / CHECKPOINT
-        learner = Learner(data, model, trial.ticket)
+        learners = [
+            Learner(encoded, model, task.ticket) for encoded, model, task in zip(data, models, trial.tasks, strict=True)
+        ]
         follow = Tracking(self._trackers if self._writes else (), job, report)
         trainer = Trainer(
-            [learner], trial.recipe, trial.seed, self.device, follow, checkpoint, self._checkpoint_every, trial.key
+            learners,
+            trial.recipe,
+            trial.seed,
+            self.device,
+            follow,
+            checkpoint,
+            self._checkpoint_every,
+            trial.key,
+            trial.sharing,
         )
         status, reason = "finished", None
         arrays: dict[str, dict[str, np.ndarray]] = {}
         try:
             training = trainer.train()
             if trial.scoring is not None:
-                heads, ffns = trainer.score(trial.scoring, lambda: self._start(trial, source, data))
+                heads, ffns = trainer.score(trial.scoring, lambda: self._start(job, source, data)[0])
                 arrays[SCORES] = {"heads": heads, "ffns": ffns}
-            (predictions,) = training.predictions.values()
-            arrays[PREDICTIONS] = {name: np.stack(outputs) for name, outputs in predictions.items()}
+            arrays[PREDICTIONS] = {
+                name: np.stack(outputs)
+                for task, predictions in enumerate(training.predictions.values())
+                for name, outputs in named(predictions, task).items()
+            }
         except DivergedError as error:
             training, status, reason = trainer.result, "diverged", str(error)
         files = {name: arrays_to_bytes(values) for name, values in arrays.items()}
         if job.keep_weights and status == "finished":
             trainer.restore()
-            files[WEIGHTS] = tensors_to_bytes(_weights(model))
+            files[WEIGHTS] = tensors_to_bytes(_weights(models))
         outcome = Outcome(
             key=trial.key,
             trial=trial,
@@ -100,10 +125,38 @@ class Workbench:
             follow.finish()
         return outcome
 
+    def _start(self, job: Job, source: ModelSource, data: Sequence[EncodedTask]) -> list[PreTrainedModel]:
+        """Return the models that a trial's training starts from, one a task on one encoder, cut to its ticket.
+
+        The encoder is the pre-trained one, or as another trial left it; output layers are new unless that is to go on.
+        """
+        trial = job.trial
+        dropouts = [trial.recipe.dropout if task.dropout is None else task.dropout for task in trial.tasks]
+        first, *others = [
+            source.build(encoded.task.outputs, dropout, trial.seed)
+            for encoded, dropout in zip(data, dropouts, strict=True)
+        ]
+        if trial.start is not None:
+            weights = _of_task(self._start_weights(trial.start, job.start), trial.start.output_layer, first)
+            expand(first, trial.start.ticket, weights)
+        cut(first, trial.ticket)
+        for other in others:
+            setattr(other, other.base_model_prefix, first.base_model)
+        return [first, *others]
+
     @staticmethod
-    def _start(trial: Trial, source: ModelSource, data: EncodedTask) -> PreTrainedModel:
-        """Return the model that a trial's training starts from: pre-trained, cut, with a new output layer."""
-        return cut(source.build(data.task.outputs, trial.recipe.dropout, trial.seed), trial.ticket)
+    def _start_weights(start: Start, sent: bytes | None) -> dict[str, torch.Tensor]:
+        """Return another trial's trained weights; raises TicketError if they are gone or others."""
+        try:
+            content = sent if sent is not None else (start.folder / WEIGHTS).read_bytes()
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != start.weights:
+            raise TicketError(
+                f"{start.folder}: the weights that this training starts from are {'others' if content else 'gone'}; "
+                "run the study that trained them again."
+            )
+        return bytes_to_tensors(content)
 
     def _source(self, trial: Trial) -> ModelSource:
         if trial.weight_hash not in self._sources:
@@ -113,15 +166,15 @@ class Workbench:
             self._sources[trial.weight_hash] = ModelSource(base)
         return self._sources[trial.weight_hash]
 
-    def _data(self, trial: Trial, source: ModelSource) -> EncodedTask:
-        if trial.data_hash not in self._tasks:
-            task = load_task(trial.source)
-            if task.fingerprint() != trial.data_hash:
-                raise TicketError(f"task {trial.source.task!r} has other examples than when the study began.")
-            self._tasks[trial.data_hash] = task
-        key = (trial.data_hash, trial.weight_hash, trial.recipe.max_length)
+    def _data(self, trial: Trial, of: TaskTicket, source: ModelSource) -> EncodedTask:
+        if of.data_hash not in self._tasks:
+            task = load_task(of.source)
+            if task.fingerprint() != of.data_hash:
+                raise TicketError(f"task {of.source.task!r} has other examples than when the study began.")
+            self._tasks[of.data_hash] = task
+        key = (of.data_hash, trial.weight_hash, trial.recipe.max_length)
         if key not in self._encoded:
-            self._encoded[key] = encode(self._tasks[trial.data_hash], source.tokenizer, trial.recipe.max_length)
+            self._encoded[key] = encode(self._tasks[of.data_hash], source.tokenizer, trial.recipe.max_length)
         return self._encoded[key]
 
     def _environment(self, trial: Trial) -> dict[str, Any]:
@@ -133,8 +186,27 @@ class Workbench:
         }
 
 
-def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def _weights(models: Sequence[PreTrainedModel]) -> dict[str, torch.Tensor]:
+    """Return the weights of models that share an encoder: the first one's whole, the others' output layers."""
+    found: dict[str, torch.Tensor] = {}
+    for task, model in enumerate(models):
+        encoder = f"{model.base_model_prefix}."
+        own = {name: tensor for name, tensor in model.state_dict().items() if not task or not name.startswith(encoder)}
+        found |= named(own, task)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+
+def _of_task(
+    weights: Mapping[str, torch.Tensor], output_layer: int | None, model: PreTrainedModel
+) -> dict[str, torch.Tensor]:
+    """Return the encoder's weights out of a trial's, and the output layer of one of its tasks if one is asked for."""
+    encoder = f"{model.base_model_prefix}."
+    found = {name: tensor for name, tensor in weights.items() if name.startswith(encoder)}
+    if output_layer is not None:
+        found |= {
+            name: tensor for name, tensor in of_task(weights, output_layer).items() if not name.startswith(encoder)
+        }
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from supertickets.lab import Outcome, Trial
 from supertickets.studies.find import FindStudy
 from supertickets.studies.settings import CompareSettings, FindSettings
 from supertickets.studies.study import Study, conduct, prepare, write_results
+from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Kind
 from supertickets.training.recipe import Recipe
@@ -29,8 +30,8 @@ class CompareStudy(Study):
 
     settings: CompareSettings
 
-    def __init__(self, settings: CompareSettings, subject: Subject) -> None:
-        super().__init__(settings, subject)
+    def __init__(self, settings: CompareSettings, subjects: Sequence[Subject]) -> None:
+        super().__init__(settings, subjects)
         variants = settings.variants
         randomly = [(name, value) for name, value in variants if name == "random"]
         own: tuple[Kind, ...] = ("winning", "random") if randomly else ("winning",)
@@ -43,7 +44,7 @@ class CompareStudy(Study):
             name: getattr(self.settings, name) for name in FindSettings.model_fields if hasattr(self.settings, name)
         }
         settings = FindSettings(**{**shared, **change, "kinds": kinds, "control": "none", "keep": "none"})
-        return FindStudy(settings, self.subject)
+        return FindStudy(settings, self.subjects)
 
     def expected(self) -> list[Role]:
         """Return every part's roles, named after what is otherwise in it."""
@@ -82,7 +83,8 @@ def compare(
     Takes the settings of `CompareSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both.
     Raises TicketError for misuse before anything is written.
     """
-    first, base, task = prepare(CompareSettings, config, settings)
+    first, base = prepare(CompareSettings, config, settings)
+    tasks = {first.source: load_task(first.source)}
 
     def conclude(study: CompareStudy, record: Record) -> CompareResult:
         found = comparison(record)
@@ -90,7 +92,7 @@ def compare(
         write_tables(record.folder, {"comparison": found})
         return CompareResult(record.folder, record.table, found, dict(record.failures))
 
-    return conduct(CompareStudy, first, base, task, quiet, conclude)
+    return conduct(CompareStudy, first, base, tasks, quiet, conclude)
 
 
 def comparison(record: Record) -> pd.DataFrame:

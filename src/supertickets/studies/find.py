@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from supertickets.lab import Outcome, Trial
 from supertickets.models import BaseModel
 from supertickets.studies.pages import write_study_report
 from supertickets.studies.settings import FindSettings
-from supertickets.studies.study import Study, conduct, prepare, trained_again, write_results
-from supertickets.tasks import Task
+from supertickets.studies.study import Loaded, Study, conduct, prepare, trained_again, write_results
+from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Kind, draw_random, draw_ranked, normalise_by_layer
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_ticket
@@ -53,8 +53,8 @@ class FindStudy(Study):
 
     settings: FindSettings
 
-    def __init__(self, settings: FindSettings, subject: Subject) -> None:
-        super().__init__(settings, subject)
+    def __init__(self, settings: FindSettings, subjects: Sequence[Subject]) -> None:
+        super().__init__(settings, subjects)
         self.levels = [level for level in settings.levels if level]  # level 0 is the dense run
         self.best: Outcome | None = None
         self._scored: dict[str, Outcome] = {}
@@ -161,8 +161,9 @@ def find(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = 
     >>> result = find(task="cola", data="glue", levels=(0.1, 0.2), seeds=1)  # doctest: +SKIP
     >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
     """
-    first, base, task = prepare(FindSettings, config, settings)
-    return conduct(FindStudy, first, base, task, quiet, lambda study, record: _conclude(study, record, base, task))
+    first, base = prepare(FindSettings, config, settings)
+    tasks = {first.source: load_task(first.source)}
+    return conduct(FindStudy, first, base, tasks, quiet, lambda study, record: _conclude(study, record, base, tasks))
 
 
 def _rank(outcome: Outcome) -> tuple[float, float, int]:
@@ -170,7 +171,7 @@ def _rank(outcome: Outcome) -> tuple[float, float, int]:
     return outcome.score, -outcome.cost["parameters"], -outcome.trial.seed
 
 
-def _conclude(study: FindStudy, record: Record, base: BaseModel, task: Task) -> FindResult:
+def _conclude(study: FindStudy, record: Record, base: BaseModel, tasks: Loaded) -> FindResult:
     """Write the table, the super ticket and the report."""
     settings, folder = study.settings, study.settings.folder
     table = record.table
@@ -181,12 +182,12 @@ def _conclude(study: FindStudy, record: Record, base: BaseModel, task: Task) -> 
     ticket = None
     if chosen is not None:
         role = Role("winning", float(chosen["level"]), int(chosen["seed"]))
-        ticket = _ship(study, record, role, base, task)
+        ticket = _ship(study, record, role, base, tasks)
     conclusions = write_study_report(record)
     return FindResult(folder, settings, table, conclusions.verdict, ticket, dict(record.failures))
 
 
-def _ship(study: FindStudy, record: Record, role: Role, base: BaseModel, task: Task) -> Ticket:
+def _ship(study: FindStudy, record: Record, role: Role, base: BaseModel, tasks: Loaded) -> Ticket:
     """Write the super ticket's folder, unless it is there already."""
     settings = study.settings
     trial, outcome = record.roles[role].trial, record.roles[role].outcome
@@ -204,7 +205,7 @@ def _ship(study: FindStudy, record: Record, role: Role, base: BaseModel, task: T
     from supertickets.lab.workbench import versions
 
     if settings.keep != "none":
-        outcome = trained_again(settings, base, task, trial)
+        outcome = trained_again(study, base, tasks, trial)
     heads, ffns = scored.scores()
     origin = {
         "task": settings.task,
@@ -213,7 +214,7 @@ def _ship(study: FindStudy, record: Record, role: Role, base: BaseModel, task: T
         "level": role.level,
         "seed": role.seed,
         "score": outcome.score,
-        "metrics": list(task.metrics),
+        "metrics": list(record.subject.metrics),
         "best_epoch": outcome.best_epoch,
         "trial": trial.key,
         "preset": settings.preset,
@@ -234,7 +235,7 @@ def _ship(study: FindStudy, record: Record, role: Role, base: BaseModel, task: T
         SharedTicket(trial.ticket, described, origin, versions(), {"heads": heads, "ffns": ffns}),
         outcome,
         base,
-        task,
+        tasks[record.subject.source],
         folder,
     )
     return trial.ticket

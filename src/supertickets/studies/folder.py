@@ -1,13 +1,13 @@
 """Looking into a study's folder from outside: how far it is, what it takes up, what may go."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from supertickets.errors import TicketError
-from supertickets.evidence.record import Subject
+from supertickets.evidence.record import Subject, load_subjects
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS
 from supertickets.lab.progress import PROGRESS
@@ -33,7 +33,7 @@ def status(folder: Path) -> dict[str, Any]:
     done, failed = len(seen.outcomes), len(seen.failures)
     found: dict[str, Any] = {
         "folder": str(folder),
-        "task": settings.task,
+        "title": settings.title,
         "model": settings.model,
         "state": "running" if who else "finished" if ended else "stopped",
         "total": done + failed if ended else study.total() if study is not None else 0,
@@ -96,11 +96,11 @@ def settings_of(folder: Path) -> StudySettings:
 
 def open_study(folder: Path) -> Study | None:
     """Return the study in a folder, to walk through what it remembers; None if it stopped before it began."""
-    settings, subject = settings_of(folder), Subject.load(folder)
-    return _STUDIES[settings.study](settings, subject) if subject is not None else None
+    settings, subjects = settings_of(folder), load_subjects(folder)
+    return _STUDIES[settings.study](settings, subjects) if subjects else None
 
 
-_STUDIES: dict[str, Callable[[Any, Subject], Study]] = {
+_STUDIES: dict[str, Callable[[Any, Sequence[Subject]], Study]] = {
     FindSettings.study: FindStudy,
     CompareSettings.study: CompareStudy,
 }

@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 from supertickets.anatomy import Shape
 from supertickets.errors import unknown_name
+from supertickets.training.recipe import Recipe
 
 Preset = Literal["paper", "released"]
 Size = Literal["small", "base", "large"]
+SEVERAL = "(several tasks)"
+"""Stands for a task's name where several are trained together."""
 
 # What differs between the presets apart from the tables below.
 _CHOICES: dict[str, dict[str, Any]] = {
@@ -28,6 +31,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
         "accumulation": "decaying",
         "counts": "ladder",
         "random": "with-replacement",
+        "updates": "leaky",
     },
 }
 
@@ -39,8 +43,8 @@ _DROPOUT: dict[str, dict[str, float]] = {
 
 # Epochs of the released scripts where they are not 6; the paper's text says at most 6, with early stopping.
 _RELEASED_EPOCHS: dict[str, dict[str, int]] = {
-    "base": {"mnli": 3, "qnli": 3},
-    "large": {"mnli": 3, "qqp": 5, "qnli": 5, "sst2": 4},
+    "base": {"mnli": 3, "qnli": 3, SEVERAL: 5},
+    "large": {"mnli": 3, "qqp": 5, "qnli": 5, "sst2": 4, SEVERAL: 5},
 }
 
 # Small encoders need a larger learning rate and gain nothing after four epochs.
@@ -51,6 +55,16 @@ _SMALL_BUILTIN: dict[str, Any] = {"learning_rate": 3e-4, "epochs": 4, "batch_siz
 def size_of(shape: Shape) -> Size:
     """Return which of the tables a model falls under, by its hidden width."""
     return "large" if shape.hidden >= 1024 else "base" if shape.hidden > 512 else "small"
+
+
+def task_dropout(preset: str, task: str) -> float:
+    """Return the dropout before a task's output layer (appendix A.1.2; spec/super-tickets section 6)."""
+    return _DROPOUT[preset].get(task_name(task), Recipe.model_fields["dropout"].default)
+
+
+def task_name(task: str) -> str:
+    """Return a task's name as the presets' tables have it."""
+    return task.lower().replace("-", "")
 
 
 def preset_values(preset: str, shape: Shape, task: str, builtin: bool) -> dict[str, Any]:

@@ -36,9 +36,14 @@ class SensitivityStudy(Study):
     """Dense and super ticket, each with every learning rate and seed."""
 
     def __init__(
-        self, settings: FindSettings, subject: Subject, shared: SharedTicket, rates: Sequence[float], seeds: int
+        self,
+        settings: FindSettings,
+        subjects: Sequence[Subject],
+        shared: SharedTicket,
+        rates: Sequence[float],
+        seeds: int,
     ) -> None:
-        super().__init__(settings, subject)
+        super().__init__(settings, subjects)
         self.seeds = range(settings.first_seed, settings.first_seed + seeds)
         self.ticket, self.rates, self._find = shared.ticket, rates, settings
         self._level = float(shared.origin["level"])
@@ -102,13 +107,13 @@ def sensitivity(
     rates = sorted(set(learning_rates)) or [settings.learning_rate]
     machine = {name: value for name, value in {"workers": workers, "device": device}.items() if value is not None}
     settings = parse(FindSettings, {**settings.model_dump(), **machine})
-    base, task = find_model(settings.model), load_task(settings.source)
+    base, tasks = find_model(settings.model), {settings.source: load_task(settings.source)}
     shared = load_ticket(folder / "super-ticket")
     return conduct(
-        lambda settled, subject: SensitivityStudy(settled, subject, shared, rates, seeds),
+        lambda settled, subjects: SensitivityStudy(settled, subjects, shared, rates, seeds),
         settings,
         base,
-        task,
+        tasks,
         quiet,
         lambda study, record: _conclude(folder, record),
         further=True,

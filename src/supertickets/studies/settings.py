@@ -10,32 +10,32 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from supertickets.anatomy import Shape
 from supertickets.errors import TicketError, unknown_name
 from supertickets.models import DEFAULT_MODEL
 from supertickets.models import BaseModel as PretrainedModel
 from supertickets.storage import write_atomically
-from supertickets.studies.presets import Preset, preset_values
-from supertickets.tasks import TaskSource
+from supertickets.studies.presets import SEVERAL, Preset, preset_values, task_dropout, task_name
+from supertickets.tasks import TaskFiles, TaskSource
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets.drawing import KINDS, Drawing, Kind
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.recipe import Recipe
+from supertickets.training.recipe import Recipe, Sharing
 
 SETTINGS_FILE = "settings.yaml"
-SETTINGS_SCHEMA = 2
+SETTINGS_SCHEMA = 3
 # Fields that cannot change a result.
 _NO_EFFECT = {
     "out", "workers", "device", "on", "address", "cpus", "gpus", "keep", "track", "checkpoint_minutes",
 }  # fmt: skip
 
 
-class StudySettings(Recipe, TaskSource):
-    """Settings of every study: where the task is, how models are trained, where and how often."""
+class StudySettings(Recipe):
+    """Settings of every study: how models are trained, where and how often."""
 
     model: str = Field(
         DEFAULT_MODEL, description="hub id, local folder, or `default`: a small real encoder, no network"
     )
-    task: str = Field("entailment", description="built-in or GLUE task, snli, scitail, or a name for your own files")
     seeds: int = Field(2, ge=1, description="how many seeds, each with its own dense training and tickets")
     first_seed: int = Field(0, ge=0, description="the first seed; the others follow it")
     preset: Preset = Field("paper", description="paper: the text, done right; released: what the paper's code did")
@@ -64,27 +64,69 @@ class StudySettings(Recipe, TaskSource):
         return workers
 
     @property
-    def source(self) -> TaskSource:
-        """Where the task's examples come from."""
-        return TaskSource(**_part(self, TaskSource))
-
-    @property
     def recipe(self) -> Recipe:
         """How every trial is trained; `precision` must be settled by then."""
         return Recipe(**_part(self, Recipe))
 
     @property
+    def title(self) -> str:
+        """What the study is about, in a few words; its folder is named after it."""
+        raise NotImplementedError
+
+    @property
     def folder(self) -> Path:
         """The output folder."""
-        name = re.sub(r"[^\w.-]+", "-", self.task).strip(".-") or "task"
-        return self.out if self.out is not None else Path("runs") / (name + self._folder_suffix())
+        return self.out if self.out is not None else Path("runs") / slug(self.title)
 
-    def _folder_suffix(self) -> str:
+    def preset_settings(self, shape: Shape) -> dict[str, Any]:
+        """Return what the preset sets for this study on a model of that shape."""
+        raise NotImplementedError
+
+
+def slug(name: str) -> str:
+    """Return a name as one that a folder may have."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80] or "task"
+
+
+class TaskSettings(StudySettings, TaskFiles):
+    """Settings of studies of one task."""
+
+    task: str = Field("entailment", description="built-in or GLUE task, snli, scitail, or a name for your own files")
+
+    @property
+    def files(self) -> TaskFiles:
+        """Where the task's examples are."""
+        return TaskFiles(**_part(self, TaskFiles))
+
+    @property
+    def title(self) -> str:
+        """The task, and the study if it is not the main one."""
+        return self.task if self.study == FindSettings.study else f"{self.task}-{self.study}"
+
+    def preset_settings(self, shape: Shape) -> dict[str, Any]:
+        """Return the preset's values for the task; a user's own task is named after its file."""
+        own = self.train_file is not None
+        name = "" if own else task_name(self.task)  # a user's own task may have any name
+        named = {"task": Path(str(self.train_file)).stem} if own else {}
+        return preset_values(self.preset, shape, name, name in BUILTIN) | named
+
+
+class SourceSettings(TaskSettings, TaskSource):
+    """Settings of studies of one training set."""
+
+    @property
+    def source(self) -> TaskSource:
+        """Where the task's examples come from."""
+        return TaskSource(**_part(self, TaskSource))
+
+    @property
+    def title(self) -> str:
+        """The task, the fraction that is trained on, and the study if it is not the main one."""
         fraction = f"-{self.fraction:g}" if self.fraction < 1 else ""
-        return fraction if self.study == "find" else f"{fraction}-{self.study}"
+        return self.task + fraction + ("" if self.study == FindSettings.study else f"-{self.study}")
 
 
-class TicketSettings(StudySettings, Drawing, ScoringSettings):
+class TicketSettings(Drawing, ScoringSettings):
     """Settings of studies that draw tickets: at which levels, of which kinds, from what."""
 
     levels: tuple[float, ...] = Field(
@@ -112,7 +154,7 @@ class TicketSettings(StudySettings, Drawing, ScoringSettings):
         return Drawing(**_part(self, Drawing))
 
 
-class FindSettings(TicketSettings):
+class FindSettings(SourceSettings, TicketSettings):
     """Settings of `supertickets find`."""
 
     study = "find"
@@ -131,7 +173,7 @@ class FindSettings(TicketSettings):
         return tuple(kind for kind in KINDS if kind in kinds)
 
 
-class CompareSettings(TicketSettings):
+class CompareSettings(SourceSettings, TicketSettings):
     """Settings of `supertickets compare`."""
 
     study = "compare"
@@ -181,6 +223,68 @@ class CompareSettings(TicketSettings):
         return self.model_copy(update={name: value}).scoring == self.scoring
 
 
+class ShareSettings(StudySettings, TicketSettings, Sharing):
+    """Settings of `supertickets share`."""
+
+    study = "share"
+
+    tasks: tuple[str, ...] = Field((), description="tasks that share the encoder; default: those of --tickets")
+    tickets: tuple[Path, ...] = Field(
+        (), description="finished studies of `find`, or ticket folders, one a task; default: they are found first"
+    )
+    data: Path | None = Field(None, description="folder of the tasks' files (without it, GLUE comes from the hub)")
+    at_most: int | None = Field(None, ge=2, description="training examples of a task at most; larger sets are cut")
+    fraction_seed: int = Field(0, ge=0, description="seed of the order from which larger sets are cut")
+    epochs: int = Field(5, ge=1, description="training epochs at most")
+    dropout: float | None = Field(  # type: ignore[assignment]
+        None, ge=0, lt=1, description="dropout before every output layer; default: each task's own, by preset"
+    )
+    fine_tune: bool = Field(True, description="also fine-tune the shared models on each task")
+    fine_tune_epochs: int | None = Field(None, ge=1, description="its epochs at most; default: as many")
+    fine_tune_learning_rate: float | None = Field(None, gt=0, description="its learning rate; default: the same")
+    keep: Literal["none", "shared", "all"] = Field("shared", description="whose trained weights stay on disk")
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_once(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        names = [task_name(task) for task in tasks]
+        twice = [task for task, name in zip(tasks, names, strict=True) if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is named twice; expected each task once")
+        return tasks
+
+    @property
+    def title(self) -> str:
+        """The study and its tasks."""
+        return "-".join(["share", *self.tasks])
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the shared models are trained; output layers may have a dropout of their own."""
+        values = _part(self, Recipe)
+        return Recipe(**values | {"dropout": self.dropout_of("") if self.dropout is None else self.dropout})
+
+    @property
+    def sharing(self) -> Sharing:
+        """How the tasks share the encoder."""
+        return Sharing(**_part(self, Sharing))
+
+    def dropout_of(self, task: str) -> float:
+        """Return the dropout before a task's output layer."""
+        return task_dropout(self.preset, task) if self.dropout is None else self.dropout
+
+    def fine_tuning(self, task: str) -> Recipe:
+        """Return how a shared model is fine-tuned on one of its tasks."""
+        change = {"epochs": self.fine_tune_epochs, "learning_rate": self.fine_tune_learning_rate}
+        change = {name: value for name, value in change.items() if value is not None}
+        return self.recipe.model_copy(update={**change, "dropout": self.dropout_of(task)})
+
+    def preset_settings(self, shape: Shape) -> dict[str, Any]:
+        """Return the preset's values for training several tasks."""
+        names = [task_name(task) for task in self.tasks]
+        return preset_values(self.preset, shape, SEVERAL, bool(names) and all(name in BUILTIN for name in names))
+
+
 def _named_choices() -> dict[str, tuple[str, ...]]:
     """Return the settings with a list of named values that change tickets or training, and their values."""
     named = {}
@@ -193,12 +297,12 @@ def _named_choices() -> dict[str, tuple[str, ...]]:
 
 CHOICES = _named_choices()
 """Where text and code differ, and other named ways: each setting with its values (docs/choices.md)."""
-STUDIES: dict[str, type[StudySettings]] = {kind.study: kind for kind in (FindSettings, CompareSettings)}
+STUDIES: dict[str, type[StudySettings]] = {kind.study: kind for kind in (FindSettings, CompareSettings, ShareSettings)}
 """The settings of each study, by its name."""
 S = TypeVar("S", bound=StudySettings)
 
 
-def _part(settings: StudySettings, of: type[BaseModel]) -> dict[str, Any]:
+def _part(settings: BaseModel, of: type[BaseModel]) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in of.model_fields}
 
 
@@ -265,12 +369,8 @@ def complete(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel) -> 
     Raises TicketError if `max_length` was asked for beyond the model's positions.
     """
     first = parse(kind, asked)
-    own = first.train_file is not None
-    task = "" if own else first.task.lower().replace("-", "")  # a user's own task may have any name
-    preset = preset_values(first.preset, base.shape, task, task in BUILTIN)
-    filled = {name: value for name, value in preset.items() if name in kind.model_fields} | dict(asked)
-    if own and "task" not in asked:
-        filled["task"] = Path(str(first.train_file)).stem
+    filled = {name: value for name, value in first.preset_settings(base.shape).items() if name in kind.model_fields}
+    filled |= asked
     if "max_length" in asked and first.max_length > base.max_length:
         raise TicketError(
             f"--max-length: {first.max_length} is beyond the {base.max_length} positions of model {first.model!r}."

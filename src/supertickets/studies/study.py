@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import TicketError
-from supertickets.evidence.record import Record, Subject
-from supertickets.evidence.table import CONTROL, DENSE, Role, Row
+from supertickets.evidence.record import Record, Subject, load_subjects, save_subjects
+from supertickets.evidence.table import DENSE, Role, Row
 from supertickets.lab import Lab, Outcome, Trial
 from supertickets.lab.lab import load_failure
 from supertickets.lab.lock import hold
 from supertickets.lab.machine import Machine, check_device, require_ray
-from supertickets.lab.outcome import load_outcome
+from supertickets.lab.outcome import WEIGHTS, load_outcome
 from supertickets.lab.together import dismiss, follow
 from supertickets.lab.tracking import check_trackers
+from supertickets.lab.trial import Start, TaskTicket
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
 from supertickets.studies.settings import (
@@ -34,11 +35,11 @@ from supertickets.studies.settings import (
     record,
     recorded,
 )
-from supertickets.tasks import Task, load_task
+from supertickets.tasks import Task, TaskSource
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, draw_random
+from supertickets.tickets.drawing import KINDS, Drawing, draw_random
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.recipe import Recipe
+from supertickets.training.recipe import Recipe, Sharing
 from supertickets.training.team import find_team
 
 if TYPE_CHECKING:
@@ -52,13 +53,16 @@ RESULTS = "results.csv"
 class Study(ABC):
     """The trials of one study and what each stands for; a kind of study says which there are, and when.
 
-    Knows the subject (see `evidence.record`), not the model or the data: the same walk that runs a study finds its
-    outcomes again later.
+    Knows its subjects (see `evidence.record`), one for each task that is trained, not the model or the data: the same
+    walk that runs a study finds its outcomes again later.
     """
 
-    def __init__(self, settings: StudySettings, subject: Subject) -> None:
-        self.settings, self.subject = settings, subject
-        self.layers, self.heads = subject.shape.layers, subject.shape.heads
+    continues = False
+    """Whether some of its trials start from what others ended with."""
+
+    def __init__(self, settings: StudySettings, subjects: Sequence[Subject]) -> None:
+        self.settings, self.subjects, self.subject = settings, tuple(subjects), subjects[0]
+        self.layers, self.heads = self.subject.shape.layers, self.subject.shape.heads
         self.seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
         self.roles: dict[Role, Trial] = {}
 
@@ -83,36 +87,63 @@ class Study(ABC):
         return
 
     def trial(
-        self, role: Role, ticket: Ticket, scoring: ScoringSettings | None = None, recipe: Recipe | None = None
+        self,
+        role: Role,
+        tickets: Ticket | Mapping[int, Ticket],
+        scoring: ScoringSettings | None = None,
+        recipe: Recipe | None = None,
+        sharing: Sharing | None = None,
+        start: Start | None = None,
     ) -> Trial:
-        """Return the trial for a role and remember what it stands for."""
+        """Return the trial for a role and remember what it stands for.
+
+        `tickets` has one for each subject trained, by its place; one alone is the first (or only) subject's.
+        """
         settings = self.settings
+        of = {0: tickets} if isinstance(tickets, Ticket) else tickets
+        several = len(of) > 1
         trial = Trial(
             model=settings.model,
             weight_hash=self.subject.weight_hash,
-            source=settings.source,
-            data_hash=self.subject.data_hash,
-            ticket=ticket,
+            tasks=tuple(
+                TaskTicket(
+                    source=self.subjects[place].source,
+                    data_hash=self.subjects[place].data_hash,
+                    ticket=ticket,
+                    dropout=self.dropout(place) if several else None,
+                )
+                for place, ticket in of.items()
+            ),
             recipe=recipe or settings.recipe,
             seed=role.seed,
             scoring=scoring,
+            sharing=sharing,
+            start=start,
         )
         self.roles[role] = trial
         return trial
+
+    def dropout(self, place: int) -> float | None:
+        """Return the dropout of a subject's output layer where several are trained; None: the recipe's."""
+        return None
 
     def played_by(self, trial: Trial) -> list[Role]:
         """Return the roles that a trial plays."""
         return [role for role, found in self.roles.items() if found.key == trial.key]
 
-    def cost(self, ticket: Ticket, scored: bool = False) -> float:
-        """Return what a trial of a ticket costs about, in any unit: its FLOPs, a fifth more if it is scored."""
-        flops = forward_flops(self.subject.shape, ticket, 1, 32)
-        return 1.2 * flops if scored else flops
+    def cost(self, trial: Trial) -> float:
+        """Return what a trial costs about, in any unit: its FLOPs, a fifth more if it is scored."""
+        examples = {subject.data_hash: subject.train for subject in self.subjects}
+        flops = sum(self._flops(task.ticket, examples[task.data_hash]) for task in trial.tasks)
+        return trial.recipe.epochs * flops * (1.2 if trial.scoring is not None else 1.0)
+
+    def _flops(self, ticket: Ticket, examples: int) -> float:
+        return float(forward_flops(self.subject.shape, ticket, examples, 32))
 
     @cached_property
     def _trained(self) -> list[Role]:
         """Every role but tickets of level 0: they are the dense run."""
-        return [role for role in self.expected() if role.level or role.kind in (DENSE, CONTROL)]
+        return [role for role in self.expected() if role.level or role.kind not in KINDS]
 
     _sizes = Drawing.model_validate({})
 
@@ -120,7 +151,10 @@ class Study(ABC):
         """Return the cost of all trials there will be."""
         levels = {role.level for role in self.expected()}
         drawn = {level: draw_random(self.layers, self.heads, level, 0, self._sizes) for level in levels}
-        return sum(self.cost(drawn[role.level], role.kind == DENSE) for role in self._trained)
+        return self.settings.epochs * sum(
+            self._flops(drawn[role.level], self.subject.train) * (1.2 if role.kind == DENSE else 1.0)
+            for role in self._trained
+        )
 
     def names(self) -> dict[str, str]:
         """Return each trial's name by key: the first role it plays."""
@@ -134,6 +168,11 @@ class Study(ABC):
         playing = [self.roles[role].key for role in self._trained if role in self.roles]
         return len(self._trained) - len(playing) + len(set(playing))
 
+    def description(self) -> str:
+        """Return what is trained on what, in words."""
+        settings, subject = self.settings, self.subject
+        return f"{subject.task} on {settings.model}: {subject.train} training and {len(subject.targets)} dev examples"
+
     def record(self, outcomes: dict[str, Outcome], failures: dict[str, str], complete: bool) -> Record:
         """Return what evidence looks at: every role with its trial and outcome, where there are any."""
         rows = []
@@ -144,7 +183,7 @@ class Study(ABC):
         names = self.names()
         reasons = {names[key]: reason for key, reason in failures.items()}
         shown = self.settings.model_dump(mode="json")
-        return Record(self.subject, self.settings.folder, shown, rows, complete, reasons)
+        return Record(self.subjects, self.settings.folder, shown, rows, complete, reasons)
 
 
 @dataclass(frozen=True)
@@ -184,14 +223,13 @@ def recall(study: Study) -> Record:
 
 def prepare(
     kind: type[S], config: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]
-) -> tuple[S, BaseModel, Task]:
-    """Return a study's complete settings, base model and task, from a config (or its file) and what wins over it."""
+) -> tuple[S, BaseModel]:
+    """Return a study's complete settings and base model, from a config (or its file) and what wins over it."""
     if isinstance(config, str | Path):
         config = read_config(Path(config), kind)
     asked = {**(config or {}), **settings}
     base = find_model(str(asked.get("model", kind.model_fields["model"].default)))
-    first = complete(kind, asked, base)
-    return first, base, load_task(first.source)
+    return complete(kind, asked, base), base
 
 
 def write_results(folder: Path, table: pd.DataFrame) -> None:
@@ -199,11 +237,15 @@ def write_results(folder: Path, table: pd.DataFrame) -> None:
     write_atomically(folder / RESULTS, table.to_csv(index=False, float_format="%.10g"))
 
 
+Loaded = Mapping[TaskSource, Task]
+"""The tasks of a study by where they come from, in the order of its subjects."""
+
+
 def conduct(
-    kind: Callable[[Any, Subject], Study],
+    kind: Callable[[Any, Sequence[Subject]], Study],
     settings: StudySettings,
     base: BaseModel,
-    task: Task,
+    tasks: Loaded,
     quiet: bool,
     conclude: Callable[[Any, Record], T],
     further: bool = False,
@@ -217,31 +259,35 @@ def conduct(
     if settings.processes not in (1, team.size):
         raise TicketError(f"--processes: {settings.processes} asked for, {team.size} started; see `accelerate launch`.")
     settings = settings.model_copy(update={"processes": team.size})
-    subject = Subject.of(base, task)
-    if len(subject.targets) < 2:
-        raise TicketError(f"task {task.name!r}: choosing and scoring need at least two dev examples, there is one.")
+    subjects = [Subject.of(base, source, task) for source, task in tasks.items()]
+    for subject in subjects:
+        if len(subject.targets) < 2:
+            raise TicketError(
+                f"task {subject.task!r}: choosing and scoring need at least two dev examples, there is one."
+            )
     if not team.leads:
-        follow(team, {"models": {base.weight_hash: base}, "tasks": {subject.data_hash: task}})
+        by_hash = {subject.data_hash: task for subject, task in zip(subjects, tasks.values(), strict=True)}
+        follow(team, {"models": {base.weight_hash: base}, "tasks": by_hash})
         raise SystemExit(0)
     try:
-        check_folder(settings, subject)
+        check_folder(settings, subjects)
         check_trackers(settings.track)
         if settings.on == "ray":
             require_ray()
         check_device(settings.device)
         with hold(settings.folder):
-            before = check_folder(settings, subject)
+            before = check_folder(settings, subjects)
             settled = settings.model_copy(update={"precision": _settle_precision(settings, before)})
-            study = kind(settled, subject)
             if not further:
                 record(settled)
-                subject.save(settled.folder)
-            return conclude(study, run(study, base, task, quiet))
+                save_subjects(settled.folder, subjects)
+            study = kind(settled, subjects)
+            return conclude(study, run(study, base, tasks, quiet))
     finally:
         dismiss(team)
 
 
-def check_folder(settings: StudySettings, subject: Subject) -> StudySettings | None:
+def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudySettings | None:
     """Return the settings an output folder was made with, None for a new one; raises TicketError if it is another's."""
     folder = settings.folder
     if folder.exists() and not folder.is_dir():
@@ -249,11 +295,11 @@ def check_folder(settings: StudySettings, subject: Subject) -> StudySettings | N
     before = recorded(folder)
     if before is not None:
         check_same(settings.model_copy(update={"precision": _settle_precision(settings, before)}), before)
-        there = None
+        there: tuple[Subject, ...] = ()
         with suppress(TicketError):  # a damaged one is written anew
-            there = Subject.load(folder)
+            there = load_subjects(folder)
         for what, attribute in (("weights", "weight_hash"), ("examples", "data_hash")):
-            if there is not None and getattr(there, attribute) != getattr(subject, attribute):
+            if there and [getattr(one, attribute) for one in there] != [getattr(one, attribute) for one in subjects]:
                 raise TicketError(f"--out {folder}: the folder's study has other {what}; choose another folder.")
     elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
         raise TicketError(f"--out {folder}: the folder has other files and no {SETTINGS_FILE}; choose another folder.")
@@ -271,20 +317,19 @@ def _settle_precision(settings: StudySettings, before: StudySettings | None) -> 
     return choose_precision("auto", find_device(settings.device))
 
 
-def run(study: Study, base: BaseModel, task: Task, quiet: bool) -> Record:
+def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool) -> Record:
     """Run all trials of a study that its folder does not remember, and show how far it is."""
     from rich.console import Console
 
     from supertickets.lab.progress import Board, ProgressDisplay
 
     settings = study.settings
-    board = Board(study.total(), study.expected_cost(), lambda trial: study.cost(trial.ticket, bool(trial.scoring)))
+    board = Board(study.total(), study.expected_cost(), study.cost)
     console = Console(stderr=True, quiet=quiet)
     display = ProgressDisplay(console, board, settings.folder)
-    with Lab(settings.folder, machine(settings, base, task, study.subject.data_hash), display) as lab, display:
+    with Lab(settings.folder, machine(study, base, tasks), display) as lab, display:
         console.print(
-            f"{settings.task} on {settings.model}: {len(task.train)} training and {len(task.dev)} dev examples, "
-            f"{board.total} trainings in {settings.precision}.",
+            f"{study.description()}, {board.total} trainings in {settings.precision}.",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -298,12 +343,24 @@ def run(study: Study, base: BaseModel, task: Task, quiet: bool) -> Record:
 
         opening = study.opening()
         board.names, board.total = study.names(), study.total()
-        outcomes = lab.run(opening, then, study.keeps)
+        outcomes = lab.run(opening, then, study.keeps, lost_starts(study))
         return study.record(outcomes, lab.failures, True)
 
 
-def machine(settings: StudySettings, base: BaseModel, task: Task, data_hash: str) -> Machine:
-    """Return where a study's trials run; `data_hash` is the task's fingerprint, which takes reading all of it."""
+def lost_starts(study: Study) -> set[str]:
+    """Return the keys of trials to train again: others start from their weights, which are gone."""
+    if not study.continues:
+        return set()
+    found = walk(study)
+    starts = [trial.start for trial in found.waiting if trial.start is not None]
+    lost = {start.trial for start in starts if not (start.folder / WEIGHTS).is_file()}
+    done = [outcome for outcome in found.outcomes.values() if outcome.finished and study.keeps(outcome.trial)]
+    return lost | {outcome.key for outcome in done if WEIGHTS not in outcome.files}
+
+
+def machine(study: Study, base: BaseModel, tasks: Loaded) -> Machine:
+    """Return where a study's trials run."""
+    settings = study.settings
     return Machine(
         on=settings.on,
         workers=settings.workers,
@@ -315,11 +372,11 @@ def machine(settings: StudySettings, base: BaseModel, task: Task, data_hash: str
         trackers=settings.track,
         checkpoint_every=60 * settings.checkpoint_minutes,
         models={base.weight_hash: base},
-        tasks={data_hash: task},
+        tasks={subject.data_hash: tasks[subject.source] for subject in study.subjects if subject.source in tasks},
     )
 
 
-def trained_again(settings: StudySettings, base: BaseModel, task: Task, trial: Trial) -> Outcome:
+def trained_again(study: Study, base: BaseModel, tasks: Loaded, trial: Trial) -> Outcome:
     """Return a trial's outcome with its trained weights, running it again if they were dropped."""
-    with Lab(settings.folder, machine(settings, base, task, trial.data_hash)) as lab:
+    with Lab(study.settings.folder, machine(study, base, tasks)) as lab:
         return lab.with_weights(trial)

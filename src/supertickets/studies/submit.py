@@ -9,7 +9,8 @@ import numpy as np
 from supertickets.errors import TicketError
 from supertickets.lab.machine import check_device
 from supertickets.studies.folder import settings_of
-from supertickets.studies.settings import FindSettings, StudySettings
+from supertickets.studies.presets import task_name
+from supertickets.studies.settings import FindSettings
 from supertickets.tasks.glue import GLUE, load_test_texts
 from supertickets.tasks.submission import FILES, TestFile, write_submission
 from supertickets.tickets.folder import MODEL_FOLDER
@@ -66,14 +67,17 @@ def submit(
     return Submission(path, tuple(predictions), tuple(constant))
 
 
-def _by_task(folders: Sequence[Path]) -> Mapping[str, tuple[Path, StudySettings]]:
+def _by_task(folders: Sequence[Path]) -> Mapping[str, tuple[Path, FindSettings]]:
     """Return studies by GLUE task; raises TicketError for what is no finished study of one."""
-    studies: dict[str, tuple[Path, StudySettings]] = {}
+    studies: dict[str, tuple[Path, FindSettings]] = {}
     for folder in folders:
         settings = settings_of(folder)
-        task = settings.task.lower().replace("-", "")
+        task = task_name(settings.task) if isinstance(settings, FindSettings) else ""
         if not isinstance(settings, FindSettings) or settings.train_file is not None or task not in GLUE:
-            raise TicketError(f"{folder}: expected a study of `find` on a GLUE task, this is on {settings.task!r}.")
+            raise TicketError(
+                f"{folder}: expected a study of `find` on a GLUE task, this is one of `{settings.study}`: "
+                f"{settings.title}."
+            )
         if not (folder / "super-ticket" / MODEL_FOLDER).is_dir():
             raise TicketError(f"{folder}: there is no super ticket's model in it; run `supertickets find` to its end.")
         if task in studies:
@@ -83,7 +87,7 @@ def _by_task(folders: Sequence[Path]) -> Mapping[str, tuple[Path, StudySettings]
 
 
 def _predicted(
-    file: TestFile, folder: Path, settings: StudySettings, texts: tuple[list[str], list[str] | None], device: str
+    file: TestFile, folder: Path, settings: FindSettings, texts: tuple[list[str], list[str] | None], device: str
 ) -> list[str]:
     from supertickets.export.predict import predict
 

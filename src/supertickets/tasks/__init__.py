@@ -11,12 +11,12 @@ from supertickets.errors import TicketError, unknown_name
 from supertickets.tasks import builtin, files, glue, nli
 from supertickets.tasks.task import Split, Task
 
-__all__ = ["Split", "Task", "TaskSource", "load_task"]
+__all__ = ["Split", "Task", "TaskFiles", "TaskSource", "load_task"]
 
 
-class TaskSource(BaseModel):
-    """Where a task's examples come from: a built-in generator, GLUE (a folder or the hub), SNLI and SciTail
-    (a folder), or the user's files.
+class TaskFiles(BaseModel):
+    """Where a task's examples are: a built-in generator, GLUE (a folder or the hub), SNLI and SciTail (a folder), or
+    the user's files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +33,11 @@ class TaskSource(BaseModel):
     regression: bool = Field(False, description="targets are real numbers")
     metrics: tuple[str, ...] | None = Field(None, description="metrics of your own task; their mean is the score")
     dev_share: float = Field(0.1, gt=0, lt=1, description="share of the training file that becomes the dev set")
+
+
+class TaskSource(TaskFiles):
+    """Where a task's examples come from, and which part of them is trained on."""
+
     fraction: float = Field(
         1.0, gt=0, le=1, description="share of the training set to train on; smaller ones are parts"
     )

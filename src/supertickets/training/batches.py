@@ -108,3 +108,20 @@ def released_order(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch
 
 
 ORDERS = {"bucketed": bucketed, "released": released_order}
+
+
+def batches_by_task(sizes: Sequence[int], sampling: str, epoch: int, epochs: int) -> list[int]:
+    """Return how many batches of each task an epoch has, from how many each task's training set gives.
+
+    Task i's share is proportional to size_i ** alpha: `proportional` alpha 1, `uniform` 0, `annealed` from 1 in the
+    first epoch to 0.2 in the last (Stickland and Murray, ICML 2019, section 3.4). Together as many as there are.
+    """
+    done = epoch / max(epochs - 1, 1)
+    alpha = {"proportional": 1.0, "uniform": 0.0, "annealed": 1.0 - 0.8 * done}[sampling]
+    total = sum(sizes)
+    wanted = np.asarray(sizes, float) ** alpha
+    wanted *= total / wanted.sum()
+    counts = np.floor(wanted + 1e-9).astype(int)
+    for task in np.argsort(counts - wanted, kind="stable")[: total - counts.sum()]:
+        counts[task] += 1
+    return [int(count) for count in counts]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,24 @@ from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import BACKWARD, forward_flops
 from supertickets.errors import DivergedError
 from supertickets.surgery.gate import gated
+from supertickets.surgery.sharing import SharedStructures
 from supertickets.surgery.structures import sum_by_structure
 from supertickets.tasks.metrics import evaluate
 from supertickets.tickets import Ticket
 from supertickets.tickets.importance import Loss, Measured, Scores, importance
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.batches import ORDERS, Encoded, EncodedTask, in_file_order, in_length_order
+from supertickets.training.batches import (
+    ORDERS,
+    Encoded,
+    EncodedTask,
+    batches_by_task,
+    in_file_order,
+    in_length_order,
+)
 from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.devices import arithmetic
 from supertickets.training.optimisers import build_optimizer, build_schedule
-from supertickets.training.recipe import Recipe
+from supertickets.training.recipe import Recipe, Sharing
 from supertickets.training.team import find_team
 from supertickets.training.vocabulary import UsedVocabulary
 
@@ -36,7 +45,10 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass
 class Learner:
-    """A task, the model that learns it (a stock one; several may share an encoder), and the ticket it was cut to."""
+    """A task, the model that learns it, and the task's ticket.
+
+    The model is a stock one, cut to the ticket; where several share an encoder, to the union of their tickets.
+    """
 
     data: EncodedTask
     model: PreTrainedModel
@@ -73,6 +85,7 @@ def example_losses(outputs: Tensor, targets: Tensor, regression: bool) -> Tensor
 class Trainer:
     """Trains learners by a recipe; the seed decides dropout and the order of batches.
 
+    Several share an encoder, as `sharing` says: a batch is of one task, whose ticket alone acts and learns then.
     With a `checkpoint` file, where the training stands is written there every `checkpoint_every` seconds, and a
     training with the same `identity` goes on from it.
     """
@@ -87,6 +100,7 @@ class Trainer:
         checkpoint: Path | None = None,
         checkpoint_every: float = 120.0,
         identity: str = "",
+        sharing: Sharing | None = None,
     ) -> None:
         self.recipe, self.seed, self.device, self.report = recipe, seed, device, report
         self._team = find_team()
@@ -95,15 +109,19 @@ class Trainer:
         self._checkpoint_every, self._identity = checkpoint_every, identity
         for learner in learners:
             learner.model.to(device)
-        self._vocabulary = UsedVocabulary(learners[0].model.base_model, [learner.data for learner in learners])
         for learner in learners[1:]:  # they share the encoder, each under its own stock model
             assert learner.model.base_model is learners[0].model.base_model
+        self._sharing = sharing or Sharing.model_validate({})
+        self._structures = SharedStructures(learners[0].model, [learner.ticket for learner in learners])
+        self._vocabulary = UsedVocabulary(learners[0].model.base_model, [learner.data for learner in learners])
         self.learners = [
             Learner(self._vocabulary.translate(learner.data), learner.model, learner.ticket) for learner in learners
         ]
         self.result = Training()
         unique = {id(p): p for learner in learners for p in learner.model.parameters()}
         self._parameters = list(unique.values())
+        self._reached = [self._reached_by(learner) for learner in learners]
+        self._of_heads = {id(p) for p in self._structures.heads()}
         self.result.cost.parameters = sum(p.numel() for p in self._parameters) + self._vocabulary.left_out
         self._orders = [self._batches(epoch) for epoch in range(recipe.epochs)]
         self._optimizer = build_optimizer(self._parameters, recipe)
@@ -113,6 +131,11 @@ class Trainer:
         self._best: list[Tensor] = []
         self._decay = self._best_decay = 1.0  # the product of all steps' weight decay, owed to the embeddings left out
         self._started = self._saved = time.monotonic()
+
+    def _reached_by(self, learner: Learner) -> list[nn.Parameter]:
+        """Return the parameters that a step of a learner's task may change."""
+        outside = {id(p) for p in self._structures.outside(learner.ticket)}
+        return [p for p in learner.model.parameters() if id(p) not in outside]
 
     @property
     def steps(self) -> int:
@@ -144,7 +167,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         for which, rows in self._orders[self._epoch][len(self._losses) :]:
             self._decay *= 1.0 - self._optimizer.param_groups[0]["lr"] * self.recipe.weight_decay
-            loss = self._step(self.learners[which], rows)
+            loss = self._step(which, rows)
             self._losses.append(loss)
             if not np.isfinite(loss):
                 raise DivergedError(
@@ -294,21 +317,30 @@ class Trainer:
         return scores
 
     def restore(self) -> None:
-        """Give the models the word embeddings that training left out; do this before saving them."""
+        """Give the models the word embeddings that training left out, and plain layers; do this before saving them."""
         self._vocabulary.restore(self._decay)
+        self._structures.merge()
 
     def _batches(self, epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
-        """Return an epoch's (learner, rows): tasks shuffled together, each met in proportion to its size."""
-        make = ORDERS[self.recipe.order]
-        per_task = [
-            make(learner.data.train.lengths, self.recipe.batch_size, self.seed, epoch) for learner in self.learners
-        ]
-        tasks = np.repeat(np.arange(len(per_task)), [len(batches) for batches in per_task])
+        """Return an epoch's (learner, rows): tasks shuffled together, each as often as the sampling says."""
+        sizes = [len(self._batches_of(learner, epoch)) for learner in self.learners]
+        counts = batches_by_task(sizes, self._sharing.sampling, epoch, self.recipe.epochs)
+        tasks = np.repeat(np.arange(len(sizes)), counts)
         np.random.default_rng([self.seed, epoch, 1]).shuffle(tasks)
-        queues = [iter(batches) for batches in per_task]
+        queues = [self._endless(learner, epoch) for learner in self.learners]
         return [(int(task), next(queues[task])) for task in tasks]
 
-    def _step(self, learner: Learner, rows: NDArray[np.int64]) -> float:
+    def _endless(self, learner: Learner, epoch: int) -> Iterator[NDArray[np.int64]]:
+        """Yield a task's batches; one that comes more often than it has batches begins again, in another order."""
+        for turn in count():
+            yield from self._batches_of(learner, epoch + turn * self.recipe.epochs)
+
+    def _batches_of(self, learner: Learner, epoch: int) -> list[NDArray[np.int64]]:
+        return ORDERS[self.recipe.order](learner.data.train.lengths, self.recipe.batch_size, self.seed, epoch)
+
+    def _step(self, which: int, rows: NDArray[np.int64]) -> float:
+        """Do one update for a task; what its ticket does not reach has no gradient, so the optimiser passes over it."""
+        learner = self.learners[which]
         learner.model.train()
         mine, loss = self._team.share(rows), 0.0
         if len(mine):
@@ -317,12 +349,23 @@ class Trainer:
             share = losses.sum() / len(rows)
             share.backward()
             loss = share.item()
-        self._team.sum_gradients(self._parameters)
+        self._team.sum_gradients(self._reached[which])
+        if self._sharing.updates == "leaky":
+            self._leak()
         torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
         return float(self._team.sum_array(np.array([loss]))[0])
+
+    def _leak(self) -> None:
+        """Let momentum and decay move what this step's ticket does not reach, as the released code does (spec 5).
+
+        There, masked heads get a gradient of zero; so does, once it was updated, everything else without one.
+        """
+        for parameter in self._parameters:
+            if parameter.grad is None and (id(parameter) in self._of_heads or self._optimizer.state.get(parameter)):
+                parameter.grad = torch.zeros_like(parameter)
 
     def _evaluate(self, epoch: int) -> dict[str, dict[str, dict[str, float]]]:
         """Evaluate every task on each of its sets; keep the outputs, return metrics by task and set."""
@@ -358,6 +401,7 @@ class Trainer:
         return inputs, targets
 
     def _forward(self, learner: Learner, inputs: dict[str, Tensor]) -> Tensor:
+        self._structures.activate(learner.ticket)
         with arithmetic(self.recipe.precision, self.device):
             outputs = learner.model(**inputs).logits
         return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs

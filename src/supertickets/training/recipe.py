@@ -29,3 +29,17 @@ class Recipe(BaseModel):
     precision: Precision = Field("float32", description="arithmetic of the forward pass; weights are float32")
     processes: int = Field(1, ge=1, description="processes of one training, as `accelerate launch` starts them")
     threads: int = Field(1, ge=1, description="CPU threads of one training; the bits of a result depend on it")
+
+
+class Sharing(BaseModel):
+    """How several tasks train one encoder; what a training of one task does not read. Defaults: Algorithm 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampling: Literal["proportional", "annealed", "uniform"] = Field(
+        "proportional", description="how often each task's batches come: by size, by size at first then evener, equally"
+    )
+    updates: Literal["strict", "leaky"] = Field(
+        "strict",
+        description="a step of a task changes nothing outside its ticket; leaky: momentum and decay still do",
+    )

@@ -1,0 +1,282 @@
+"""Ticket sharing: each task trains its own super ticket of one encoder (Super Tickets paper, sections 4 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supertickets.errors import StudyError, TicketError
+from supertickets.evidence.record import Record, Subject
+from supertickets.evidence.sharing import MODELS, MT_DNN, TICKET_SHARE
+from supertickets.evidence.table import Role
+from supertickets.export.card import ticket_card
+from supertickets.lab import Outcome, Trial
+from supertickets.lab.outcome import WEIGHTS
+from supertickets.lab.trial import Start
+from supertickets.models import BaseModel, find_model
+from supertickets.studies.find import find
+from supertickets.studies.folder import settings_of
+from supertickets.studies.presets import task_name
+from supertickets.studies.settings import (
+    SETTINGS_FILE,
+    FindSettings,
+    ShareSettings,
+    complete,
+    parse,
+    read_config,
+    slug,
+)
+from supertickets.studies.study import Study, conduct
+from supertickets.tasks import Task, TaskSource, load_task
+from supertickets.tickets import Ticket
+from supertickets.tickets.folder import TICKET_JSON, SharedTicket, load_ticket
+from supertickets.training.recipe import Recipe
+from supertickets.training.team import find_team
+
+DEFAULT_TASKS = ("entailment", "paraphrase", "similarity")
+TICKETS = "tickets"
+"""Below a study's folder: each task's ticket, as it is shared."""
+FOUND = "find"
+"""Below a study's folder: the studies that found the tickets, where none were given."""
+
+
+class ShareStudy(Study):
+    """MT-DNN and Ticket-Share in each seed, then each of them fine-tuned on each task."""
+
+    settings: ShareSettings
+    continues = True
+
+    def __init__(self, settings: ShareSettings, subjects: Sequence[Subject], tickets: Sequence[SharedTicket]) -> None:
+        super().__init__(settings, subjects)
+        self.tickets = tuple(tickets)
+        full = Ticket.full(self.layers, self.heads)
+        self._tickets = {
+            MT_DNN: [full] * len(self.subjects),
+            TICKET_SHARE: [shared.ticket for shared in self.tickets],
+        }
+
+    def expected(self) -> list[Role]:
+        """Return the shared models, then their fine-tuning on each task (the role's variant)."""
+        shared = [Role(model, 0.0, seed) for seed in self.seeds for model in MODELS]
+        tuned = [Role(role.kind, 0.0, role.seed, subject.task) for role in shared for subject in self.subjects]
+        return shared + (tuned if self.settings.fine_tune else [])
+
+    def opening(self) -> list[Trial]:
+        """Return the shared models' trials."""
+        return [
+            self.trial(role, dict(enumerate(self._tickets[role.kind])), sharing=self.settings.sharing)
+            for role in self.expected()
+            if not role.variant
+        ]
+
+    def then(self, trial: Trial, outcome: Outcome) -> list[Trial]:
+        """Return a shared model's fine-tuning on each task, from its encoder and that task's output layer."""
+        if len(trial.tasks) == 1 or not outcome.finished or not self.settings.fine_tune:
+            return []
+        return [
+            self.fine_tuned(role, place, outcome, self.settings.fine_tuning(subject.task))
+            for role in self.played_by(trial)
+            for place, subject in enumerate(self.subjects)
+            if WEIGHTS in outcome.files
+        ]
+
+    def fine_tuned(self, role: Role, place: int, outcome: Outcome, recipe: Recipe, variant: str = "") -> Trial:
+        """Return the trial that goes on from a shared model's outcome on one task, with that task's ticket."""
+        trial, task = outcome.trial, self.subjects[place].task
+        start = Start(
+            trial=trial.key,
+            folder=outcome.folder,
+            weights=outcome.files[WEIGHTS],
+            ticket=trial.ticket,
+            output_layer=place,
+        )
+        tuned = Role(role.kind, 0.0, role.seed, variant or task)
+        return self.trial(tuned, {place: self._tickets[role.kind][place]}, recipe=recipe, start=start)
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether trained weights stay: the shared models', which others start from, or all."""
+        return self.settings.keep == "all" or len(trial.tasks) > 1
+
+    def dropout(self, place: int) -> float | None:
+        """Return a task's own dropout, where it is not the same for all."""
+        return self.settings.dropout_of(self.subjects[place].task) if self.settings.dropout is None else None
+
+    def expected_cost(self) -> float:
+        """Return the cost of all trials there will be."""
+        settings = self.settings
+        once = sum(
+            self._flops(ticket, subject.train)
+            for tickets in self._tickets.values()
+            for ticket, subject in zip(tickets, self.subjects, strict=True)
+        )
+        tuned = settings.fine_tune_epochs or settings.epochs
+        return len(self.seeds) * once * (settings.epochs + (tuned if settings.fine_tune else 0))
+
+    def description(self) -> str:
+        """Return which tasks share what, in words."""
+        tasks = ", ".join(f"{subject.task} ({subject.train} examples)" for subject in self.subjects)
+        return f"{tasks} on {self.settings.model}"
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A task of the study, where its examples are, and its ticket if one was given."""
+
+    source: TaskSource
+    shared: SharedTicket | None = None
+    where: str = ""
+
+
+def _members(settings: ShareSettings) -> list[_Member]:
+    """Return the tasks in the order asked for; raises TicketError where tasks and tickets do not match."""
+    given: dict[str, _Member] = {}
+    for path in settings.tickets:
+        member = _given(path, settings)
+        name = task_name(member.source.task)
+        if name in given:
+            raise TicketError(
+                f"--tickets: {given[name].where} and {member.where} are both of task {member.source.task!r}; "
+                "name one for each task."
+            )
+        given[name] = member
+    if not given:
+        return [_Member(_source(task, settings)) for task in settings.tasks or DEFAULT_TASKS]
+    asked = {task_name(task): task for task in settings.tasks}
+    without = [task for name, task in asked.items() if name not in given]
+    if without:
+        raise TicketError(
+            f"--tasks: task {without[0]!r} has no ticket; name its study with --tickets, or leave --tickets out to "
+            "find them all first."
+        )
+    more = [member for name, member in given.items() if asked and name not in asked]
+    if more:
+        raise TicketError(f"--tickets {more[0].where}: that is a ticket of {more[0].source.task!r}, not among --tasks.")
+    return [given[name] for name in asked] if asked else list(given.values())
+
+
+def _source(task: str, settings: ShareSettings) -> TaskSource:
+    return TaskSource.model_validate({"task": task, "data": settings.data})
+
+
+def _given(path: Path, settings: ShareSettings) -> _Member:
+    """Return the task of a finished study, or of a ticket folder, with its ticket."""
+    if not (path / SETTINGS_FILE).is_file():
+        shared = load_ticket(path)
+        task = str(shared.origin.get("task", ""))
+        if not task:
+            raise TicketError(f"{path}: {TICKET_JSON} does not say which task the ticket is of.")
+        return _Member(_source(task, settings), shared, str(path))
+    study = settings_of(path)
+    if not isinstance(study, FindSettings):
+        raise TicketError(f"--tickets {path}: expected a study of `find`, this is one of `{study.study}`.")
+    if not (path / "super-ticket" / TICKET_JSON).is_file():
+        raise TicketError(f"--tickets {path}: there is no super ticket in it; run `supertickets find` to its end.")
+    return _Member(study.source, load_ticket(path / "super-ticket"), str(path))
+
+
+def _check_bases(members: Sequence[_Member], base: BaseModel) -> None:
+    shape = (base.shape.layers, base.shape.heads)
+    for member in members:
+        if member.shared is None:
+            continue
+        ticket, given = member.shared.ticket, str(member.shared.base["weight_hash"])
+        if ticket.shape != shape:
+            raise TicketError(
+                f"--tickets {member.where}: the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, "
+                f"model {base.name!r} has {shape[0]} x {shape[1]}; use tickets of that model."
+            )
+        if given != base.weight_hash:
+            raise TicketError(
+                f"--tickets {member.where}: the ticket was drawn from {member.shared.base['name']!r} with weights "
+                f"{given[:12]}..., model {base.name!r} has {base.weight_hash[:12]}...; use tickets of that model."
+            )
+
+
+def _cut_to_size(source: TaskSource, task: Task, settings: ShareSettings) -> tuple[TaskSource, Task]:
+    """Return a task with at most as many training examples as asked for."""
+    if settings.at_most is None or len(task.train) <= settings.at_most:
+        return source, task
+    share = source.fraction * settings.at_most / len(task.train)
+    seed = source.fraction_seed if source.fraction < 1 else settings.fraction_seed  # a part of the part it was
+    smaller = source.model_copy(update={"fraction": share, "fraction_seed": seed})
+    return smaller, load_task(smaller)
+
+
+@dataclass(frozen=True)
+class ShareResult:
+    """What `share` leaves."""
+
+    folder: Path
+
+
+def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any) -> ShareResult:
+    """Train tasks together, each its own super ticket of one encoder; the call behind `supertickets share`.
+
+    Takes the settings of `ShareSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both. Tickets
+    that are not given are found first, in `find/` of the output folder. Raises TicketError for misuse before anything
+    is written, StudyError if a task has no super ticket.
+    """
+    if isinstance(config, str | Path):
+        config = read_config(Path(config), ShareSettings)
+    asked = {**(config or {}), **settings}
+    first = parse(ShareSettings, asked)
+    members = _members(first)
+    asked["tasks"] = tuple(member.source.task for member in members)
+    base = find_model(first.model)
+    _check_bases(members, base)
+    complete_settings = complete(ShareSettings, asked, base)
+    if members[0].shared is None and find_team().size > 1:
+        raise TicketError("--tickets: under `accelerate launch`, find the tickets first and name their studies.")
+    loaded = dict(_cut_to_size(member.source, load_task(member.source), first) for member in members)
+    tickets = [member.shared for member in members if member.shared is not None]
+    if tickets:
+        _check_kept(complete_settings.folder, tickets)
+
+    def build(settled: ShareSettings, subjects: Sequence[Subject]) -> ShareStudy:
+        found = tickets or [_found(settled, subject, quiet) for subject in subjects]
+        for subject, shared in zip(subjects, found, strict=True):
+            readme = ticket_card(shared.ticket, shared.base, shared.origin, with_model=False)
+            shared.save(_ticket_folder(settled.folder, subject), readme)
+        return ShareStudy(settled, subjects, found)
+
+    def end(study: ShareStudy, record: Record) -> ShareResult:
+        return ShareResult(record.folder)
+
+    return conduct(build, complete_settings, base, loaded, quiet, end)
+
+
+def _ticket_folder(folder: Path, subject: Subject) -> Path:
+    return folder / TICKETS / slug(subject.task)
+
+
+def kept_tickets(folder: Path, subjects: Sequence[Subject]) -> list[SharedTicket]:
+    """Return the tickets that a study shares; raises TicketError if one is not there."""
+    return [load_ticket(_ticket_folder(folder, subject)) for subject in subjects]
+
+
+def _check_kept(folder: Path, tickets: Sequence[SharedTicket]) -> None:
+    """Raise TicketError if a study in `folder` shares other tickets."""
+    for shared in tickets:
+        there = folder / TICKETS / slug(str(shared.origin["task"]))
+        if (there / TICKET_JSON).is_file() and load_ticket(there).ticket != shared.ticket:
+            raise TicketError(
+                f"--out {folder}: the folder's study shares another ticket of {shared.origin['task']!r}; choose "
+                "another folder."
+            )
+
+
+def _found(settings: ShareSettings, subject: Subject, quiet: bool) -> SharedTicket:
+    """Return a task's super ticket, from a study of its own with this one's recipe and seeds (appendix A.2.1)."""
+    own = {"out", "dropout", "keep", "data", "fraction_seed", "tickets"}
+    same = {name: getattr(settings, name) for name in FindSettings.model_fields if hasattr(settings, name)}
+    same = {name: value for name, value in same.items() if name not in own}
+    if settings.dropout is not None:
+        same["dropout"] = settings.dropout
+    folder = settings.folder / FOUND / slug(subject.task)
+    source = {name: value for name, value in subject.source.model_dump().items() if value is not None}
+    result = find({**same, **source}, kinds=("winning",), keep="none", out=folder, quiet=quiet)
+    if result.super_ticket is None:
+        raise StudyError(f"task {subject.task!r}: no winning ticket finished its training; see {result.folder}.")
+    return load_ticket(result.ticket_folder)

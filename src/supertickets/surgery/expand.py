@@ -1,0 +1,42 @@
+"""The way back from a cut model: its trained weights, in their places in the dense one."""
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from supertickets.anatomy.blocks import blocks_of, shape_of
+from supertickets.surgery.cut import cut
+from supertickets.tickets import Ticket
+
+
+def expand(model: PreTrainedModel, ticket: Ticket, weights: Mapping[str, Tensor]) -> None:
+    """Put the weights of a model that was cut to `ticket` into the dense `model`, in place.
+
+    What the ticket lacks, and the output layer if `weights` have none, keep the values they have in `model`. Raises
+    RuntimeError if weights of the encoder are missing or of other shapes.
+    """
+    small = cut(copy.deepcopy(model), ticket)
+    encoder = f"{model.base_model_prefix}."
+    found = small.load_state_dict(dict(weights), strict=False)
+    missing = [name for name in found.missing_keys if name.startswith(encoder)]
+    if missing or found.unexpected_keys:
+        raise RuntimeError(f"the weights are not those of this model cut to this ticket: {missing or found[1]}")
+    kept = dict(small.named_parameters())
+    head_size = shape_of(model).head_size
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in kept and kept[name].shape == parameter.shape:
+                parameter.copy_(kept[name])
+        for dense, narrow, heads in zip(blocks_of(model), blocks_of(small), ticket.heads, strict=True):
+            if heads.all():
+                continue
+            units = torch.from_numpy(np.flatnonzero(np.repeat(heads, head_size)))
+            for role in ("query", "key", "value"):
+                for name, parameter in dense.part(role).named_parameters():
+                    parameter[units] = narrow.part(role).get_parameter(name)
+            output = dense.part("attention_output").get_parameter("weight")
+            output[:, units] = narrow.part("attention_output").get_parameter("weight")
