@@ -1,4 +1,4 @@
-"""What a forward pass costs, from sizes alone."""
+"""What a ticket costs, from sizes alone: parameters, and a forward pass."""
 
 import numpy as np
 
@@ -18,3 +18,10 @@ def forward_flops(shape: Shape, ticket: Ticket, examples: int, length: int) -> i
     attention = int(width.sum()) * 2 * 2 * length
     ffns = ticket.kept_ffns * 2 * 2 * shape.hidden * shape.ffn
     return examples * length * (projections + attention + ffns)
+
+
+def parameters(shape: Shape, ticket: Ticket) -> int:
+    """Return how many parameters a ticket's heads and FFNs have, biases too (an output projection's is no head's)."""
+    head = shape.head_size * (4 * shape.hidden + 3)
+    ffn = 2 * shape.hidden * shape.ffn + shape.hidden + shape.ffn
+    return ticket.kept_heads * head + ticket.kept_ffns * ffn

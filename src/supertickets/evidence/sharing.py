@@ -1,4 +1,365 @@
-"""What sharing tickets between tasks shows."""
+"""What sharing tickets between tasks shows: the paper's Table 3, sizes, who keeps what, whose tickets matter to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+from operator import or_
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supertickets.anatomy.cost import parameters
+from supertickets.evidence.conclusions import shared
+from supertickets.evidence.record import Record, Subject
+from supertickets.evidence.statistics import Paired, holm, paired_t_test
+from supertickets.evidence.table import Role, Row
+from supertickets.evidence.tables import (
+    MISMATCHED,
+    ORDER,
+    column_title,
+    published,
+    published_cell,
+    published_model,
+    why_not_averaged,
+)
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import normalise_by_layer
+from supertickets.tickets.folder import SharedTicket
 
 MT_DNN, TICKET_SHARE = "MT-DNN", "Ticket-Share"
 MODELS = (MT_DNN, TICKET_SHARE)
+TUNED = " + fine-tuning"
+"""After a model's name: fine-tuned on one task after the shared training."""
+ALL = "average"
+"""Stands for a task's name in what is averaged over tasks."""
+PATTERNS = ("even", "one task", "two tasks")
+"""How a ticket's importance may be spread over tasks (paper, Figure 6 (a, b), (c), (d))."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shares of the shared dense model's parameters: each task's own ticket, their mean, and what is really kept.
+
+    `mean` is what the paper calls compression; `union` counts every structure that some task keeps.
+    """
+
+    by_task: Mapping[str, float]
+    mean: float
+    union: float
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What a study of `share` shows.
+
+    `runs` has a row a model, seed and task (see `runs`), `table` is the paper's Table 3, `gains` compares Ticket-Share
+    with MT-DNN, `keepers` counts who keeps what in each layer, `overlaps` compares tickets by pairs of tasks,
+    `importance` has a row a structure (see `task_shares`; empty where a ticket has no scores).
+    """
+
+    runs: pd.DataFrame
+    table: pd.DataFrame
+    gains: pd.DataFrame
+    sizes: Sizes
+    keepers: pd.DataFrame
+    overlaps: pd.DataFrame
+    importance: pd.DataFrame
+    sentences: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What the study shows, in words."""
+        return " ".join(self.sentences)
+
+
+def conclude_sharing(record: Record, tickets: Sequence[SharedTicket]) -> Sharing:
+    """Look at all outcomes of a study of `share`; `tickets` are its tasks' tickets in the order of its subjects."""
+    found = runs(record)
+    of_task = {one.task: given.ticket for one, given in zip(record.subjects, tickets, strict=True)}
+    size = sizes(record, of_task)
+    compared = gains(found, record.subjects)
+    importance = task_shares(record.subjects, tickets)
+    return Sharing(
+        runs=found,
+        table=table_3(record, found, size),
+        gains=compared,
+        sizes=size,
+        keepers=keepers(of_task),
+        overlaps=overlaps(of_task),
+        importance=importance,
+        sentences=_sentences(record, compared, size, importance),
+    )
+
+
+def runs(record: Record) -> pd.DataFrame:
+    """Return one row a model, seed and task: status, dev score and metrics in percent, size of the task's ticket, cost.
+
+    A shared training has a row for each of its tasks; its cost stands in each. What is not there is missing (NaN).
+    """
+    rows = []
+    for role, row in record.roles.items():
+        shared_training = not role.variant
+        for place, subject in enumerate(record.subjects):
+            if shared_training or role.variant == subject.task:
+                rows.append(_run(role, row, subject, place if shared_training else 0))
+    return pd.DataFrame(rows)
+
+
+def _run(role: Role, row: Row, subject: Subject, place: int) -> dict[str, Any]:
+    name = role.kind + (TUNED if role.variant else "")
+    entry: dict[str, Any] = {"model": name, "seed": role.seed, "task": subject.task}
+    entry |= {"status": row.status, "score": np.nan}
+    if row.outcome is not None and row.finished:
+        for split, metrics in row.outcome.by_task[place].items():
+            prefix = "" if split == "dev" else f"{split}_"
+            entry |= {
+                prefix + metric: value for metric, value in metrics.items() if prefix + metric != f"{prefix}score"
+            }
+        entry["score"] = row.outcome.by_task[place]["dev"]["score"]
+        entry["best_epoch"] = row.outcome.best_epoch
+    if row.trial is not None:
+        ticket = row.trial.tasks[place].ticket
+        entry |= {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns}
+    if row.outcome is not None:
+        entry |= {name: row.outcome.cost[name] for name in ("parameters", "tokens", "flops", "seconds")}
+    return entry | {"trial": row.trial.key if row.trial is not None else None}
+
+
+def sizes(record: Record, of_task: Mapping[str, Ticket]) -> Sizes:
+    """Return what tickets keep of the shared dense model; NaN until an MT-DNN training is done."""
+    dense = {row.outcome.cost["parameters"] for row in record.finished(MT_DNN) if row.outcome and not row.role.variant}
+    whole = max(dense, default=np.nan)
+    shape = record.subject.shape
+
+    def remaining(ticket: Ticket) -> float:
+        return float(1 - parameters(shape, ~ticket) / whole)
+
+    by_task = {task: remaining(ticket) for task, ticket in of_task.items()}
+    return Sizes(by_task, float(np.mean(list(by_task.values()))), remaining(reduce(or_, of_task.values())))
+
+
+def names_in(found: pd.DataFrame) -> list[str]:
+    """Return the models there are runs of, in the order of the paper's table."""
+    return [name for model in MODELS for name in (model, model + TUNED) if name in set(found["model"])]
+
+
+def averages(found: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
+    """Return the mean score over all tasks, a row a seed and a column a model; missing where a task's run is."""
+    scores = found.pivot_table(index="seed", columns=["model", "task"], values="score", dropna=False)
+    wanted = {name: [(name, task) for task in tasks] for name in names_in(found)}
+    return pd.DataFrame(
+        {name: scores.reindex(columns=columns).mean(axis=1, skipna=False) for name, columns in wanted.items()}
+    )
+
+
+def table_3(record: Record, found: pd.DataFrame, size: Sizes) -> pd.DataFrame:
+    """Return the paper's Table 3: means over seeds of each task's metrics, their average, and both sizes.
+
+    Rows of the paper's own figures follow where the model has its architecture. Cells are text.
+    """
+    place = {task: i for i, task in enumerate(ORDER)}
+    subjects = sorted(record.subjects, key=lambda one: (place.get(one.task, len(ORDER)), one.task))
+    averaged = not why_not_averaged(subjects, [one.task for one in subjects])
+    average = averages(found, [one.task for one in subjects])
+    rows: dict[str, dict[str, str]] = {}
+    titles = {one.task: column_title(one, one.task, MISMATCHED in found) for one in subjects}
+    for name in names_in(found):
+        of_model = found[(found["model"] == name) & (found["status"] == "finished")]
+        cells = {titles[one.task]: _metrics(of_model[of_model["task"] == one.task], one) for one in subjects}
+        mean = average[name].mean() if averaged else np.nan
+        full = name.startswith(MT_DNN)
+        cells |= {"Average Score": _text(mean), "Std Dev": _text(average[name].std() if averaged else np.nan)}
+        cells |= {"Mean size of a task": "100%" if full else _percent(size.mean)}
+        rows[name] = cells | {"Size of the union": "100%" if full else _percent(size.union)}
+    if (model := published_model(record.subject)) is not None:
+        for name, row in published()["table 3"][model].items():
+            cells = {titles[one.task]: published_cell(row, one, model) for one in subjects}
+            cells |= {"Average Score": f"{row['average']:.1f} (8 tasks)", "Std Dev": "-"}
+            cells |= {"Mean size of a task": f"{row['compression']:.1f}%", "Size of the union": "-"}
+            rows[f"{name} ({published()['models'][model]['name']}, published)"] = cells
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _metrics(of_task: pd.DataFrame, subject: Subject) -> str:
+    if of_task.empty:
+        return "-"
+    names = [*subject.metrics, *([MISMATCHED] if MISMATCHED in of_task and subject.task == "mnli" else [])]
+    return "/".join(f"{value:.1f}" for value in of_task[names].astype(float).mean())
+
+
+def _text(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "-"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}" if np.isfinite(value) else "-"
+
+
+def gains(found: pd.DataFrame, subjects: Sequence[Subject]) -> pd.DataFrame:
+    """Return what Ticket-Share gains over MT-DNN, before and after fine-tuning: a row a task, then their average.
+
+    `difference` is paired over seeds, with its 95 % interval and p; `p_holm` is corrected for the tasks of a stage.
+    """
+    tasks = [subject.task for subject in subjects]
+    average = averages(found, tasks)
+    rows = []
+    for stage, after in (("shared", ""), ("fine-tuned", TUNED)):
+        if MT_DNN + after not in set(found["model"]):
+            continue
+        tests = []
+        for task in tasks:
+            scores = found[found["task"] == task].pivot(index="seed", columns="model", values="score").astype(float)
+            tests.append(_compared(scores, after))
+        corrected = holm([test["p"] for test in tests])
+        rows += [
+            {"stage": stage, "task": task, **test, "p_holm": p}
+            for task, test, p in zip(tasks, tests, corrected, strict=True)
+        ]
+        if not why_not_averaged(subjects, tasks):
+            rows.append({"stage": stage, "task": ALL, **_compared(average, after), "p_holm": np.nan})
+    return pd.DataFrame(rows)
+
+
+def _compared(scores: pd.DataFrame, after: str) -> dict[str, Any]:
+    """Return means and the paired difference of Ticket-Share and MT-DNN; `scores` has a row a seed."""
+    both = scores[[TICKET_SHARE + after, MT_DNN + after]].dropna()
+    test: Paired = paired_t_test(both.iloc[:, 0].tolist(), both.iloc[:, 1].tolist())
+    means = both.mean()
+    return {
+        "seeds": len(both), MT_DNN: means.iloc[1], TICKET_SHARE: means.iloc[0],
+        "difference": test.mean, "low": test.low, "high": test.high, "p": test.p,
+    }  # fmt: skip
+
+
+def keepers(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
+    """Return, layer by layer (from 0), how many heads all tasks keep, several, one, none; and who keeps the FFN."""
+    tasks = list(of_task)
+    heads = np.stack([of_task[task].heads for task in tasks]).sum(axis=0)
+    rows = []
+    for layer in range(len(heads)):
+        keep = [task for task in tasks if of_task[task].ffns[layer]]
+        rows.append(
+            {
+                "layer": layer,
+                "heads of all": int((heads[layer] == len(tasks)).sum()),
+                "of several": int(((heads[layer] > 1) & (heads[layer] < len(tasks))).sum()),
+                "of one": int((heads[layer] == 1).sum()),
+                "of none": int((heads[layer] == 0).sum()),
+                "FFN of": "all" if len(keep) == len(tasks) else ", ".join(keep) or "none",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def overlaps(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
+    """Return a row a pair of tasks: how far their super tickets agree.
+
+    `kept` is the Jaccard index of what stays; `pruned` the share of what is pruned that both prune (twice the shared
+    over both sizes), missing where neither prunes; `chance` what random tickets of those sizes would share of it.
+    """
+    rows = []
+    for (a, one), (b, other) in combinations(of_task.items(), 2):
+        gone = [np.append(~ticket.heads, ~ticket.ffns) for ticket in (one, other)]
+        total = sum(int(pruned.sum()) for pruned in gone)
+        expected = sum(
+            2 * float(getattr(~one, part).sum() * getattr(~other, part).sum()) / getattr(one, part).size
+            for part in ("heads", "ffns")
+        )
+        rows.append(
+            {
+                "task": a,
+                "other": b,
+                "kept": one.overlap(other),
+                "pruned": shared(*gone) if total else np.nan,
+                "chance": expected / total if total else np.nan,
+            }
+        )
+    return pd.DataFrame(rows, columns=["task", "other", "kept", "pruned", "chance"])
+
+
+def task_shares(subjects: Sequence[Subject], tickets: Sequence[SharedTicket]) -> pd.DataFrame:
+    """Return the importance of each head and FFN averaged over tasks, and each task's share of it (paper, section 8).
+
+    One row a structure: `part` (head or FFN), `layer`, `head` (-1 for an FFN), `importance`, a column a task with its
+    share (they add up to 1), `pattern` (see `pattern_of`) with its `distance`. Scores are normalised in each task as
+    tickets are drawn: heads by their layer's l2 norm, FFNs by that of all FFNs. Empty if a ticket came without scores.
+    """
+    if not all({"heads", "ffns"} <= set(one.scores) for one in tickets):
+        return pd.DataFrame()
+    heads = np.stack([normalise_by_layer(one.scores["heads"]) for one in tickets])
+    ffns = np.stack([one.scores["ffns"] / (np.linalg.norm(one.scores["ffns"]) + 1e-20) for one in tickets])
+    rows = []
+    for layer in range(heads.shape[1]):
+        parts = [("head", head, heads[:, layer, head]) for head in range(heads.shape[2])]
+        for part, head, scores in [*parts, ("FFN", -1, ffns[:, layer])]:
+            total = scores.sum()
+            share = scores / total if total > 0 else np.full(len(scores), 1 / len(scores))
+            pattern, distance = pattern_of(share)
+            entry = {"part": part, "layer": layer, "head": head, "importance": float(scores.mean())}
+            entry |= {subject.task: float(one) for subject, one in zip(subjects, share, strict=True)}
+            rows.append(entry | {"pattern": pattern, "distance": distance})
+    return pd.DataFrame(rows)
+
+
+def pattern_of(share: NDArray[np.float64]) -> tuple[str, float]:
+    """Return which pattern the shares of tasks are nearest to, and the l1 distance to it.
+
+    `even`: all tasks alike; `one task`: all of it one task's; `two tasks`: half each of two. With two tasks, even and
+    two tasks are the same, and called even.
+    """
+    n = len(share)
+    ordered = np.sort(share)[::-1]
+    patterns = {"even": np.full(n, 1 / n), "one task": np.eye(n)[0]}
+    if n > 2:
+        patterns["two tasks"] = np.where(np.arange(n) < 2, 0.5, 0.0)
+    distances = {name: float(np.abs(ordered - wanted).sum()) for name, wanted in patterns.items()}
+    nearest = min(distances, key=lambda name: distances[name])
+    return nearest, distances[nearest]
+
+
+def panel(importance: pd.DataFrame, pattern: str, most: int = 12) -> pd.DataFrame:
+    """Return the structures nearest to a pattern, nearest first: a panel of the paper's Figure 6."""
+    found = importance[importance["pattern"] == pattern]
+    return found.sort_values(["distance", "layer", "head"]).head(most)
+
+
+def _sentences(record: Record, compared: pd.DataFrame, size: Sizes, importance: pd.DataFrame) -> tuple[str, ...]:
+    tasks = [subject.task for subject in record.subjects]
+    said = []
+    reason = why_not_averaged(record.subjects, tasks)
+    for stage, words in (("shared", "Trained together"), ("fine-tuned", "Fine-tuned on each task after that")):
+        of_stage = compared[compared["stage"] == stage] if not compared.empty else compared
+        average = of_stage[of_stage["task"] == ALL] if not of_stage.empty else of_stage
+        if not average.empty and np.isfinite(average.iloc[0]["difference"]):
+            row = average.iloc[0]
+            tested = (
+                f"95 %: {row['low']:+.2f} to {row['high']:+.2f}, p = {row['p']:.2g}; mean of {row['seeds']} seeds"
+                if np.isfinite(row["p"])
+                else "one seed, no test" if row["seeds"] == 1 else f"{row['seeds']} seeds that differ alike, no test"
+            )  # fmt: skip
+            said.append(
+                f"{words}, tasks with tickets of their own score {row[TICKET_SHARE]:.2f} on average and the full model "
+                f"{row[MT_DNN]:.2f}: {row['difference']:+.2f} ({tested})."
+            )
+    if not said:
+        said.append(reason or "No average over tasks: no seed has all its trainings finished.")
+    said.append(
+        "Each task's ticket was chosen on the dev set that scores it here; these numbers do not pay for that choice."
+    )
+    if np.isfinite(size.union):
+        said.append(
+            f"A task's ticket keeps {size.mean:.1%} of the parameters on average (what the paper calls compression); "
+            f"what some task keeps, and is really there, is {size.union:.1%}."
+        )
+    if not importance.empty:
+        counts = importance["pattern"].value_counts()
+        said.append(
+            f"Of {len(importance)} heads and FFNs, {counts.get('even', 0)} matter about as much to every task, "
+            f"{counts.get('one task', 0)} mostly to one and {counts.get('two tasks', 0)} to two."
+        )
+    return tuple(said)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from supertickets.evidence.conclusions import Conclusions, Gain
-from supertickets.evidence.record import Record
+from supertickets.evidence.record import Record, Subject
 from supertickets.evidence.statistics import holm
 from supertickets.evidence.table import DENSE, select_super
 from supertickets.storage import write_atomically
@@ -23,7 +23,7 @@ from supertickets.tasks.glue import GLUE
 ORDER = ("rte", "mrpc", "cola", "sst2", "stsb", "qnli", "qqp", "mnli", "wnli")
 """The tasks' order in the paper's tables."""
 _TITLES = {"sst2": "SST", "stsb": "STS-B", "cola": "CoLA"}
-_MISMATCHED = "dev_mismatched_accuracy"
+MISMATCHED = "dev_mismatched_accuracy"
 _METRICS = {"accuracy": "Acc", "f1": "F1", "matthews": "Mcc", "pearson": "P", "spearman": "S"}
 
 
@@ -64,11 +64,11 @@ def published() -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def published_model(record: Record) -> str | None:
+def published_model(subject: Subject) -> str | None:
     """Return which of the paper's models (`base`, `large`) a study's has the architecture of, or None."""
-    shape = record.subject.shape
+    shape = subject.shape
     for size, model in published()["models"].items():
-        if (record.subject.model_type, shape.layers, shape.heads, shape.hidden) == (
+        if (subject.model_type, shape.layers, shape.heads, shape.hidden) == (
             model["model_type"], model["layers"], model["heads"], model["hidden"],
         ):  # fmt: skip
             return str(size)
@@ -156,10 +156,8 @@ def task_average(studies: Sequence[Looked]) -> Average:
         return Average(reason="No average over tasks: the studies have different base models.")
     if len({one.record.settings.get("fraction", 1.0) for one in studies}) > 1:
         return Average(reason="No average over tasks: the studies train on different fractions of their training sets.")
-    as_glue = [subject.task in GLUE and subject.metrics == GLUE[subject.task].metrics for subject in subjects]
-    if not all(as_glue) and len({subject.metrics for subject in subjects}) > 1:
-        said = "; ".join(f"{name}: {', '.join(s.metrics)}" for name, s in zip(names, subjects, strict=True))
-        return Average(reason=f"No average over tasks: their metrics differ ({said}) and are not all GLUE's own.")
+    if reason := why_not_averaged(subjects, names):
+        return Average(reason=reason)
     unfinished = [name for name, one in zip(names, studies, strict=True) if one.conclusions.paper is None]
     if unfinished:
         return Average(reason=f"No average over tasks: no winning ticket of {', '.join(unfinished)} finished.")
@@ -178,6 +176,15 @@ def task_average(studies: Sequence[Looked]) -> Average:
 
     paper, honest = (Gain.of(seeds, averaged(which, "scores"), averaged(which, "dense")) for which in (0, 1))
     return Average(paper, honest)
+
+
+def why_not_averaged(subjects: Sequence[Subject], names: Sequence[str]) -> str:
+    """Return why scores of tasks do not average; nothing if they do (see `task_average`)."""
+    as_glue = [subject.task in GLUE and subject.metrics == GLUE[subject.task].metrics for subject in subjects]
+    if all(as_glue) or len({subject.metrics for subject in subjects}) == 1:
+        return ""
+    said = "; ".join(f"{name}: {', '.join(s.metrics)}" for name, s in zip(names, subjects, strict=True))
+    return f"No average over tasks: their metrics differ ({said}) and are not all GLUE's own."
 
 
 def _twice(names: Sequence[str]) -> str:
@@ -200,7 +207,7 @@ def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
             frame[name] = list(values)
         return frame
 
-    sizes = sorted({size for one in ordered if (size := published_model(one.record)) is not None})
+    sizes = sorted({size for one in ordered if (size := published_model(one.record.subject)) is not None})
     one_rows = {"ST-DNN": [_scores(one, False) for one in ordered], "SuperT": [_scores(one, True) for one in ordered]}
     one_rows["SuperT (cross-fitted)"] = [_honest(one) for one in ordered]
     means: list[Any] = [np.nan] * 3
@@ -241,12 +248,17 @@ def _columns(studies: Sequence[Looked]) -> list[str]:
     """Return the columns' titles: the paper's for a task, longer ones where studies could be mistaken."""
     found = []
     for name, one in zip(names_of(studies), studies, strict=True):
-        task = one.record.subject.task
-        title = name if name != task else _TITLES.get(task, task.upper() if task in GLUE else task)
-        if task == "mnli" and name == task:
-            title = "MNLI-m/mm" if _MISMATCHED in one.record.table else "MNLI-m"
-        found.append(f"{title} {'/'.join(_METRICS.get(metric, metric) for metric in one.record.subject.metrics)}")
+        found.append(column_title(one.record.subject, name, MISMATCHED in one.record.table))
     return found
+
+
+def column_title(subject: Subject, name: str, mismatched: bool) -> str:
+    """Return a task's title and metrics as the paper's tables have them; `name` tells it from others."""
+    task = subject.task
+    title = name if name != task else _TITLES.get(task, task.upper() if task in GLUE else task)
+    if task == "mnli" and name == task:
+        title = "MNLI-m/mm" if mismatched else "MNLI-m"
+    return f"{title} {'/'.join(_METRICS.get(metric, metric) for metric in subject.metrics)}"
 
 
 def _scores(one: Looked, of_super: bool) -> str:
@@ -262,7 +274,7 @@ def _scores(one: Looked, of_super: bool) -> str:
         chosen = chosen[chosen["seed"].isin(gain.seeds)] if gain is not None else chosen
     if chosen.empty:
         return "-"
-    names = [*one.record.subject.metrics, *([_MISMATCHED] if _MISMATCHED in table else [])]
+    names = [*one.record.subject.metrics, *([MISMATCHED] if MISMATCHED in table else [])]
     return "/".join(f"{value:.1f}" for value in chosen[names].astype(float).mean())
 
 
@@ -272,8 +284,13 @@ def _honest(one: Looked) -> str:
 
 
 def _published(row: Mapping[str, Any], one: Looked, size: str) -> str:
-    found = row.get(one.record.subject.task)
-    if found is None or published_model(one.record) != size or one.record.settings.get("fraction", 1.0) != 1.0:
+    return published_cell(row, one.record.subject, size)
+
+
+def published_cell(row: Mapping[str, Any], subject: Subject, size: str) -> str:
+    """Return what a published row says of a task, `-` if nothing or if the model or the training set is another."""
+    found = row.get(subject.task)
+    if found is None or published_model(subject) != size or subject.source.fraction != 1.0:
         return "-"
     return "/".join(f"{value:.1f}" for value in found) if isinstance(found, list) else f"{found:.2f}"
 
