@@ -10,11 +10,14 @@ import wrapt
 
 if TYPE_CHECKING:
     from supertickets.errors import StudyError, TicketError
+    from supertickets.export.shared import load_shared
     from supertickets.export.ship import apply_ticket
+    from supertickets.studies.adapt import adapt
     from supertickets.studies.compare import compare
     from supertickets.studies.find import FindResult, find
     from supertickets.studies.report import report
     from supertickets.studies.sensitivity import sensitivity
+    from supertickets.studies.share import share
     from supertickets.surgery.cut import cut
     from supertickets.tickets import Ticket
     from supertickets.tickets.folder import load_ticket
@@ -24,13 +27,16 @@ __all__ = [
     "StudyError",
     "Ticket",
     "TicketError",
+    "adapt",
     "apply_ticket",
     "compare",
     "cut",
     "find",
+    "load_shared",
     "load_ticket",
     "report",
     "sensitivity",
+    "share",
 ]
 
 _HOME = {
@@ -38,13 +44,16 @@ _HOME = {
     "StudyError": "errors",
     "Ticket": "tickets",
     "TicketError": "errors",
+    "adapt": "studies.adapt",
     "apply_ticket": "export.ship",
     "compare": "studies.compare",
     "cut": "surgery.cut",
     "find": "studies.find",
+    "load_shared": "export.shared",
     "load_ticket": "tickets.folder",
     "report": "studies.report",
     "sensitivity": "studies.sensitivity",
+    "share": "studies.share",
 }
 
 

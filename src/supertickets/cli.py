@@ -15,7 +15,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from supertickets.errors import StudyError, TicketError
-from supertickets.studies.settings import CompareSettings, FindSettings, StudySettings, parse, read_config
+from supertickets.studies.settings import (
+    AdaptSettings,
+    CompareSettings,
+    FindSettings,
+    ShareSettings,
+    StudySettings,
+    flag,
+    parse,
+    read_config,
+)
 
 app = typer.Typer(
     name="supertickets",
@@ -58,7 +67,7 @@ def _with_settings_flags(function: Callable[..., None], of: type[StudySettings])
             default=None,
             annotation=Annotated[
                 _flag_type(field.annotation) | None,
-                typer.Option(help=_help(field), show_default=False),
+                typer.Option(*_named(name), help=_help(field), show_default=False),
             ],
         )
         for name, field in fields.items()
@@ -75,6 +84,13 @@ def _with_settings_flags(function: Callable[..., None], of: type[StudySettings])
     command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
     command.__doc__, command.__name__ = function.__doc__, function.__name__
     return command
+
+
+def _named(name: str) -> list[str]:
+    """Return a flag's names, where they are not those that the parser would give it."""
+    if flag(name) == "--" + name.replace("_", "-"):
+        return []
+    return [flag(name)]
 
 
 def _help(field: Any) -> str:
@@ -182,6 +198,87 @@ def _compare(
 app.command("compare")(_with_settings_flags(_compare, CompareSettings))
 
 
+def _share(
+    *,
+    config: Annotated[Path | None, typer.Option(help="YAML file; every flag is a key in it, flags win")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    **settings: Any,
+) -> None:
+    """Train several tasks together, each its own super ticket of one encoder.
+
+    Takes each task's super ticket from finished studies (--tickets), or finds them first; cuts away what no task keeps
+    and trains so that a step of a task changes only that task's ticket. Beside it, the full model is trained the same
+    way (MT-DNN), and both are fine-tuned on each task. Run it again to go on where it stopped.
+    """
+    from supertickets.studies.share import share
+
+    asked = read_config(config, ShareSettings) if config is not None else {}
+    parse(ShareSettings, asked | settings)
+    with _stoppable():
+        result = share(asked, **settings, quiet=False)
+    seen = result.sharing
+    if as_json:
+        tables = {"table_3": seen.table.reset_index(names="model"), "gains": seen.gains, "results": seen.runs}
+        found = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        places = {"folder": result.folder, "report": result.report, "model": result.model_folder}
+        typer.echo(
+            json.dumps(
+                {
+                    "verdict": seen.verdict,
+                    **{name: str(path) for name, path in places.items()},
+                    "models": {task: str(path) for task, path in result.task_folders.items()},
+                    "failed": dict(result.failures),
+                    "sizes": {"mean": seen.sizes.mean, "union": seen.sizes.union, **seen.sizes.by_task},
+                    **found,
+                }
+            )
+        )
+    else:
+        _print_table(seen.table.reset_index(names="model"), "mean dev scores (Table 3)")
+        typer.echo(seen.verdict)
+        typer.echo(f"report: {result.report}")
+        if result.model_folder.is_dir():
+            typer.echo(f"shared model: {result.model_folder}, each task's own: {result.folder}/models")
+    _tell_failures(result.failures)
+
+
+app.command("share")(_with_settings_flags(_share, ShareSettings))
+
+
+def _adapt(
+    *,
+    config: Annotated[Path | None, typer.Option(help="YAML file; every flag is a key in it, flags win")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    **settings: Any,
+) -> None:
+    """Adapt trained models, with their tickets, to a new task with few examples.
+
+    Takes the super ticket and the dense model of a study of `find`, or MT-DNN and Ticket-Share of one of `share`
+    (--from, several with commas), gives them a new output layer and trains them on growing parts of the new task's
+    training set. Run it again to go on where it stopped.
+    """
+    from supertickets.studies.adapt import adapt
+
+    asked = read_config(config, AdaptSettings) if config is not None else {}
+    parse(AdaptSettings, asked | settings)
+    with _stoppable():
+        result = adapt(asked, **settings, quiet=False)
+    seen = result.adaptation
+    if as_json:
+        tables = {"table_4": seen.table.reset_index(names="model"), "gains": seen.gains, "results": seen.runs}
+        found = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        said = {"verdict": seen.verdict, "folder": str(result.folder), "report": str(result.report)}
+        typer.echo(json.dumps({**said, "failed": dict(result.failures), **found}))
+    else:
+        _print_table(seen.table.reset_index(names="model"), f"mean dev scores: {seen.table.index.name} (Table 4)")
+        typer.echo(seen.verdict)
+        typer.echo(f"report: {result.report}")
+    _tell_failures(result.failures)
+
+
+app.command("adapt")(_with_settings_flags(_adapt, AdaptSettings))
+
+
 def _print_table(frame: Any, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -266,9 +363,9 @@ def report(
         tables = {name: json.loads(table.to_json(orient="split")) for name, table in made.tables.items()}
         typer.echo(json.dumps({"report": str(made.page), "average": made.average.sentence(), "tables": tables}))
         return
-    for one in made.studies:
-        typer.echo(f"{one.record.name}: {one.conclusions.verdict}\n")
-    if len(made.studies) > 1:
+    for name, verdict in made.verdicts.items():
+        typer.echo(f"{name}: {verdict}\n")
+    if len(made.verdicts) > 1:
         typer.echo(made.average.sentence())
     typer.echo(f"report: {made.page}")
 

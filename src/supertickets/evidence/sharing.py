@@ -1,4 +1,4 @@
-"""What sharing tickets between tasks shows: the paper's Table 3, sizes, who keeps what, whose tickets matter to whom."""
+"""What sharing tickets between tasks shows: Table 3, sizes, who keeps what, which tickets matter to which task."""
 
 from __future__ import annotations
 

@@ -21,16 +21,31 @@ def predict(
 
     `model` is a folder as `ship` writes it, small models included.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    with quiet_transformers():
+        network = AutoModelForSequenceClassification.from_pretrained(model, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    return outputs_of(network, tokenizer, text, pair, max_length, precision, device)
+
+
+def outputs_of(
+    network: Any,
+    tokenizer: Any,
+    text: list[str],
+    pair: list[str] | None,
+    max_length: int,
+    precision: Precision = "float32",
+    device: str = "auto",
+) -> NDArray[np.float32]:
+    """Return a model's outputs `[texts, outputs]`, computed as a training's evaluation does."""
+    import torch
 
     from supertickets.training.batches import encode_split, in_length_order
     from supertickets.training.devices import arithmetic, find_device
 
     where: Any = find_device(device)
-    with quiet_transformers():
-        network = AutoModelForSequenceClassification.from_pretrained(model, local_files_only=True).to(where).eval()
-        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    network.to(where).eval()
     encoded = encode_split(Split(text, pair, np.zeros(len(text))), tokenizer, max_length)
     outputs = np.zeros((len(text), network.config.num_labels), np.float32)
     with torch.inference_mode(), arithmetic(precision, where):

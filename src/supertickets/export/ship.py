@@ -1,11 +1,12 @@
 """Ticket folders with the model inside, and small models made from ticket folders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from supertickets.errors import TicketError
 from supertickets.export.card import ticket_card
-from supertickets.lab.outcome import WEIGHTS, Outcome
+from supertickets.lab.outcome import WEIGHTS, Outcome, task_weights
 from supertickets.models import BaseModel, ModelSource, find_model, quiet_transformers
 from supertickets.storage import written_whole
 from supertickets.surgery.cut import cut
@@ -14,30 +15,43 @@ from supertickets.tasks import Task
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_ticket
 
 
-def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> None:
-    """Write a ticket folder with the outcome's trained small model in `model/`, if it has its weights."""
+def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> None:
+    """Write a ticket folder with the outcome's trained small model in `model/`, if it has its weights.
+
+    `place` is the task's among those of the outcome's trial.
+    """
     if outcome.has_weights:
-        save_trained_model(outcome, base, task, folder / MODEL_FOLDER)
+        save_trained_model(outcome, base, task, folder / MODEL_FOLDER, place)
     shared.save(folder, ticket_card(shared.ticket, shared.base, shared.origin, with_model=outcome.has_weights))
 
 
-def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> None:
-    """Save an outcome's trained model and its tokenizer as a Hugging Face folder that stock transformers loads."""
+def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> None:
+    """Save one task's part of an outcome's trained model, with its tokenizer, as stock transformers loads it."""
     from safetensors.torch import load_file
+
+    from supertickets.surgery.expand import expand
 
     source = ModelSource(base)
     trial = outcome.trial
-    model = cut(source.build(task.outputs, trial.recipe.dropout, trial.seed), trial.ticket)
-    model.load_state_dict(load_file(outcome.folder / WEIGHTS))
-    if task.is_regression:
-        model.config.problem_type = "regression"
-    else:
-        model.config.problem_type = "single_label_classification"
-        model.config.id2label = dict(enumerate(task.labels))
-        model.config.label2id = {label: i for i, label in enumerate(task.labels)}
+    ticket = trial.tasks[place].ticket
+    model = source.build(task.outputs, trial.dropout(place), trial.seed)
+    weights = task_weights(load_file(outcome.folder / WEIGHTS), place, model.base_model_prefix)
+    expand(model, trial.ticket, weights)
+    cut(model, ticket)
+    describe_outputs(model.config, task.labels)
     with written_whole(folder) as new, quiet_transformers():
-        save_cut_model(model, trial.ticket, new)
+        save_cut_model(model, ticket, new)
         source.tokenizer.save_pretrained(new)
+
+
+def describe_outputs(config: Any, labels: Sequence[str]) -> None:
+    """Write into a model's config what its outputs mean: labels by place, or one real number."""
+    if not labels:
+        config.problem_type = "regression"
+    else:
+        config.problem_type = "single_label_classification"
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
 
 
 def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: bool = False) -> dict[str, Any]:

@@ -110,6 +110,18 @@ def of_task(values: Mapping[str, V], task: int) -> dict[str, V]:
     }
 
 
+def task_weights(weights: Mapping[str, V], output_layer: int | None, encoder: str) -> dict[str, V]:
+    """Return the encoder's weights out of a trial's, and the output layer of one of its tasks if one is asked for.
+
+    `encoder` is what the names of the encoder's weights begin with, without the dot.
+    """
+    found = {name: value for name, value in weights.items() if name.startswith(f"{encoder}.")}
+    if output_layer is not None:
+        own = of_task(weights, output_layer)
+        found |= {name: value for name, value in own.items() if not name.startswith(f"{encoder}.")}
+    return found
+
+
 def save_outcome(outcome: Outcome) -> None:
     """Write `outcome.json`, which makes the trial count as done: its other files must be there."""
     content = {

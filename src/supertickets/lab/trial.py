@@ -76,6 +76,11 @@ class Trial(BaseModel):
         """What its model keeps: the union of its tasks' tickets."""
         return reduce(or_, (task.ticket for task in self.tasks))
 
+    def dropout(self, place: int) -> float:
+        """Return the dropout before the output layer of the task at `place`."""
+        own = self.tasks[place].dropout
+        return self.recipe.dropout if own is None else own
+
     @cached_property
     def key(self) -> str:
         """A hash of all that can change the outcome; recipe fields at their defaults are left out."""

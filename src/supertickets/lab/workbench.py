@@ -22,8 +22,8 @@ from supertickets.lab.outcome import (
     WEIGHTS,
     Outcome,
     named,
-    of_task,
     save_outcome,
+    task_weights,
 )
 from supertickets.lab.tracking import Tracking
 from supertickets.lab.trial import Start, TaskTicket, Trial
@@ -131,14 +131,13 @@ class Workbench:
         The encoder is the pre-trained one, or as another trial left it; output layers are new unless that is to go on.
         """
         trial = job.trial
-        dropouts = [trial.recipe.dropout if task.dropout is None else task.dropout for task in trial.tasks]
         first, *others = [
-            source.build(encoded.task.outputs, dropout, trial.seed)
-            for encoded, dropout in zip(data, dropouts, strict=True)
+            source.build(encoded.task.outputs, trial.dropout(place), trial.seed) for place, encoded in enumerate(data)
         ]
         if trial.start is not None:
-            weights = _of_task(self._start_weights(trial.start, job.start), trial.start.output_layer, first)
-            expand(first, trial.start.ticket, weights)
+            weights = self._start_weights(trial.start, job.start)
+            chosen = task_weights(weights, trial.start.output_layer, first.base_model_prefix)
+            expand(first, trial.start.ticket, chosen)
         cut(first, trial.ticket)
         for other in others:
             setattr(other, other.base_model_prefix, first.base_model)
@@ -194,19 +193,6 @@ def _weights(models: Sequence[PreTrainedModel]) -> dict[str, torch.Tensor]:
         own = {name: tensor for name, tensor in model.state_dict().items() if not task or not name.startswith(encoder)}
         found |= named(own, task)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
-
-
-def _of_task(
-    weights: Mapping[str, torch.Tensor], output_layer: int | None, model: PreTrainedModel
-) -> dict[str, torch.Tensor]:
-    """Return the encoder's weights out of a trial's, and the output layer of one of its tasks if one is asked for."""
-    encoder = f"{model.base_model_prefix}."
-    found = {name: tensor for name, tensor in weights.items() if name.startswith(encoder)}
-    if output_layer is not None:
-        found |= {
-            name: tensor for name, tensor in of_task(weights, output_layer).items() if not name.startswith(encoder)
-        }
-    return found
 
 
 def versions() -> dict[str, str]:

@@ -6,14 +6,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from supertickets.errors import TicketError
 from supertickets.evidence.record import Subject, load_subjects
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS
 from supertickets.lab.progress import PROGRESS
+from supertickets.studies.adapt import AdaptStudy
 from supertickets.studies.compare import CompareStudy
 from supertickets.studies.find import FindStudy
-from supertickets.studies.settings import SETTINGS_FILE, CompareSettings, FindSettings, StudySettings, recorded
+from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, settings_of
+from supertickets.studies.share import ShareStudy
 from supertickets.studies.study import RESULTS, Study, Walk, walk
 from supertickets.tickets.folder import MODEL_FOLDER
 
@@ -82,25 +83,15 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
     return {"folder": str(folder), "files": [str(path) for path in gone], "freed": freed, "bytes": before - freed}
 
 
-def settings_of(folder: Path) -> StudySettings:
-    """Return the settings of the study in a folder; raises TicketError if there is none."""
-    settings = recorded(folder)
-    if settings is None:
-        hint = ""
-        if folder.is_dir():
-            inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS_FILE}"))
-            hint = f"; it has studies in {', '.join(inside)}" if inside else ""
-        raise TicketError(f"{folder}: there is no study in it (no {SETTINGS_FILE}){hint}.")
-    return settings.model_copy(update={"out": folder})  # wherever the folder is now
-
-
 def open_study(folder: Path) -> Study | None:
     """Return the study in a folder, to walk through what it remembers; None if it stopped before it began."""
     settings, subjects = settings_of(folder), load_subjects(folder)
     return _STUDIES[settings.study](settings, subjects) if subjects else None
 
 
-_STUDIES: dict[str, Callable[[Any, Sequence[Subject]], Study]] = {
+_STUDIES: dict[str, Callable[[Any, Sequence[Subject]], Study | None]] = {
     FindSettings.study: FindStudy,
     CompareSettings.study: CompareStudy,
+    ShareSettings.study: ShareStudy.remembered,
+    AdaptSettings.study: AdaptStudy.remembered,
 }

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from supertickets.evidence.adaptation import Adaptation
 from supertickets.evidence.conclusions import Conclusions, conclude
 from supertickets.evidence.record import Record
+from supertickets.evidence.sharing import Sharing
 from supertickets.evidence.tables import Looked, gains, paper_tables, write_tables
 from supertickets.studies.settings import SETTINGS_FILE
+from supertickets.tickets.folder import SharedTicket
 
 REPORT = "report.html"
 TABLES = "tables"
@@ -35,6 +38,26 @@ def write_page(folder: Path, studies: Sequence[Looked]) -> Mapping[str, pd.DataF
     return tables
 
 
+def write_sharing(record: Record, seen: Sharing, tickets: Sequence[SharedTicket]) -> None:
+    """Write the page and tables of a study of `share` into its folder."""
+    from supertickets.report.shared import write_sharing_report
+
+    of_task = {subject.task: one.ticket for subject, one in zip(record.subjects, tickets, strict=True)}
+    further = sensitivity_tables(record.folder)
+    write_sharing_report(record.folder / REPORT, record, seen, of_task, command_of(record), further)
+    tables = {"table 3": seen.table, "gains": seen.gains, "who keeps what": seen.keepers, "overlaps": seen.overlaps}
+    tables |= {"importance": seen.importance} if not seen.importance.empty else {}
+    write_tables(record.folder / TABLES, tables)
+
+
+def write_adaptation(record: Record, seen: Adaptation) -> None:
+    """Write the page and tables of a study of `adapt` into its folder."""
+    from supertickets.report.adapted import write_adaptation_report
+
+    write_adaptation_report(record.folder / REPORT, record, seen, command_of(record))
+    write_tables(record.folder / TABLES, {"table 4": seen.table, "gains": seen.gains})
+
+
 def sensitivity_tables(folder: Path) -> dict[str, pd.DataFrame]:
     """Return what `supertickets sensitivity` left in a study's folder, by title; nothing if it was not run."""
     titles = {"table-5": "standard deviation over seeds (Table 5)", "table-8": "over learning rates (Table 8)"}
@@ -48,4 +71,4 @@ def sensitivity_tables(folder: Path) -> dict[str, pd.DataFrame]:
 
 def command_of(record: Record) -> str:
     """Return the command that repeats a study."""
-    return shlex.join(["supertickets", "find", "--config", str(record.folder / SETTINGS_FILE)])
+    return shlex.join(["supertickets", str(record.settings["study"]), "--config", str(record.folder / SETTINGS_FILE)])

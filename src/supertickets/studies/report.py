@@ -7,31 +7,37 @@ from pathlib import Path
 import pandas as pd
 
 from supertickets.errors import TicketError
+from supertickets.evidence.adaptation import Adaptation, conclude_adaptation
 from supertickets.evidence.conclusions import conclude
-from supertickets.evidence.tables import Average, Looked, task_average
+from supertickets.evidence.sharing import Sharing, conclude_sharing
+from supertickets.evidence.tables import Average, Looked, names_of, task_average
+from supertickets.studies.adapt import AdaptStudy
 from supertickets.studies.find import FindStudy
 from supertickets.studies.folder import open_study
-from supertickets.studies.pages import REPORT, TABLES, write_page
+from supertickets.studies.pages import REPORT, TABLES, write_adaptation, write_page, write_sharing
+from supertickets.studies.share import ShareStudy
 from supertickets.studies.study import recall
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What `report` leaves: the page, the tables by name, and what they say of the average over tasks."""
+    """What `report` leaves: the page, the tables by name, each study's verdict, and the average over tasks."""
 
     page: Path
     tables: Mapping[str, pd.DataFrame]
     average: Average
-    studies: Sequence[Looked]
+    verdicts: Mapping[str, str]
 
 
 def report(folders: Sequence[Path | str], out: Path | str | None = None) -> ReportResult:
     """Write one page and the paper's tables about studies, finished or not; runs nothing.
 
-    A single study's page goes into its own folder, that of several into `out` (default `runs/report`). Raises
-    TicketError for a folder without a study, for one named twice, and where `out` holds other things.
+    A single study's page goes into its own folder, that of several (of `find`) into `out` (default `runs/report`).
+    Raises TicketError for a folder without a study, for one named twice, and where `out` holds other things.
     """
     paths = [Path(folder) for folder in folders]
+    if len(paths) == 1 and isinstance(study := open_study(paths[0]), ShareStudy | AdaptStudy):
+        return _of_several_tasks(study, out)
     twice = [path for i, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:i]}]
     if twice:
         raise TicketError(f"{twice[0]}: named twice; name each study once.")
@@ -53,7 +59,27 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
     if folder not in paths and folder.is_dir() and (others := _others(folder)):
         raise TicketError(f"--out {folder}: the folder has other files ({others[0]}); choose another folder.")
     tables = write_page(folder, looked)
-    return ReportResult(folder / REPORT, tables, task_average(looked), looked)
+    verdicts = dict(zip(names_of(looked), (one.conclusions.verdict for one in looked), strict=True))
+    return ReportResult(folder / REPORT, tables, task_average(looked), verdicts)
+
+
+def _of_several_tasks(study: ShareStudy | AdaptStudy, out: Path | str | None) -> ReportResult:
+    """Write the page of a study of `share` or `adapt` anew."""
+    folder = study.settings.folder
+    if out is not None and Path(out).resolve() != folder.resolve():
+        raise TicketError(f"--out {out}: the page of a study of `{study.settings.study}` goes into its own folder.")
+    record = recall(study)
+    if not any(row.finished for row in record.rows):
+        raise TicketError(f"{folder}: no run has finished yet; see `supertickets status {folder}`.")
+    seen: Sharing | Adaptation
+    if isinstance(study, ShareStudy):
+        seen = conclude_sharing(record, study.tickets)
+        write_sharing(record, seen, study.tickets)
+    else:
+        seen = conclude_adaptation(record, study.pairs)
+        write_adaptation(record, seen)
+    one = Average(reason="One study has no average.")
+    return ReportResult(folder / REPORT, {"table": seen.table, "gains": seen.gains}, one, {str(folder): seen.verdict})
 
 
 def _others(folder: Path) -> list[str]:

@@ -1,7 +1,7 @@
-"""How much super ticket and dense model depend on seed and learning rate (paper, Tables 5 and 8, appendix A.4).
+"""How much models depend on seed and learning rate (paper, Tables 5 and 8, appendix A.4).
 
-A further look at a study of `find`: it runs in that study's folder, and what the study trained already is not trained
-again.
+A further look at a study of `find` (super ticket and dense model) or of `share` (both shared models, fine-tuned on each
+task): it runs in that study's folder, and what the study trained already is not trained again.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import numpy as np
 import pandas as pd
 
 from supertickets.errors import StudyError, TicketError
-from supertickets.evidence.record import Record, Subject
+from supertickets.evidence.record import Record, Subject, load_subjects
+from supertickets.evidence.sharing import MODELS
 from supertickets.evidence.table import DENSE, Role
-from supertickets.evidence.tables import write_tables
-from supertickets.lab import Trial
+from supertickets.evidence.tables import published, published_model, write_tables
+from supertickets.lab import Outcome, Trial
+from supertickets.lab.outcome import WEIGHTS
 from supertickets.models import find_model
-from supertickets.studies.folder import settings_of
 from supertickets.studies.pages import SENSITIVITY
 from supertickets.studies.report import report
-from supertickets.studies.settings import FindSettings, parse
-from supertickets.studies.study import Study, conduct, write_results
+from supertickets.studies.settings import FindSettings, ShareSettings, parse, settings_of
+from supertickets.studies.share import ShareStudy
+from supertickets.studies.study import RESULTS, Study, conduct, write_results
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, load_ticket
@@ -69,6 +71,52 @@ class SensitivityStudy(Study):
         return trials
 
 
+class TuningStudy(ShareStudy):
+    """Both shared models of a study's first seed, fine-tuned on each task with every learning rate and seed."""
+
+    def __init__(
+        self,
+        settings: ShareSettings,
+        subjects: Sequence[Subject],
+        tickets: Sequence[SharedTicket],
+        rates: Sequence[float],
+        seeds: int,
+    ) -> None:
+        super().__init__(settings, subjects, tickets)
+        self.seeds = range(settings.first_seed, settings.first_seed + 1)  # of the shared models
+        self.tuned = range(settings.first_seed, settings.first_seed + seeds)
+        self.rates = rates
+
+    def expected(self) -> list[Role]:
+        """Return the shared models, then each one's fine-tuning by task, learning rate and seed."""
+        shared = [Role(model, 0.0, seed) for seed in self.seeds for model in MODELS]
+        return shared + [role for role, _, _ in self._tunings(MODELS)]
+
+    def _tunings(self, models: Sequence[str]) -> list[tuple[Role, int, float]]:
+        return [
+            (Role(model, 0.0, seed, f"{subject.task}, {RATE}{rate:.10g}"), place, rate)
+            for model in models
+            for place, subject in enumerate(self.subjects)
+            for rate in self.rates
+            for seed in self.tuned
+        ]
+
+    def then(self, trial: Trial, outcome: Outcome) -> list[Trial]:
+        """Return a shared model's fine-tunings."""
+        if len(trial.tasks) == 1 or WEIGHTS not in outcome.files:
+            return []
+        more = []
+        for role, place, rate in self._tunings([role.kind for role in self.played_by(trial)]):
+            recipe = self.settings.fine_tuning(self.subjects[place].task)
+            more.append(self.fine_tuned(role, place, outcome, recipe.model_copy(update={"learning_rate": rate})))
+        return more
+
+    def expected_cost(self) -> float:
+        """Return the cost of all trials there will be: about as many fine-tunings as there are rates and seeds."""
+        shared = super().expected_cost()
+        return shared * (1 + len(self.rates) * len(self.tuned)) / 2
+
+
 @dataclass(frozen=True)
 class SensitivityResult:
     """What `sensitivity` leaves: every run, the spread over seeds (Table 5) and over learning rates (Table 8)."""
@@ -88,47 +136,110 @@ def sensitivity(
     device: str | None = None,
     quiet: bool = True,
 ) -> SensitivityResult:
-    """Train a finished study's super ticket and dense model with several seeds and learning rates.
+    """Train a finished study's models with several seeds and learning rates.
 
-    `learning_rates` default to the study's own; seeds follow the study's first. Everything else is as the study had it;
-    results go to `sensitivity/` in its folder. Raises TicketError for misuse before anything is written.
+    Of `find` these are the super ticket and the dense model; of `share` the shared models of its first seed, fine-tuned
+    on each task. `learning_rates` default to the study's own; seeds follow the study's first. Everything else is as the
+    study had it; results go to `sensitivity/` in its folder. Raises TicketError for misuse before anything is written.
     """
     folder = Path(folder)
     settings = settings_of(folder)
-    if not isinstance(settings, FindSettings):
-        raise TicketError(f"{folder}: expected a study of `find`, this is one of `{settings.study}`.")
-    if not (folder / "super-ticket").is_dir():
-        raise TicketError(f"{folder}: there is no super ticket in it yet; run `supertickets find` to its end first.")
+    if not isinstance(settings, FindSettings | ShareSettings):
+        raise TicketError(f"{folder}: expected a study of `find` or `share`, this is one of `{settings.study}`.")
     wrong = [rate for rate in learning_rates if not (rate > 0 and np.isfinite(rate))]
     if wrong:
         raise TicketError(f"--learning-rates: expected numbers above 0, got {wrong[0]:g}.")
     if seeds < 1:
         raise TicketError(f"--seeds: expected at least 1, got {seeds}.")
-    rates = sorted(set(learning_rates)) or [settings.learning_rate]
     machine = {name: value for name, value in {"workers": workers, "device": device}.items() if value is not None}
-    settings = parse(FindSettings, {**settings.model_dump(), **machine})
-    base, tasks = find_model(settings.model), {settings.source: load_task(settings.source)}
+    settings = parse(type(settings), {**settings.model_dump(), **machine})
+    rates = sorted(set(learning_rates))
+    if isinstance(settings, ShareSettings):
+        own = settings.fine_tune_learning_rate or settings.learning_rate
+        return _of_shared(folder, settings, rates or [own], seeds, quiet)
+    return _of_single(folder, settings, rates or [settings.learning_rate], seeds, quiet)
+
+
+def _of_single(
+    folder: Path, settings: FindSettings, rates: Sequence[float], seeds: int, quiet: bool
+) -> SensitivityResult:
+    """Look further at a study of `find`."""
+    if not (folder / "super-ticket").is_dir():
+        raise TicketError(f"{folder}: there is no super ticket in it yet; run `supertickets find` to its end first.")
     shared = load_ticket(folder / "super-ticket")
     return conduct(
         lambda settled, subjects: SensitivityStudy(settled, subjects, shared, rates, seeds),
         settings,
-        base,
-        tasks,
+        find_model(settings.model),
+        {settings.source: load_task(settings.source)},
         quiet,
-        lambda study, record: _conclude(folder, record),
+        lambda study, record: _conclude(folder, record, record.table, *spreads(record)),
         further=True,
     )
 
 
-def _conclude(folder: Path, record: Record) -> SensitivityResult:
+def _of_shared(
+    folder: Path, settings: ShareSettings, rates: Sequence[float], seeds: int, quiet: bool
+) -> SensitivityResult:
+    """Look further at a study of `share`."""
+    study = ShareStudy.remembered(settings, load_subjects(folder))
+    if study is None or not (folder / RESULTS).is_file():
+        raise TicketError(f"{folder}: the study is not finished; run `supertickets share` to its end first.")
+    return conduct(
+        lambda settled, subjects: TuningStudy(settled, subjects, study.tickets, rates, seeds),
+        settings,
+        find_model(settings.model),
+        {subject.source: load_task(subject.source) for subject in study.subjects},
+        quiet,
+        lambda tuning, record: _conclude(folder, record, tunings(record), *tuning_spreads(record)),
+        further=True,
+    )
+
+
+def _conclude(
+    folder: Path, record: Record, runs: pd.DataFrame, over_seeds: pd.DataFrame, over_rates: pd.DataFrame
+) -> SensitivityResult:
     if not any(row.finished for row in record.rows):
         raise StudyError(f"no training finished: {record.first_trouble()}")
-    over_seeds, over_rates = spreads(record)
     out = folder / SENSITIVITY
-    write_results(out, record.table)
+    write_results(out, runs)
     write_tables(out, {"table 5": over_seeds, "table 8": over_rates})
     report([folder])  # its page shows these tables too
-    return SensitivityResult(out, record.table, over_seeds, over_rates, dict(record.failures))
+    return SensitivityResult(out, runs, over_seeds, over_rates, dict(record.failures))
+
+
+def tunings(record: Record) -> pd.DataFrame:
+    """Return one row a fine-tuning of a shared model: task, learning rate, seed, status and score in percent."""
+    rows = []
+    for role, row in record.roles.items():
+        if role.variant:
+            task, rate = role.variant.rsplit(f", {RATE}", 1)
+            entry = {"model": role.kind, "task": task, "rate": float(rate), "seed": role.seed, "status": row.status}
+            score = row.outcome.score if row.finished and row.outcome is not None else np.nan
+            rows.append({**entry, "score": score, "trial": row.trial.key if row.trial is not None else None})
+    return pd.DataFrame(rows)
+
+
+def tuning_spreads(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return shared models' spreads in fine-tuning, a row a model and a column a task, beside the paper's own.
+
+    First the standard deviation over seeds of the mean over learning rates (Table 5), then that over learning rates of
+    the mean over seeds (Table 8); missing (NaN) for fewer than two.
+    """
+    scores = tunings(record)
+    found = []
+    for name, over, mean in (("table 5, multi-task", "seed", "rate"), ("table 8", "rate", "seed")):
+        whole = scores.pivot_table(index=["model", "task", over], columns=mean, values="score").dropna()
+        spread = whole.mean(axis=1).groupby(["model", "task"]).std(ddof=1).unstack("task")
+        table = spread.reindex(index=MODELS, columns=[subject.task for subject in record.subjects])
+        size = published_model(record.subject)
+        theirs = published()[name].get(size, {}) if size is not None else {}
+        for model, row in theirs.items():
+            table.loc[f"{model} ({published()['models'][size]['name']}, published)"] = [
+                row.get(subject.task, np.nan) for subject in record.subjects
+            ]
+        found.append(table.rename_axis(index=None, columns=None))
+    return found[0], found[1]
 
 
 def spreads(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:

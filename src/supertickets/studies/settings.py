@@ -285,6 +285,33 @@ class ShareSettings(StudySettings, TicketSettings, Sharing):
         return preset_values(self.preset, shape, SEVERAL, bool(names) and all(name in BUILTIN for name in names))
 
 
+class AdaptSettings(TaskSettings):
+    """Settings of `supertickets adapt`."""
+
+    study = "adapt"
+
+    runs: tuple[Path, ...] = Field((), description="finished studies of `find` or `share`, whose models are adapted")
+    task: str = Field("snli", description="task to adapt to: snli, scitail, a GLUE or built-in one, or your own")
+    fractions: tuple[float, ...] = Field(
+        (0.001, 0.01, 0.1, 1.0),
+        description="shares of the training set, or numbers of examples; each is part of the next",
+    )
+    fraction_seed: int = Field(0, ge=0, description="seed of the order from which fractions are taken")
+    as_task: str | None = Field(None, description="whose ticket of a shared model to keep; default: the tasks' union")
+    seeds: int = Field(3, ge=1, description="how many seeds")
+    keep: Literal["none", "all"] = Field("none", description="whose trained weights stay on disk")
+
+    @field_validator("fractions")
+    @classmethod
+    def _sorted_fractions(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [f for f in fractions if f <= 0 or (f > 1 and f != int(f))]
+        if wrong:
+            raise ValueError(f"expected shares in (0, 1] or whole numbers of examples, got {wrong[0]:g}")
+        if not fractions:
+            raise ValueError("expected at least one fraction")
+        return tuple(sorted(set(fractions)))
+
+
 def _named_choices() -> dict[str, tuple[str, ...]]:
     """Return the settings with a list of named values that change tickets or training, and their values."""
     named = {}
@@ -297,9 +324,17 @@ def _named_choices() -> dict[str, tuple[str, ...]]:
 
 CHOICES = _named_choices()
 """Where text and code differ, and other named ways: each setting with its values (docs/choices.md)."""
-STUDIES: dict[str, type[StudySettings]] = {kind.study: kind for kind in (FindSettings, CompareSettings, ShareSettings)}
+_KINDS = (FindSettings, CompareSettings, ShareSettings, AdaptSettings)
+STUDIES: dict[str, type[StudySettings]] = {kind.study: kind for kind in _KINDS}
 """The settings of each study, by its name."""
 S = TypeVar("S", bound=StudySettings)
+FLAGS = {"runs": "from"}
+"""What settings are called on the command line and in YAML, where it is not their name."""
+
+
+def flag(name: str) -> str:
+    """Return a setting's flag."""
+    return "--" + FLAGS.get(name, name).replace("_", "-")
 
 
 def _part(settings: BaseModel, of: type[BaseModel]) -> dict[str, Any]:
@@ -330,7 +365,7 @@ def _sentence(error: ValidationError) -> str:
         return str(unknown_name(name.removesuffix("s"), first["input"], known))
     message = str(first["msg"]).removeprefix("Value error, ")
     got = "" if "got" in message or first["type"] == "value_error" else f", got {first['input']!r}"
-    return f"--{name.replace('_', '-')}: {message[0].lower()}{message[1:].rstrip('.')}{got}."
+    return f"{flag(name)}: {message[0].lower()}{message[1:].rstrip('.')}{got}."
 
 
 def read_config(path: Path, kind: type[StudySettings]) -> dict[str, Any]:
@@ -359,7 +394,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TicketError(f"--config {path}: expected `key: value` lines, got {type(content).__name__}.")
     # YAML 1.1 reads the key `on` as the truth value.
+    names = {shown: name for name, shown in FLAGS.items()}
     found = {"on" if key is True else str(key).replace("-", "_"): value for key, value in content.items()}
+    found = {names.get(key, key): value for key, value in found.items()}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
@@ -394,6 +431,18 @@ def recorded(folder: Path) -> StudySettings | None:
     if study not in STUDIES:
         raise unknown_name(f"study in {path}", study, STUDIES)
     return parse(STUDIES[study], content)
+
+
+def settings_of(folder: Path) -> StudySettings:
+    """Return the settings of the study in a folder; raises TicketError if there is none."""
+    settings = recorded(folder)
+    if settings is None:
+        hint = ""
+        if folder.is_dir():
+            inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS_FILE}"))
+            hint = f"; it has studies in {', '.join(inside)}" if inside else ""
+        raise TicketError(f"{folder}: there is no study in it (no {SETTINGS_FILE}){hint}.")
+    return settings.model_copy(update={"out": folder})  # wherever the folder is now
 
 
 def record(settings: StudySettings) -> None:

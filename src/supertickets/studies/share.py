@@ -9,7 +9,7 @@ from typing import Any
 
 from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.record import Record, Subject
-from supertickets.evidence.sharing import MODELS, MT_DNN, TICKET_SHARE
+from supertickets.evidence.sharing import MODELS, MT_DNN, TICKET_SHARE, Sharing, conclude_sharing
 from supertickets.evidence.table import Role
 from supertickets.export.card import ticket_card
 from supertickets.lab import Outcome, Trial
@@ -17,7 +17,6 @@ from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.trial import Start
 from supertickets.models import BaseModel, find_model
 from supertickets.studies.find import find
-from supertickets.studies.folder import settings_of
 from supertickets.studies.presets import task_name
 from supertickets.studies.settings import (
     SETTINGS_FILE,
@@ -26,18 +25,21 @@ from supertickets.studies.settings import (
     complete,
     parse,
     read_config,
+    settings_of,
     slug,
 )
-from supertickets.studies.study import Study, conduct
+from supertickets.studies.study import Loaded, Study, conduct, trained_again, write_results
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import TICKET_JSON, SharedTicket, load_ticket
+from supertickets.tickets.folder import SHARED_MODEL, TICKET_JSON, SharedTicket, load_ticket, shipped_trial
 from supertickets.training.recipe import Recipe
 from supertickets.training.team import find_team
 
 DEFAULT_TASKS = ("entailment", "paraphrase", "similarity")
 TICKETS = "tickets"
 """Below a study's folder: each task's ticket, as it is shared."""
+TASK_MODELS = "models"
+"""Below a study's folder: each task's ticket folder, with its part of the shared model."""
 FOUND = "find"
 """Below a study's folder: the studies that found the tickets, where none were given."""
 
@@ -57,6 +59,13 @@ class ShareStudy(Study):
             TICKET_SHARE: [shared.ticket for shared in self.tickets],
         }
 
+    @classmethod
+    def remembered(cls, settings: ShareSettings, subjects: Sequence[Subject]) -> ShareStudy | None:
+        """Return the study in a folder; None if it stopped before its tickets were there."""
+        tickets = [_kept(settings.folder, subject) for subject in subjects]
+        there = [ticket for ticket in tickets if ticket is not None]
+        return cls(settings, subjects, there) if len(there) == len(subjects) else None
+
     def expected(self) -> list[Role]:
         """Return the shared models, then their fine-tuning on each task (the role's variant)."""
         shared = [Role(model, 0.0, seed) for seed in self.seeds for model in MODELS]
@@ -73,18 +82,19 @@ class ShareStudy(Study):
 
     def then(self, trial: Trial, outcome: Outcome) -> list[Trial]:
         """Return a shared model's fine-tuning on each task, from its encoder and that task's output layer."""
-        if len(trial.tasks) == 1 or not outcome.finished or not self.settings.fine_tune:
-            return []
+        if len(trial.tasks) == 1 or WEIGHTS not in outcome.files or not self.settings.fine_tune:
+            return []  # weights that were found damaged are trained again first (see `lost_starts`)
         return [
-            self.fine_tuned(role, place, outcome, self.settings.fine_tuning(subject.task))
+            self.fine_tuned(
+                Role(role.kind, 0.0, role.seed, subject.task), place, outcome, self.settings.fine_tuning(subject.task)
+            )
             for role in self.played_by(trial)
             for place, subject in enumerate(self.subjects)
-            if WEIGHTS in outcome.files
         ]
 
-    def fine_tuned(self, role: Role, place: int, outcome: Outcome, recipe: Recipe, variant: str = "") -> Trial:
+    def fine_tuned(self, role: Role, place: int, outcome: Outcome, recipe: Recipe) -> Trial:
         """Return the trial that goes on from a shared model's outcome on one task, with that task's ticket."""
-        trial, task = outcome.trial, self.subjects[place].task
+        trial = outcome.trial
         start = Start(
             trial=trial.key,
             folder=outcome.folder,
@@ -92,8 +102,7 @@ class ShareStudy(Study):
             ticket=trial.ticket,
             output_layer=place,
         )
-        tuned = Role(role.kind, 0.0, role.seed, variant or task)
-        return self.trial(tuned, {place: self._tickets[role.kind][place]}, recipe=recipe, start=start)
+        return self.trial(role, {place: self._tickets[role.kind][place]}, recipe=recipe, start=start)
 
     def keeps(self, trial: Trial) -> bool:
         """Whether trained weights stay: the shared models', which others start from, or all."""
@@ -152,7 +161,9 @@ def _members(settings: ShareSettings) -> list[_Member]:
         )
     more = [member for name, member in given.items() if asked and name not in asked]
     if more:
-        raise TicketError(f"--tickets {more[0].where}: that is a ticket of {more[0].source.task!r}, not among --tasks.")
+        raise TicketError(
+            f"--tickets {more[0].where}: a ticket of {more[0].source.task!r}, which is not among --tasks."
+        )
     return [given[name] for name in asked] if asked else list(given.values())
 
 
@@ -206,9 +217,27 @@ def _cut_to_size(source: TaskSource, task: Task, settings: ShareSettings) -> tup
 
 @dataclass(frozen=True)
 class ShareResult:
-    """What `share` leaves."""
+    """What `share` leaves: where things are, the tickets by task, what came out (Table 3, sizes, who keeps what)."""
 
     folder: Path
+    tickets: Mapping[str, Ticket]
+    sharing: Sharing
+    failures: Mapping[str, str]
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.folder / "report.html"
+
+    @property
+    def model_folder(self) -> Path:
+        """The shared encoder with all output layers and tickets (see `load_shared`)."""
+        return self.folder / SHARED_MODEL
+
+    @property
+    def task_folders(self) -> Mapping[str, Path]:
+        """Each task's ticket folder, with its small model in `model/`."""
+        return {task: self.folder / TASK_MODELS / slug(task) for task in self.tickets}
 
 
 def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any) -> ShareResult:
@@ -226,34 +255,64 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     asked["tasks"] = tuple(member.source.task for member in members)
     base = find_model(first.model)
     _check_bases(members, base)
-    complete_settings = complete(ShareSettings, asked, base)
+    finished = complete(ShareSettings, asked, base)
     if members[0].shared is None and find_team().size > 1:
         raise TicketError("--tickets: under `accelerate launch`, find the tickets first and name their studies.")
     loaded = dict(_cut_to_size(member.source, load_task(member.source), first) for member in members)
     tickets = [member.shared for member in members if member.shared is not None]
     if tickets:
-        _check_kept(complete_settings.folder, tickets)
+        _check_kept(finished.folder, tickets)
 
     def build(settled: ShareSettings, subjects: Sequence[Subject]) -> ShareStudy:
-        found = tickets or [_found(settled, subject, quiet) for subject in subjects]
+        found = tickets or [_kept(settled.folder, subject) or _found(settled, subject, quiet) for subject in subjects]
         for subject, shared in zip(subjects, found, strict=True):
             readme = ticket_card(shared.ticket, shared.base, shared.origin, with_model=False)
             shared.save(_ticket_folder(settled.folder, subject), readme)
         return ShareStudy(settled, subjects, found)
 
-    def end(study: ShareStudy, record: Record) -> ShareResult:
-        return ShareResult(record.folder)
+    return conduct(build, finished, base, loaded, quiet, lambda study, record: _conclude(study, record, base, loaded))
 
-    return conduct(build, complete_settings, base, loaded, quiet, end)
+
+def _conclude(study: ShareStudy, record: Record, base: BaseModel, loaded: Loaded) -> ShareResult:
+    """Write the tables, the page and the models."""
+    from supertickets.studies.pages import write_sharing
+
+    if not any(row.finished for row in record.rows):
+        raise StudyError(f"no training finished: {record.first_trouble()}")
+    seen = conclude_sharing(record, study.tickets)
+    write_results(record.folder, seen.runs)
+    write_sharing(record, seen, study.tickets)
+    _ship(study, record, base, loaded)
+    tickets = {one.task: shared.ticket for one, shared in zip(record.subjects, study.tickets, strict=True)}
+    return ShareResult(record.folder, tickets, seen, dict(record.failures))
+
+
+def _ship(study: ShareStudy, record: Record, base: BaseModel, loaded: Loaded) -> None:
+    """Write the best Ticket-Share model and each task's part of it, unless they are there already."""
+    shared = [row for row in record.finished(TICKET_SHARE) if not row.role.variant and row.outcome is not None]
+    if study.settings.keep == "none" or not shared:
+        return
+    best = max(shared, key=lambda row: (row.outcome.score if row.outcome else 0.0, -row.role.seed))
+    trial = best.trial
+    assert trial is not None
+    if shipped_trial(study.settings.folder / SHARED_MODEL) == trial.key:
+        return
+    from supertickets.export.shared import ship_shared
+
+    outcome = trained_again(study, base, loaded, trial)
+    folders = [study.settings.folder / TASK_MODELS / slug(subject.task) for subject in study.subjects]
+    tasks = [loaded[subject.source] for subject in study.subjects]
+    ship_shared(study.settings.folder / SHARED_MODEL, folders, outcome, base, tasks, study.tickets)
 
 
 def _ticket_folder(folder: Path, subject: Subject) -> Path:
     return folder / TICKETS / slug(subject.task)
 
 
-def kept_tickets(folder: Path, subjects: Sequence[Subject]) -> list[SharedTicket]:
-    """Return the tickets that a study shares; raises TicketError if one is not there."""
-    return [load_ticket(_ticket_folder(folder, subject)) for subject in subjects]
+def _kept(folder: Path, subject: Subject) -> SharedTicket | None:
+    """Return a task's ticket as a study in `folder` shares it; None if it has none yet."""
+    there = _ticket_folder(folder, subject)
+    return load_ticket(there) if (there / TICKET_JSON).is_file() else None
 
 
 def _check_kept(folder: Path, tickets: Sequence[SharedTicket]) -> None:

@@ -182,7 +182,7 @@ class Study(ABC):
             rows.append(Row(role, trial, outcomes.get(key), key in failures))
         names = self.names()
         reasons = {names[key]: reason for key, reason in failures.items()}
-        shown = self.settings.model_dump(mode="json")
+        shown = {"study": self.settings.study, **self.settings.model_dump(mode="json")}
         return Record(self.subjects, self.settings.folder, shown, rows, complete, reasons)
 
 

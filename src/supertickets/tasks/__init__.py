@@ -11,7 +11,7 @@ from supertickets.errors import TicketError, unknown_name
 from supertickets.tasks import builtin, files, glue, nli
 from supertickets.tasks.task import Split, Task
 
-__all__ = ["Split", "Task", "TaskFiles", "TaskSource", "load_task"]
+__all__ = ["Split", "Task", "TaskFiles", "TaskSource", "load_task", "take_part"]
 
 
 class TaskFiles(BaseModel):
@@ -50,7 +50,11 @@ def _default(field: str) -> object:
 
 def load_task(source: TaskSource) -> Task:
     """Load the examples of a task; raises TicketError for an unknown one and for any fault in its files."""
-    task = _load(source)
+    return take_part(_load(source), source)
+
+
+def take_part(task: Task, source: TaskSource) -> Task:
+    """Return a whole task with the part of its training set that `source` says; raises TicketError if it is no use."""
     if source.fraction < 1:
         task = replace(task, train=_fraction(task, source))
     if task.labels and len(set(task.train.targets.tolist())) < 2:
@@ -67,7 +71,7 @@ def _fraction(task: Task, source: TaskSource) -> Split:
     needed = max(len(task.labels), 2)
     if count < needed:
         raise TicketError(
-            f"--fraction {source.fraction:g}: that leaves {count} of {len(whole)} training examples of task "
+            f"a fraction of {source.fraction:.3g} leaves {count} of {len(whole)} training examples of task "
             f"{task.name!r}; expected at least {needed}, a fraction of {needed / len(whole):.3g} or more."
         )
     order = np.random.default_rng(source.fraction_seed).permutation(len(whole))

@@ -19,6 +19,8 @@ from supertickets.tickets.ticket import Ticket
 
 FORMAT = 1
 TICKET_JSON, TICKET_ARRAYS, MODEL_FOLDER = "ticket.json", "ticket.safetensors", "model"
+SHARED_MODEL, SHARED_JSON = "shared-model", "shared.json"
+"""A shared encoder with the tickets and output layers of all its tasks (see `export.shared`)."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,11 @@ def load_ticket(folder: Path | str) -> SharedTicket:
         raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise TicketError(f"{folder}: the ticket folder is damaged ({error}).") from error
+
+
+def shipped_trial(folder: Path) -> str | None:
+    """Return the key of the trial whose shared model is in a folder; None if there is none."""
+    try:
+        return str(json.loads((folder / SHARED_JSON).read_text(encoding="utf-8"))["trial"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,180 @@
+"""A shared encoder with the tickets and output layers of all its tasks, in one folder.
+
+`encoder/` is the encoder, cut to the tickets' union, as stock transformers loads it, with its tokenizer;
+`outputs.safetensors` has the output layers, `shared.json` the tasks: labels, tickets, how texts are read.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.errors import TicketError, unknown_name
+from supertickets.export.predict import outputs_of
+from supertickets.export.ship import describe_outputs, ship
+from supertickets.lab.outcome import WEIGHTS, Outcome, of_task, task_weights
+from supertickets.models import BaseModel, ModelSource, quiet_transformers
+from supertickets.storage import write_atomically, written_whole
+from supertickets.surgery.cut import cut
+from supertickets.surgery.expand import expand
+from supertickets.surgery.reload import save_cut_model
+from supertickets.surgery.sharing import SharedStructures
+from supertickets.tasks import Task
+from supertickets.tickets import Ticket
+from supertickets.tickets.folder import SHARED_JSON, SharedTicket
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FORMAT = 1
+ENCODER, OUTPUTS = "encoder", "outputs.safetensors"
+
+
+def ship_shared(
+    folder: Path,
+    task_folders: Sequence[Path],
+    outcome: Outcome,
+    base: BaseModel,
+    tasks: Sequence[Task],
+    tickets: Sequence[SharedTicket],
+) -> None:
+    """Write the model of a trial of several tasks into `folder`, and each task's part as a ticket folder of its own."""
+    from safetensors.torch import load_file, save
+
+    trial = outcome.trial
+    for place, (task, shared, own) in enumerate(zip(tasks, tickets, task_folders, strict=True)):
+        metrics = outcome.by_task[place]["dev"]
+        trained = {"trial": trial.key, "seed": trial.seed, "score": metrics["score"], "best_epoch": outcome.best_epoch}
+        origin = {**shared.origin, **trained, "recipe": trial.recipe.model_dump(), "shared_with": _others(tasks, task)}
+        part = SharedTicket(shared.ticket, shared.base, origin, shared.versions, shared.scores)
+        ship(part, outcome, base, task, own, place)
+    source = ModelSource(base)
+    model = source.build(tasks[0].outputs, trial.dropout(0), trial.seed)
+    weights = load_file(outcome.folder / WEIGHTS)
+    expand(model, trial.ticket, task_weights(weights, None, model.base_model_prefix))
+    encoder = cut(model, trial.ticket).base_model
+    outputs = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{model.base_model_prefix}.")}
+    content = {
+        "format": FORMAT,
+        "trial": trial.key,
+        "base": {"name": base.name, "weight_hash": base.weight_hash},
+        "max_length": trial.recipe.max_length,
+        "precision": trial.recipe.precision,
+        "tasks": [
+            {
+                "name": task.name, "labels": list(task.labels), "ticket": part.ticket.as_dict(),
+                "dropout": trial.dropout(place),
+            }
+            for place, (task, part) in enumerate(zip(tasks, trial.tasks, strict=True))
+        ],
+    }  # fmt: skip
+    with written_whole(folder) as new, quiet_transformers():
+        save_cut_model(encoder, trial.ticket, new / ENCODER)
+        source.tokenizer.save_pretrained(new / ENCODER)
+        write_atomically(new / OUTPUTS, save(outputs))
+        write_atomically(new / "README.md", _readme(tasks))
+        write_atomically(new / SHARED_JSON, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _others(tasks: Sequence[Task], task: Task) -> list[str]:
+    return [other.name for other in tasks if other is not task]
+
+
+def _readme(tasks: Sequence[Task]) -> str:
+    names = ", ".join(f"`{task.name.replace('`', '')}`" for task in tasks)
+    name, pair = tasks[0].name, ', ["another"]' if tasks[0].train.pair is not None else ""
+    return f"""# One encoder for {len(tasks)} tasks
+
+Tasks: {names}. Each uses its own super ticket of the encoder in `{ENCODER}/`.
+
+```python
+from supertickets import load_shared
+
+shared = load_shared("this-folder")
+shared.tasks  # names, labels and tickets
+shared.predict({name!r}, ["a text"]{pair})  # its outputs, a row a text
+shared.model({name!r})  # a stock transformers model with that task's ticket active
+```
+"""
+
+
+@dataclass(frozen=True)
+class SharedTask:
+    """A task of a shared model: what its outputs mean (no labels: a real number) and its ticket."""
+
+    name: str
+    labels: tuple[str, ...]
+    ticket: Ticket
+
+
+class SharedModel:
+    """One encoder with the tickets and output layers of several tasks; one task's ticket acts at a time."""
+
+    def __init__(
+        self,
+        models: "Mapping[str, PreTrainedModel]",
+        tasks: Mapping[str, SharedTask],
+        tokenizer: Any,
+        max_length: int,
+        precision: Any,
+    ) -> None:
+        self._models, self._tasks, self.tokenizer = models, tasks, tokenizer
+        self._max_length, self._precision = max_length, precision
+        self._structures = SharedStructures(next(iter(models.values())), [task.ticket for task in tasks.values()])
+
+    @property
+    def tasks(self) -> list[SharedTask]:
+        """Its tasks."""
+        return list(self._tasks.values())
+
+    def model(self, task: str) -> "PreTrainedModel":
+        """Return the stock model of a task, whose ticket acts until another task is asked for.
+
+        Raises UnknownNameError for a task that is none of its own.
+        """
+        if task not in self._tasks:
+            raise unknown_name("task", task, self._tasks)
+        self._structures.activate(self._tasks[task].ticket)
+        return self._models[task]
+
+    def predict(self, task: str, text: list[str], pair: list[str] | None = None) -> NDArray[np.float32]:
+        """Return a task's outputs `[texts, outputs]`, computed as its training's evaluation does."""
+        return outputs_of(self.model(task), self.tokenizer, text, pair, self._max_length, self._precision)
+
+
+def load_shared(folder: Path | str) -> SharedModel:
+    """Read a shared model; raises TicketError if the folder holds none, is damaged, or is of a newer version."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = Path(folder)
+    if not (folder / SHARED_JSON).is_file():
+        raise TicketError(f"{folder}: not a shared model, there is no {SHARED_JSON} in it.")
+    try:
+        content = json.loads((folder / SHARED_JSON).read_text(encoding="utf-8"))
+        if content["format"] > FORMAT:
+            raise TicketError(f"{folder}: format {content['format']} is newer than this version reads ({FORMAT}).")
+        with quiet_transformers():
+            encoder = AutoModel.from_pretrained(folder / ENCODER, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder / ENCODER, local_files_only=True)
+        outputs = load_file(folder / OUTPUTS)
+        models, tasks = {}, {}
+        for place, entry in enumerate(content["tasks"]):
+            task = SharedTask(entry["name"], tuple(entry["labels"]), Ticket.from_dict(entry["ticket"]))
+            config = type(encoder.config).from_dict(encoder.config.to_dict() | {"num_labels": len(task.labels) or 1})
+            describe_outputs(config, task.labels)
+            with torch.device("meta"):
+                model = AutoModelForSequenceClassification.from_config(config)
+            setattr(model, model.base_model_prefix, encoder)
+            model.load_state_dict(of_task(outputs, place), strict=False, assign=True)
+            models[task.name], tasks[task.name] = model.eval(), task
+        return SharedModel(models, tasks, tokenizer, content["max_length"], content["precision"])
+    except TicketError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise TicketError(f"{folder}: the shared model is damaged ({error}).") from error

@@ -1,0 +1,313 @@
+"""Domain adaptation: trained models, with their tickets, on a new task with few examples (Super Tickets paper, 7)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel as Model
+from pydantic import ConfigDict, ValidationError
+
+from supertickets.errors import StudyError, TicketError, unknown_name
+from supertickets.evidence.adaptation import Adaptation, Compared, conclude_adaptation
+from supertickets.evidence.record import Record, Subject, load_subjects
+from supertickets.evidence.sharing import MT_DNN, TICKET_SHARE
+from supertickets.evidence.table import DENSE, Role, Row, select_super
+from supertickets.lab import Outcome, Trial
+from supertickets.lab.lock import hold
+from supertickets.lab.outcome import WEIGHTS
+from supertickets.lab.trial import Start, TicketField
+from supertickets.models import BaseModel, find_model
+from supertickets.storage import write_atomically
+from supertickets.studies.find import FindStudy
+from supertickets.studies.presets import task_name
+from supertickets.studies.settings import (
+    AdaptSettings,
+    FindSettings,
+    ShareSettings,
+    complete,
+    flag,
+    parse,
+    read_config,
+    settings_of,
+)
+from supertickets.studies.share import ShareStudy
+from supertickets.studies.study import Study, conduct, recall, trained_again, walk, write_results
+from supertickets.tasks import Task, TaskSource, load_task, take_part
+from supertickets.tickets import Ticket
+
+ORIGINS = "origins.json"
+"""In a study's folder: the models that it adapts."""
+
+
+class Origin(Model):
+    """A trained model to adapt: its name, the study that trained it, where it starts from and what is kept of it.
+
+    `dense` names the model without a ticket that it is compared with, where there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str
+    run: Path
+    start: Start
+    ticket: TicketField
+    dense: str | None = None
+
+    def is_like(self, other: Origin) -> bool:
+        """Whether both are one model, wherever it lies."""
+        return (self.name, self.start.weights, self.ticket) == (other.name, other.start.weights, other.ticket)
+
+
+class AdaptStudy(Study):
+    """Every model trained on every fraction (a subject each) of the new task's examples, in each seed."""
+
+    settings: AdaptSettings
+
+    def __init__(self, settings: AdaptSettings, subjects: Sequence[Subject], origins: Sequence[Origin]) -> None:
+        super().__init__(settings, subjects)
+        self.origins = tuple(origins)
+
+    @classmethod
+    def remembered(cls, settings: AdaptSettings, subjects: Sequence[Subject]) -> AdaptStudy | None:
+        """Return the study in a folder; None if it stopped before it began."""
+        origins = kept_origins(settings.folder)
+        return cls(settings, subjects, origins) if origins else None
+
+    def expected(self) -> list[Role]:
+        """Return a role for each number of examples, model and seed."""
+        return [role for role, _, _ in self._roles()]
+
+    def _roles(self) -> list[tuple[Role, int, Origin]]:
+        return [
+            (Role(origin.name, 0.0, seed, f"{subject.train} examples"), place, origin)
+            for place, subject in enumerate(self.subjects)
+            for seed in self.seeds
+            for origin in self.origins
+        ]
+
+    def opening(self) -> list[Trial]:
+        """Return all trials; none waits for another."""
+        return [self.trial(role, {place: origin.ticket}, start=origin.start) for role, place, origin in self._roles()]
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether trained weights stay."""
+        return self.settings.keep == "all"
+
+    def expected_cost(self) -> float:
+        """Return the cost of all trials there will be."""
+        once = sum(self._flops(origin.ticket, self.subjects[place].train) for _, place, origin in self._roles())
+        return once * self.settings.epochs
+
+    def description(self) -> str:
+        """Return what is adapted to what, in words."""
+        names = ", ".join(origin.name for origin in self.origins)
+        counts = ", ".join(str(subject.train) for subject in self.subjects)
+        return f"{names} on {self.subject.task} with {counts} examples"
+
+    @property
+    def pairs(self) -> list[Compared]:
+        """The models with tickets and the dense ones that they are compared with."""
+        return [Compared(origin.name, origin.dense) for origin in self.origins if origin.dense is not None]
+
+
+@dataclass(frozen=True)
+class AdaptResult:
+    """What `adapt` leaves: every run, the paper's Table 4, and what tickets gain."""
+
+    folder: Path
+    adaptation: Adaptation
+    failures: Mapping[str, str]
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.folder / "report.html"
+
+
+def adapt(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any) -> AdaptResult:
+    """Adapt trained models to a new task with few examples; the call behind `supertickets adapt`.
+
+    Takes the settings of `AdaptSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both; `runs`
+    are the studies whose models are adapted. A study of `find` gives its super ticket and the dense model of the same
+    seed, one of `share` MT-DNN and Ticket-Share of its first seed; weights that were not kept are trained again there.
+    Raises TicketError for misuse before anything is written.
+    """
+    if isinstance(config, str | Path):
+        config = read_config(Path(config), AdaptSettings)
+    asked = {**(config or {}), **settings}
+    first = parse(AdaptSettings, asked)
+    if not first.runs:
+        raise TicketError(f"{flag('runs')}: name the folder of a finished study of `find` or `share`.")
+    runs = [_Run.of(path) for path in first.runs]
+    asked.setdefault("model", runs[0].study.settings.model)
+    base = find_model(str(asked["model"]))
+    finished = complete(AdaptSettings, asked, base)
+    for run in runs:
+        if run.study.subject.weight_hash != base.weight_hash:
+            raise TicketError(f"{flag('runs')} {run.path}: its model is not {base.name!r}; adapt models of one base.")
+    loaded = _fractions(finished)
+    _check_names(runs, finished)
+
+    def build(settled: AdaptSettings, subjects: Sequence[Subject]) -> AdaptStudy:
+        before = kept_origins(settled.folder)
+        origins = [origin for run in runs for origin in run.origins(settled, base, quiet)]
+        if before and not _alike(before, origins):
+            raise TicketError(f"--out {settled.folder}: the folder's study adapts other models; choose another folder.")
+        study = AdaptStudy(settled, subjects, origins)
+        if any(not (trial.start.folder / WEIGHTS).is_file() for trial in walk(study).waiting if trial.start):
+            for run in runs:
+                run.train_again(base, quiet)
+        content = [origin.model_dump(mode="json") for origin in origins]
+        write_atomically(settled.folder / ORIGINS, json.dumps(content, indent=1) + "\n")
+        return study
+
+    return conduct(build, finished, base, loaded, quiet, _conclude)
+
+
+def _conclude(study: AdaptStudy, record: Record) -> AdaptResult:
+    from supertickets.studies.pages import write_adaptation
+
+    if not any(row.finished for row in record.rows):
+        raise StudyError(f"no training finished: {record.first_trouble()}")
+    seen = conclude_adaptation(record, study.pairs)
+    write_results(record.folder, seen.runs)
+    write_adaptation(record, seen)
+    return AdaptResult(record.folder, seen, dict(record.failures))
+
+
+def kept_origins(folder: Path) -> list[Origin]:
+    """Return the models that a study in a folder adapts; nothing if it does not say."""
+    try:
+        content = json.loads((folder / ORIGINS).read_text(encoding="utf-8"))
+        return [Origin.model_validate(one) for one in content]
+    except FileNotFoundError:
+        return []
+    except (ValueError, ValidationError) as error:
+        raise TicketError(f"{folder / ORIGINS}: the file is damaged ({error}); choose another folder.") from error
+
+
+def _alike(before: Sequence[Origin], now: Sequence[Origin]) -> bool:
+    return len(before) == len(now) and all(one.is_like(other) for one, other in zip(before, now, strict=True))
+
+
+def _fractions(settings: AdaptSettings) -> dict[TaskSource, Task]:
+    """Return the task with each number of its training examples, fewest first."""
+    whole = TaskSource.model_validate(settings.files.model_dump() | {"fraction_seed": settings.fraction_seed})
+    task = load_task(whole)
+    size = len(task.train)
+    counts = set()
+    for fraction in settings.fractions:
+        if fraction > size:
+            raise TicketError(
+                f"--fractions: {fraction:g} examples asked for, task {task.name!r} has {size} to train on."
+            )
+        counts.add(int(fraction) if fraction > 1 else math.floor(fraction * size + 0.5))
+    sources = [whole.model_copy(update={"fraction": max(count, 1e-9) / size}) for count in sorted(counts)]
+    return {source: take_part(task, source) for source in sources}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished study whose models are adapted."""
+
+    path: Path
+    study: FindStudy | ShareStudy
+    record: Record
+
+    @classmethod
+    def of(cls, path: Path) -> _Run:
+        """Look into a folder; raises TicketError if it holds no study of `find` or `share` that began."""
+        settings, subjects = settings_of(path), load_subjects(path)
+        study: FindStudy | ShareStudy | None = None
+        if isinstance(settings, FindSettings):
+            study = FindStudy(settings, subjects) if subjects else None
+        elif isinstance(settings, ShareSettings):
+            study = ShareStudy.remembered(settings, subjects)
+        else:
+            raise TicketError(f"{path}: expected a study of `find` or `share`, this is one of `{settings.study}`.")
+        if study is None:
+            raise TicketError(f"{path}: the study has not begun; see `supertickets status {path}`.")
+        return cls(path.resolve(), study, recall(study))
+
+    def rows(self) -> dict[str, Row]:
+        """Return the runs whose models are adapted by name, the dense one first."""
+        if isinstance(self.study, ShareStudy):
+            seed = self.study.settings.first_seed
+            roles = {model: Role(model, 0.0, seed) for model in (MT_DNN, TICKET_SHARE)}
+        else:
+            chosen = select_super(self.record.table)
+            if chosen is None:
+                raise TicketError(f"{self.path}: there is no super ticket; run `supertickets find` to its end first.")
+            seed, task = int(chosen["seed"]), self.study.subject.task.upper()
+            best = Role("winning", float(chosen["level"]), seed)
+            roles = {f"{task}-ST-DNN": Role(DENSE, 0.0, seed), f"{task}-SuperT": best}
+        rows = {name: self.record.roles[role] for name, role in roles.items()}
+        for name, row in rows.items():
+            if not row.finished:
+                raise TicketError(f"{self.path}: {name} of seed {seed} has not finished its training ({row.status}).")
+        return rows
+
+    def origins(self, settings: AdaptSettings, base: BaseModel, quiet: bool) -> list[Origin]:
+        """Return the models to adapt, training again what never left its weights."""
+        found: list[Origin] = []
+        for name, row in self.rows().items():
+            trial, outcome = row.trial, row.outcome
+            assert trial is not None
+            assert outcome is not None
+            if WEIGHTS not in outcome.files:
+                outcome = self._trained(base, trial, name, quiet)
+            start = Start(
+                trial=trial.key, folder=self.path / "trials" / trial.key, weights=outcome.files[WEIGHTS],
+                ticket=trial.ticket,
+            )  # fmt: skip
+            dense = found[0].name if found else None
+            kept = self._kept(trial, settings.as_task) if dense is not None else trial.ticket
+            found.append(Origin(name=name, run=self.path, start=start, ticket=kept, dense=dense))
+        return found
+
+    def _kept(self, trial: Trial, as_task: str | None) -> Ticket:
+        """Return what is kept of a model with a ticket."""
+        if as_task is None or not isinstance(self.study, ShareStudy):
+            return trial.ticket
+        names = [task_name(subject.task) for subject in self.study.subjects]
+        if task_name(as_task) not in names:
+            raise unknown_name(f"task of {self.path}", as_task, names)
+        return trial.tasks[names.index(task_name(as_task))].ticket
+
+    def train_again(self, base: BaseModel, quiet: bool) -> None:
+        """Train again the models whose weights are gone."""
+        for name, row in self.rows().items():
+            assert row.trial is not None
+            if not (self.path / "trials" / row.trial.key / WEIGHTS).is_file():
+                self._trained(base, row.trial, name, quiet)
+
+    def _trained(self, base: BaseModel, trial: Trial, name: str, quiet: bool) -> Outcome:
+        from rich.console import Console
+
+        Console(stderr=True, quiet=quiet).print(
+            f"{name}: its trained weights were not kept; it is trained again in {self.path}.", highlight=False
+        )
+        wanted = {task.data_hash for task in trial.tasks}
+        tasks = {one.source: load_task(one.source) for one in self.study.subjects if one.data_hash in wanted}
+        with hold(self.path):
+            return trained_again(self.study, base, tasks, trial)
+
+
+def _check_names(runs: Sequence[_Run], settings: AdaptSettings) -> None:
+    """Raise TicketError if two models have one name, or if a run has no model to adapt."""
+    names: dict[str, Path] = {}
+    for run in runs:
+        for name in run.rows():
+            if name in names:
+                raise TicketError(
+                    f"{flag('runs')}: {names[name]} and {run.path} both have {name}; adapt them one after the other, "
+                    "in folders of their own."
+                )
+            names[name] = run.path
+    if settings.as_task is not None and not any(isinstance(run.study, ShareStudy) for run in runs):
+        raise TicketError(f"--as-task {settings.as_task}: none of the studies is one of `share`.")
