@@ -36,19 +36,24 @@ app = typer.Typer(
 
 
 def _flag_type(annotation: Any) -> Any:
-    """Return what the parser takes for a settings field: lists, choices and `auto|N` come as text, checked later."""
+    """Return what the parser takes for a settings field: choices and `auto|N` come as text, checked later.
+
+    Lists are flags that may be repeated, each with one value or several with commas between.
+    """
     options = [part for part in typing.get_args(annotation) if part is not type(None)]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         annotation = options[0] if len(options) == 1 else str
-    if typing.get_origin(annotation) in (tuple, Literal):
+    if typing.get_origin(annotation) is tuple:
+        return list[str]
+    if typing.get_origin(annotation) is Literal:
         return str
     return annotation
 
 
 def _flag_value(name: str, value: Any, annotation: Any) -> Any:
     """Turn a flag's text into what the settings take."""
-    if "tuple" in str(annotation) and isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, list):
+        return tuple(part.strip() for text in value for part in text.split(",") if part.strip())
     if name == "workers" and value not in (None, "auto"):
         return int(value) if str(value).lstrip("-").isdigit() else value
     if name == "patience" and value == 0:
@@ -77,7 +82,7 @@ def _with_settings_flags(function: Callable[..., None], of: type[StudySettings])
         typed = {
             name: _flag_value(name, value, fields[name].annotation)
             for name, value in values.items()
-            if name in fields and value is not None
+            if name in fields and value not in (None, [])
         }
         function(**{name: value for name, value in values.items() if name not in fields}, **typed)
 

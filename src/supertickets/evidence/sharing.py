@@ -227,7 +227,7 @@ def gains(found: pd.DataFrame, subjects: Sequence[Subject]) -> pd.DataFrame:
 
 def _compared(scores: pd.DataFrame, after: str) -> dict[str, Any]:
     """Return means and the paired difference of Ticket-Share and MT-DNN; `scores` has a row a seed."""
-    both = scores[[TICKET_SHARE + after, MT_DNN + after]].dropna()
+    both = scores.reindex(columns=[TICKET_SHARE + after, MT_DNN + after]).dropna()
     test: Paired = paired_t_test(both.iloc[:, 0].tolist(), both.iloc[:, 1].tolist())
     means = both.mean()
     return {

@@ -149,6 +149,7 @@ class SharedModel:
 def load_shared(folder: Path | str) -> SharedModel:
     """Read a shared model; raises TicketError if the folder holds none, is damaged, or is of a newer version."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -176,5 +177,5 @@ def load_shared(folder: Path | str) -> SharedModel:
         return SharedModel(models, tasks, tokenizer, content["max_length"], content["precision"])
     except TicketError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise TicketError(f"{folder}: the shared model is damaged ({error}).") from error

@@ -150,8 +150,8 @@ def adapt(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     for run in runs:
         if run.study.subject.weight_hash != base.weight_hash:
             raise TicketError(f"{flag('runs')} {run.path}: its model is not {base.name!r}; adapt models of one base.")
-    loaded = _fractions(finished)
     _check_names(runs, finished)
+    loaded = _fractions(finished)
 
     def build(settled: AdaptSettings, subjects: Sequence[Subject]) -> AdaptStudy:
         before = kept_origins(settled.folder)
@@ -200,14 +200,16 @@ def _fractions(settings: AdaptSettings) -> dict[TaskSource, Task]:
     whole = TaskSource.model_validate(settings.files.model_dump() | {"fraction_seed": settings.fraction_seed})
     task = load_task(whole)
     size = len(task.train)
-    counts = set()
+    shares: dict[int, float] = {}  # by number of examples
     for fraction in settings.fractions:
         if fraction > size:
             raise TicketError(
                 f"--fractions: {fraction:g} examples asked for, task {task.name!r} has {size} to train on."
             )
-        counts.add(int(fraction) if fraction > 1 else math.floor(fraction * size + 0.5))
-    sources = [whole.model_copy(update={"fraction": max(count, 1e-9) / size}) for count in sorted(counts)]
+        share = fraction / size if fraction > 1 else fraction
+        count = math.floor(share * size + 0.5)
+        shares.setdefault(count, 1.0 if count == size else share)
+    sources = [whole.model_copy(update={"fraction": share}) for _, share in sorted(shares.items())]
     return {source: take_part(task, source) for source in sources}
 
 
@@ -272,12 +274,20 @@ class _Run:
 
     def _kept(self, trial: Trial, as_task: str | None) -> Ticket:
         """Return what is kept of a model with a ticket."""
-        if as_task is None or not isinstance(self.study, ShareStudy):
-            return trial.ticket
+        place = self.place_of(as_task) if as_task is not None else None
+        return trial.ticket if place is None else trial.tasks[place].ticket
+
+    def place_of(self, task: str) -> int | None:
+        """Return a task's place among those of a shared model; None if the model is of one task alone.
+
+        Raises UnknownNameError for a task that is none of its own.
+        """
+        if not isinstance(self.study, ShareStudy):
+            return None
         names = [task_name(subject.task) for subject in self.study.subjects]
-        if task_name(as_task) not in names:
-            raise unknown_name(f"task of {self.path}", as_task, names)
-        return trial.tasks[names.index(task_name(as_task))].ticket
+        if task_name(task) not in names:
+            raise unknown_name(f"task of {self.path}", task, names)
+        return names.index(task_name(task))
 
     def train_again(self, base: BaseModel, quiet: bool) -> None:
         """Train again the models whose weights are gone."""
@@ -290,7 +300,9 @@ class _Run:
         from rich.console import Console
 
         Console(stderr=True, quiet=quiet).print(
-            f"{name}: its trained weights were not kept; it is trained again in {self.path}.", highlight=False
+            f"{name}: its trained weights were not kept; it is trained again in {self.path}.",
+            highlight=False,
+            soft_wrap=True,
         )
         wanted = {task.data_hash for task in trial.tasks}
         tasks = {one.source: load_task(one.source) for one in self.study.subjects if one.data_hash in wanted}
@@ -309,5 +321,5 @@ def _check_names(runs: Sequence[_Run], settings: AdaptSettings) -> None:
                     "in folders of their own."
                 )
             names[name] = run.path
-    if settings.as_task is not None and not any(isinstance(run.study, ShareStudy) for run in runs):
+    if settings.as_task is not None and all(run.place_of(settings.as_task) is None for run in runs):
         raise TicketError(f"--as-task {settings.as_task}: none of the studies is one of `share`.")

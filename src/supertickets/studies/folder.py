@@ -8,7 +8,7 @@ from typing import Any
 
 from supertickets.evidence.record import Subject, load_subjects
 from supertickets.lab.lock import hold, holder
-from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS
+from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS, load_outcome
 from supertickets.lab.progress import PROGRESS
 from supertickets.studies.adapt import AdaptStudy
 from supertickets.studies.compare import CompareStudy
@@ -65,22 +65,28 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
     """Delete what no later step needs, and return what went: trained weights and checkpoints of finished trials.
 
     The super ticket's model stays in `super-ticket/model`; metrics, predictions and scores all stay. Of a study that
-    has not shipped its super ticket, all trained weights stay. Raises TicketError if the folder holds no study or is in
-    use.
+    has not shipped its super ticket, all trained weights stay; of one of `share`, the shared models', which later
+    studies start from. Raises TicketError if the folder holds no study or is in use.
     """
-    settings_of(folder)
+    settings = settings_of(folder)
     with hold(folder):
         before = disk_use(folder)
-        shipped = (folder / "super-ticket" / MODEL_FOLDER).is_dir()
-        gone = [path.with_name(CHECKPOINT) for path in (folder / "trials").glob(f"*/{OUTCOME}")]
-        if shipped:
-            gone += [path.with_name(WEIGHTS) for path in (folder / "trials").glob(f"*/{OUTCOME}")]
+        trials = [path.parent for path in (folder / "trials").glob(f"*/{OUTCOME}")]
+        gone = [trial / CHECKPOINT for trial in trials]
+        if not isinstance(settings, FindSettings) or (folder / "super-ticket" / MODEL_FOLDER).is_dir():
+            gone += [trial / WEIGHTS for trial in trials if not _is_shared(trial)]
         gone = [path for path in gone if path.is_file()]
         freed = sum(path.stat().st_size for path in gone)
         if not dry:
             for path in gone:
                 path.unlink()
     return {"folder": str(folder), "files": [str(path) for path in gone], "freed": freed, "bytes": before - freed}
+
+
+def _is_shared(trial: Path) -> bool:
+    """Whether a trial's model is of several tasks."""
+    outcome = load_outcome(trial)
+    return outcome is not None and len(outcome.trial.tasks) > 1
 
 
 def open_study(folder: Path) -> Study | None:
