@@ -187,7 +187,8 @@ def test_metrics_that_differ_do_not_average() -> None:
     record = made_up()
     other = Record((subject("mine", ("f1",)), record.subjects[1]), Path("x"), {}, record.rows, True)
     seen = conclude_sharing(other, [given_ticket(A), given_ticket(B)])
-    assert "their metrics differ" in seen.sentences[0]
+    assert seen.sentences[0].startswith("Tasks with tickets of their own are ahead of the full model on 2 of 2 tasks")
+    assert "their metrics differ" in seen.sentences[1]
 
 
 def test_published_rows_stand_beside_the_papers_model() -> None:
@@ -219,11 +220,11 @@ def test_task_shares_by_hand() -> None:
     ).set_index(["part", "layer", "head"])
     # layer 0: (.6, .8, 0, 0) and (.6, 0, .8, 0) after division by the layer's norm
     assert found.loc[("head", 0, 0), "importance"] == pytest.approx(0.6)
-    assert found.loc[("head", 0, 0), ["a", "b"]].tolist() == pytest.approx([0.5, 0.5])
-    assert found.loc[("head", 0, 1), ["a", "b"]].tolist() == pytest.approx([1, 0])
-    assert found.loc[("head", 0, 3), ["a", "b"]].tolist() == [0.5, 0.5]  # nobody's: nothing to share
+    assert found.loc[("head", 0, 0), ["share of a", "share of b"]].tolist() == pytest.approx([0.5, 0.5])
+    assert found.loc[("head", 0, 1), ["share of a", "share of b"]].tolist() == pytest.approx([1, 0])
+    assert found.loc[("head", 0, 3), ["share of a", "share of b"]].tolist() == [0.5, 0.5]  # nobody's: nothing to share
     assert found.loc[("head", 1, 2), "importance"] == pytest.approx(0.5)  # scale does not matter
-    assert found.loc[("FFN", 0, -1), ["a", "b"]].tolist() == pytest.approx([1, 0])
+    assert found.loc[("FFN", 0, -1), ["share of a", "share of b"]].tolist() == pytest.approx([1, 0])
     assert found.loc[("FFN", 1, -1), "importance"] == pytest.approx((0.8 + 1) / 2)
     assert found.loc[("head", 0, 1), "pattern"] == "one task"
     assert len(found) == 2 * 5

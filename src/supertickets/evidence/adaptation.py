@@ -11,6 +11,7 @@ import pandas as pd
 
 from supertickets.evidence.record import Record
 from supertickets.evidence.statistics import holm, paired_t_test
+from supertickets.evidence.table import in_columns
 from supertickets.evidence.tables import column_title, published, published_model
 
 
@@ -65,7 +66,7 @@ def runs(record: Record) -> pd.DataFrame:
         if row.outcome is not None:
             entry |= {name: row.outcome.cost[name] for name in ("parameters", "tokens", "flops", "seconds")}
         rows.append(entry | {"trial": row.trial.key if row.trial is not None else None})
-    return pd.DataFrame(rows)
+    return in_columns(rows)
 
 
 def means(found: pd.DataFrame) -> pd.DataFrame:

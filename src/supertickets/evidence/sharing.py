@@ -17,7 +17,7 @@ from supertickets.anatomy.cost import parameters
 from supertickets.evidence.conclusions import shared
 from supertickets.evidence.record import Record, Subject
 from supertickets.evidence.statistics import Paired, holm, paired_t_test
-from supertickets.evidence.table import Role, Row
+from supertickets.evidence.table import Role, Row, in_columns
 from supertickets.evidence.tables import (
     MISMATCHED,
     ORDER,
@@ -107,7 +107,7 @@ def runs(record: Record) -> pd.DataFrame:
         for place, subject in enumerate(record.subjects):
             if shared_training or role.variant == subject.task:
                 rows.append(_run(role, row, subject, place if shared_training else 0))
-    return pd.DataFrame(rows)
+    return in_columns(rows)
 
 
 def _run(role: Role, row: Row, subject: Subject, place: int) -> dict[str, Any]:
@@ -120,8 +120,7 @@ def _run(role: Role, row: Row, subject: Subject, place: int) -> dict[str, Any]:
             entry |= {
                 prefix + metric: value for metric, value in metrics.items() if prefix + metric != f"{prefix}score"
             }
-        entry["score"] = row.outcome.by_task[place]["dev"]["score"]
-        entry["best_epoch"] = row.outcome.best_epoch
+        entry |= {"score": row.outcome.by_task[place]["dev"]["score"], "best_epoch": row.outcome.best_epoch}
     if row.trial is not None:
         ticket = row.trial.tasks[place].ticket
         entry |= {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns}
@@ -286,8 +285,9 @@ def task_shares(subjects: Sequence[Subject], tickets: Sequence[SharedTicket]) ->
     """Return the importance of each head and FFN averaged over tasks, and each task's share of it (paper, section 8).
 
     One row a structure: `part` (head or FFN), `layer`, `head` (-1 for an FFN), `importance`, a column a task with its
-    share (they add up to 1), `pattern` (see `pattern_of`) with its `distance`. Scores are normalised in each task as
-    tickets are drawn: heads by their layer's l2 norm, FFNs by that of all FFNs. Empty if a ticket came without scores.
+    share (see `share_of`; they add up to 1), `pattern` (see `pattern_of`) with its `distance`. Scores are normalised in
+    each task as tickets are drawn: heads by their layer's l2 norm, FFNs by that of all FFNs. Empty if a ticket came
+    without scores.
     """
     if not all({"heads", "ffns"} <= set(one.scores) for one in tickets):
         return pd.DataFrame()
@@ -301,9 +301,14 @@ def task_shares(subjects: Sequence[Subject], tickets: Sequence[SharedTicket]) ->
             share = scores / total if total > 0 else np.full(len(scores), 1 / len(scores))
             pattern, distance = pattern_of(share)
             entry = {"part": part, "layer": layer, "head": head, "importance": float(scores.mean())}
-            entry |= {subject.task: float(one) for subject, one in zip(subjects, share, strict=True)}
+            entry |= {share_of(subject.task): float(one) for subject, one in zip(subjects, share, strict=True)}
             rows.append(entry | {"pattern": pattern, "distance": distance})
     return pd.DataFrame(rows)
+
+
+def share_of(task: str) -> str:
+    """Return the name of the column that has a task's share."""
+    return f"share of {task}"
 
 
 def pattern_of(share: NDArray[np.float64]) -> tuple[str, float]:
@@ -347,6 +352,7 @@ def _sentences(record: Record, compared: pd.DataFrame, size: Sizes, importance: 
                 f"{row[MT_DNN]:.2f}: {row['difference']:+.2f} ({tested})."
             )
     if not said:
+        said += _counted(compared)
         said.append(reason or "No average over tasks: no seed has all its trainings finished.")
     said.append(
         "Each task's ticket was chosen on the dev set that scores it here; these numbers do not pay for that choice."
@@ -359,7 +365,20 @@ def _sentences(record: Record, compared: pd.DataFrame, size: Sizes, importance: 
     if not importance.empty:
         counts = importance["pattern"].value_counts()
         said.append(
-            f"Of {len(importance)} heads and FFNs, {counts.get('even', 0)} matter about as much to every task, "
-            f"{counts.get('one task', 0)} mostly to one and {counts.get('two tasks', 0)} to two."
+            f"Of {len(importance)} heads and FFNs, {counts.get('even', 0)} come nearest to mattering evenly to all "
+            f"tasks, {counts.get('one task', 0)} to mattering to one alone and {counts.get('two tasks', 0)} to two."
         )
     return tuple(said)
+
+
+def _counted(compared: pd.DataFrame) -> list[str]:
+    """Say on how many tasks tickets are ahead, where there is no average."""
+    if compared.empty or compared["difference"].isna().all():
+        return []
+    known = compared[compared["difference"].notna()]
+    parts = [
+        f"{(rows['difference'] > 0).sum()} of {len(rows)} tasks {words}"
+        for stage, words in (("shared", "when trained together"), ("fine-tuned", "after fine-tuning"))
+        if len(rows := known[known["stage"] == stage])
+    ]
+    return [f"Tasks with tickets of their own are ahead of the full model on {' and on '.join(parts)}."]

@@ -1,6 +1,6 @@
 """Outcomes as a table: one row for each ticket that was rewound and for each dense run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,14 +90,23 @@ def results_table(rows: Sequence[Row], shape: Shape) -> pd.DataFrame:
             entry |= {"parameters": parameters, "remaining": parameters / max(dense) if dense else None}
             entry |= {name: outcome.cost[name] for name in ("tokens", "flops", "seconds")}
         table.append(entry | {"trial": row.trial.key if row.trial is not None else None})
-    frame = pd.DataFrame(table)
-    first = ["kind", "level", "seed", "variant", "status", "score"]
-    last = ["heads", "ffns", "parameters", "remaining", "inference", "tokens", "flops", "seconds", "trial"]
+    return in_columns(table)
+
+
+_FIRST = ("kind", "level", "model", "examples", "seed", "task", "variant", "status", "score")
+_LAST = (
+    "best_epoch", "heads", "ffns", "parameters", "remaining", "inference", "tokens", "flops", "seconds", "trial",
+)  # fmt: skip
+
+
+def in_columns(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return runs as a table: what each is and its score first, then its metrics, its size and cost last."""
+    frame = pd.DataFrame(list(runs))
     columns = list(frame.columns)
     return frame[
-        [name for name in first if name in columns]
-        + [name for name in columns if name not in first + last]
-        + [name for name in last if name in columns]
+        [name for name in _FIRST if name in columns]
+        + [name for name in columns if name not in _FIRST + _LAST]
+        + [name for name in _LAST if name in columns]
     ]
 
 

@@ -1,48 +1,23 @@
-"""The report's plots. Colours tell kinds apart for colour-blind readers too (Okabe and Ito); so do dashes and marks.
-
-Text takes its colour from the page's style sheet, so that plots follow light, dark and print.
-"""
+"""The plots of a study of one task's tickets, and of several such studies."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from supertickets.evidence.table import CONTROL, DENSE
-from supertickets.tickets import Ticket
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a kind of run is drawn."""
-
-    colour: str
-    dash: str
-    symbol: str
-
+from supertickets.report.style import GREY, TASKS, Style, laid_out, plain
 
 STYLES = {
-    DENSE: Style("#7f7f7f", "solid", "x"),
+    DENSE: Style(GREY, "solid", "x"),
     "winning": Style("#0072B2", "solid", "circle"),
     "random": Style("#E69F00", "dash", "square"),
     "losing": Style("#D55E00", "dot", "diamond"),
-    CONTROL: Style("#7f7f7f", "dot", "cross"),
+    CONTROL: Style(GREY, "dot", "cross"),
     "super": Style("#009E73", "solid", "star"),
 }
-_TASKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7f7f7f", "#F0E442")
-_LAYOUT = {
-    "paper_bgcolor": "rgba(0,0,0,0)",
-    "plot_bgcolor": "rgba(0,0,0,0)",
-    "font": {"family": "system-ui, sans-serif", "size": 13},
-    "margin": {"l": 55, "r": 15, "t": 10, "b": 50},
-    "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-    "hovermode": "closest",
-    "height": 420,
-}
-_GRID = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.4)", "automargin": True}
-_LEVELS = {"title": "share of heads and of FFNs pruned", "tickformat": ".0%", **_GRID}
+_LEVELS = {"title": "share of heads and of FFNs pruned", "tickformat": ".0%"}
 
 
 def phase_curves(means: pd.DataFrame, measure: str) -> go.Figure:
@@ -83,10 +58,7 @@ def phase_curves(means: pd.DataFrame, measure: str) -> go.Figure:
             hovertemplate=f"{label} (95 %: {row['low']:.2f} to {row['high']:.2f})<extra></extra>",
         )
         figure.add_hrect(y0=row["low"], y1=row["high"], fillcolor=STYLES[DENSE].colour, opacity=0.12, line_width=0)
-    figure.update_layout(**_LAYOUT)
-    figure.update_xaxes(**_LEVELS)
-    figure.update_yaxes(title=f"dev {measure} (%)", **_GRID)
-    return figure
+    return laid_out(figure, _LEVELS, {"title": f"dev {measure} (%)"})
 
 
 def score_distribution(table: pd.DataFrame, measure: str) -> go.Figure:
@@ -107,10 +79,7 @@ def score_distribution(table: pd.DataFrame, measure: str) -> go.Figure:
             mode="markers",
             marker={"symbol": style.symbol, "size": 8, "color": style.colour, "opacity": 0.75},
         )
-    figure.update_layout(**_LAYOUT)
-    figure.update_xaxes(**_LEVELS)
-    figure.update_yaxes(title=f"dev {measure} (%)", **_GRID)
-    return figure
+    return laid_out(figure, _LEVELS, {"title": f"dev {measure} (%)"})
 
 
 def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
@@ -141,10 +110,11 @@ def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
         line={"color": "#009E73", "shape": "hv", "width": 1.5},
         hoverinfo="skip",
     )
-    figure.update_layout(**_LAYOUT)
-    figure.update_xaxes(title="forward FLOPs, share of dense", tickformat=".0%", **_GRID)
-    figure.update_yaxes(title=f"mean dev {measure} (%)", **_GRID)
-    return figure
+    return laid_out(
+        figure,
+        {"title": "forward FLOPs, share of dense", "tickformat": ".0%"},
+        {"title": f"mean dev {measure} (%)"},
+    )
 
 
 def _front(points: pd.DataFrame) -> pd.DataFrame:
@@ -174,13 +144,10 @@ def ticket_agreement(agreement: pd.DataFrame) -> go.Figure:
         y=agreement["heads_chance"],
         name="chance",
         mode="lines",
-        line={"color": "#7f7f7f", "dash": "dot"},
+        line={"color": GREY, "dash": "dot"},
         hovertemplate="chance %{y:.0%}<extra></extra>",
     )
-    figure.update_layout(**_LAYOUT)
-    figure.update_xaxes(**_LEVELS)
-    figure.update_yaxes(title="shared between seeds", tickformat=".0%", range=[0, 1.05], **_GRID)
-    return figure
+    return laid_out(figure, _LEVELS, {"title": "shared between seeds", "tickformat": ".0%", "range": [0, 1.05]})
 
 
 def gains_by_level(curves: Sequence[tuple[str, pd.DataFrame]]) -> go.Figure:
@@ -194,47 +161,11 @@ def gains_by_level(curves: Sequence[tuple[str, pd.DataFrame]]) -> go.Figure:
         figure.add_scatter(
             x=winning["level"],
             y=winning["mean"] - float(dense.iloc[0]),
-            name=_plain(name),
+            name=plain(name),
             mode="lines+markers",
-            line={"color": _TASKS[i % len(_TASKS)], "dash": ("solid", "dash", "dot", "dashdot")[i // len(_TASKS) % 4]},
+            line={"color": TASKS[i % len(TASKS)], "dash": ("solid", "dash", "dot", "dashdot")[i // len(TASKS) % 4]},
             marker={"symbol": i % 10, "size": 8},
-            hovertemplate="%{x:.0%}: %{y:+.2f}<extra>" + _plain(name) + "</extra>",
+            hovertemplate=f"{plain(name)}<br>%{{x:.0%}}: %{{y:+.2f}}<extra></extra>",
         )
-    figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
-    figure.update_layout(**_LAYOUT, showlegend=True)
-    figure.update_xaxes(**_LEVELS)
-    figure.update_yaxes(title="winning tickets' mean gain over dense", **_GRID)
-    return figure
-
-
-def _plain(text: str) -> str:
-    """Return text that plotly, which reads a few tags in labels, shows as it is."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "%&#123;")
-
-
-@dataclass(frozen=True)
-class StructureMap:
-    """A ticket as a drawing: one cell a head, a column of FFNs; `x`, `y` in cells."""
-
-    name: str
-    text: str
-    chosen: bool
-    width: int
-    height: int
-    cells: tuple[tuple[float, int, bool, str], ...]
-
-    @classmethod
-    def of(cls, name: str, ticket: Ticket, chosen: bool = False) -> "StructureMap":
-        """Return the drawing of a ticket."""
-        layers, heads = ticket.shape
-        cells = [
-            (float(head), layer, bool(ticket.heads[layer, head]), f"layer {layer}, head {head}")
-            for layer in range(layers)
-            for head in range(heads)
-        ]
-        cells += [(heads + 0.5, layer, bool(ticket.ffns[layer]), f"layer {layer}, FFN") for layer in range(layers)]
-        gone = ", ".join(str(layer) for layer in range(layers) if not ticket.ffns[layer])
-        text = f"{ticket.kept_heads} of {layers * heads} heads and {ticket.kept_ffns} of {layers} FFNs stay" + (
-            f"; the FFNs of layers {gone} are gone" if gone else ""
-        )
-        return cls(name, text, chosen, heads + 2, layers, tuple(cells))
+    figure.add_hline(y=0, line={"color": GREY, "width": 1})
+    return laid_out(figure, _LEVELS, {"title": "winning tickets' mean gain over dense"}, showlegend=True)

@@ -1,28 +1,23 @@
-"""The report page: everything inside one file, readable with no network."""
+"""The page about tickets of single tasks: one study, or several side by side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import plotly
-import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from supertickets.evidence.table import Role, select_super
 from supertickets.evidence.tables import Looked, in_order, names_of, task_average
 from supertickets.report.figures import (
-    StructureMap,
     cost_against_score,
     gains_by_level,
     phase_curves,
     score_distribution,
     ticket_agreement,
 )
-from supertickets.storage import write_atomically
+from supertickets.report.html import RUNS, Grid, Study, grid, model_name, plot, write_html
+from supertickets.report.maps import StructureMap
 
 
 @dataclass(frozen=True)
@@ -35,19 +30,11 @@ class Section:
     measure: str
     train: int
     dev: int
-    complete: bool
-    missing: int
-    sentences: tuple[str, ...]
+    study: Study
     selection: list[tuple[str, str, str, str]]
     plots: dict[str, Markup]
-    means: list[dict[Any, Any]]
+    means: Grid
     maps: list[tuple[str, list[StructureMap]]]
-    columns: list[str]
-    rows: list[list[tuple[str, Any]]]
-    settings: dict[str, Any]
-    versions: dict[str, Any]
-    command: str
-    sensitivity: dict[str, dict[str, Any]]
 
 
 def write_report(
@@ -63,11 +50,10 @@ def write_report(
     tables by title, both by the study's folder.
     """
     ordered = in_order(studies)
-    environment = Environment(
-        loader=PackageLoader("supertickets.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     several, names = len(ordered) > 1, names_of(ordered)
-    page = environment.get_template("report.html.jinja").render(
+    write_html(
+        path,
+        "report.html.jinja",
         title=f"Tickets in {len(ordered)} studies" if several else _title(ordered[0]),
         sections=[
             _section(f"study-{i}", name, one, commands[one.record.folder], sensitivity[one.record.folder])
@@ -75,62 +61,43 @@ def write_report(
         ],
         several=several,
         average=task_average(ordered).sentence() if several else "",
-        tables={name: _grid(table) for name, table in tables.items() if name != "gains"},
-        gains=_grid(tables["gains"]),
-        by_level=_plot(
+        tables={name: grid(table) for name, table in tables.items() if name != "gains"},
+        gains=grid(tables["gains"]),
+        by_level=plot(
             gains_by_level([(name, one.conclusions.means) for name, one in zip(names, ordered, strict=True)])
         ),
-        plotly=Markup(f"<script>{plotly.offline.get_plotlyjs()}</script>"),
-        version=version("supertickets"),
     )
-    write_atomically(path, page)
 
 
 def _title(one: Looked) -> str:
-    return f"Super ticket of {_model(one.record.subject.model)} on {one.record.name}"
-
-
-def _model(name: str) -> str:
-    return "the default encoder" if name == "default" else name
+    return f"Super ticket of {model_name(one.record.subject.model)} on {one.record.name}"
 
 
 def _section(anchor: str, name: str, one: Looked, command: str, sensitivity: Mapping[str, pd.DataFrame]) -> Section:
     record, seen = one.record, one.conclusions
     subject, table = record.subject, record.table
     plots = {
-        "phases": _plot(phase_curves(seen.means, subject.measure)),
-        "distribution": _plot(score_distribution(table, subject.measure)),
-        "cost": _plot(cost_against_score(table, subject.measure)),
+        "phases": plot(phase_curves(seen.means, subject.measure)),
+        "distribution": plot(score_distribution(table, subject.measure)),
+        "cost": plot(cost_against_score(table, subject.measure)),
     }
     if not seen.agreement.empty:
-        plots["agreement"] = _plot(ticket_agreement(seen.agreement))
-    outcome = next((row.outcome for row in record.rows if row.outcome is not None), None)
+        plots["agreement"] = plot(ticket_agreement(seen.agreement))
+    titles = {"std": "standard deviation", "low": "95 % low", "high": "95 % high"}
+    columns = ["kind", "level", "mean", "std", "low", "high", "runs"]
     return Section(
         id=anchor,
         name=name,
-        model=_model(subject.model),
+        model=model_name(subject.model),
         measure=subject.measure,
         train=subject.train,
         dev=len(subject.targets),
-        complete=record.complete,
-        missing=sum(row.status == "missing" for row in record.rows),
-        sentences=seen.sentences,
+        study=Study.of(record, seen.sentences, table, command, sensitivity),
         selection=_selection(one),
         plots=plots,
-        means=seen.means.to_dict("records"),
+        means=grid(seen.means[columns].rename(columns=titles).reset_index(drop=True), RUNS),
         maps=_maps(one),
-        columns=list(table.columns),
-        rows=_runs(table),
-        settings=dict(record.settings),
-        versions=dict(outcome.environment) if outcome is not None else {},
-        command=command,
-        sensitivity={title: _grid(table) for title, table in sensitivity.items()},
     )
-
-
-def _runs(table: pd.DataFrame) -> list[list[tuple[str, Any]]]:
-    """Return each run's cells as (shown, sort key)."""
-    return [[(_cell(name, row[name]), _key(row[name])) for name in table.columns] for _, row in table.iterrows()]
 
 
 def _selection(one: Looked) -> list[tuple[str, str, str, str]]:
@@ -158,62 +125,3 @@ def _maps(one: Looked) -> list[tuple[str, list[StructureMap]]]:
             drawn = StructureMap.of(f"seed {row.role.seed}", row.ticket, row.role == best)
             levels.setdefault(row.role.level, []).append(drawn)
     return [(f"{level:.0%} pruned", maps) for level, maps in levels.items()]
-
-
-_CONFIG = {"displayModeBar": False, "responsive": True}
-
-
-def _plot(figure: go.Figure) -> Markup:
-    # Plotly writes the figure as JSON into a script; it escapes </script> and the like itself.
-    html = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        default_width="100%",
-        config=_CONFIG,
-    )
-    return Markup(html)
-
-
-def _grid(table: pd.DataFrame) -> dict[str, Any]:
-    """Return a table for the template: column names and rows of (shown, sort key); an index of names comes first."""
-    if not isinstance(table.index, pd.RangeIndex):
-        table = table.reset_index(names="")
-    rows = [[(_number(value), _key(value)) for value in row] for row in table.itertuples(index=False)]
-    return {"columns": list(table.columns), "rows": rows}
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or value != value
-
-
-def _number(value: Any) -> str:
-    if _is_missing(value):
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.2g}" if isinstance(value, float) and abs(value) < 0.01 and value else (
-        f"{value:.2f}" if isinstance(value, float) else str(value)
-    )  # fmt: skip
-
-
-def _key(value: Any) -> Any:
-    """Return what a cell is sorted by: a number as it is, what is missing last."""
-    return "" if _is_missing(value) else value
-
-
-def _cell(name: str, value: Any) -> str:
-    if _is_missing(value):
-        return "-"
-    if name == "level":
-        return f"{value:g}"
-    if name in ("remaining", "inference"):
-        return f"{value:.1%}"
-    if name == "seconds":
-        return f"{value:.1f}"
-    if name == "flops":
-        return f"{value:.3g}"
-    if name in ("parameters", "tokens"):
-        return f"{value:,.0f}"
-    if name in ("seed", "heads", "ffns", "best_epoch"):
-        return f"{value:.0f}"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
