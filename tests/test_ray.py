@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from conftest import write_words
 from study_files import contents
 from supertickets.studies.find import find
+from supertickets.studies.share import share
 
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency")
 
@@ -85,3 +87,23 @@ def test_on_a_laptop_a_local_ray_starts_by_itself(study: dict[str, Any], tmp_pat
     assert done.returncode == 0, done.stderr
     assert "report: " in done.stdout
     assert (tmp_path / "out" / "super-ticket" / "model" / "model.safetensors").is_file()
+
+
+def test_trainings_that_start_from_others_find_their_weights(
+    cluster: Any, study: dict[str, Any], tmp_path: Path
+) -> None:
+    """Weights to start from come through Ray, as everything does; the outcome is the local one, bit for bit."""
+    small = {**study, "epochs": 2, "levels": (0.4,), "kinds": ("winning",), "keep": "none", "workers": 1}
+    folders = [find(small, out=tmp_path / "words").folder]
+    other = {"task": "lengths", "train_file": write_words(tmp_path / "lengths.jsonl", 40, 5, lambda w: len(w) % 3)}
+    folders.append(find({**small, **other, "dev_file": None}, out=tmp_path / "lengths").folder)
+    settings = {name: small[name] for name in ("model", "seeds", "epochs", "batch_size", "learning_rate", "max_length")}
+    settings |= {"tickets": tuple(folders), "precision": "float32"}
+    local = share(settings, out=tmp_path / "local", workers=1)
+    spread = share(settings, out=tmp_path / "ray", on="ray", address=cluster.address)
+    assert spread.sharing.runs.drop(columns="seconds").equals(local.sharing.runs.drop(columns="seconds"))
+    tuned = local.sharing.runs[local.sharing.runs["model"].str.endswith("fine-tuning")]["trial"]
+    assert len(tuned) == 4
+    for key in tuned:
+        one, other = (made.folder / "trials" / key / "predictions.safetensors" for made in (local, spread))
+        assert one.read_bytes() == other.read_bytes()

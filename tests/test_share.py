@@ -476,6 +476,16 @@ def test_a_folder_of_other_tickets_is_refused(shared: ShareResult, places: dict[
         share(SMALL, model=str(places["model"]), tickets=(other, places["lengths"]), out=shared.folder)
 
 
+def test_one_task_under_two_names_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(places["words"], again)
+    settings = (again / "settings.yaml").read_text()
+    (again / "settings.yaml").write_text(settings.replace("task: words", "task: others"))
+    with pytest.raises(TicketError, match="tasks 'words' and 'others' have the same examples"):
+        share(SMALL, model=str(places["model"]), tickets=(places["words"], again), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_commands_speak(shared: ShareResult, adapted: AdaptResult, places: dict[str, Path], capsys: Any) -> None:
     flags = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     tickets = ["--tickets", f"{places['words']},{places['lengths']}", "--model", str(places["model"])]

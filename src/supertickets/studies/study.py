@@ -260,11 +260,7 @@ def conduct(
         raise TicketError(f"--processes: {settings.processes} asked for, {team.size} started; see `accelerate launch`.")
     settings = settings.model_copy(update={"processes": team.size})
     subjects = [Subject.of(base, source, task) for source, task in tasks.items()]
-    for subject in subjects:
-        if len(subject.targets) < 2:
-            raise TicketError(
-                f"task {subject.task!r}: choosing and scoring need at least two dev examples, there is one."
-            )
+    _check_subjects(subjects)
     if not team.leads:
         by_hash = {subject.data_hash: task for subject, task in zip(subjects, tasks.values(), strict=True)}
         follow(team, {"models": {base.weight_hash: base}, "tasks": by_hash})
@@ -285,6 +281,19 @@ def conduct(
             return conclude(study, run(study, base, tasks, quiet))
     finally:
         dismiss(team)
+
+
+def _check_subjects(subjects: Sequence[Subject]) -> None:
+    """Raise TicketError for a task that cannot be scored, and for two that are one and the same."""
+    seen: dict[str, str] = {}
+    for subject in subjects:
+        if len(subject.targets) < 2:
+            raise TicketError(
+                f"task {subject.task!r}: choosing and scoring need at least two dev examples, there is one."
+            )
+        if subject.data_hash in seen:
+            raise TicketError(f"tasks {seen[subject.data_hash]!r} and {subject.task!r} have the same examples.")
+        seen[subject.data_hash] = subject.task
 
 
 def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudySettings | None:
