@@ -137,7 +137,7 @@ def test_too_small_a_fraction(
     arguments = ["find", "--model", str(tiny_model), *files, "--out", str(tmp_path / "out")]
     assert main([*arguments, "--fraction", "0.01"]) == 2
     said = capsys.readouterr().err
-    assert "--fraction 0.01: that leaves 1 of 64 training examples of task 'train'" in said
+    assert "a fraction of 0.01 leaves 1 of 64 training examples of task 'train'" in said
     assert "a fraction of 0.0312 or more" in said
     assert main([*arguments, "--fraction", "0"]) == 2
     assert main([*arguments, "--fraction", "1.5"]) == 2

@@ -238,8 +238,8 @@ def test_a_diverged_trial_does_not_end_the_study(
 
     step = Trainer._step
 
-    def breaking(self: Trainer, learner: Any, rows: Any) -> float:
-        loss = step(self, learner, rows)
+    def breaking(self: Trainer, which: int, rows: Any) -> float:
+        loss, learner = step(self, which, rows), self.learners[which]
         return loss if learner.ticket.is_full or learner.ticket.kept_ffns == LAYERS - 1 else float("nan")
 
     monkeypatch.setattr(Trainer, "_step", breaking)

@@ -12,20 +12,9 @@ from scipy import stats
 from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import parameters
 from supertickets.evidence.adaptation import Compared, conclude_adaptation
+from supertickets.evidence.keepers import PATTERNS, keepers, overlaps, panel, pattern_of, task_shares
 from supertickets.evidence.record import Record, Subject, load_subjects, save_subjects
-from supertickets.evidence.sharing import (
-    ALL,
-    MT_DNN,
-    PATTERNS,
-    TICKET_SHARE,
-    TUNED,
-    conclude_sharing,
-    keepers,
-    overlaps,
-    panel,
-    pattern_of,
-    task_shares,
-)
+from supertickets.evidence.sharing import ALL, MT_DNN, TICKET_SHARE, TUNED, conclude_sharing
 from supertickets.evidence.table import Role, Row
 from supertickets.evidence.tables import published
 from supertickets.lab.trial import TaskTicket, Trial

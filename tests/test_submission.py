@@ -231,7 +231,7 @@ def test_wrong_submissions(
         model=studies["rte"].settings.model, out=tmp_path / "mine", levels=(0.5,), seeds=1, epochs=1, workers=1,
         kinds=("winning",), max_length=16, keep="none", **words,
     )  # fmt: skip
-    with pytest.raises(TicketError, match="on a GLUE task, this is on 'train'"):
+    with pytest.raises(TicketError, match="on a GLUE task, this is one of `find`: train"):
         submit([mine.folder], out=tmp_path / "s.zip")
 
 

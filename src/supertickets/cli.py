@@ -111,6 +111,18 @@ def _help(field: Any) -> str:
     )
 
 
+def _asked(kind: type[StudySettings], config: Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was asked for, in a file or typed; a typing error is told before anything slow is imported."""
+    asked = {**(read_config(config, kind) if config is not None else {}), **settings}
+    parse(kind, asked)
+    return asked
+
+
+def _records(**tables: Any) -> dict[str, Any]:
+    """Return tables as lists of rows, for JSON."""
+    return {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+
+
 def _find(
     *,
     config: Annotated[Path | None, typer.Option(help="YAML file; every flag is a key in it, flags win")] = None,
@@ -126,12 +138,11 @@ def _find(
     from supertickets.studies.find import find
     from supertickets.studies.folder import disk_use
 
-    asked = read_config(config, FindSettings) if config is not None else {}
-    parse(FindSettings, asked | settings)  # a typing error is told before anything slow is imported
-    if isinstance(levels := (asked | settings).get("levels"), tuple | list):
+    asked = _asked(FindSettings, config, settings)
+    if isinstance(levels := asked.get("levels"), tuple | list):
         _say_if_reordered(levels)
     with _stoppable():
-        result = find(asked, **settings, quiet=False)
+        result = find(asked, quiet=False)
     if as_json:
         typer.echo(
             json.dumps(
@@ -186,11 +197,11 @@ def _compare(
     """
     from supertickets.studies.compare import compare
 
-    asked = read_config(config, CompareSettings) if config is not None else {}
-    if idle := parse(CompareSettings, asked | settings).idle:
+    asked = _asked(CompareSettings, config, settings)
+    if idle := parse(CompareSettings, asked).idle:
         typer.echo(f"Left out, since this measure of importance does not read them: {', '.join(idle)}.", err=True)
     with _stoppable():
-        result = compare(asked, **settings, quiet=False)
+        result = compare(asked, quiet=False)
     if as_json:
         rows = json.loads(result.comparison.to_json(orient="records"))
         typer.echo(json.dumps({"folder": str(result.folder), "failed": dict(result.failures), "comparison": rows}))
@@ -217,14 +228,10 @@ def _share(
     """
     from supertickets.studies.share import share
 
-    asked = read_config(config, ShareSettings) if config is not None else {}
-    parse(ShareSettings, asked | settings)
     with _stoppable():
-        result = share(asked, **settings, quiet=False)
+        result = share(_asked(ShareSettings, config, settings), quiet=False)
     seen = result.sharing
     if as_json:
-        tables = {"table_3": seen.table.reset_index(names="model"), "gains": seen.gains, "results": seen.runs}
-        found = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
         places = {"folder": result.folder, "report": result.report, "model": result.model_folder}
         typer.echo(
             json.dumps(
@@ -234,7 +241,7 @@ def _share(
                     "models": {task: str(path) for task, path in result.task_folders.items()},
                     "failed": dict(result.failures),
                     "sizes": {"mean": seen.sizes.mean, "union": seen.sizes.union, **seen.sizes.by_task},
-                    **found,
+                    **_records(table_3=seen.table.reset_index(names="model"), gains=seen.gains, results=seen.runs),
                 }
             )
         )
@@ -264,14 +271,11 @@ def _adapt(
     """
     from supertickets.studies.adapt import adapt
 
-    asked = read_config(config, AdaptSettings) if config is not None else {}
-    parse(AdaptSettings, asked | settings)
     with _stoppable():
-        result = adapt(asked, **settings, quiet=False)
+        result = adapt(_asked(AdaptSettings, config, settings), quiet=False)
     seen = result.adaptation
     if as_json:
-        tables = {"table_4": seen.table.reset_index(names="model"), "gains": seen.gains, "results": seen.runs}
-        found = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        found = _records(table_4=seen.table.reset_index(names="model"), gains=seen.gains, results=seen.runs)
         said = {"verdict": seen.verdict, "folder": str(result.folder), "report": str(result.report)}
         typer.echo(json.dumps({**said, "failed": dict(result.failures), **found}))
     else:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from supertickets.evidence.sharing import share_of
+from supertickets.evidence.keepers import share_of
 from supertickets.report.maps import structure
 from supertickets.report.style import TASKS, laid_out, of_model, plain, short
 

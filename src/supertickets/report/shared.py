@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from supertickets.evidence.keepers import PATTERNS, panel
 from supertickets.evidence.record import Record
-from supertickets.evidence.sharing import PATTERNS, Sharing, Sizes, names_in, panel
+from supertickets.evidence.sharing import Sharing, Sizes, names_in
 from supertickets.report.figures_models import importance_panel, overlap_map, scores_by_task
 from supertickets.report.html import GAINS, Grid, Study, grid, model_name, plot, write_html
 from supertickets.report.maps import StructureMap

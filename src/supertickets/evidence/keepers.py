@@ -1,0 +1,117 @@
+"""Which heads and FFNs are kept by whom, and matter to whom: several tasks' tickets beside each other (section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supertickets.evidence.conclusions import shared
+from supertickets.evidence.record import Subject
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import normalise_by_layer
+from supertickets.tickets.folder import SharedTicket
+
+PATTERNS = ("even", "one task", "two tasks")
+"""How a ticket's importance may be spread over tasks (paper, Figure 6 (a, b), (c), (d))."""
+
+
+def keepers(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
+    """Return, layer by layer (from 0), how many heads all tasks keep, several, one, none; and who keeps the FFN."""
+    tasks = list(of_task)
+    heads = np.stack([of_task[task].heads for task in tasks]).sum(axis=0)
+    rows = []
+    for layer in range(len(heads)):
+        keep = [task for task in tasks if of_task[task].ffns[layer]]
+        rows.append(
+            {
+                "layer": layer,
+                "heads of all": int((heads[layer] == len(tasks)).sum()),
+                "of several": int(((heads[layer] > 1) & (heads[layer] < len(tasks))).sum()),
+                "of one": int((heads[layer] == 1).sum()),
+                "of none": int((heads[layer] == 0).sum()),
+                "FFN of": "all" if len(keep) == len(tasks) else ", ".join(keep) or "none",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def overlaps(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
+    """Return a row a pair of tasks: how far their super tickets agree.
+
+    `kept` is the Jaccard index of what stays; `pruned` the share of what is pruned that both prune (twice the shared
+    over both sizes), missing where neither prunes; `chance` what random tickets of those sizes would share of it.
+    """
+    rows = []
+    for (a, one), (b, other) in combinations(of_task.items(), 2):
+        gone = [np.append(~ticket.heads, ~ticket.ffns) for ticket in (one, other)]
+        total = sum(int(pruned.sum()) for pruned in gone)
+        expected = sum(
+            2 * float(getattr(~one, part).sum() * getattr(~other, part).sum()) / getattr(one, part).size
+            for part in ("heads", "ffns")
+        )
+        rows.append(
+            {
+                "task": a,
+                "other": b,
+                "kept": one.overlap(other),
+                "pruned": shared(*gone) if total else np.nan,
+                "chance": expected / total if total else np.nan,
+            }
+        )
+    return pd.DataFrame(rows, columns=["task", "other", "kept", "pruned", "chance"])
+
+
+def task_shares(subjects: Sequence[Subject], tickets: Sequence[SharedTicket]) -> pd.DataFrame:
+    """Return the importance of each head and FFN averaged over tasks, and each task's share of it (paper, section 8).
+
+    One row a structure: `part` (head or FFN), `layer`, `head` (-1 for an FFN), `importance`, a column a task with its
+    share (see `share_of`; they add up to 1), `pattern` (see `pattern_of`) with its `distance`. Scores are normalised in
+    each task as tickets are drawn: heads by their layer's l2 norm, FFNs by that of all FFNs. Empty if a ticket came
+    without scores.
+    """
+    if not all({"heads", "ffns"} <= set(one.scores) for one in tickets):
+        return pd.DataFrame()
+    heads = np.stack([normalise_by_layer(one.scores["heads"]) for one in tickets])
+    ffns = np.stack([one.scores["ffns"] / (np.linalg.norm(one.scores["ffns"]) + 1e-20) for one in tickets])
+    rows = []
+    for layer in range(heads.shape[1]):
+        parts = [("head", head, heads[:, layer, head]) for head in range(heads.shape[2])]
+        for part, head, scores in [*parts, ("FFN", -1, ffns[:, layer])]:
+            total = scores.sum()
+            share = scores / total if total > 0 else np.full(len(scores), 1 / len(scores))
+            pattern, distance = pattern_of(share)
+            entry = {"part": part, "layer": layer, "head": head, "importance": float(scores.mean())}
+            entry |= {share_of(subject.task): float(one) for subject, one in zip(subjects, share, strict=True)}
+            rows.append(entry | {"pattern": pattern, "distance": distance})
+    return pd.DataFrame(rows)
+
+
+def share_of(task: str) -> str:
+    """Return the name of the column that has a task's share."""
+    return f"share of {task}"
+
+
+def pattern_of(share: NDArray[np.float64]) -> tuple[str, float]:
+    """Return which pattern the shares of tasks are nearest to, and the l1 distance to it.
+
+    `even`: all tasks alike; `one task`: all of it one task's; `two tasks`: half each of two. With two tasks, even and
+    two tasks are the same, and called even.
+    """
+    n = len(share)
+    ordered = np.sort(share)[::-1]
+    patterns = {"even": np.full(n, 1 / n), "one task": np.eye(n)[0]}
+    if n > 2:
+        patterns["two tasks"] = np.where(np.arange(n) < 2, 0.5, 0.0)
+    distances = {name: float(np.abs(ordered - wanted).sum()) for name, wanted in patterns.items()}
+    nearest = min(distances, key=lambda name: distances[name])
+    return nearest, distances[nearest]
+
+
+def panel(importance: pd.DataFrame, pattern: str, most: int = 12) -> pd.DataFrame:
+    """Return the structures nearest to a pattern, nearest first: a panel of the paper's Figure 6."""
+    found = importance[importance["pattern"] == pattern]
+    return found.sort_values(["distance", "layer", "head"]).head(most)
