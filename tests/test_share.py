@@ -175,7 +175,7 @@ def test_lost_weights_are_trained_again_when_needed(
 
 
 def test_tickets_are_found_first_where_none_are_given(tiny_model: Path, tmp_path: Path) -> None:
-    settings = SMALL | {"seeds": 1, "epochs": 1, "levels": (0.5,), "at_most": 24, "fine_tune": False}
+    settings = SMALL | {"seeds": 1, "epochs": 1, "levels": (0.5,), "at_most": 24, "fine_tune": False, "keep": "none"}
     result = share(settings, model=str(tiny_model), tasks=("similarity", "paraphrase"), out=tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out" / "find").iterdir()) == ["paraphrase", "similarity"]
     assert list(result.tickets) == ["similarity", "paraphrase"]
@@ -187,6 +187,11 @@ def test_tickets_are_found_first_where_none_are_given(tiny_model: Path, tmp_path
     trial = next(o.trial for path in (tmp_path / "out" / "trials").iterdir() if (o := load_outcome(path)))
     for task in trial.tasks:
         assert len(load_task(task.source).train) == 24
+    assert not list((tmp_path / "out").rglob(WEIGHTS))
+    assert not result.model_folder.exists()
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("outcome.json")}
+    share(settings, model=str(tiny_model), tasks=("similarity", "paraphrase"), out=tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
 def test_every_task_has_its_own_dropout(places: dict[str, Path]) -> None:

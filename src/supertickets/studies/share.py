@@ -260,8 +260,7 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
         raise TicketError("--tickets: under `accelerate launch`, find the tickets first and name their studies.")
     loaded = dict(_cut_to_size(member.source, load_task(member.source), first) for member in members)
     tickets = [member.shared for member in members if member.shared is not None]
-    if tickets:
-        _check_kept(finished.folder, tickets)
+    _check_kept(finished.folder, [task.name for task in loaded.values()], tickets)
 
     def build(settled: ShareSettings, subjects: Sequence[Subject]) -> ShareStudy:
         found = tickets or [_kept(settled.folder, subject) or _found(settled, subject, quiet) for subject in subjects]
@@ -283,6 +282,9 @@ def _conclude(study: ShareStudy, record: Record, base: BaseModel, loaded: Loaded
     write_results(record.folder, seen.runs)
     write_sharing(record, seen, study.tickets)
     _ship(study, record, base, loaded)
+    if study.settings.keep == "none" and all(row.finished for row in record.rows):
+        for row in record.rows:
+            row.outcome.drop_weights()  # type: ignore[union-attr]
     tickets = {one.task: shared.ticket for one, shared in zip(record.subjects, study.tickets, strict=True)}
     return ShareResult(record.folder, tickets, seen, dict(record.failures))
 
@@ -315,14 +317,17 @@ def _kept(folder: Path, subject: Subject) -> SharedTicket | None:
     return load_ticket(there) if (there / TICKET_JSON).is_file() else None
 
 
-def _check_kept(folder: Path, tickets: Sequence[SharedTicket]) -> None:
-    """Raise TicketError if a study in `folder` shares other tickets."""
-    for shared in tickets:
-        there = folder / TICKETS / slug(str(shared.origin["task"]))
+def _check_kept(folder: Path, names: Sequence[str], tickets: Sequence[SharedTicket]) -> None:
+    """Raise TicketError if two tasks would have one folder, or if a study in `folder` shares other tickets."""
+    slugs = [slug(name) for name in names]
+    for name, own in zip(names, slugs, strict=True):
+        if slugs.count(own) > 1:
+            raise TicketError(f"--tasks: another task's name is too much like {name!r}; rename one of them.")
+    for name, shared in zip(names, tickets, strict=False):  # none are given where they are to be found
+        there = folder / TICKETS / slug(name)
         if (there / TICKET_JSON).is_file() and load_ticket(there).ticket != shared.ticket:
             raise TicketError(
-                f"--out {folder}: the folder's study shares another ticket of {shared.origin['task']!r}; choose "
-                "another folder."
+                f"--out {folder}: the folder's study shares another ticket of {name!r}; choose another folder."
             )
 
 
