@@ -24,7 +24,8 @@ def lab_arm(task: str, trainings: int, workers: str) -> None:
     from supertickets.lab import Lab, Trial
     from supertickets.lab.machine import Machine
     from supertickets.models import find_model
-    from supertickets.studies.settings import FindSettings, complete
+    from supertickets.studies.config import complete
+    from supertickets.studies.settings import FindSettings
     from supertickets.tasks import load_task
     from supertickets.tickets import Ticket
     from supertickets.training.devices import choose_precision, find_device
@@ -67,7 +68,8 @@ def trainer_arm(task: str, trainings: int) -> None:
     )
 
     from supertickets.models import find_model
-    from supertickets.studies.settings import FindSettings, complete
+    from supertickets.studies.config import complete
+    from supertickets.studies.settings import FindSettings
     from supertickets.tasks import load_task
     from supertickets.tasks.metrics import evaluate
     from supertickets.training.devices import choose_precision, find_device

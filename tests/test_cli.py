@@ -12,7 +12,8 @@ import yaml
 from conftest import save_tiny_model
 from supertickets.cli import main
 from supertickets.models import find_model
-from supertickets.studies.settings import FindSettings, complete
+from supertickets.studies.config import complete
+from supertickets.studies.settings import FindSettings
 
 TINY = ["--epochs", "1", "--batch-size", "8", "--levels", "0.5", "--seeds", "1", "--workers", "1", "--max-length", "16"]
 

@@ -206,7 +206,8 @@ def test_every_task_has_its_own_dropout(places: dict[str, Path]) -> None:
 
 
 def test_the_released_preset_leaks() -> None:
-    from supertickets.studies.settings import ShareSettings, complete
+    from supertickets.studies.config import complete
+    from supertickets.studies.settings import ShareSettings
 
     base = find_model("default")
     assert complete(ShareSettings, {"preset": "released"}, base).updates == "leaky"

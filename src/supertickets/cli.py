@@ -15,16 +15,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from supertickets.errors import StudyError, TicketError
-from supertickets.studies.settings import (
-    AdaptSettings,
-    CompareSettings,
-    FindSettings,
-    ShareSettings,
-    StudySettings,
-    flag,
-    parse,
-    read_config,
-)
+from supertickets.studies.config import flag, parse, read_config
+from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, StudySettings
 
 app = typer.Typer(
     name="supertickets",

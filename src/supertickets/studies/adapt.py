@@ -23,18 +23,10 @@ from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.trial import Start, TicketField
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
+from supertickets.studies.config import complete, flag, parse, read_config, settings_of
 from supertickets.studies.find import FindStudy
 from supertickets.studies.presets import task_name
-from supertickets.studies.settings import (
-    AdaptSettings,
-    FindSettings,
-    ShareSettings,
-    complete,
-    flag,
-    parse,
-    read_config,
-    settings_of,
-)
+from supertickets.studies.settings import AdaptSettings, FindSettings, ShareSettings
 from supertickets.studies.share import ShareStudy
 from supertickets.studies.study import Study, conduct, recall, trained_again, walk, write_results
 from supertickets.tasks import Task, TaskSource, load_task, take_part

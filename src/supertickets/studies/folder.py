@@ -12,8 +12,9 @@ from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS, load_outcome
 from supertickets.lab.progress import PROGRESS
 from supertickets.studies.adapt import AdaptStudy
 from supertickets.studies.compare import CompareStudy
+from supertickets.studies.config import settings_of
 from supertickets.studies.find import FindStudy
-from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, settings_of
+from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings
 from supertickets.studies.share import ShareStudy
 from supertickets.studies.study import RESULTS, Study, Walk, walk
 from supertickets.tickets.folder import MODEL_FOLDER

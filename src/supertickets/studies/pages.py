@@ -11,7 +11,7 @@ from supertickets.evidence.conclusions import Conclusions, conclude
 from supertickets.evidence.record import Record
 from supertickets.evidence.sharing import Sharing
 from supertickets.evidence.tables import Looked, gains, paper_tables, write_tables
-from supertickets.studies.settings import SETTINGS_FILE
+from supertickets.studies.config import SETTINGS_FILE
 from supertickets.tickets.folder import SharedTicket
 
 REPORT = "report.html"

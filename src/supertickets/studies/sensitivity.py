@@ -21,9 +21,10 @@ from supertickets.evidence.tables import published, published_model, write_table
 from supertickets.lab import Outcome, Trial
 from supertickets.lab.outcome import WEIGHTS
 from supertickets.models import find_model
+from supertickets.studies.config import parse, settings_of
 from supertickets.studies.pages import SENSITIVITY
 from supertickets.studies.report import report
-from supertickets.studies.settings import FindSettings, ShareSettings, parse, settings_of
+from supertickets.studies.settings import FindSettings, ShareSettings
 from supertickets.studies.share import ShareStudy
 from supertickets.studies.study import RESULTS, Study, conduct, write_results
 from supertickets.tasks import load_task

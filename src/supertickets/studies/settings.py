@@ -1,33 +1,22 @@
-"""Settings of a study: one declaration gives flag, YAML key, type, default and help."""
+"""Settings of every study: one declaration gives flag, YAML key, type, default and help."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from supertickets.anatomy import Shape
-from supertickets.errors import TicketError, unknown_name
+from supertickets.errors import unknown_name
 from supertickets.models import DEFAULT_MODEL
-from supertickets.models import BaseModel as PretrainedModel
-from supertickets.storage import write_atomically
 from supertickets.studies.presets import SEVERAL, Preset, preset_values, task_dropout, task_name
 from supertickets.tasks import TaskFiles, TaskSource
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets.drawing import KINDS, Drawing, Kind
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.recipe import Recipe, Sharing
-
-SETTINGS_FILE = "settings.yaml"
-SETTINGS_SCHEMA = 3
-# Fields that cannot change a result.
-_NO_EFFECT = {
-    "out", "workers", "device", "on", "address", "cpus", "gpus", "keep", "track", "checkpoint_minutes",
-}  # fmt: skip
 
 
 class StudySettings(Recipe):
@@ -86,6 +75,10 @@ class StudySettings(Recipe):
 def slug(name: str) -> str:
     """Return a name as one that a folder may have."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80] or "task"
+
+
+def _part(settings: BaseModel, of: type[BaseModel]) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in of.model_fields}
 
 
 class TaskSettings(StudySettings, TaskFiles):
@@ -327,141 +320,3 @@ CHOICES = _named_choices()
 _KINDS = (FindSettings, CompareSettings, ShareSettings, AdaptSettings)
 STUDIES: dict[str, type[StudySettings]] = {kind.study: kind for kind in _KINDS}
 """The settings of each study, by its name."""
-S = TypeVar("S", bound=StudySettings)
-FLAGS = {"runs": "from"}
-"""What settings are called on the command line and in YAML, where it is not their name."""
-
-
-def flag(name: str) -> str:
-    """Return a setting's flag."""
-    return "--" + FLAGS.get(name, name).replace("_", "-")
-
-
-def _part(settings: BaseModel, of: type[BaseModel]) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in of.model_fields}
-
-
-def parse(kind: type[S], values: Mapping[str, Any]) -> S:
-    """Return settings from names and values; raises TicketError in one sentence that names the setting."""
-    for name in values:
-        if name not in kind.model_fields:
-            raise unknown_name("setting", name, kind.model_fields)
-    lists = {name for name, field in kind.model_fields.items() if "tuple" in str(field.annotation)}
-    single = {
-        name: (value,) for name, value in values.items() if name in lists and isinstance(value, (str, int, float))
-    }
-    try:
-        return kind(**{**values, **single})
-    except ValidationError as error:
-        raise TicketError(_sentence(error)) from error
-
-
-def _sentence(error: ValidationError) -> str:
-    """Say what is wrong with the first wrong setting, and the nearest value where there is a list of them."""
-    first = error.errors()[0]
-    name = str(first["loc"][0])
-    if first["type"] == "literal_error":
-        known = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
-        return str(unknown_name(name.removesuffix("s"), first["input"], known))
-    message = str(first["msg"]).removeprefix("Value error, ")
-    got = "" if "got" in message or first["type"] == "value_error" else f", got {first['input']!r}"
-    return f"{flag(name)}: {message[0].lower()}{message[1:].rstrip('.')}{got}."
-
-
-def read_config(path: Path, kind: type[StudySettings]) -> dict[str, Any]:
-    """Return what a YAML file sets for a kind of study; keys are the flags' names, with `-` or `_`.
-
-    A study's own settings file is one too. Raises TicketError if it is another study's.
-    """
-    found = _read(path)
-    found.pop("schema", None)
-    of = found.pop("study", kind.study)
-    if of != kind.study:
-        raise TicketError(f"--config {path}: these are settings of `{of}`, expected those of `{kind.study}`.")
-    for name in found:
-        if name not in kind.model_fields:
-            raise unknown_name(f"key in {path}", name, kind.model_fields)
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise TicketError(f"--config {path}: no such file.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TicketError(f"--config {path}: not YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict):
-        raise TicketError(f"--config {path}: expected `key: value` lines, got {type(content).__name__}.")
-    # YAML 1.1 reads the key `on` as the truth value.
-    names = {shown: name for name, shown in FLAGS.items()}
-    found = {"on" if key is True else str(key).replace("-", "_"): value for key, value in content.items()}
-    found = {names.get(key, key): value for key, value in found.items()}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-
-
-def complete(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel) -> S:
-    """Return settings with everything filled in that was not asked for: the preset's values, then the defaults.
-
-    Raises TicketError if `max_length` was asked for beyond the model's positions.
-    """
-    first = parse(kind, asked)
-    filled = {name: value for name, value in first.preset_settings(base.shape).items() if name in kind.model_fields}
-    filled |= asked
-    if "max_length" in asked and first.max_length > base.max_length:
-        raise TicketError(
-            f"--max-length: {first.max_length} is beyond the {base.max_length} positions of model {first.model!r}."
-        )
-    settings = parse(kind, filled)
-    return settings.model_copy(update={"max_length": min(settings.max_length, base.max_length), "out": settings.folder})
-
-
-def recorded(folder: Path) -> StudySettings | None:
-    """Return the settings that an output folder was made with, or None if it has none."""
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        return None
-    content = _read(path)
-    found, study = content.pop("schema", None), content.pop("study", FindSettings.study)
-    if found != SETTINGS_SCHEMA:
-        raise TicketError(
-            f"--out {folder}: the folder was written by another version (schema {found}, this one reads "
-            f"{SETTINGS_SCHEMA}); choose another folder, or use that version."
-        )
-    if study not in STUDIES:
-        raise unknown_name(f"study in {path}", study, STUDIES)
-    return parse(STUDIES[study], content)
-
-
-def settings_of(folder: Path) -> StudySettings:
-    """Return the settings of the study in a folder; raises TicketError if there is none."""
-    settings = recorded(folder)
-    if settings is None:
-        hint = ""
-        if folder.is_dir():
-            inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS_FILE}"))
-            hint = f"; it has studies in {', '.join(inside)}" if inside else ""
-        raise TicketError(f"{folder}: there is no study in it (no {SETTINGS_FILE}){hint}.")
-    return settings.model_copy(update={"out": folder})  # wherever the folder is now
-
-
-def record(settings: StudySettings) -> None:
-    """Write the effective settings into the output folder."""
-    content = {"schema": SETTINGS_SCHEMA, "study": settings.study, **settings.model_dump(mode="json")}
-    write_atomically(settings.folder / SETTINGS_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def check_same(settings: StudySettings, before: StudySettings) -> None:
-    """Raise TicketError if a folder's settings differ from these in anything that could change a result."""
-    if settings.study != before.study:
-        raise TicketError(
-            f"--out {settings.folder}: the folder belongs to a study of `{before.study}`; choose another folder."
-        )
-    now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
-    other = [name for name in now if name not in _NO_EFFECT and now[name] != then[name]]
-    if other:
-        said = ", ".join(f"{name} is {then[name]}, not {now[name]}" for name in other[:3])
-        raise TicketError(
-            f"--out {settings.folder}: the folder belongs to other settings ({said}); choose another folder, or leave "
-            "out what differs."
-        )

@@ -16,18 +16,10 @@ from supertickets.lab import Outcome, Trial
 from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.trial import Start
 from supertickets.models import BaseModel, find_model
+from supertickets.studies.config import SETTINGS_FILE, complete, parse, read_config, settings_of
 from supertickets.studies.find import find
 from supertickets.studies.presets import task_name
-from supertickets.studies.settings import (
-    SETTINGS_FILE,
-    FindSettings,
-    ShareSettings,
-    complete,
-    parse,
-    read_config,
-    settings_of,
-    slug,
-)
+from supertickets.studies.settings import FindSettings, ShareSettings, slug
 from supertickets.studies.study import Loaded, Study, conduct, trained_again, write_results
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket

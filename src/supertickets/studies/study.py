@@ -25,16 +25,8 @@ from supertickets.lab.tracking import check_trackers
 from supertickets.lab.trial import Start, TaskTicket
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
-from supertickets.studies.settings import (
-    SETTINGS_FILE,
-    S,
-    StudySettings,
-    check_same,
-    complete,
-    read_config,
-    record,
-    recorded,
-)
+from supertickets.studies.config import SETTINGS_FILE, S, check_same, complete, read_config, record, recorded
+from supertickets.studies.settings import StudySettings
 from supertickets.tasks import Task, TaskSource
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS, Drawing, draw_random

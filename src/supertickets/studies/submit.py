@@ -8,8 +8,9 @@ import numpy as np
 
 from supertickets.errors import TicketError
 from supertickets.lab.machine import check_device
+from supertickets.studies.config import settings_of
 from supertickets.studies.presets import task_name
-from supertickets.studies.settings import FindSettings, settings_of
+from supertickets.studies.settings import FindSettings
 from supertickets.tasks.glue import GLUE, load_test_texts
 from supertickets.tasks.submission import FILES, TestFile, write_submission
 from supertickets.tickets.folder import MODEL_FOLDER
