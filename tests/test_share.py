@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from conftest import HEADS, LAYERS, save_tiny_model, write_words
 from study_files import contents
 from supertickets.cli import main
-from supertickets.errors import TicketError
+from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.sharing import MT_DNN, TICKET_SHARE, TUNED
 from supertickets.export.shared import load_shared
 from supertickets.lab.outcome import WEIGHTS, load_outcome
+from supertickets.lab.workbench import Workbench
 from supertickets.models import ModelSource, find_model
 from supertickets.studies.adapt import AdaptResult, adapt
 from supertickets.studies.find import find
@@ -28,6 +30,7 @@ from supertickets.studies.share import ShareResult, share
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, load_ticket
+from supertickets.training.loop import Trainer
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
@@ -174,6 +177,102 @@ def test_lost_weights_are_trained_again_when_needed(
     assert found.epochs == expected.epochs
 
 
+def test_weights_trained_again_leave_outcomes_as_they_are(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine a training may come out otherwise: tickets were drawn from the scores that are there."""
+    study, _ = tmp_path / "words", shutil.copytree(places["words"], tmp_path / "words")
+    files = {name: places["folder"] / f"lengths-{name}.jsonl" for name in ("train_file", "dev_file")}
+    settings = SMALL | {"seeds": 1, "epochs": 1, "fractions": (12,), "task": "new", **files, "runs": study}
+    for path in (study / "trials").glob(f"*/{WEIGHTS}"):
+        path.unlink()
+    before = contents(study)
+    adapt(settings, out=tmp_path / "same")
+    after = contents(study)
+    assert all(after[name] == value for name, value in before.items() if "outcome.json" not in name)
+    assert not (study / "again").is_dir() or not list((study / "again").iterdir())
+    for path in (study / "trials").glob(f"*/{WEIGHTS}"):
+        path.unlink()
+    before = contents(study)
+    train = Trainer.train
+
+    def otherwise(self: Trainer) -> Any:
+        self.seed += 1
+        return train(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "train", otherwise)
+        adapt(settings, out=tmp_path / "other")
+        after = contents(study)
+        assert {name: value for name, value in after.items() if not name.startswith("again")} == before
+        assert len(list((study / "again").glob(f"*/{WEIGHTS}"))) == 2
+        # A study that began from the first weights cannot go on from others.
+        for path in (tmp_path / "same" / "trials").glob("*/outcome.json"):
+            path.unlink()
+        with pytest.raises(StudyError, match="training again gave others"):
+            adapt(settings, out=tmp_path / "same")
+
+
+def test_a_failed_trial_gets_its_start_back(shared: ShareResult, places: dict[str, Path], tmp_path: Path) -> None:
+    copy = tmp_path / "share"
+    shutil.copytree(shared.folder, copy)
+    outcomes = [load_outcome(path) for path in sorted((copy / "trials").iterdir())]
+    tuned = next(outcome.folder for outcome in outcomes if outcome is not None and outcome.trial.start is not None)
+    (tuned / "outcome.json").unlink()
+    (tuned / "failure.json").write_text(json.dumps({"label": "x", "tries": 3, "traceback": "no memory"}))
+    for path in (copy / "trials").glob(f"*/{WEIGHTS}"):
+        path.unlink()
+    settings = {"model": str(places["model"]), "tickets": (places["words"], places["lengths"])}
+    result = share(SMALL, **settings, out=copy)
+    assert not result.failures
+    assert load_outcome(tuned) is not None
+
+
+def test_damaged_weights_lose_nothing(shared: ShareResult, tmp_path: Path) -> None:
+    copy = tmp_path / "share"
+    shutil.copytree(shared.folder, copy)
+    for path in (copy / "trials").glob(f"*/{WEIGHTS}"):
+        path.write_bytes(path.read_bytes()[:-1])
+        outcome = load_outcome(path.parent)
+        assert outcome is not None
+        assert not outcome.has_weights
+    report([copy])
+    assert status(copy)["done"] == 12
+    assert (copy / "results.csv").read_bytes() == (shared.folder / "results.csv").read_bytes()
+
+
+def test_places_and_what_is_kept_may_change(shared: ShareResult, places: dict[str, Path], tmp_path: Path) -> None:
+    copy, elsewhere = tmp_path / "share", tmp_path / "elsewhere"
+    shutil.copytree(shared.folder, copy)
+    for task in ("words", "lengths"):
+        shutil.copytree(places[task], elsewhere / task)
+    stamps = {path: path.stat().st_mtime_ns for path in copy.rglob("outcome.json")}
+    tickets = (elsewhere / "words", elsewhere / "lengths")
+    share(SMALL, model=str(places["model"]), tickets=tickets, out=copy, keep="all")
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_failure_while_a_ticket_is_looked_for_ends_the_study(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SMALL | {"seeds": 1, "epochs": 1, "levels": (0.3, 0.6), "at_most": 24, "fine_tune": False}
+    settings |= {"model": str(tiny_model), "tasks": ("similarity", "paraphrase"), "out": tmp_path / "out"}
+    run = Workbench.run
+
+    def breaking(self: Workbench, job: Any, tell: Any) -> Any:
+        if job.trial.ticket.kept_ffns == LAYERS - 1:
+            raise RuntimeError("no memory")
+        return run(self, job, tell)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Workbench, "run", breaking)
+        with pytest.raises(StudyError, match="trials failed while its ticket was looked for"):
+            share(settings)
+    found = status(tmp_path / "out")
+    assert found["first"] == [str(tmp_path / "out" / "find" / "similarity")]
+    assert not share(settings).failures
+
+
 def test_tickets_are_found_first_where_none_are_given(tiny_model: Path, tmp_path: Path) -> None:
     settings = SMALL | {"seeds": 1, "epochs": 1, "levels": (0.5,), "at_most": 24, "fine_tune": False, "keep": "none"}
     result = share(settings, model=str(tiny_model), tasks=("similarity", "paraphrase"), out=tmp_path / "out")
@@ -266,9 +365,11 @@ def test_a_shared_model_has_one_encoder_and_small_parts(shared: ShareResult, pla
         assert load_ticket(folder).origin["shared_with"] == [name for name in ("words", "lengths") if name != task]
     with pytest.raises(TicketError, match="unknown task 'word': did you mean 'words'"):
         loaded.model("word")
+    with pytest.raises(TicketError, match="take the task's own"):
+        loaded.model("words").save_pretrained("nowhere")  # its layers are not a stock model's
 
 
-@pytest.mark.parametrize("what", ["none", "newer", "truncated", "not json", "no outputs"])
+@pytest.mark.parametrize("what", ["none", "newer", "truncated", "not json", "no outputs", "an output layer less"])
 def test_a_folder_without_a_whole_shared_model(shared: ShareResult, tmp_path: Path, what: str) -> None:
     copy = tmp_path / "model"
     shutil.copytree(shared.model_folder, copy)
@@ -282,8 +383,13 @@ def test_a_folder_without_a_whole_shared_model(shared: ShareResult, tmp_path: Pa
         (copy / "outputs.safetensors").write_bytes(outputs[: len(outputs) // 2])
     elif what == "not json":
         (copy / "shared.json").write_text("{")
-    else:
+    elif what == "no outputs":
         (copy / "outputs.safetensors").unlink()
+    else:
+        outputs = load_file(copy / "outputs.safetensors")
+        save_file(
+            {name: value for name, value in outputs.items() if "tasks.1." not in name}, copy / "outputs.safetensors"
+        )
     with pytest.raises(TicketError) as error:
         load_shared(copy)
     assert str(copy) in str(error.value)
@@ -355,10 +461,12 @@ def test_adapting_again_trains_nothing_and_needs_no_weights(
     assert contents(adapted.folder) == before
     copy = tmp_path / "copy"
     shutil.copytree(adapted.folder, copy)
-    origins = (copy / "origins.json").read_text().replace('"weights": "', '"weights": "0')
-    (copy / "origins.json").write_text(origins)
-    with pytest.raises(TicketError, match="adapts other models"):
-        adapt(SMALL, **settings, out=copy)
+    whole = json.loads((copy / "origins.json").read_text())
+    whole[0]["start"]["trial"] = "another"
+    for damage, message in ((json.dumps(whole), "adapts other models"), ("[1]", "is damaged"), ("null", "is damaged")):
+        (copy / "origins.json").write_text(damage)
+        with pytest.raises(TicketError, match=message):
+            adapt(SMALL, **settings, out=copy)
 
 
 def test_a_shared_model_adapts_with_one_tasks_ticket(
@@ -418,12 +526,15 @@ def test_misuse_of_share(places: dict[str, Path], shared: ShareResult, tmp_path:
     words, lengths = str(places["words"]), str(places["lengths"])
     cases = {
         ("--tasks", "rte,RTE"): "--tasks: rte is named twice",
+        ("--tickets", words): "sharing needs at least two tasks, got 'words' alone",
+        ("--tasks", "rte,cola", "--learning-rate", "inf"): "--learning-rate",
+        ("--tasks", "rte,cola", "--fine-tune-learning-rate", "nan"): "--fine-tune-learning-rate",
         ("--tickets", words, "--tickets", str(places["words"] / "super-ticket")): "are both of task 'words'",
         ("--tickets", f"{words},{lengths}", "--tasks", "words,cola"): "task 'cola' has no ticket",
         ("--tickets", f"{words},{lengths}", "--tasks", "words"): "not among --tasks",
-        ("--tickets", str(other)): "the ticket is for 2 layers x 2 heads",
-        ("--tickets", str(foreign)): "with weights 000000000000",
-        ("--tickets", words, "--model", str(wrong)): "the ticket was drawn from",
+        ("--tickets", lengths, "--tickets", str(other)): "the ticket is for 2 layers x 2 heads",
+        ("--tickets", lengths, "--tickets", str(foreign)): "with weights 000000000000",
+        ("--tickets", words, "--tickets", lengths, "--model", str(wrong)): "the ticket was drawn from",
         ("--tickets", str(nameless)): "does not say which task",
         ("--tickets", str(unfinished)): "there is no super ticket in it",
         ("--tickets", str(shared.folder)): "expected a study of `find`, this is one of `share`",
@@ -459,6 +570,8 @@ def test_misuse_of_adapt(
         (*new, *run, "--fractions", "5000"): "5000 examples asked for",
         (*new, *run, "--fractions", "-1"): "--fractions: expected shares",
         (*new, *run, "--fractions", "2.5"): "--fractions: expected shares",
+        (*new, *run, "--fractions", "inf"): "--fractions",
+        (*new, *run, "--fractions", "nan"): "--fractions",
         (*new, *run, "--as-task", "word"): "did you mean 'words'",
         (*new, "--from", str(places["words"]), "--as-task", "words"): "none of the studies is one of `share`",
         (*run, "--task", "snli"): "name the folder of its files with --data",

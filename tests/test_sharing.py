@@ -360,6 +360,19 @@ def test_annealed_counts_by_hand() -> None:
     assert batches_by_task([100, 1], "annealed", 4, 5) == [72, 29]
 
 
+@pytest.mark.parametrize("order", ["bucketed", "released"])
+def test_every_example_comes_whatever_the_sampling(source: ModelSource, tasks: list[Task], order: str) -> None:
+    models = built(source, tasks, FULL)
+    encoded = [encode(task, source.tokenizer, 16) for task in tasks]
+    learners = [Learner(*parts) for parts in zip(encoded, models, (FULL, FULL), strict=True)]
+    recipe = RECIPE.model_copy(update={"order": order, "epochs": 3})
+    trainer = Trainer(
+        learners, recipe, 0, CPU, lambda event: None, sharing=Sharing(sampling="uniform", updates="strict")
+    )
+    seen = {row for epoch in trainer._orders for which, rows in epoch if which == 0 for row in rows.tolist()}
+    assert seen == set(range(64))
+
+
 @pytest.mark.parametrize("sampling", ["annealed", "uniform"])
 def test_a_small_task_begins_again_in_another_order(source: ModelSource, tasks: list[Task], sampling: str) -> None:
     models = built(source, tasks, FULL)
@@ -368,8 +381,9 @@ def test_a_small_task_begins_again_in_another_order(source: ModelSource, tasks: 
     trainer = Trainer(
         learners, RECIPE, 0, CPU, lambda event: None, sharing=Sharing(sampling=sampling, updates="strict")
     )
-    last = [rows.tolist() for which, rows in trainer._orders[-1] if which == 1]
-    assert len(last) > 3  # the small task has three batches
-    assert sorted(row for batch in last[:3] for row in batch) == list(range(24))
-    assert last[3] not in last[:3]
+    all_of_it = [rows.tolist() for epoch in trainer._orders for which, rows in epoch if which == 1]
+    assert len(all_of_it) > 2 * 3  # the small task has three batches, and two epochs
+    rounds = [all_of_it[start : start + 3] for start in range(0, len(all_of_it) - 2, 3)]
+    assert all(sorted(row for batch in found for row in batch) == list(range(24)) for found in rounds)
+    assert rounds[0] != rounds[1]
     assert [which for which, _ in trainer._orders[0]] != [which for which, _ in trainer._orders[1]]

@@ -64,7 +64,7 @@ def _with_settings_flags(function: Callable[..., None], of: type[StudySettings])
             default=None,
             annotation=Annotated[
                 _flag_type(field.annotation) | None,
-                typer.Option(*_named(name), help=_help(field), show_default=False),
+                typer.Option(*_named(name), help=_help(field), show_default=False, metavar=_metavar(field.annotation)),
             ],
         )
         for name, field in fields.items()
@@ -90,6 +90,11 @@ def _named(name: str) -> list[str]:
     return [flag(name)]
 
 
+def _metavar(annotation: Any) -> str | None:
+    """Return what stands for a flag's value in its help, where it is a list."""
+    return "A,B,..." if _flag_type(annotation) == list[str] else None
+
+
 def _help(field: Any) -> str:
     """Return a flag's help: what it is, which values it has, what it is by default."""
     default = field.default
@@ -99,7 +104,7 @@ def _help(field: Any) -> str:
     return (
         f"{field.description}"
         + ("" if named else f" ({' | '.join(values)})")
-        + ("" if shown is None or shown is False else f" [default: {shown}]")
+        + ("" if shown is None or shown is False else f" \\[default: {shown}]")  # or it would be markup
     )
 
 
@@ -108,6 +113,11 @@ def _asked(kind: type[StudySettings], config: Path | None, settings: Mapping[str
     asked = {**(read_config(config, kind) if config is not None else {}), **settings}
     parse(kind, asked)
     return asked
+
+
+def _number(value: float) -> float | None:
+    """Return a number for JSON, which has none for what is missing."""
+    return value if math.isfinite(value) else None
 
 
 def _records(**tables: Any) -> dict[str, Any]:
@@ -232,7 +242,11 @@ def _share(
                     **{name: str(path) for name, path in places.items()},
                     "models": {task: str(path) for task, path in result.task_folders.items()},
                     "failed": dict(result.failures),
-                    "sizes": {"mean": seen.sizes.mean, "union": seen.sizes.union, **seen.sizes.by_task},
+                    "sizes": {
+                        "mean": _number(seen.sizes.mean),
+                        "union": _number(seen.sizes.union),
+                        "tasks": {task: _number(size) for task, size in seen.sizes.by_task.items()},
+                    },
                     **_records(table_3=seen.table.reset_index(names="model"), gains=seen.gains, results=seen.runs),
                 }
             )
@@ -294,14 +308,17 @@ def _print_table(frame: Any, title: str) -> None:
 
 @app.command()
 def sensitivity(
-    folder: Annotated[Path, typer.Argument(help="output folder of a finished `find`")],
+    folder: Annotated[Path, typer.Argument(help="output folder of a finished `find` or `share`")],
     learning_rates: Annotated[str, typer.Option(help="learning rates, by commas; default: the study's")] = "",
     seeds: Annotated[int, typer.Option(help="how many seeds, from the study's first")] = 5,
     workers: Annotated[str | None, typer.Option(help="trainings side by side: a number or auto")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Show how much the super ticket and the dense model depend on seed and learning rate (the paper's Tables 5, 8)."""
+    """Show how much models depend on seed and learning rate (the paper's Tables 5, 8).
+
+    Of a study of `find` the super ticket and the dense model, of one of `share` both shared models, fine-tuned.
+    """
     from supertickets.studies.sensitivity import sensitivity as measure
 
     try:
@@ -427,6 +444,10 @@ def status(
         typer.echo(json.dumps(found))
         return
     typer.echo(f"{folder}: {found['title']} on {found['model']}, {found['state']}; {_size(found['bytes'])} on disk.")
+    if found["first"]:
+        typer.echo(
+            f"It finds its tickets first: {', '.join(f'`supertickets status {path}`' for path in found['first'])}."
+        )
     typer.echo(describe(found))
     for line in found["running"]:
         typer.echo(f"  {line['name']}: {describe_running(line)}")

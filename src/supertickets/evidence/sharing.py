@@ -125,10 +125,14 @@ def _run(role: Role, row: Row, subject: Subject, place: int) -> dict[str, Any]:
 
 
 def sizes(record: Record, of_task: Mapping[str, Ticket]) -> Sizes:
-    """Return what tickets keep of the shared dense model; NaN until an MT-DNN training is done."""
-    dense = {row.outcome.cost["parameters"] for row in record.finished(MT_DNN) if row.outcome and not row.role.variant}
-    whole = max(dense, default=np.nan)
+    """Return what tickets keep of the shared dense model; NaN until a shared training is done."""
     shape = record.subject.shape
+    shared = [row for model in MODELS for row in record.finished(model) if row.outcome and not row.role.variant]
+    whole = np.nan
+    for row in shared[:1]:
+        assert row.outcome is not None
+        assert row.ticket is not None
+        whole = row.outcome.cost["parameters"] + parameters(shape, ~row.ticket)
 
     def remaining(ticket: Ticket) -> float:
         return float(1 - parameters(shape, ~ticket) / whole)

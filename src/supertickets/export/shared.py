@@ -4,6 +4,7 @@
 `outputs.safetensors` has the output layers, `shared.json` the tasks: labels, tickets, how texts are read.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ def ship_shared(
     for place, (task, shared, own) in enumerate(zip(tasks, tickets, task_folders, strict=True)):
         metrics = outcome.by_task[place]["dev"]
         trained = {"trial": trial.key, "seed": trial.seed, "score": metrics["score"], "best_epoch": outcome.best_epoch}
-        origin = {**shared.origin, **trained, "recipe": trial.recipe.model_dump(), "shared_with": _others(tasks, task)}
+        recipe = trial.recipe.model_dump() | {"dropout": trial.dropout(place)}
+        origin = {**shared.origin, **trained, "recipe": recipe, "shared_with": _others(tasks, task)}
         part = SharedTicket(shared.ticket, shared.base, origin, shared.versions, shared.scores)
         ship(part, outcome, base, task, own, place)
     source = ModelSource(base)
@@ -65,11 +67,8 @@ def ship_shared(
         "max_length": trial.recipe.max_length,
         "precision": trial.recipe.precision,
         "tasks": [
-            {
-                "name": task.name, "labels": list(task.labels), "ticket": part.ticket.as_dict(),
-                "dropout": trial.dropout(place),
-            }
-            for place, (task, part) in enumerate(zip(tasks, trial.tasks, strict=True))
+            {"name": task.name, "labels": list(task.labels), "ticket": part.ticket.as_dict()}
+            for task, part in zip(tasks, trial.tasks, strict=True)
         ],
     }  # fmt: skip
     with written_whole(folder) as new, quiet_transformers():
@@ -97,7 +96,7 @@ from supertickets import load_shared
 shared = load_shared("this-folder")
 shared.tasks  # names, labels and tickets
 shared.predict({name!r}, ["a text"]{pair})  # its outputs, a row a text
-shared.model({name!r})  # a stock transformers model with that task's ticket active
+shared.model({name!r})  # a stock class on the shared encoder with that task's ticket active
 ```
 """
 
@@ -132,9 +131,10 @@ class SharedModel:
         return list(self._tasks.values())
 
     def model(self, task: str) -> "PreTrainedModel":
-        """Return the stock model of a task, whose ticket acts until another task is asked for.
+        """Return a task's model, a stock class on the shared encoder; its ticket acts until another task is asked for.
 
-        Raises UnknownNameError for a task that is none of its own.
+        It computes what the task's own small model does; that one, in `models/TASK/model` of the study, is the one to
+        save. Raises UnknownNameError for a task that is none of its own.
         """
         if task not in self._tasks:
             raise unknown_name("task", task, self._tasks)
@@ -144,6 +144,10 @@ class SharedModel:
     def predict(self, task: str, text: list[str], pair: list[str] | None = None) -> NDArray[np.float32]:
         """Return a task's outputs `[texts, outputs]`, computed as its training's evaluation does."""
         return outputs_of(self.model(task), self.tokenizer, text, pair, self._max_length, self._precision)
+
+
+def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
+    raise TicketError("a task's model on a shared encoder is not saved by itself: take the task's own, in models/.")
 
 
 def load_shared(folder: Path | str) -> SharedModel:
@@ -167,12 +171,18 @@ def load_shared(folder: Path | str) -> SharedModel:
         models, tasks = {}, {}
         for place, entry in enumerate(content["tasks"]):
             task = SharedTask(entry["name"], tuple(entry["labels"]), Ticket.from_dict(entry["ticket"]))
-            config = type(encoder.config).from_dict(encoder.config.to_dict() | {"num_labels": len(task.labels) or 1})
+            config = copy.deepcopy(encoder.config)
+            config.num_labels = len(task.labels) or 1
             describe_outputs(config, task.labels)
             with torch.device("meta"):
                 model = AutoModelForSequenceClassification.from_config(config)
             setattr(model, model.base_model_prefix, encoder)
-            model.load_state_dict(of_task(outputs, place), strict=False, assign=True)
+            own = of_task(outputs, place)
+            found = model.load_state_dict(own, strict=False, assign=True)
+            lacking = [name for name in found.missing_keys if not name.startswith(f"{model.base_model_prefix}.")]
+            if lacking or found.unexpected_keys:
+                raise TicketError(f"{folder}: {OUTPUTS} does not fit task {task.name!r} ({(lacking or found[1])[0]}).")
+            model.save_pretrained = _refuse_to_save
             models[task.name], tasks[task.name] = model.eval(), task
         return SharedModel(models, tasks, tokenizer, content["max_length"], content["precision"])
     except TicketError:

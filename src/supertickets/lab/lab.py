@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from supertickets.errors import StudyError
 from supertickets.lab.jobs import Job, Message, Runner
 from supertickets.lab.machine import Machine
-from supertickets.lab.outcome import Outcome, forget, load_outcome
+from supertickets.lab.outcome import PREDICTIONS, WEIGHTS, Outcome, forget, load_outcome, save_outcome
 from supertickets.lab.trial import Trial
 from supertickets.storage import write_atomically
 
 TRIES = 3
+TRIALS, AGAIN = "trials", "again"
+"""Below a study's folder: its trials; trainings again, for weights that were not kept."""
 FAILURE = "failure.json"
 
 Then = Callable[[Trial, Outcome], Iterable[Trial]]
@@ -62,14 +66,16 @@ def load_failure(folder: Path) -> str | None:
 
 
 class Lab:
-    """Runs trials and remembers their outcomes by key in `folder`/trials: a trial that is done is not run again.
+    """Runs trials and remembers their outcomes by key in `folder`/`room`: a trial that is done is not run again.
 
     `machine` says where trials run and how many side by side; that never changes a result. A trial that fails is tried
     three times. Use as a context manager; a study holds the folder meanwhile (`lab.lock`).
     """
 
-    def __init__(self, folder: Path, machine: Machine | None = None, watcher: Watcher | None = None) -> None:
-        self.folder = folder / "trials"
+    def __init__(
+        self, folder: Path, machine: Machine | None = None, watcher: Watcher | None = None, room: str = TRIALS
+    ) -> None:
+        self.folder = folder / room
         self._machine = machine or Machine()
         self._watcher: Watcher = watcher or Silent()
         self._runner: Runner | None = None
@@ -91,13 +97,12 @@ class Lab:
         trials: Iterable[Trial],
         then: Then = lambda trial, outcome: (),
         keep: Callable[[Trial], bool] = lambda trial: False,
-        again: Container[str] = (),
     ) -> dict[str, Outcome]:
         """Return the outcomes of trials, and of those that `then` asks for when one is done, by key.
 
-        Runs what is not remembered; `keep` says whose trained weights stay when it runs, `again` names trials to run
-        whatever is remembered. Equal trials run once. A trial that fails three times is left out of the result, its
-        traceback is put in `failures` and in its folder, and the others go on. Raises StudyError when nothing can.
+        Runs what is not remembered; `keep` says whose trained weights stay when it runs. Equal trials run once. A trial
+        that fails three times is left out of the result, its traceback is put in `failures` and in its folder, and the
+        others go on. Raises StudyError when nothing can.
         """
         waiting: deque[Trial] = deque()
         asked: dict[str, Trial] = {}
@@ -109,7 +114,7 @@ class Lab:
                 if trial.key in asked:
                     continue
                 asked[trial.key] = trial
-                outcome = None if trial.key in again else self.remembered(trial)
+                outcome = self.remembered(trial)
                 self._watcher.asked(trial, outcome is not None)
                 if outcome is None:
                     waiting.append(trial)
@@ -125,8 +130,7 @@ class Lab:
                 return None
             trial = waiting.popleft()
             tries[trial.key] = tries.get(trial.key, 0) + 1
-            if trial.key not in again:  # an outcome that is there stays until the new one takes its place
-                forget(self.folder / trial.key)
+            forget(self.folder / trial.key)
             return Job(trial, self.folder / trial.key, keep(trial), self._watcher.label(trial))
 
         def receive(message: Message) -> None:
@@ -160,13 +164,30 @@ class Lab:
         write_atomically(self.folder / trial.key / FAILURE, json.dumps(content, indent=1))
 
     def with_weights(self, trial: Trial) -> Outcome:
-        """Return a trial's outcome with its trained weights, running it again if they were dropped.
+        """Return a trial's outcome with its trained weights, training again for them if they were dropped.
 
-        Raises StudyError if it fails.
+        What is remembered stays as it is: others were drawn from its scores. If the new training does not come out bit
+        for bit the same (on another machine, say), its own outcome is returned, from a room of its own. Raises
+        StudyError if it fails.
         """
         outcome = self.remembered(trial)
-        if outcome is None or not outcome.has_weights:
-            outcome = self.run([trial], keep=lambda _: True, again={trial.key}).get(trial.key)
+        if outcome is not None and outcome.has_weights:
+            return outcome
+        with Lab(self.folder.parent, self._machine, room=AGAIN) as again:
+            made = again.run([trial], keep=lambda _: True).get(trial.key)
+        if made is None:
+            raise StudyError(f"trial {trial.key} failed: {again.failures[trial.key].strip().splitlines()[-1]}")
+        if not made.has_weights:
+            raise StudyError(f"trial {trial.key} has no weights to keep: {made.reason}.")
+        if outcome is not None and made.files[PREDICTIONS] != outcome.files[PREDICTIONS]:
+            return made
+        kept = self.folder / trial.key
+        write_atomically(kept / WEIGHTS, (made.folder / WEIGHTS).read_bytes())
+        found = made if outcome is None else outcome
         if outcome is None:
-            raise StudyError(f"trial {trial.key} failed: {self.failures[trial.key]}")
-        return outcome
+            for name in made.files:
+                write_atomically(kept / name, (made.folder / name).read_bytes())
+        whole = replace(found, folder=kept, files={**found.files, WEIGHTS: made.files[WEIGHTS]}, damaged=False)
+        save_outcome(whole)
+        shutil.rmtree(made.folder, ignore_errors=True)
+        return whole

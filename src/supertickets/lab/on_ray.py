@@ -1,5 +1,6 @@
 """Trials on Ray: each is a Ray task, its files come back through Ray. No disk needs to be shared between machines."""
 
+import hashlib
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -160,8 +161,10 @@ class RayRunner:
         if trial.start is None:
             return None
         if trial.start.weights not in self._starts:
-            with suppress(OSError):  # gone: the trial will say so
-                self._starts[trial.start.weights] = self._ray.put((trial.start.folder / WEIGHTS).read_bytes())
+            with suppress(OSError):  # gone, or others than they should be: the trial will say so
+                weights = (trial.start.folder / WEIGHTS).read_bytes()
+                if hashlib.sha256(weights).hexdigest() == trial.start.weights:
+                    self._starts[trial.start.weights] = self._ray.put(weights)
         return self._starts.get(trial.start.weights)
 
     def _collect(self, reference: Any, send: Send) -> None:

@@ -41,6 +41,8 @@ class Outcome:
     cost: dict[str, float] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    damaged: bool = False
+    """Whether the weight file is not as it was written."""
 
     @property
     def finished(self) -> bool:
@@ -72,7 +74,7 @@ class Outcome:
     @property
     def has_weights(self) -> bool:
         """Whether the trained weights are kept."""
-        return WEIGHTS in self.files and (self.folder / WEIGHTS).is_file()
+        return WEIGHTS in self.files and not self.damaged and (self.folder / WEIGHTS).is_file()
 
     def predictions(self, task: int = 0) -> dict[str, NDArray[np.float32]]:
         """Return a task's outputs on each evaluation set at every epoch, `[epochs, examples, outputs]`."""
@@ -152,8 +154,7 @@ def load_outcome(folder: Path) -> Outcome | None:
         )
         # Weights may have been dropped; half-written ones must not pass for whole.
         if outcome.has_weights and file_digest(folder / WEIGHTS) != outcome.files[WEIGHTS]:
-            kept = {name: expected for name, expected in outcome.files.items() if name != WEIGHTS}
-            outcome = replace(outcome, files=kept)
+            outcome = replace(outcome, damaged=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return outcome if whole and outcome.key == folder.name else None

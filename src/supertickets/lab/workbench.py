@@ -131,17 +131,16 @@ class Workbench:
         The encoder is the pre-trained one, or as another trial left it; output layers are new unless that is to go on.
         """
         trial = job.trial
-        first, *others = [
-            source.build(encoded.task.outputs, trial.dropout(place), trial.seed) for place, encoded in enumerate(data)
-        ]
+        first = source.build(data[0].task.outputs, trial.dropout(0), trial.seed)
         if trial.start is not None:
             weights = self._start_weights(trial.start, job.start)
             chosen = task_weights(weights, trial.start.output_layer, first.base_model_prefix)
             expand(first, trial.start.ticket, chosen)
-        cut(first, trial.ticket)
-        for other in others:
-            setattr(other, other.base_model_prefix, first.base_model)
-        return [first, *others]
+        models = [cut(first, trial.ticket)]
+        for place, encoded in enumerate(data[1:], start=1):
+            models.append(source.build(encoded.task.outputs, trial.dropout(place), trial.seed))
+            setattr(models[-1], first.base_model_prefix, first.base_model)
+        return models
 
     @staticmethod
     def _start_weights(start: Start, sent: bytes | None) -> dict[str, torch.Tensor]:

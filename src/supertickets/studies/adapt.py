@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel as Model
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from supertickets.errors import StudyError, TicketError, unknown_name
 from supertickets.evidence.adaptation import Adaptation, Compared, conclude_adaptation
@@ -18,8 +18,9 @@ from supertickets.evidence.record import Record, Subject, load_subjects
 from supertickets.evidence.sharing import MT_DNN, TICKET_SHARE
 from supertickets.evidence.table import DENSE, Role, Row, select_super
 from supertickets.lab import Outcome, Trial
+from supertickets.lab.lab import AGAIN, TRIALS
 from supertickets.lab.lock import hold
-from supertickets.lab.outcome import WEIGHTS
+from supertickets.lab.outcome import WEIGHTS, load_outcome
 from supertickets.lab.trial import Start, TicketField
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
@@ -28,9 +29,18 @@ from supertickets.studies.find import FindStudy
 from supertickets.studies.presets import task_name
 from supertickets.studies.settings import AdaptSettings, FindSettings, ShareSettings
 from supertickets.studies.share import ShareStudy
-from supertickets.studies.study import Study, conduct, recall, trained_again, walk, write_results
+from supertickets.studies.study import (
+    Study,
+    check_regained,
+    conduct,
+    lost_starts,
+    recall,
+    trained_again,
+    write_results,
+)
 from supertickets.tasks import Task, TaskSource, load_task, take_part
 from supertickets.tickets import Ticket
+from supertickets.training.team import find_team
 
 ORIGINS = "origins.json"
 """In a study's folder: the models that it adapts."""
@@ -50,9 +60,10 @@ class Origin(Model):
     ticket: TicketField
     dense: str | None = None
 
-    def is_like(self, other: Origin) -> bool:
-        """Whether both are one model, wherever it lies."""
-        return (self.name, self.start.weights, self.ticket) == (other.name, other.start.weights, other.ticket)
+    @property
+    def what(self) -> tuple[str, str, Ticket]:
+        """Which model it is, wherever it lies: its name, the trial that trained it, what is kept of it."""
+        return self.name, self.start.trial, self.ticket
 
 
 class AdaptStudy(Study):
@@ -126,8 +137,8 @@ def adapt(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
 
     Takes the settings of `AdaptSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both; `runs`
     are the studies whose models are adapted. A study of `find` gives its super ticket and the dense model of the same
-    seed, one of `share` MT-DNN and Ticket-Share of its first seed; weights that were not kept are trained again there.
-    Raises TicketError for misuse before anything is written.
+    seed, one of `share` MT-DNN and Ticket-Share of its first seed; weights that were not kept are trained again. Raises
+    TicketError for misuse before anything is written, StudyError if weights cannot be had again.
     """
     if isinstance(config, str | Path):
         config = read_config(Path(config), AdaptSettings)
@@ -143,19 +154,19 @@ def adapt(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
         if run.study.subject.weight_hash != base.weight_hash:
             raise TicketError(f"{flag('runs')} {run.path}: its model is not {base.name!r}; adapt models of one base.")
     _check_names(runs, finished)
+    before = kept_origins(finished.folder)
+    if before and [one.what for one in before] != [what for run in runs for what in run.models(finished.as_task)]:
+        raise TicketError(f"--out {finished.folder}: the folder's study adapts other models; choose another folder.")
     loaded = _fractions(finished)
 
     def build(settled: AdaptSettings, subjects: Sequence[Subject]) -> AdaptStudy:
-        before = kept_origins(settled.folder)
-        origins = [origin for run in runs for origin in run.origins(settled, base, quiet)]
-        if before and not _alike(before, origins):
-            raise TicketError(f"--out {settled.folder}: the folder's study adapts other models; choose another folder.")
-        study = AdaptStudy(settled, subjects, origins)
-        if any(not (trial.start.folder / WEIGHTS).is_file() for trial in walk(study).waiting if trial.start):
-            for run in runs:
-                run.train_again(base, quiet)
-        content = [origin.model_dump(mode="json") for origin in origins]
+        found = [origin for run in runs for origin in run.origins(settled.as_task, base, quiet, before)]
+        content = [origin.model_dump(mode="json") for origin in found]
         write_atomically(settled.folder / ORIGINS, json.dumps(content, indent=1) + "\n")
+        study = AdaptStudy(settled, subjects, found)
+        for start in lost_starts(study):
+            run = next(run for run in runs if start.trial in run.trials)
+            check_regained(start, run.regained(start.trial, base, quiet))
         return study
 
     return conduct(build, finished, base, loaded, quiet, _conclude)
@@ -179,12 +190,9 @@ def kept_origins(folder: Path) -> list[Origin]:
         return [Origin.model_validate(one) for one in content]
     except FileNotFoundError:
         return []
-    except (ValueError, ValidationError) as error:
-        raise TicketError(f"{folder / ORIGINS}: the file is damaged ({error}); choose another folder.") from error
-
-
-def _alike(before: Sequence[Origin], now: Sequence[Origin]) -> bool:
-    return len(before) == len(now) and all(one.is_like(other) for one, other in zip(before, now, strict=True))
+    except (ValueError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise TicketError(f"{folder / ORIGINS}: the file is damaged ({first}); choose another folder.") from error
 
 
 def _fractions(settings: AdaptSettings) -> dict[TaskSource, Task]:
@@ -246,27 +254,47 @@ class _Run:
                 raise TicketError(f"{self.path}: {name} of seed {seed} has not finished its training ({row.status}).")
         return rows
 
-    def origins(self, settings: AdaptSettings, base: BaseModel, quiet: bool) -> list[Origin]:
-        """Return the models to adapt, training again what never left its weights."""
-        found: list[Origin] = []
+    def models(self, as_task: str | None) -> list[tuple[str, str, Ticket]]:
+        """Return which models these are (see `Origin.what`)."""
+        found: list[tuple[str, str, Ticket]] = []
         for name, row in self.rows().items():
-            trial, outcome = row.trial, row.outcome
-            assert trial is not None
-            assert outcome is not None
-            if WEIGHTS not in outcome.files:
-                outcome = self._trained(base, trial, name, quiet)
-            start = Start(
-                trial=trial.key, folder=self.path / "trials" / trial.key, weights=outcome.files[WEIGHTS],
-                ticket=trial.ticket,
-            )  # fmt: skip
+            assert row.trial is not None
+            found.append((name, row.trial.key, self._kept(row.trial, as_task if found else None)))
+        return found
+
+    @property
+    def trials(self) -> list[str]:
+        """The keys of the trials that trained the models."""
+        return [key for _, key, _ in self.models(None)]
+
+    def origins(self, as_task: str | None, base: BaseModel, quiet: bool, before: Sequence[Origin]) -> list[Origin]:
+        """Return the models to adapt; what was adapted `before` goes on from the same weights, wherever they are now.
+
+        Without weights to go on from, they are trained again.
+        """
+        found: list[Origin] = []
+        earlier = {origin.name: origin for origin in before}
+        for name, key, kept in self.models(as_task):
+            if name in earlier:
+                weights, ticket = earlier[name].start.weights, earlier[name].start.ticket
+                folder = self._place(key, weights)
+            else:
+                outcome = self.regained(key, base, quiet)
+                weights, ticket, folder = outcome.files[WEIGHTS], outcome.trial.ticket, outcome.folder
+            start = Start(trial=key, folder=folder, weights=weights, ticket=ticket)
             dense = found[0].name if found else None
-            kept = self._kept(trial, settings.as_task) if dense is not None else trial.ticket
             found.append(Origin(name=name, run=self.path, start=start, ticket=kept, dense=dense))
         return found
 
+    def _place(self, key: str, weights: str) -> Path:
+        """Return the folder that has a trial's weights, or would have."""
+        again = load_outcome(self.path / AGAIN / key)
+        regained = again is not None and again.has_weights and again.files[WEIGHTS] == weights
+        return self.path / (AGAIN if regained else TRIALS) / key
+
     def _kept(self, trial: Trial, as_task: str | None) -> Ticket:
         """Return what is kept of a model with a ticket."""
-        place = self.place_of(as_task) if as_task is not None else None
+        place = None if as_task is None else self.place_of(as_task)
         return trial.ticket if place is None else trial.tasks[place].ticket
 
     def place_of(self, task: str) -> int | None:
@@ -281,16 +309,21 @@ class _Run:
             raise unknown_name(f"task of {self.path}", task, names)
         return names.index(task_name(task))
 
-    def train_again(self, base: BaseModel, quiet: bool) -> None:
-        """Train again the models whose weights are gone."""
-        for name, row in self.rows().items():
-            assert row.trial is not None
-            if not (self.path / "trials" / row.trial.key / WEIGHTS).is_file():
-                self._trained(base, row.trial, name, quiet)
-
-    def _trained(self, base: BaseModel, trial: Trial, name: str, quiet: bool) -> Outcome:
+    def regained(self, key: str, base: BaseModel, quiet: bool) -> Outcome:
+        """Return a trial's outcome with its weights, training again for them if they were not kept."""
         from rich.console import Console
 
+        name, row = next(item for item in self.rows().items() if item[1].trial is not None and item[1].trial.key == key)
+        trial, outcome = row.trial, row.outcome
+        assert trial is not None
+        assert outcome is not None
+        if outcome.has_weights:
+            return outcome
+        if find_team().size > 1:
+            raise TicketError(
+                f"{self.path}: the weights of {name} were not kept; under `accelerate launch` they cannot be trained "
+                "again, so begin without it, or keep them (`--keep all`)."
+            )
         Console(stderr=True, quiet=quiet).print(
             f"{name}: its trained weights were not kept; it is trained again in {self.path}.",
             highlight=False,

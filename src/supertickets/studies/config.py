@@ -20,6 +20,7 @@ SETTINGS_SCHEMA = 3
 # Fields that cannot change a result.
 _NO_EFFECT = {
     "out", "workers", "device", "on", "address", "cpus", "gpus", "keep", "track", "checkpoint_minutes",
+    "tickets", "runs",  # places: what is in them is compared instead
 }  # fmt: skip
 S = TypeVar("S", bound=StudySettings)
 FLAGS = {"runs": "from"}
@@ -38,7 +39,7 @@ def parse(kind: type[S], values: Mapping[str, Any]) -> S:
             raise unknown_name("setting", name, kind.model_fields)
     lists = {name for name, field in kind.model_fields.items() if "tuple" in str(field.annotation)}
     single = {
-        name: (value,) for name, value in values.items() if name in lists and isinstance(value, (str, int, float))
+        name: (value,) for name, value in values.items() if name in lists and isinstance(value, (str, int, float, Path))
     }
     try:
         return kind(**{**values, **single})

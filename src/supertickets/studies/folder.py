@@ -15,7 +15,7 @@ from supertickets.studies.compare import CompareStudy
 from supertickets.studies.config import settings_of
 from supertickets.studies.find import FindStudy
 from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings
-from supertickets.studies.share import ShareStudy
+from supertickets.studies.share import FOUND, ShareStudy
 from supertickets.studies.study import RESULTS, Study, Walk, walk
 from supertickets.tickets.folder import MODEL_FOLDER
 
@@ -24,12 +24,13 @@ def status(folder: Path) -> dict[str, Any]:
     """Return how far a study is; raises TicketError if the folder holds none.
 
     `state` is running, finished or stopped; `trials` has `total`, `done` and `failed` (names and reasons under
-    `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `bytes` is what the folder takes up.
+    `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `first` are the folders of studies that
+    this one needs the results of and has not got yet. `bytes` is what the folder takes up.
     """
     settings = settings_of(folder)
     who = holder(folder)
     study = open_study(folder)
-    seen = walk(study) if study is not None else Walk({}, {}, [])
+    seen = walk(study) if study is not None else Walk({}, {}, [], [])
     names = study.names() if study is not None else {}
     ended = study is not None and not seen.waiting and (folder / RESULTS).is_file()
     done, failed = len(seen.outcomes), len(seen.failures)
@@ -42,6 +43,7 @@ def status(folder: Path) -> dict[str, Any]:
         "done": done,
         "failed": failed,
         "failures": {names[key]: reason.strip().splitlines()[-1] for key, reason in seen.failures.items()},
+        "first": sorted(map(str, folder.glob(f"{FOUND}/*"))) if study is None else [],
         "running": [],
         "seconds_left": None,
         "holder": who,

@@ -192,7 +192,7 @@ def _of_shared(
         find_model(settings.model),
         {subject.source: load_task(subject.source) for subject in study.subjects},
         quiet,
-        lambda tuning, record: _conclude(folder, record, tunings(record), *tuning_spreads(record)),
+        lambda tuning, record: _conclude_tuning(folder, settings, record),
         further=True,
     )
 
@@ -207,6 +207,14 @@ def _conclude(
     write_tables(out, {"table 5": over_seeds, "table 8": over_rates})
     report([folder])  # its page shows these tables too
     return SensitivityResult(out, runs, over_seeds, over_rates, dict(record.failures))
+
+
+def _conclude_tuning(folder: Path, settings: ShareSettings, record: Record) -> SensitivityResult:
+    found = _conclude(folder, record, tunings(record), *tuning_spreads(record))
+    for row in record.rows:
+        if settings.keep == "none" and row.outcome is not None:
+            row.outcome.drop_weights()
+    return found
 
 
 def tunings(record: Record) -> pd.DataFrame:

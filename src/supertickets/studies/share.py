@@ -23,7 +23,14 @@ from supertickets.studies.settings import FindSettings, ShareSettings, slug
 from supertickets.studies.study import Loaded, Study, conduct, trained_again, write_results
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import SHARED_MODEL, TICKET_JSON, SharedTicket, load_ticket, shipped_trial
+from supertickets.tickets.folder import (
+    MODEL_FOLDER,
+    SHARED_MODEL,
+    TICKET_JSON,
+    SharedTicket,
+    load_ticket,
+    shipped_trial,
+)
 from supertickets.training.recipe import Recipe
 from supertickets.training.team import find_team
 
@@ -75,7 +82,7 @@ class ShareStudy(Study):
     def then(self, trial: Trial, outcome: Outcome) -> list[Trial]:
         """Return a shared model's fine-tuning on each task, from its encoder and that task's output layer."""
         if len(trial.tasks) == 1 or WEIGHTS not in outcome.files or not self.settings.fine_tune:
-            return []  # weights that were found damaged are trained again first (see `lost_starts`)
+            return []
         return [
             self.fine_tuned(
                 Role(role.kind, 0.0, role.seed, subject.task), place, outcome, self.settings.fine_tuning(subject.task)
@@ -244,6 +251,8 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     asked = {**(config or {}), **settings}
     first = parse(ShareSettings, asked)
     members = _members(first)
+    if len(members) < 2:
+        raise TicketError(f"--tasks: sharing needs at least two tasks, got {members[0].source.task!r} alone.")
     asked["tasks"] = tuple(member.source.task for member in members)
     base = find_model(first.model)
     _check_bases(members, base)
@@ -289,12 +298,13 @@ def _ship(study: ShareStudy, record: Record, base: BaseModel, loaded: Loaded) ->
     best = max(shared, key=lambda row: (row.outcome.score if row.outcome else 0.0, -row.role.seed))
     trial = best.trial
     assert trial is not None
-    if shipped_trial(study.settings.folder / SHARED_MODEL) == trial.key:
+    folders = [study.settings.folder / TASK_MODELS / slug(subject.task) for subject in study.subjects]
+    whole = all((folder / MODEL_FOLDER).is_dir() and (folder / TICKET_JSON).is_file() for folder in folders)
+    if whole and shipped_trial(study.settings.folder / SHARED_MODEL) == trial.key:
         return
     from supertickets.export.shared import ship_shared
 
     outcome = trained_again(study, base, loaded, trial)
-    folders = [study.settings.folder / TASK_MODELS / slug(subject.task) for subject in study.subjects]
     tasks = [loaded[subject.source] for subject in study.subjects]
     ship_shared(study.settings.folder / SHARED_MODEL, folders, outcome, base, tasks, study.tickets)
 
@@ -333,6 +343,11 @@ def _found(settings: ShareSettings, subject: Subject, quiet: bool) -> SharedTick
     folder = settings.folder / FOUND / slug(subject.task)
     source = {name: value for name, value in subject.source.model_dump().items() if value is not None}
     result = find({**same, **source}, kinds=("winning",), keep="none", out=folder, quiet=quiet)
+    if result.failures:
+        raise StudyError(
+            f"task {subject.task!r}: {len(result.failures)} trials failed while its ticket was looked for: "
+            f"{', '.join(result.failures)}; the same command tries them again."
+        )
     if result.super_ticket is None:
         raise StudyError(f"task {subject.task!r}: no winning ticket finished its training; see {result.folder}.")
     return load_ticket(result.ticket_folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from supertickets.anatomy.cost import forward_flops
-from supertickets.errors import TicketError
+from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.record import Record, Subject, load_subjects, save_subjects
 from supertickets.evidence.table import DENSE, Role, Row
 from supertickets.lab import Lab, Outcome, Trial
@@ -24,7 +24,7 @@ from supertickets.lab.together import dismiss, follow
 from supertickets.lab.tracking import check_trackers
 from supertickets.lab.trial import Start, TaskTicket
 from supertickets.models import BaseModel, find_model
-from supertickets.storage import write_atomically
+from supertickets.storage import file_digest, write_atomically
 from supertickets.studies.config import SETTINGS_FILE, S, check_same, complete, read_config, record, recorded
 from supertickets.studies.settings import StudySettings
 from supertickets.tasks import Task, TaskSource
@@ -50,7 +50,7 @@ class Study(ABC):
     """
 
     continues = False
-    """Whether some of its trials start from what others ended with."""
+    """Whether some of its trials start from what others of its own ended with."""
 
     def __init__(self, settings: StudySettings, subjects: Sequence[Subject]) -> None:
         self.settings, self.subjects, self.subject = settings, tuple(subjects), subjects[0]
@@ -180,16 +180,20 @@ class Study(ABC):
 
 @dataclass(frozen=True)
 class Walk:
-    """What a study's folder remembers: outcomes and failures (tracebacks) by key, and trials that have yet to run."""
+    """What a study's folder remembers: outcomes and failures (tracebacks) by key, and trials that have yet to run.
+
+    `failed` are the trials of `failures`: they are tried again when the study is.
+    """
 
     outcomes: dict[str, Outcome]
     failures: dict[str, str]
     waiting: list[Trial]
+    failed: list[Trial]
 
 
 def walk(study: Study) -> Walk:
     """Walk through what a study's folder remembers, running nothing."""
-    found, asked = Walk({}, {}, []), set[str]()
+    found, asked = Walk({}, {}, [], []), set[str]()
     ahead = deque(study.opening())
     while ahead:
         trial = ahead.popleft()
@@ -202,6 +206,7 @@ def walk(study: Study) -> Walk:
             ahead.extend(study.then(trial, outcome))
         elif (reason := load_failure(folder)) is not None:
             found.failures[trial.key] = reason
+            found.failed.append(trial)
         else:
             found.waiting.append(trial)
     return found
@@ -328,7 +333,10 @@ def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool) -> Record:
     board = Board(study.total(), study.expected_cost(), study.cost)
     console = Console(stderr=True, quiet=quiet)
     display = ProgressDisplay(console, board, settings.folder)
-    with Lab(settings.folder, machine(study, base, tasks), display) as lab, display:
+    where = machine(study, base, tasks)
+    if study.continues:
+        _regain(study, where)
+    with Lab(settings.folder, where, display) as lab, display:
         console.print(
             f"{study.description()}, {board.total} trainings in {settings.precision}.",
             markup=False,
@@ -344,19 +352,38 @@ def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool) -> Record:
 
         opening = study.opening()
         board.names, board.total = study.names(), study.total()
-        outcomes = lab.run(opening, then, study.keeps, lost_starts(study))
+        outcomes = lab.run(opening, then, study.keeps)
         return study.record(outcomes, lab.failures, True)
 
 
-def lost_starts(study: Study) -> set[str]:
-    """Return the keys of trials to train again: others start from their weights, which are gone."""
-    if not study.continues:
-        return set()
+def _regain(study: Study, where: Machine) -> None:
+    """Train again what trials of a study start from, where the weights are gone."""
+    lost = lost_starts(study)
+    by_key = {trial.key: trial for trial in study.roles.values()}
+    for start in lost:
+        with Lab(study.settings.folder, where) as lab:
+            check_regained(start, lab.with_weights(by_key[start.trial]))
+
+
+def lost_starts(study: Study) -> list[Start]:
+    """Return where trials that have yet to run start from, if the weights are not there."""
     found = walk(study)
-    starts = [trial.start for trial in found.waiting if trial.start is not None]
-    lost = {start.trial for start in starts if not (start.folder / WEIGHTS).is_file()}
-    done = [outcome for outcome in found.outcomes.values() if outcome.finished and study.keeps(outcome.trial)]
-    return lost | {outcome.key for outcome in done if WEIGHTS not in outcome.files}
+    starts = {trial.start.weights: trial.start for trial in found.waiting + found.failed if trial.start is not None}
+    return [start for start in starts.values() if not _is_there(start)]
+
+
+def _is_there(start: Start) -> bool:
+    path = start.folder / WEIGHTS
+    return path.is_file() and file_digest(path) == start.weights
+
+
+def check_regained(start: Start, outcome: Outcome) -> None:
+    """Raise StudyError unless a training again gave the weights that trials are to start from."""
+    if outcome.files[WEIGHTS] != start.weights:
+        raise StudyError(
+            f"{start.folder}: the weights that trainings start from are gone, and training again gave others (another "
+            "machine, or other versions of libraries); put the file back, or choose another folder."
+        )
 
 
 def machine(study: Study, base: BaseModel, tasks: Loaded) -> Machine:

@@ -19,7 +19,7 @@ class TaskFiles(BaseModel):
     the user's files.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str
     data: Path | None = Field(None, description="folder of the task's files (without it, GLUE comes from the hub)")

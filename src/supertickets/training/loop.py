@@ -123,7 +123,7 @@ class Trainer:
         self._reached = [self._reached_by(learner) for learner in learners]
         self._of_heads = {id(p) for p in self._structures.heads()}
         self.result.cost.parameters = sum(p.numel() for p in self._parameters) + self._vocabulary.left_out
-        self._orders = [self._batches(epoch) for epoch in range(recipe.epochs)]
+        self._orders = self._all_batches()
         self._optimizer = build_optimizer(self._parameters, recipe)
         self._schedule = build_schedule(self._optimizer, recipe, self.steps)
         # Where the training stands: epochs done, batches done in this one and their losses, the best epoch's weights.
@@ -321,22 +321,28 @@ class Trainer:
         self._vocabulary.restore(self._decay)
         self._structures.merge()
 
-    def _batches(self, epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
-        """Return an epoch's (learner, rows): tasks shuffled together, each as often as the sampling says."""
-        sizes = [len(self._batches_of(learner, epoch)) for learner in self.learners]
-        counts = batches_by_task(sizes, self._sharing.sampling, epoch, self.recipe.epochs)
-        tasks = np.repeat(np.arange(len(sizes)), counts)
-        np.random.default_rng([self.seed, epoch, 1]).shuffle(tasks)
-        queues = [self._endless(learner, epoch) for learner in self.learners]
-        return [(int(task), next(queues[task])) for task in tasks]
+    def _all_batches(self) -> list[list[tuple[int, NDArray[np.int64]]]]:
+        """Return every epoch's (learner, rows): tasks shuffled together, each as often as the sampling says.
 
-    def _endless(self, learner: Learner, epoch: int) -> Iterator[NDArray[np.int64]]:
-        """Yield a task's batches; one that comes more often than it has batches begins again, in another order."""
-        for turn in count():
-            yield from self._batches_of(learner, epoch + turn * self.recipe.epochs)
+        A task's batches go round: in each round all of them, in a new order. Sampled in proportion to its size, a task
+        has a round an epoch.
+        """
+        queues = [self._rounds(learner) for learner in self.learners]
+        sizes = [len(self._round(learner, 0)) for learner in self.learners]
+        orders = []
+        for epoch in range(self.recipe.epochs):
+            counts = batches_by_task(sizes, self._sharing.sampling, epoch, self.recipe.epochs)
+            tasks = np.repeat(np.arange(len(sizes)), counts)
+            np.random.default_rng([self.seed, epoch, 1]).shuffle(tasks)
+            orders.append([(int(task), next(queues[task])) for task in tasks])
+        return orders
 
-    def _batches_of(self, learner: Learner, epoch: int) -> list[NDArray[np.int64]]:
-        return ORDERS[self.recipe.order](learner.data.train.lengths, self.recipe.batch_size, self.seed, epoch)
+    def _rounds(self, learner: Learner) -> Iterator[NDArray[np.int64]]:
+        for number in count():
+            yield from self._round(learner, number)
+
+    def _round(self, learner: Learner, number: int) -> list[NDArray[np.int64]]:
+        return ORDERS[self.recipe.order](learner.data.train.lengths, self.recipe.batch_size, self.seed, number)
 
     def _step(self, which: int, rows: NDArray[np.int64]) -> float:
         """Do one update for a task; what its ticket does not reach has no gradient, so the optimiser passes over it."""

@@ -11,7 +11,7 @@ class Recipe(BaseModel):
     `released` values are what the released code does instead (spec section 4), kept for comparison.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(6, ge=1, description="training epochs at most")
     batch_size: int = Field(32, ge=1, description="examples a step")
@@ -34,7 +34,7 @@ class Recipe(BaseModel):
 class Sharing(BaseModel):
     """How several tasks train one encoder; what a training of one task does not read. Defaults: Algorithm 1."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sampling: Literal["proportional", "annealed", "uniform"] = Field(
         "proportional", description="how often each task's batches come: by size, by size at first then evener, equally"
