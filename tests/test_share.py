@@ -387,9 +387,8 @@ def test_a_folder_without_a_whole_shared_model(shared: ShareResult, tmp_path: Pa
         (copy / "outputs.safetensors").unlink()
     else:
         outputs = load_file(copy / "outputs.safetensors")
-        save_file(
-            {name: value for name, value in outputs.items() if "tasks.1." not in name}, copy / "outputs.safetensors"
-        )
+        fewer = {name: value for name, value in outputs.items() if "tasks.1." not in name}
+        save_file(fewer, copy / "outputs.safetensors")
     with pytest.raises(TicketError) as error:
         load_shared(copy)
     assert str(copy) in str(error.value)
@@ -539,7 +538,7 @@ def test_misuse_of_share(places: dict[str, Path], shared: ShareResult, tmp_path:
         ("--tickets", str(unfinished)): "there is no super ticket in it",
         ("--tickets", str(shared.folder)): "expected a study of `find`, this is one of `share`",
         ("--tickets", str(tmp_path / "nowhere")): "not a ticket folder",
-        ("--tasks", "entailmnet"): "did you mean 'entailment'",
+        ("--tasks", "entailmnet,rte"): "did you mean 'entailment'",
         ("--at-most", "1"): "--at-most",
         ("--updates", "lax"): "unknown update",
     }

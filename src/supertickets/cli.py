@@ -445,9 +445,7 @@ def status(
         return
     typer.echo(f"{folder}: {found['title']} on {found['model']}, {found['state']}; {_size(found['bytes'])} on disk.")
     if found["first"]:
-        typer.echo(
-            f"It finds its tickets first: {', '.join(f'`supertickets status {path}`' for path in found['first'])}."
-        )
+        typer.echo(f"It finds its tickets first: see `supertickets status` of {', '.join(found['first'])}.")
     typer.echo(describe(found))
     for line in found["running"]:
         typer.echo(f"  {line['name']}: {describe_running(line)}")

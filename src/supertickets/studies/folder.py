@@ -24,8 +24,8 @@ def status(folder: Path) -> dict[str, Any]:
     """Return how far a study is; raises TicketError if the folder holds none.
 
     `state` is running, finished or stopped; `trials` has `total`, `done` and `failed` (names and reasons under
-    `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `first` are the folders of studies that
-    this one needs the results of and has not got yet. `bytes` is what the folder takes up.
+    `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `first` are the folders of studies
+    that this one needs the results of and has not got yet. `bytes` is what the folder takes up.
     """
     settings = settings_of(folder)
     who = holder(folder)
