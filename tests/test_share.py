@@ -365,6 +365,11 @@ def test_a_shared_model_has_one_encoder_and_small_parts(shared: ShareResult, pla
         assert load_ticket(folder).origin["shared_with"] == [name for name in ("words", "lengths") if name != task]
     with pytest.raises(TicketError, match="unknown task 'word': did you mean 'words'"):
         loaded.model("word")
+    with pytest.raises(TicketError, match="expected a list of texts"):
+        loaded.predict("words", "w1 w2")  # type: ignore[arg-type]
+    with pytest.raises(TicketError, match="task 'words': expected one text each"):
+        loaded.predict("words", ["w1 w2"], ["w3"])
+    assert loaded.predict("words", []).shape == (0, 2)
     with pytest.raises(TicketError, match="take the task's own"):
         loaded.model("words").save_pretrained("nowhere")  # its layers are not a stock model's
 
@@ -537,9 +542,10 @@ def test_misuse_of_share(places: dict[str, Path], shared: ShareResult, tmp_path:
         ("--tickets", str(nameless)): "does not say which task",
         ("--tickets", str(unfinished)): "there is no super ticket in it",
         ("--tickets", str(shared.folder)): "expected a study of `find`, this is one of `share`",
-        ("--tickets", str(tmp_path / "nowhere")): "not a ticket folder",
+        ("--tickets", str(tmp_path / "nowhere")): "no such folder",
         ("--tasks", "entailmnet,rte"): "did you mean 'entailment'",
         ("--at-most", "1"): "--at-most",
+        ("--tasks", "entailment,paraphrase", "--at-most", "2"): "--at-most 2: task 'entailment' has 3 classes",
         ("--updates", "lax"): "unknown update",
     }
     for arguments, message in cases.items():
@@ -563,6 +569,9 @@ def test_misuse_of_adapt(
         (*new,): "--from: name the folder",
         (*new, "--from", str(adapted.folder)): "expected a study of `find` or `share`, this is one of `adapt`",
         (*new, "--from", str(tmp_path)): "there is no study in it",
+        (*new, "--from", str(tmp_path / "nowhere")): "there is no such folder",
+        (*new, "--from", str(shared.model_folder)): f"it belongs to the study in {shared.folder}",
+        (*run,): "--task: name the task to adapt to",
         (*new, *run, *run): "both have MT-DNN",
         (*new, *run, "--model", str(wrong)): "its model is not",
         (*new, *run, "--fractions", "0.001"): "leaves 0 of",

@@ -102,9 +102,9 @@ def test_sizes_by_hand() -> None:
     assert seen.sizes.mean == pytest.approx((2000 - 5 * HEAD - 3 * FFN) / 2000)
     assert seen.sizes.union == pytest.approx((1000 - HEAD - FFN) / 1000)
     cells = seen.table.loc[TICKET_SHARE]
-    assert cells["Mean size of a task"] == f"{seen.sizes.mean:.1%}"
-    assert cells["Size of the union"] == f"{seen.sizes.union:.1%}"
-    assert seen.table.loc[MT_DNN, "Size of the union"] == "100%"
+    assert cells["Mean size"] == f"{seen.sizes.mean:.1%}"
+    assert cells["Union size"] == f"{seen.sizes.union:.1%}"
+    assert seen.table.loc[MT_DNN, "Union size"] == "100%"
 
 
 def test_who_keeps_what_by_hand() -> None:

@@ -130,7 +130,7 @@ def test_the_page_of_shared_tickets(pages: dict[str, str]) -> None:
         "words: 1,234 training and 50 dev examples; score: accuracy.",
         "graded: 1,234 training and 50 dev examples; score: pearson and spearman.",
         "MT-DNN + fine-tuning",
-        "Size of the union",
+        "Union size",
         "p_holm",
         "what some task keeps",
         "layer 0, head 1: kept by no task",

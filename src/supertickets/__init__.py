@@ -63,6 +63,10 @@ def _teach_transformers(module: Any) -> None:
     importlib.import_module("supertickets.surgery.reload")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"supertickets.{_HOME[name]}"), name)

@@ -94,7 +94,8 @@ def conclude_sharing(record: Record, tickets: Sequence[SharedTicket]) -> Sharing
 def runs(record: Record) -> pd.DataFrame:
     """Return one row a model, seed and task: status, dev score and metrics in percent, size of the task's ticket, cost.
 
-    A shared training has a row for each of its tasks; its cost stands in each. What is not there is missing (NaN).
+    A shared training has a row for each of its tasks; what it cost stands in the first, so that costs add up, its
+    `parameters` are the shared model's. What is not there is missing (NaN).
     """
     rows = []
     for role, row in record.roles.items():
@@ -120,7 +121,8 @@ def _run(role: Role, row: Row, subject: Subject, place: int) -> dict[str, Any]:
         ticket = row.trial.tasks[place].ticket
         entry |= {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns}
     if row.outcome is not None:
-        entry |= {name: row.outcome.cost[name] for name in ("parameters", "tokens", "flops", "seconds")}
+        cost = ("parameters", "tokens", "flops", "seconds") if place == 0 else ("parameters",)
+        entry |= {name: row.outcome.cost[name] for name in cost}
     return entry | {"trial": row.trial.key if row.trial is not None else None}
 
 
@@ -172,13 +174,13 @@ def table_3(record: Record, found: pd.DataFrame, size: Sizes) -> pd.DataFrame:
         mean = average[name].mean() if averaged else np.nan
         full = name.startswith(MT_DNN)
         cells |= {"Average Score": _text(mean), "Std Dev": _text(average[name].std() if averaged else np.nan)}
-        cells |= {"Mean size of a task": "100%" if full else _percent(size.mean)}
-        rows[name] = cells | {"Size of the union": "100%" if full else _percent(size.union)}
+        cells |= {"Mean size": "100%" if full else _percent(size.mean)}
+        rows[name] = cells | {"Union size": "100%" if full else _percent(size.union)}
     if (model := published_model(record.subject)) is not None:
         for name, row in published()["table 3"][model].items():
             cells = {titles[one.task]: published_cell(row, one, model) for one in subjects}
             cells |= {"Average Score": f"{row['average']:.1f} (8 tasks)", "Std Dev": "-"}
-            cells |= {"Mean size of a task": f"{row['compression']:.1f}%", "Size of the union": "-"}
+            cells |= {"Mean size": f"{row['compression']:.1f}%", "Union size": "-"}
             rows[f"{name} ({published()['models'][model]['name']}, published)"] = cells
     return pd.DataFrame.from_dict(rows, orient="index")
 

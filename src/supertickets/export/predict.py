@@ -41,9 +41,14 @@ def outputs_of(
     """Return a model's outputs `[texts, outputs]`, computed as a training's evaluation does."""
     import torch
 
+    from supertickets.errors import TicketError
     from supertickets.training.batches import encode_split, in_length_order
     from supertickets.training.devices import arithmetic, find_device
 
+    if isinstance(text, str) or isinstance(pair, str) or (pair is not None and len(pair) != len(text)):
+        raise TicketError("texts to predict: expected a list of texts, and a second one as long for pairs.")
+    if not text:
+        return np.zeros((0, network.config.num_labels), np.float32)
     where: Any = find_device(device)
     network.to(where).eval()
     encoded = encode_split(Split(text, pair, np.zeros(len(text))), tokenizer, max_length)

@@ -67,7 +67,12 @@ def ship_shared(
         "max_length": trial.recipe.max_length,
         "precision": trial.recipe.precision,
         "tasks": [
-            {"name": task.name, "labels": list(task.labels), "ticket": part.ticket.as_dict()}
+            {
+                "name": task.name,
+                "labels": list(task.labels),
+                "pairs": task.train.pair is not None,
+                "ticket": part.ticket.as_dict(),
+            }
             for task, part in zip(tasks, trial.tasks, strict=True)
         ],
     }  # fmt: skip
@@ -103,10 +108,11 @@ shared.model({name!r})  # a stock class on the shared encoder with that task's t
 
 @dataclass(frozen=True)
 class SharedTask:
-    """A task of a shared model: what its outputs mean (no labels: a real number) and its ticket."""
+    """A task of a shared model: what its outputs mean (no labels: a number), whether it takes pairs, its ticket."""
 
     name: str
     labels: tuple[str, ...]
+    pairs: bool
     ticket: Ticket
 
 
@@ -125,6 +131,9 @@ class SharedModel:
         self._max_length, self._precision = max_length, precision
         self._structures = SharedStructures(next(iter(models.values())), [task.ticket for task in tasks.values()])
 
+    def __repr__(self) -> str:
+        return f"SharedModel({', '.join(self._tasks)})"
+
     @property
     def tasks(self) -> list[SharedTask]:
         """Its tasks."""
@@ -142,7 +151,13 @@ class SharedModel:
         return self._models[task]
 
     def predict(self, task: str, text: list[str], pair: list[str] | None = None) -> NDArray[np.float32]:
-        """Return a task's outputs `[texts, outputs]`, computed as its training's evaluation does."""
+        """Return a task's outputs `[texts, outputs]`, computed as its training's evaluation does.
+
+        Columns are logits in the order of the task's labels, or the one real number. Raises TicketError where a task of
+        pairs gets no second texts, or another does.
+        """
+        if task in self._tasks and self._tasks[task].pairs != (pair is not None):
+            raise TicketError(f"task {task!r}: expected {'pairs of texts' if pair is None else 'one text each'}.")
         return outputs_of(self.model(task), self.tokenizer, text, pair, self._max_length, self._precision)
 
 
@@ -170,7 +185,8 @@ def load_shared(folder: Path | str) -> SharedModel:
         outputs = load_file(folder / OUTPUTS)
         models, tasks = {}, {}
         for place, entry in enumerate(content["tasks"]):
-            task = SharedTask(entry["name"], tuple(entry["labels"]), Ticket.from_dict(entry["ticket"]))
+            labels, ticket = tuple(entry["labels"]), Ticket.from_dict(entry["ticket"])
+            task = SharedTask(entry["name"], labels, entry["pairs"], ticket)
             config = copy.deepcopy(encoder.config)
             config.num_labels = len(task.labels) or 1
             describe_outputs(config, task.labels)

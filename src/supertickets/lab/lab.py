@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -190,4 +191,6 @@ class Lab:
         whole = replace(found, folder=kept, files={**found.files, WEIGHTS: made.files[WEIGHTS]}, damaged=False)
         save_outcome(whole)
         shutil.rmtree(made.folder, ignore_errors=True)
+        with suppress(OSError):  # others may lie there
+            made.folder.parent.rmdir()
         return whole

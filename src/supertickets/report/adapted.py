@@ -21,6 +21,7 @@ def write_adaptation_report(path: Path, record: Record, seen: Adaptation, comman
         counts=[f"{one.train:,}" for one in record.subjects],
         study=Study.of(record, seen.sentences, seen.runs, command),
         table=grid(seen.table),
+        theirs=any("published" in str(name) for name in seen.table.index),
         scores=plot(scores_by_examples(seen.runs, models, subject.measure)) if len(seen.means) else "",
         gains=grid(seen.gains, GAINS),
     )

@@ -54,6 +54,7 @@ def write_sharing_report(
         subjects=record.subjects,
         study=Study.of(record, seen.sentences, seen.runs, command, sensitivity),
         table=grid(seen.table),
+        theirs=any("published" in str(name) for name in seen.table.index),
         scores=plot(scores_by_task(seen.runs, names_in(seen.runs), tasks)) if seen.runs["score"].notna().any() else "",
         gains=grid(seen.gains, GAINS),
         sizes=_sizes(seen.sizes, tickets),

@@ -24,7 +24,7 @@ from supertickets.lab.outcome import WEIGHTS, load_outcome
 from supertickets.lab.trial import Start, TicketField
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
-from supertickets.studies.config import complete, flag, parse, read_config, settings_of
+from supertickets.studies.config import complete, flag, parse, read_config, renamed, settings_of
 from supertickets.studies.find import FindStudy
 from supertickets.studies.presets import task_name
 from supertickets.studies.settings import AdaptSettings, FindSettings, ShareSettings
@@ -142,8 +142,10 @@ def adapt(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     """
     if isinstance(config, str | Path):
         config = read_config(Path(config), AdaptSettings)
-    asked = {**(config or {}), **settings}
+    asked = renamed({**(config or {}), **settings})
     first = parse(AdaptSettings, asked)
+    if not first.task and first.train_file is None:
+        raise TicketError("--task: name the task to adapt to, such as snli, or your own file with --train-file.")
     if not first.runs:
         raise TicketError(f"{flag('runs')}: name the folder of a finished study of `find` or `share`.")
     runs = [_Run.of(path) for path in first.runs]
@@ -251,7 +253,10 @@ class _Run:
         rows = {name: self.record.roles[role] for name, role in roles.items()}
         for name, row in rows.items():
             if not row.finished:
-                raise TicketError(f"{self.path}: {name} of seed {seed} has not finished its training ({row.status}).")
+                raise TicketError(
+                    f"{self.path}: {name} of seed {seed} has not finished its training ({row.status}); run its study "
+                    "to its end first."
+                )
         return rows
 
     def models(self, as_task: str | None) -> list[tuple[str, str, Ticket]]:
@@ -306,7 +311,7 @@ class _Run:
             return None
         names = [task_name(subject.task) for subject in self.study.subjects]
         if task_name(task) not in names:
-            raise unknown_name(f"task of {self.path}", task, names)
+            raise unknown_name(f"--as-task of {self.path}:", task, names)
         return names.index(task_name(task))
 
     def regained(self, key: str, base: BaseModel, quiet: bool) -> Outcome:

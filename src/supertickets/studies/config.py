@@ -32,11 +32,17 @@ def flag(name: str) -> str:
     return "--" + FLAGS.get(name, name).replace("_", "-")
 
 
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by the settings' own names, from those that people use."""
+    names = {shown: name for name, shown in FLAGS.items()}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
 def parse(kind: type[S], values: Mapping[str, Any]) -> S:
     """Return settings from names and values; raises TicketError in one sentence that names the setting."""
     for name in values:
         if name not in kind.model_fields:
-            raise unknown_name("setting", name, kind.model_fields)
+            raise unknown_name("setting", name, [FLAGS.get(known, known) for known in kind.model_fields])
     lists = {name for name, field in kind.model_fields.items() if "tuple" in str(field.annotation)}
     single = {
         name: (value,) for name, value in values.items() if name in lists and isinstance(value, (str, int, float, Path))
@@ -47,6 +53,10 @@ def parse(kind: type[S], values: Mapping[str, Any]) -> S:
         raise TicketError(_sentence(error)) from error
 
 
+_PLAIN = {"tuple_type": "expected a list", "path_type": "expected the name of a file or folder"}
+"""What the settings' library says less plainly."""
+
+
 def _sentence(error: ValidationError) -> str:
     """Say what is wrong with the first wrong setting, and the nearest value where there is a list of them."""
     first = error.errors()[0]
@@ -54,6 +64,8 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
         return str(unknown_name(name.removesuffix("s"), first["input"], known))
+    if first["type"] in _PLAIN:
+        return f"{flag(name)}: {_PLAIN[first['type']]}, got {first['input']!r}."
     message = str(first["msg"]).removeprefix("Value error, ")
     got = "" if "got" in message or first["type"] == "value_error" else f", got {first['input']!r}"
     return f"{flag(name)}: {message[0].lower()}{message[1:].rstrip('.')}{got}."
@@ -71,7 +83,7 @@ def read_config(path: Path, kind: type[StudySettings]) -> dict[str, Any]:
         raise TicketError(f"--config {path}: these are settings of `{of}`, expected those of `{kind.study}`.")
     for name in found:
         if name not in kind.model_fields:
-            raise unknown_name(f"key in {path}", name, kind.model_fields)
+            raise unknown_name(f"key in {path}", name, [FLAGS.get(known, known) for known in kind.model_fields])
     return found
 
 
@@ -85,9 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TicketError(f"--config {path}: expected `key: value` lines, got {type(content).__name__}.")
     # YAML 1.1 reads the key `on` as the truth value.
-    names = {shown: name for name, shown in FLAGS.items()}
-    found = {"on" if key is True else str(key).replace("-", "_"): value for key, value in content.items()}
-    found = {names.get(key, key): value for key, value in found.items()}
+    found = renamed({"on" if key is True else str(key).replace("-", "_"): value for key, value in content.items()})
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
@@ -128,17 +138,25 @@ def settings_of(folder: Path) -> StudySettings:
     """Return the settings of the study in a folder; raises TicketError if there is none."""
     settings = recorded(folder)
     if settings is None:
-        hint = ""
-        if folder.is_dir():
-            inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS_FILE}"))
-            hint = f"; it has studies in {', '.join(inside)}" if inside else ""
-        raise TicketError(f"{folder}: there is no study in it (no {SETTINGS_FILE}){hint}.")
+        raise TicketError(f"{folder}: there is no study in it (no {SETTINGS_FILE}){_where_else(folder)}.")
     return settings.model_copy(update={"out": folder})  # wherever the folder is now
+
+
+def _where_else(folder: Path) -> str:
+    """Say where a study is, below or above a folder that has none."""
+    if not folder.is_dir():
+        return "; there is no such folder"
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS_FILE}"))
+    if inside:
+        return f"; it has studies in {', '.join(inside)}"
+    above = [up for up in folder.resolve().parents if (up / SETTINGS_FILE).is_file()]
+    return f"; it belongs to the study in {above[0]}" if above else ""
 
 
 def record(settings: StudySettings) -> None:
     """Write the effective settings into the output folder."""
-    content = {"schema": SETTINGS_SCHEMA, "study": settings.study, **settings.model_dump(mode="json")}
+    values = {FLAGS.get(name, name): value for name, value in settings.model_dump(mode="json").items()}
+    content = {"schema": SETTINGS_SCHEMA, "study": settings.study, **values}
     write_atomically(settings.folder / SETTINGS_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 

@@ -16,7 +16,7 @@ from supertickets.studies.find import FindStudy
 from supertickets.studies.folder import open_study
 from supertickets.studies.pages import REPORT, TABLES, write_adaptation, write_page, write_sharing
 from supertickets.studies.share import ShareStudy
-from supertickets.studies.study import recall
+from supertickets.studies.study import Study, recall
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
     for path in paths:
         study = open_study(path)
         if not isinstance(study, FindStudy):
-            raise TicketError(f"{path}: expected a study of `find` that has begun; see `supertickets status {path}`.")
+            raise TicketError(f"{path}: {_why_not(study, path)}")
         record = recall(study)
         if not any(row.finished for row in record.rows):
             raise TicketError(f"{path}: no run has finished yet; see `supertickets status {path}`.")
@@ -80,6 +80,13 @@ def _of_several_tasks(study: ShareStudy | AdaptStudy, out: Path | str | None) ->
         write_adaptation(record, seen)
     one = Average(reason="One study has no average.")
     return ReportResult(folder / REPORT, {"table": seen.table, "gains": seen.gains}, one, {str(folder): seen.verdict})
+
+
+def _why_not(study: Study | None, path: Path) -> str:
+    """Return why a study is not put on one page with others."""
+    if study is None:
+        return f"the study has not begun; see `supertickets status {path}`."
+    return f"that is a study of `{study.settings.study}`, whose page stands alone; together go studies of `find`."
 
 
 def _others(folder: Path) -> list[str]:

@@ -152,6 +152,8 @@ def sensitivity(
         raise TicketError(f"--learning-rates: expected numbers above 0, got {wrong[0]:g}.")
     if seeds < 1:
         raise TicketError(f"--seeds: expected at least 1, got {seeds}.")
+    if seeds < 2 and len(set(learning_rates)) < 2:
+        raise TicketError("--seeds 1: one seed and one learning rate have no spread; expected two of either.")
     machine = {name: value for name, value in {"workers": workers, "device": device}.items() if value is not None}
     settings = parse(type(settings), {**settings.model_dump(), **machine})
     rates = sorted(set(learning_rates))

@@ -221,7 +221,9 @@ class ShareSettings(StudySettings, TicketSettings, Sharing):
 
     study = "share"
 
-    tasks: tuple[str, ...] = Field((), description="tasks that share the encoder; default: those of --tickets")
+    tasks: tuple[str, ...] = Field(
+        (), description="tasks that share the encoder; default: those of --tickets, or three built-in ones"
+    )
     tickets: tuple[Path, ...] = Field(
         (), description="finished studies of `find`, or ticket folders, one a task; default: they are found first"
     )
@@ -233,9 +235,15 @@ class ShareSettings(StudySettings, TicketSettings, Sharing):
         None, ge=0, lt=1, description="dropout before every output layer; default: each task's own, by preset"
     )
     fine_tune: bool = Field(True, description="also fine-tune the shared models on each task")
-    fine_tune_epochs: int | None = Field(None, ge=1, description="its epochs at most; default: as many")
-    fine_tune_learning_rate: float | None = Field(None, gt=0, description="its learning rate; default: the same")
-    keep: Literal["none", "shared", "all"] = Field("shared", description="whose trained weights stay on disk")
+    fine_tune_epochs: int | None = Field(
+        None, ge=1, description="epochs of the fine-tuning at most; default: as many as the shared training's"
+    )
+    fine_tune_learning_rate: float | None = Field(
+        None, gt=0, description="learning rate of the fine-tuning; default: the shared training's"
+    )
+    keep: Literal["none", "shared", "all"] = Field(
+        "shared", description="whose trained weights stay on disk: nobody's, the shared models', everybody's"
+    )
 
     @field_validator("tasks")
     @classmethod
@@ -284,10 +292,10 @@ class AdaptSettings(TaskSettings):
     study = "adapt"
 
     runs: tuple[Path, ...] = Field((), description="finished studies of `find` or `share`, whose models are adapted")
-    task: str = Field("snli", description="task to adapt to: snli, scitail, a GLUE or built-in one, or your own")
+    task: str = Field("", description="task to adapt to: snli, scitail, a GLUE or built-in one, or your own")
     fractions: tuple[float, ...] = Field(
         (0.001, 0.01, 0.1, 1.0),
-        description="shares of the training set, or numbers of examples; each is part of the next",
+        description="shares of the training set (1: all of it), or numbers of examples; each is part of the next",
     )
     fraction_seed: int = Field(0, ge=0, description="seed of the order from which fractions are taken")
     as_task: str | None = Field(None, description="whose ticket of a shared model to keep; default: the tasks' union")

@@ -172,6 +172,8 @@ def _source(task: str, settings: ShareSettings) -> TaskSource:
 
 def _given(path: Path, settings: ShareSettings) -> _Member:
     """Return the task of a finished study, or of a ticket folder, with its ticket."""
+    if not path.is_dir():
+        raise TicketError(f"--tickets {path}: no such folder.")
     if not (path / SETTINGS_FILE).is_file():
         shared = load_ticket(path)
         task = str(shared.origin.get("task", ""))
@@ -208,6 +210,11 @@ def _cut_to_size(source: TaskSource, task: Task, settings: ShareSettings) -> tup
     """Return a task with at most as many training examples as asked for."""
     if settings.at_most is None or len(task.train) <= settings.at_most:
         return source, task
+    if settings.at_most < max(2, len(task.labels)):
+        raise TicketError(
+            f"--at-most {settings.at_most}: task {task.name!r} has {len(task.labels)} classes; expected as many examples "
+            "or more."
+        )
     share = source.fraction * settings.at_most / len(task.train)
     seed = source.fraction_seed if source.fraction < 1 else settings.fraction_seed  # a part of the part it was
     smaller = source.model_copy(update={"fraction": share, "fraction_seed": seed})

@@ -41,5 +41,5 @@ class Sharing(BaseModel):
     )
     updates: Literal["strict", "leaky"] = Field(
         "strict",
-        description="a step of a task changes nothing outside its ticket; leaky: momentum and decay still do",
+        description="what a step of a task may change: its ticket alone, or (leaky) what momentum and decay still move",
     )
