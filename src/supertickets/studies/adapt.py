@@ -285,7 +285,7 @@ class _Run:
                 folder = self._place(key, weights)
             else:
                 outcome = self.regained(key, base, quiet)
-                weights, ticket, folder = outcome.files[WEIGHTS], outcome.trial.ticket, outcome.folder
+                weights, ticket, folder = outcome.files[WEIGHTS], outcome.trial.ticket, outcome.folder.resolve()
             start = Start(trial=key, folder=folder, weights=weights, ticket=ticket)
             dense = found[0].name if found else None
             found.append(Origin(name=name, run=self.path, start=start, ticket=kept, dense=dense))

@@ -212,8 +212,8 @@ def _cut_to_size(source: TaskSource, task: Task, settings: ShareSettings) -> tup
         return source, task
     if settings.at_most < max(2, len(task.labels)):
         raise TicketError(
-            f"--at-most {settings.at_most}: task {task.name!r} has {len(task.labels)} classes; expected as many examples "
-            "or more."
+            f"--at-most {settings.at_most}: task {task.name!r} has {len(task.labels)} classes; expected at least one "
+            "example of each."
         )
     share = source.fraction * settings.at_most / len(task.train)
     seed = source.fraction_seed if source.fraction < 1 else settings.fraction_seed  # a part of the part it was
