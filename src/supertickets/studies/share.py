@@ -11,7 +11,6 @@ from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.record import Record, Subject
 from supertickets.evidence.sharing import MODELS, MT_DNN, TICKET_SHARE, Sharing, conclude_sharing
 from supertickets.evidence.table import Role
-from supertickets.export.card import ticket_card
 from supertickets.lab import Outcome, Trial
 from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.trial import Start
@@ -271,6 +270,8 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     _check_kept(finished.folder, [task.name for task in loaded.values()], tickets)
 
     def build(settled: ShareSettings, subjects: Sequence[Subject]) -> ShareStudy:
+        from supertickets.export.card import ticket_card
+
         found = tickets or [_kept(settled.folder, subject) or _found(settled, subject, quiet) for subject in subjects]
         for subject, shared in zip(subjects, found, strict=True):
             readme = ticket_card(shared.ticket, shared.base, shared.origin, with_model=False)
