@@ -174,21 +174,16 @@ class Lab:
         outcome = self.remembered(trial)
         if outcome is not None and outcome.has_weights:
             return outcome
-        with Lab(self.folder.parent, self._machine, room=AGAIN) as again:
-            made = again.run([trial], keep=lambda _: True).get(trial.key)
+        with Lab(self.folder.parent, self._machine, room=self.folder.name if outcome is None else AGAIN) as lab:
+            made = lab.run([trial], keep=lambda _: True).get(trial.key)
         if made is None:
-            raise StudyError(f"trial {trial.key} failed: {again.failures[trial.key].strip().splitlines()[-1]}")
+            raise StudyError(f"trial {trial.key} failed: {lab.failures[trial.key].strip().splitlines()[-1]}")
         if not made.has_weights:
             raise StudyError(f"trial {trial.key} has no weights to keep: {made.reason}.")
-        if outcome is not None and made.files[PREDICTIONS] != outcome.files[PREDICTIONS]:
+        if outcome is None or made.files[PREDICTIONS] != outcome.files[PREDICTIONS]:
             return made
-        kept = self.folder / trial.key
-        write_atomically(kept / WEIGHTS, (made.folder / WEIGHTS).read_bytes())
-        found = made if outcome is None else outcome
-        if outcome is None:
-            for name in made.files:
-                write_atomically(kept / name, (made.folder / name).read_bytes())
-        whole = replace(found, folder=kept, files={**found.files, WEIGHTS: made.files[WEIGHTS]}, damaged=False)
+        write_atomically(outcome.folder / WEIGHTS, (made.folder / WEIGHTS).read_bytes())
+        whole = replace(outcome, files={**outcome.files, WEIGHTS: made.files[WEIGHTS]}, damaged=False)
         save_outcome(whole)
         shutil.rmtree(made.folder, ignore_errors=True)
         with suppress(OSError):  # others may lie there

@@ -36,6 +36,7 @@ from supertickets.training.team import find_team
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
 T = TypeVar("T")
 RESULTS = "results.csv"
@@ -335,7 +336,7 @@ def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool) -> Record:
     display = ProgressDisplay(console, board, settings.folder)
     where = machine(study, base, tasks)
     if study.continues:
-        _regain(study, where)
+        _regain(study, where, console)
     with Lab(settings.folder, where, display) as lab, display:
         console.print(
             f"{study.description()}, {board.total} trainings in {settings.precision}.",
@@ -356,11 +357,13 @@ def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool) -> Record:
         return study.record(outcomes, lab.failures, True)
 
 
-def _regain(study: Study, where: Machine) -> None:
+def _regain(study: Study, where: Machine, console: Console) -> None:
     """Train again what trials of a study start from, where the weights are gone."""
     lost = lost_starts(study)
     by_key = {trial.key: trial for trial in study.roles.values()}
     for start in lost:
+        name = study.names()[start.trial]
+        console.print(f"{name}: its trained weights are gone; it is trained again.", highlight=False, soft_wrap=True)
         with Lab(study.settings.folder, where) as lab:
             check_regained(start, lab.with_weights(by_key[start.trial]))
 
