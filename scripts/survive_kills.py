@@ -1,6 +1,7 @@
 """Kill a study with SIGKILL at random moments, workers included, until it is done; compare with an unbroken run.
 
     python scripts/survive_kills.py --kills 20
+    python scripts/survive_kills.py --kills 20 --study share
 
 Uses a tiny random model and a task of random words, so a training takes a second or two. Prints what was compared and
 exits with 1 if anything differs (times aside) or if a trial that had finished ran again.
@@ -39,24 +40,49 @@ def at_work(folder: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--study", choices=("find", "share"), default="find")
     parser.add_argument("--workers", default="2")
     parser.add_argument("--epochs", default="20")
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which to kill")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        return survive(root, options.kills, options.workers, options.epochs, random.Random(options.seed))
+        command = finding(root, "words", options.epochs, options.workers)
+        if options.study == "share":
+            command = sharing(root, options.epochs, options.workers)
+        return survive(root, command, options.kills, random.Random(options.seed))
 
 
-def survive(root: Path, kills: int, workers: str, epochs: str, moments: random.Random) -> int:
-    model = save_tiny_model(root / "model")
-    files = [write_words(root / f"{name}.jsonl", 96, seed) for seed, name in enumerate(("train", "dev"))]
-    command = [
-        *(sys.executable, "-m", "supertickets", "find", "--model", str(model), "--task", "words"),
-        *("--train-file", str(files[0]), "--dev-file", str(files[1]), "--max-length", "16", "--batch-size", "4"),
-        *("--levels", "0.2,0.5", "--seeds", "2", "--epochs", epochs, "--patience", "0", "--workers", workers),
+def training(command: str, root: Path, epochs: str, workers: str) -> list[str]:
+    """Return a command on a tiny model, with checkpoints every third of a second."""
+    model = root / "model"
+    if not model.is_dir():
+        save_tiny_model(model)
+    return [
+        *(sys.executable, "-m", "supertickets", command, "--model", str(model), "--max-length", "16"),
+        *("--batch-size", "4", "--seeds", "2", "--epochs", epochs, "--patience", "0", "--workers", workers),
         *("--learning-rate", "0.01", "--checkpoint-minutes", "0.005"),
     ]
+
+
+def finding(root: Path, task: str, epochs: str, workers: str) -> list[str]:
+    """Return a command that finds a ticket: of which words there are many, or of how many there are."""
+    label = {"label": lambda words: len(words) % 3} if task == "lengths" else {}
+    files = []
+    for seed, name in enumerate(("train", "dev")):
+        files.append(str(write_words(root / f"{task}-{name}.jsonl", 96, seed, **label)))
+    of_task = ["--task", task, "--train-file", files[0], "--dev-file", files[1], "--levels", "0.2,0.5"]
+    return [*training("find", root, epochs, workers), *of_task]
+
+
+def sharing(root: Path, epochs: str, workers: str) -> list[str]:
+    """Return a command that shares the tickets of two tasks, which are found here."""
+    for task in ("words", "lengths"):
+        subprocess.run([*finding(root, task, "2", workers), "--out", str(root / task)], check=True, capture_output=True)
+    return [*training("share", root, epochs, workers), "--tickets", f"{root / 'words'},{root / 'lengths'}"]
+
+
+def survive(root: Path, command: list[str], kills: int, moments: random.Random) -> int:
 
     def start(out: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

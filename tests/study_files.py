@@ -1,4 +1,4 @@
-"""A study's folder as bytes that can be compared: what says how long something took is taken out."""
+"""A study's folder as bytes that can be compared: what says how long something took, or where, is taken out."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ def _without_times(path: Path) -> bytes:
     if path.name == "outcome.json":
         content = json.loads(path.read_text())
         del content["cost"]["seconds"], content["digest"]  # the digest covers the time
+        (content["trial"]["start"] or {}).pop("folder", None)
         return json.dumps(content).encode()
     return path.read_bytes()
 
