@@ -47,10 +47,13 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        command = finding(root, "words", options.epochs, options.workers)
-        if options.study == "share":
-            command = sharing(root, options.epochs, options.workers)
+        command = command_of(options.study, root, options.epochs, options.workers)
         return survive(root, command, options.kills, random.Random(options.seed))
+
+
+def command_of(study: str, root: Path, epochs: str, workers: str) -> list[str]:
+    """Return a study's command, all but its folder."""
+    return sharing(root, epochs, workers) if study == "share" else finding(root, "words", epochs, workers)
 
 
 def training(command: str, root: Path, epochs: str, workers: str) -> list[str]:

@@ -83,12 +83,13 @@ def done(study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Fin
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_study_survives_sigkill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("study", ["find", "share"])
+def test_a_study_survives_sigkill(tmp_path: Path, study: str) -> None:
     """Two kills here; scripts/survive_kills.py does twenty."""
     sys.path.insert(0, str(ROOT / "scripts"))
-    from survive_kills import survive
+    from survive_kills import command_of, survive
 
-    assert survive(tmp_path, 2, "2", "3", random.Random(1)) == 0
+    assert survive(tmp_path, command_of(study, tmp_path, "3", "2"), 2, random.Random(1)) == 0
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "other key", "older schema"])
