@@ -626,5 +626,9 @@ def test_the_commands_speak(shared: ShareResult, adapted: AdaptResult, places: d
     assert main(["adapt", "--config", str(adapted.folder / "settings.yaml")]) == 0
     assert "Table 4" in capsys.readouterr().out
     assert main(["report", str(adapted.folder)]) == 0
+    assert main(["report", str(adapted.folder), str(shared.folder)]) == 2
+    assert "this is one of `adapt`, report it alone" in capsys.readouterr().err
+    assert main(["sensitivity", str(shared.folder), "--seeds", "1"]) == 2
+    assert "have no spread" in capsys.readouterr().err
     assert main(["status", str(adapted.folder)]) == 0
     assert "finished" in capsys.readouterr().out

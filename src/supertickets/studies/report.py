@@ -86,7 +86,8 @@ def _why_not(study: Study | None, path: Path) -> str:
     """Return why a study is not put on one page with others."""
     if study is None:
         return f"the study has not begun; see `supertickets status {path}`."
-    return f"that is a study of `{study.settings.study}`, whose page stands alone; together go studies of `find`."
+    alone = isinstance(study, ShareStudy | AdaptStudy)
+    return f"expected a study of `find`, this is one of `{study.settings.study}`{', report it alone' if alone else ''}."
 
 
 def _others(folder: Path) -> list[str]:
