@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from supertickets.errors import StudyError, TicketError
-from supertickets.studies.config import flag, parse, read_config
+from supertickets.studies.config import asked_for, flag, parse
 from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, StudySettings
 
 app = typer.Typer(
@@ -110,7 +110,7 @@ def _help(field: Any) -> str:
 
 def _asked(kind: type[StudySettings], config: Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was asked for, in a file or typed; a typing error is told before anything slow is imported."""
-    asked = {**(read_config(config, kind) if config is not None else {}), **settings}
+    asked = asked_for(kind, config, settings)
     parse(kind, asked)
     return asked
 

@@ -12,7 +12,7 @@ import pandas as pd
 from supertickets.evidence.record import Record
 from supertickets.evidence.statistics import holm, paired_t_test
 from supertickets.evidence.table import in_columns
-from supertickets.evidence.tables import column_title, published, published_model
+from supertickets.evidence.tables import column_title, published, published_label, published_model
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def table_4(record: Record, averaged: pd.DataFrame) -> pd.DataFrame:
         for name in theirs:
             if name != "examples":
                 shown = [f"{theirs[name][at[n]]:.1f}" if n in at else "-" for n in counts]
-                label = f"{name} ({published()['models'][model]['name']}, published)"
-                cells[label] = dict(zip(map(_count, counts), shown, strict=True))
+                cells[published_label(name, str(model))] = dict(zip(map(_count, counts), shown, strict=True))
     frame = pd.DataFrame.from_dict(cells, orient="index")
     frame.index.name = column_title(record.subject, record.subject.task, False)
     return frame

@@ -22,6 +22,7 @@ from supertickets.evidence.tables import (
     column_title,
     published,
     published_cell,
+    published_label,
     published_model,
     why_not_averaged,
 )
@@ -113,9 +114,7 @@ def _run(role: Role, row: Row, subject: Subject, place: int) -> dict[str, Any]:
     if row.outcome is not None and row.finished:
         for split, metrics in row.outcome.by_task[place].items():
             prefix = "" if split == "dev" else f"{split}_"
-            entry |= {
-                prefix + metric: value for metric, value in metrics.items() if prefix + metric != f"{prefix}score"
-            }
+            entry |= {prefix + metric: value for metric, value in metrics.items() if metric != "score"}
         entry |= {"score": row.outcome.by_task[place]["dev"]["score"], "best_epoch": row.outcome.best_epoch}
     if row.trial is not None:
         ticket = row.trial.tasks[place].ticket
@@ -181,7 +180,7 @@ def table_3(record: Record, found: pd.DataFrame, size: Sizes) -> pd.DataFrame:
             cells = {titles[one.task]: published_cell(row, one, model) for one in subjects}
             cells |= {"Average Score": f"{row['average']:.1f} (8 tasks)", "Std Dev": "-"}
             cells |= {"Mean size": f"{row['compression']:.1f}%", "Union size": "-"}
-            rows[f"{name} ({published()['models'][model]['name']}, published)"] = cells
+            rows[published_label(name, model)] = cells
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -218,7 +218,7 @@ def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
     extra = {"Average Score": [_number(mean) for mean in means], "Average Compression": ["100%", left, left]}
     for size in sizes:
         for name, row in published()["table 1"][size].items():
-            one_rows[f"{name} ({_model(size)}, published)"] = [_published(row, one, size) for one in ordered]
+            one_rows[published_label(name, size)] = [_published(row, one, size) for one in ordered]
             extra["Average Score"].append(f"{row['average']:.1f} (8 tasks)")
             extra["Average Compression"].append(f"{row['compression']:.1f}%")
     gain = [(one.conclusions.paper, one) for one in ordered]
@@ -236,12 +236,13 @@ def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
         for size in sizes:
             for name, row in published()[title].get(size, {}).items():
                 cells = [_published(row, one, size) for one in ordered]
-                rows[f"{names.get(name, name)} ({_model(size)}, published)"] = cells
+                rows[published_label(names.get(name, name), size)] = cells
     return {"table 1": table(one_rows, extra), **{title: table(rows) for title, rows in tables.items()}}
 
 
-def _model(size: str) -> str:
-    return str(published()["models"][size]["name"])
+def published_label(name: str, size: str) -> str:
+    """Return the name of a row of the paper's own figures for one of its models."""
+    return f"{name} ({published()['models'][size]['name']}, published)"
 
 
 def _columns(studies: Sequence[Looked]) -> list[str]:

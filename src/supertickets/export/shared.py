@@ -75,7 +75,7 @@ def ship_shared(
             }
             for task, part in zip(tasks, trial.tasks, strict=True)
         ],
-    }  # fmt: skip
+    }
     with written_whole(folder) as new, quiet_transformers():
         save_cut_model(encoder, trial.ticket, new / ENCODER)
         source.tokenizer.save_pretrained(new / ENCODER)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel as Model
 from pydantic import ConfigDict
 
-from supertickets.errors import StudyError, TicketError, unknown_name
+from supertickets.errors import TicketError, unknown_name
 from supertickets.evidence.adaptation import Adaptation, Compared, conclude_adaptation
 from supertickets.evidence.record import Record, Subject, load_subjects
 from supertickets.evidence.sharing import MT_DNN, TICKET_SHARE
@@ -24,7 +24,7 @@ from supertickets.lab.outcome import WEIGHTS, load_outcome
 from supertickets.lab.trial import Start, TicketField
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import write_atomically
-from supertickets.studies.config import complete, flag, parse, read_config, renamed, settings_of
+from supertickets.studies.config import asked_for, complete, flag, parse, settings_of
 from supertickets.studies.find import FindStudy
 from supertickets.studies.presets import task_name
 from supertickets.studies.settings import AdaptSettings, FindSettings, ShareSettings
@@ -32,6 +32,7 @@ from supertickets.studies.share import ShareStudy
 from supertickets.studies.study import (
     Study,
     check_regained,
+    check_some_finished,
     conduct,
     lost_starts,
     recall,
@@ -140,9 +141,7 @@ def adapt(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     seed, one of `share` MT-DNN and Ticket-Share of its first seed; weights that were not kept are trained again. Raises
     TicketError for misuse before anything is written, StudyError if weights cannot be had again.
     """
-    if isinstance(config, str | Path):
-        config = read_config(Path(config), AdaptSettings)
-    asked = renamed({**(config or {}), **settings})
+    asked = asked_for(AdaptSettings, config, settings)
     first = parse(AdaptSettings, asked)
     if not first.task and first.train_file is None:
         raise TicketError("--task: name the task to adapt to, such as snli, or your own file with --train-file.")
@@ -177,8 +176,7 @@ def adapt(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
 def _conclude(study: AdaptStudy, record: Record) -> AdaptResult:
     from supertickets.studies.pages import write_adaptation
 
-    if not any(row.finished for row in record.rows):
-        raise StudyError(f"no training finished: {record.first_trouble()}")
+    check_some_finished(record)
     seen = conclude_adaptation(record, study.pairs)
     write_results(record.folder, seen.runs)
     write_adaptation(record, seen)

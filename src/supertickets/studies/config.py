@@ -38,11 +38,18 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in values.items()}
 
 
+def _shown(kind: type[StudySettings]) -> list[str]:
+    """Return the names of a study's settings as people use them."""
+    return [FLAGS.get(name, name) for name in kind.model_fields]
+
+
 def parse(kind: type[S], values: Mapping[str, Any]) -> S:
     """Return settings from names and values; raises TicketError in one sentence that names the setting."""
     for name in values:
         if name not in kind.model_fields:
-            raise unknown_name("setting", name, [FLAGS.get(known, known) for known in kind.model_fields])
+            raise unknown_name(
+                "setting", FLAGS.get(name, name), [FLAGS.get(known, known) for known in kind.model_fields]
+            )
     lists = {name for name, field in kind.model_fields.items() if "tuple" in str(field.annotation)}
     single = {
         name: (value,) for name, value in values.items() if name in lists and isinstance(value, (str, int, float, Path))
@@ -83,8 +90,17 @@ def read_config(path: Path, kind: type[StudySettings]) -> dict[str, Any]:
         raise TicketError(f"--config {path}: these are settings of `{of}`, expected those of `{kind.study}`.")
     for name in found:
         if name not in kind.model_fields:
-            raise unknown_name(f"key in {path}", name, [FLAGS.get(known, known) for known in kind.model_fields])
+            raise unknown_name(f"key in {path}", FLAGS.get(name, name), _shown(kind))
     return found
+
+
+def asked_for(
+    kind: type[StudySettings], config: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is asked for, by the settings' own names: a config (or its file) and what wins over it."""
+    if isinstance(config, str | Path):
+        config = read_config(Path(config), kind)
+    return renamed({**(config or {}), **settings})
 
 
 def _read(path: Path) -> dict[str, Any]:

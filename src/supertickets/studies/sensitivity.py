@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from supertickets.errors import StudyError, TicketError
+from supertickets.errors import TicketError
 from supertickets.evidence.record import Record, Subject, load_subjects
 from supertickets.evidence.sharing import MODELS
 from supertickets.evidence.table import DENSE, Role
-from supertickets.evidence.tables import published, published_model, write_tables
+from supertickets.evidence.tables import published, published_label, published_model, write_tables
 from supertickets.lab import Outcome, Trial
 from supertickets.lab.outcome import WEIGHTS
 from supertickets.models import find_model
@@ -26,7 +26,7 @@ from supertickets.studies.pages import SENSITIVITY
 from supertickets.studies.report import report
 from supertickets.studies.settings import FindSettings, ShareSettings
 from supertickets.studies.share import ShareStudy
-from supertickets.studies.study import RESULTS, Study, conduct, write_results
+from supertickets.studies.study import RESULTS, Study, check_some_finished, conduct, write_results
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, load_ticket
@@ -202,8 +202,7 @@ def _of_shared(
 def _conclude(
     folder: Path, record: Record, runs: pd.DataFrame, over_seeds: pd.DataFrame, over_rates: pd.DataFrame
 ) -> SensitivityResult:
-    if not any(row.finished for row in record.rows):
-        raise StudyError(f"no training finished: {record.first_trouble()}")
+    check_some_finished(record)
     out = folder / SENSITIVITY
     write_results(out, runs)
     write_tables(out, {"table 5": over_seeds, "table 8": over_rates})
@@ -246,7 +245,7 @@ def tuning_spreads(record: Record) -> tuple[pd.DataFrame, pd.DataFrame]:
         size = published_model(record.subject)
         theirs = published()[name].get(size, {}) if size is not None else {}
         for model, row in theirs.items():
-            table.loc[f"{model} ({published()['models'][size]['name']}, published)"] = [
+            table.loc[published_label(model, str(size))] = [
                 row.get(subject.task, np.nan) for subject in record.subjects
             ]
         found.append(table.rename_axis(index=None, columns=None))

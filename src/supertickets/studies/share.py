@@ -15,11 +15,11 @@ from supertickets.lab import Outcome, Trial
 from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.trial import Start
 from supertickets.models import BaseModel, find_model
-from supertickets.studies.config import SETTINGS_FILE, complete, parse, read_config, settings_of
+from supertickets.studies.config import SETTINGS_FILE, asked_for, complete, parse, settings_of
 from supertickets.studies.find import find
 from supertickets.studies.presets import task_name
 from supertickets.studies.settings import FindSettings, ShareSettings, slug
-from supertickets.studies.study import Loaded, Study, conduct, trained_again, write_results
+from supertickets.studies.study import Loaded, Study, check_some_finished, conduct, trained_again, write_results
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import (
@@ -252,9 +252,7 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     that are not given are found first, in `find/` of the output folder. Raises TicketError for misuse before anything
     is written, StudyError if a task has no super ticket.
     """
-    if isinstance(config, str | Path):
-        config = read_config(Path(config), ShareSettings)
-    asked = {**(config or {}), **settings}
+    asked = asked_for(ShareSettings, config, settings)
     first = parse(ShareSettings, asked)
     members = _members(first)
     if len(members) < 2:
@@ -285,8 +283,7 @@ def _conclude(study: ShareStudy, record: Record, base: BaseModel, loaded: Loaded
     """Write the tables, the page and the models."""
     from supertickets.studies.pages import write_sharing
 
-    if not any(row.finished for row in record.rows):
-        raise StudyError(f"no training finished: {record.first_trouble()}")
+    check_some_finished(record)
     seen = conclude_sharing(record, study.tickets)
     write_results(record.folder, seen.runs)
     write_sharing(record, seen, study.tickets)

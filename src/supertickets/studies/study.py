@@ -25,7 +25,7 @@ from supertickets.lab.tracking import check_trackers
 from supertickets.lab.trial import Start, TaskTicket
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import file_digest, write_atomically
-from supertickets.studies.config import SETTINGS_FILE, S, check_same, complete, read_config, record, recorded
+from supertickets.studies.config import SETTINGS_FILE, S, asked_for, check_same, complete, record, recorded
 from supertickets.studies.settings import StudySettings
 from supertickets.tasks import Task, TaskSource
 from supertickets.tickets import Ticket
@@ -223,11 +223,15 @@ def prepare(
     kind: type[S], config: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]
 ) -> tuple[S, BaseModel]:
     """Return a study's complete settings and base model, from a config (or its file) and what wins over it."""
-    if isinstance(config, str | Path):
-        config = read_config(Path(config), kind)
-    asked = {**(config or {}), **settings}
+    asked = asked_for(kind, config, settings)
     base = find_model(str(asked.get("model", kind.model_fields["model"].default)))
     return complete(kind, asked, base), base
+
+
+def check_some_finished(record: Record) -> None:
+    """Raise StudyError if no training of a study finished."""
+    if not any(row.finished for row in record.rows):
+        raise StudyError(f"no training finished: {record.first_trouble()}")
 
 
 def write_results(folder: Path, table: pd.DataFrame) -> None:

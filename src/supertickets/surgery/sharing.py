@@ -80,7 +80,7 @@ class OptionalPart(nn.Module):
 
 @dataclass
 class _Layer:
-    """One layer's groups of heads (`members[g]`: which tickets keep group g) and its FFN's (None: all alike)."""
+    """One layer's groups of heads and its FFN, with which tickets keep each; `heads`, `ffn` are empty if all do."""
 
     block: Block
     members: list[tuple[bool, ...]]
