@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from supertickets.models import ModelSource
+from supertickets.tasks import Form
 
 LAYERS, HEADS, HIDDEN, FFN, VOCABULARY = 3, 4, 32, 48, 120
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
@@ -73,13 +74,24 @@ def inputs(family: str) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask}
 
 
-def save_tiny_model(folder: Path, family: str = "bert", seed: int = 0, heads: int = HEADS, scale: float = 0.15) -> Path:
-    """Save a tiny encoder with a word tokenizer as a Hugging Face folder."""
+def save_tiny_model(
+    folder: Path,
+    family: str = "bert",
+    seed: int = 0,
+    heads: int = HEADS,
+    scale: float = 0.15,
+    auto: type = AutoModel,
+    mask: bool = False,
+) -> Path:
+    """Save a tiny encoder (or what `auto` makes) with a word tokenizer as a Hugging Face folder.
+
+    With `mask` the tokenizer has a mask token.
+    """
     config = tiny_config(family)
     if heads != HEADS:
         config.num_attention_heads = heads
     torch.manual_seed(seed)
-    model = AutoModel.from_config(config)
+    model = auto.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -94,6 +106,9 @@ def save_tiny_model(folder: Path, family: str = "bert", seed: int = 0, heads: in
             strict=True,
         )
     )
+    if mask:
+        names["mask"] = "<mask>" if "roberta" in family else "[MASK]"
+        specials = [*specials, names["mask"]]
     words = specials + [f"w{i}" for i in range(VOCABULARY - len(specials))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=names["unk"]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -117,8 +132,8 @@ def without_dropout(source: ModelSource) -> ModelSource:
     """Let a source build models without any dropout."""
     build = source.build
 
-    def quiet(outputs: int, dropout: float, seed: int) -> PreTrainedModel:
-        model = build(outputs, dropout, seed)
+    def quiet(outputs: int, dropout: float, seed: int, form: Form = "sequence") -> PreTrainedModel:
+        model = build(outputs, dropout, seed, form)
         model.config.attention_probs_dropout_prob = 0.0
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):

@@ -24,7 +24,7 @@ from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, _drop_lowest, draw_ranked, normalise_by_layer
 from supertickets.tickets.importance import MEASURES, Loss, Measured, Scores, importance
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.loop import example_losses
+from supertickets.training.objectives import example_losses
 
 TARGETS = torch.tensor([0, 1, 1, 0, 1])
 

@@ -23,8 +23,9 @@ from supertickets.surgery.gate import ticket_gated
 from supertickets.surgery.sharing import GroupedLinear, SharedStructures
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.training.batches import batches_by_task, encode
-from supertickets.training.loop import Learner, Trainer, example_losses
+from supertickets.training.batches import batches_by_task
+from supertickets.training.loop import Learner, Trainer
+from supertickets.training.objectives import encode, example_losses
 from supertickets.training.optimisers import build_optimizer, build_schedule
 from supertickets.training.recipe import Recipe, Sharing
 

@@ -16,10 +16,11 @@ from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.training.batches import ORDERS, EncodedTask, bucketed, encode
+from supertickets.training.batches import ORDERS, EncodedTask, bucketed
 from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.devices import choose_precision
-from supertickets.training.loop import Learner, Trainer, example_losses
+from supertickets.training.loop import Learner, Trainer
+from supertickets.training.objectives import encode, example_losses
 from supertickets.training.optimisers import ReleasedAdamax, build_optimizer, build_schedule, released_factor
 from supertickets.training.recipe import Recipe
 from supertickets.training.vocabulary import UsedVocabulary

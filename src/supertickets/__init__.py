@@ -10,33 +10,42 @@ import wrapt
 
 if TYPE_CHECKING:
     from supertickets.errors import StudyError, TicketError
+    from supertickets.export.apply import apply_ticket
     from supertickets.export.shared import load_shared
-    from supertickets.export.ship import apply_ticket
     from supertickets.studies.adapt import adapt
     from supertickets.studies.compare import compare
     from supertickets.studies.find import FindResult, find
+    from supertickets.studies.imp import imp
+    from supertickets.studies.pretrain import pretrain
     from supertickets.studies.report import report
     from supertickets.studies.sensitivity import sensitivity
     from supertickets.studies.share import share
+    from supertickets.studies.transfer import transfer
     from supertickets.surgery.cut import cut
     from supertickets.tickets import Ticket
-    from supertickets.tickets.folder import load_ticket
+    from supertickets.tickets.folder import load_ticket, load_weight_ticket
+    from supertickets.tickets.weights import WeightTicket
 
 __all__ = [
     "FindResult",
     "StudyError",
     "Ticket",
     "TicketError",
+    "WeightTicket",
     "adapt",
     "apply_ticket",
     "compare",
     "cut",
     "find",
+    "imp",
     "load_shared",
     "load_ticket",
+    "load_weight_ticket",
+    "pretrain",
     "report",
     "sensitivity",
     "share",
+    "transfer",
 ]
 
 _HOME = {
@@ -45,15 +54,20 @@ _HOME = {
     "Ticket": "tickets",
     "TicketError": "errors",
     "adapt": "studies.adapt",
-    "apply_ticket": "export.ship",
+    "apply_ticket": "export.apply",
     "compare": "studies.compare",
     "cut": "surgery.cut",
     "find": "studies.find",
+    "imp": "studies.imp",
     "load_shared": "export.shared",
     "load_ticket": "tickets.folder",
+    "load_weight_ticket": "tickets.folder",
+    "pretrain": "studies.pretrain",
     "report": "studies.report",
     "sensitivity": "studies.sensitivity",
     "share": "studies.share",
+    "transfer": "studies.transfer",
+    "WeightTicket": "tickets.weights",
 }
 
 

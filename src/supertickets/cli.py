@@ -16,7 +16,16 @@ import typer
 
 from supertickets.errors import StudyError, TicketError
 from supertickets.studies.config import asked_for, flag, parse
-from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, StudySettings
+from supertickets.studies.settings import (
+    AdaptSettings,
+    CompareSettings,
+    FindSettings,
+    ImpSettings,
+    PretrainSettings,
+    ShareSettings,
+    StudySettings,
+    TransferSettings,
+)
 
 app = typer.Typer(
     name="supertickets",
@@ -294,6 +303,95 @@ def _adapt(
 app.command("adapt")(_with_settings_flags(_adapt, AdaptSettings))
 
 
+def _imp(
+    *,
+    config: Annotated[Path | None, typer.Option(help="YAML file; every flag is a key in it, flags win")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    **settings: Any,
+) -> None:
+    """Find tickets of single weights by iterative magnitude pruning.
+
+    Trains the model, removes the smallest weights, puts the others back to their pre-trained values, and again, up to
+    the last sparsity; trains controls beside it, and says up to which sparsity tickets match the full model. Run it
+    again to go on where it stopped.
+    """
+    from supertickets.studies.imp import imp
+
+    with _stoppable():
+        result = imp(_asked(ImpSettings, config, settings), quiet=False)
+    seen = result.seen
+    if as_json:
+        tables = {"means": seen.means, "rewinding": seen.rewinding, "similarity": seen.similarity, "results": seen.runs}
+        places = {"folder": str(result.folder), "report": str(result.report), "ticket": str(result.ticket_folder)}
+        said = {"verdict": seen.verdict, **places, "highest": seen.highest, "rule": seen.rule}
+        typer.echo(json.dumps({**said, "failed": dict(result.failures), **_records(**tables)}))
+    else:
+        _print_table(seen.means[["kind", "variant", "sparsity", "mean", "std", "runs", "difference"]], "mean scores")
+        _print_table(seen.table_2.reset_index(names="model"), "Table 2")
+        typer.echo(seen.verdict)
+        typer.echo(f"report: {result.report}")
+        typer.echo(f"ticket: {result.ticket_folder}")
+    _tell_failures(result.failures)
+
+
+app.command("imp")(_with_settings_flags(_imp, ImpSettings))
+
+
+def _transfer(
+    *,
+    config: Annotated[Path | None, typer.Option(help="YAML file; every flag is a key in it, flags win")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    **settings: Any,
+) -> None:
+    """Train tickets of some tasks on others: the source x target matrix.
+
+    Takes each study's ticket (of `imp` that of one sparsity, of `find` the super ticket), puts it back to the
+    pre-trained weights and trains it on every target, beside the dense model and tickets of no task. Run it again to
+    go on where it stopped.
+    """
+    from supertickets.studies.transfer import transfer
+
+    with _stoppable():
+        result = transfer(_asked(TransferSettings, config, settings), quiet=False)
+    seen = result.transfer
+    if as_json:
+        tables = {"gains": seen.gains.reset_index(), "means": seen.means, "overlaps": seen.overlaps}
+        said = {"verdict": seen.verdict, "folder": str(result.folder), "report": str(result.report)}
+        typer.echo(json.dumps({**said, "failed": dict(result.failures), **_records(**tables, results=seen.runs)}))
+    else:
+        _print_table(seen.gains.reset_index(), "gains over the dense model, by source and target")
+        typer.echo(seen.verdict)
+        typer.echo(f"report: {result.report}")
+    _tell_failures(result.failures)
+
+
+app.command("transfer")(_with_settings_flags(_transfer, TransferSettings))
+
+
+def _pretrain(
+    *,
+    config: Annotated[Path | None, typer.Option(help="YAML file; every flag is a key in it, flags win")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    **settings: Any,
+) -> None:
+    """Train the dense model on a task and save it as a base model for other studies.
+
+    An encoder without an output layer for masked tokens gets one so, before tickets of it are looked for.
+    """
+    from supertickets.studies.pretrain import pretrain
+
+    with _stoppable():
+        result = pretrain(_asked(PretrainSettings, config, settings), quiet=False)
+    if as_json:
+        said = {"verdict": result.verdict, "folder": str(result.folder), "model": str(result.model)}
+        typer.echo(json.dumps({**said, "metrics": dict(result.metrics)}))
+    else:
+        typer.echo(result.verdict)
+
+
+app.command("pretrain")(_with_settings_flags(_pretrain, PretrainSettings))
+
+
 def _print_table(frame: Any, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -419,8 +517,11 @@ def apply(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Cut a shared ticket out of its pre-trained base model and save the small encoder."""
-    from supertickets.export.ship import apply_ticket
+    """Put a shared ticket on its pre-trained base model and save the encoder: smaller, or with zeros.
+
+    A ticket of heads and FFNs is cut out of it; one of single weights leaves a plain model with zeros in it.
+    """
+    from supertickets.export.apply import apply_ticket
 
     made = apply_ticket(ticket, model, out, any_base)
     if as_json:
@@ -428,6 +529,21 @@ def apply(
     else:
         share = made["parameters"] / made["dense_parameters"]
         typer.echo(f"{made['folder']}: {made['parameters']:,} parameters, {share:.1%} of the dense model's.")
+
+
+@app.command("import-masks")
+def import_masks(
+    masks: Annotated[Path, typer.Argument(help="file of masks: BERT-Tickets' mask.pt, GraSP's, TAMT's")],
+    task: Annotated[str, typer.Option(help="the task that they were found on")],
+    model: Annotated[str, typer.Option(help="the base model that they are of; such files do not say")],
+    out: Annotated[Path, typer.Option(help="ticket folder to write")] = Path("ticket"),
+) -> None:
+    """Make a ticket folder of masks that released code wrote; nothing in the file is run."""
+    from supertickets.export.weights import import_masks as make
+
+    made = make(masks, model, task, out)
+    typer.echo(f"{out}: {made.kept:,} of {made.total:,} weights stay in {len(made.masks)} matrices; "
+               f"{made.sparsity:.2%} are pruned.")  # fmt: skip
 
 
 @app.command()

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 from supertickets.anatomy import Family, Shape, family_of
 from supertickets.errors import TicketError
 from supertickets.storage import digest, file_digest
+from supertickets.tasks import Form
+from supertickets.tickets.weights import Pruning
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
 DEFAULT_MODEL = "default"
@@ -27,6 +31,13 @@ _HUB_FILES = [
     "merges.txt",
     "special_tokens*",
 ]
+
+STOCK_CLASSES: dict[Form, str] = {
+    "sequence": "AutoModelForSequenceClassification",
+    "spans": "AutoModelForQuestionAnswering",
+    "masked": "AutoModelForMaskedLM",
+}
+"""What transformers calls models of each form of tasks."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,34 @@ def _locate(name: str) -> Path:
         ) from error
 
 
+def prunable_weights(base: BaseModel, pruning: Pruning) -> "dict[str, NDArray[np.floating]]":
+    """Return the weights of a base model that may be pruned (see `surgery.masks.prunable`), float32 arrays by name.
+
+    They are the encoder's own, whatever output layer is put on it: a pooler too that the output layer does without.
+    """
+    import torch
+    from transformers import AutoModel
+
+    from supertickets.surgery.masks import prunable
+
+    with quiet_transformers():
+        encoder, info = AutoModel.from_pretrained(
+            base.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    missing = set(_names(info["missing_keys"]))
+    return {
+        name: parameter.detach().numpy()
+        for name, parameter in prunable(encoder, pruning).items()
+        if name not in missing  # such a pooler is not pre-trained
+    }
+
+
+def prunable_shapes(base: BaseModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a base model that some ticket of weights may have a mask of."""
+    everything = Pruning.model_validate({"embeddings": True})
+    return {name: values.shape for name, values in prunable_weights(base, everything).items()}
+
+
 class ModelSource:
     """Builds dense models with a new output layer from one base model, keeping its weights in memory."""
 
@@ -110,19 +149,22 @@ class ModelSource:
 
         self.base = base
         self.tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True)
-        self._dense: dict[int, tuple[PreTrainedModel, list[str]]] = {}
+        self._dense: dict[tuple[Form, int], tuple[PreTrainedModel, list[str]]] = {}
+        self._prunable: dict[Pruning, dict[str, NDArray[np.floating]]] = {}
 
-    def build(self, outputs: int, dropout: float, seed: int) -> "PreTrainedModel":
-        """Return a stock `...ForSequenceClassification` in float32: pre-trained encoder, new output layer.
+    def build(self, outputs: int, dropout: float, seed: int, form: Form = "sequence") -> "PreTrainedModel":
+        """Return a stock model of a task's form in float32: pre-trained encoder, new output layer.
 
-        `outputs` numbers come out, `dropout` is applied before the output layer, `seed` decides the new weights:
-        N(0, initializer_range), biases zero. The weights do not depend on any ticket cut out afterwards.
+        `...ForSequenceClassification`, `...ForQuestionAnswering`, or `...ForMaskedLM` with the checkpoint's own output
+        layer where it has one (see `has_head`). `outputs` numbers come out (of a masked token one for each entry of the
+        vocabulary), `dropout` is applied before the output layer, `seed` decides the new weights: N(0,
+        initializer_range), biases zero. The weights do not depend on any ticket cut out afterwards.
         """
         import torch
 
-        if outputs not in self._dense:
-            self._dense[outputs] = self._load(outputs)
-        model, new = self._dense[outputs]
+        if (form, outputs) not in self._dense:
+            self._dense[form, outputs] = self._load(form, outputs)
+        model, new = self._dense[form, outputs]
         model = copy.deepcopy(model)
         generator = torch.Generator().manual_seed(seed)
         parameters = dict(model.named_parameters())
@@ -137,27 +179,70 @@ class ModelSource:
         setattr(model.config, self.base.family.task_dropout, dropout)
         return model
 
-    def _load(self, outputs: int) -> "tuple[PreTrainedModel, list[str]]":
+    def has_head(self, form: Form) -> bool:
+        """Return whether the checkpoint has a whole output layer of a form, such as its own masked-token head.
+
+        Reads names of tensors only. `build` uses one of the form `masked` alone; others are new for each task.
+        """
         import torch
-        from transformers import AutoModelForSequenceClassification
+        from safetensors import safe_open
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.base.folder, local_files_only=True)
+        with torch.device("meta"):
+            model = _stock_class(form).from_config(config)
+        there: set[str] = set()
+        for path in self.base.folder.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                there |= set(file.keys())
+        # Norms have had other names than today's, and biases may be missing where they are zero: matrices tell.
+        return all(name in there for name in _outside(model) if dict(model.named_parameters())[name].ndim >= 2)
+
+    def encoder_weights(self, pruning: Pruning) -> "dict[str, NDArray[np.floating]]":
+        """Return the pre-trained weights that may be pruned, as `prunable_weights` does."""
+        if pruning not in self._prunable:
+            self._prunable[pruning] = prunable_weights(self.base, pruning)
+        return self._prunable[pruning]
+
+    def _load(self, form: Form, outputs: int) -> "tuple[PreTrainedModel, list[str]]":
+        """Return a model and the names of its parameters that are new: each model that is built gets its own."""
+        import torch
 
         with quiet_transformers():  # that the output layer is new is what we want, not news
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = _stock_class(form).from_pretrained(
                 self.base.folder,
-                num_labels=outputs,
+                **({} if form == "masked" else {"num_labels": outputs}),
                 dtype=torch.float32,
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # a checkpoint's own output layer may have other sizes; it is replaced
                 output_loading_info=True,
             )
-        outside = [name for name, _ in model.named_parameters() if not name.startswith(model.base_model_prefix + ".")]
+        outside = _outside(model)
         bad = sorted(name for name in _names(info["mismatched_keys"]) if name not in outside)
         if bad:
             raise TicketError(f"model {self.base.name!r}: weights do not fit its own config ({bad[0]}).")
         missing = [name for name in info["missing_keys"] if name not in outside]
         if any(".layer." in name for name in missing):
             raise TicketError(f"model {self.base.name!r}: weights are missing, {sorted(missing)[0]} among them.")
+        every = dict(model.named_parameters())  # a tied one is missing under both its names and here under one
+        missing = [name for name in missing if name in every]
+        if form == "masked":  # what there is of the checkpoint's own stays
+            lacking = {*info["missing_keys"], *_names(info["mismatched_keys"])}
+            outside = [name for name in outside if name in lacking]
         return model, sorted({*outside, *missing})
+
+
+def _stock_class(form: Form) -> Any:
+    """Return the class of transformers for models of a form."""
+    import transformers
+
+    return getattr(transformers, STOCK_CLASSES[form])
+
+
+def _outside(model: "PreTrainedModel") -> list[str]:
+    """Return the names of the output layer's parameters, but for those that are the encoder's too."""
+    inside = {id(parameter) for parameter in model.base_model.parameters()}  # some families name a tied one outside
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in inside]
 
 
 @contextmanager

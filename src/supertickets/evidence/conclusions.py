@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -116,7 +117,7 @@ def _halved(record: Record, row: Row) -> Floats:
 def _means(record: Record) -> pd.DataFrame:
     """Return means by kind and level with bootstrap intervals over seeds and examples."""
     subject = record.subject
-    weights = bootstrap_weights(len(subject.targets))
+    weights = cache(bootstrap_weights)  # one and the same for all runs
     resampled: dict[tuple[str, float], list[Floats]] = {}
     seen: dict[str, Floats] = {}
     for row in record.rows:
@@ -126,7 +127,7 @@ def _means(record: Record) -> pd.DataFrame:
         if row.outcome.key not in seen:
             epoch = [entry["epoch"] for entry in row.outcome.epochs].index(row.outcome.best_epoch)
             outputs = row.outcome.predictions()["dev"][epoch]
-            seen[row.outcome.key] = weighted_scores(subject.metrics, subject.targets, outputs, weights)
+            seen[row.outcome.key] = weighted_scores(subject.metrics, subject.targets, outputs, weights(len(outputs)))
         resampled.setdefault((row.role.kind, row.role.level), []).append(seen[row.outcome.key])
     means = curves(record.table)
     intervals = [

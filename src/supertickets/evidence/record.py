@@ -19,6 +19,7 @@ from supertickets.evidence.table import Role, Row, results_table
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
 from supertickets.tasks import Task, TaskSource
+from supertickets.tasks.metrics import scored
 
 SUBJECT = "subject.safetensors"
 
@@ -59,7 +60,8 @@ class Subject:
     @property
     def measure(self) -> str:
         """What the score is, in words."""
-        return " and ".join(self.metrics) if len(self.metrics) < 3 else f"mean of {len(self.metrics)} metrics"
+        names = scored(self.metrics)
+        return " and ".join(names) if len(names) < 3 else f"mean of {len(names)} metrics"
 
 
 def save_subjects(folder: Path, subjects: Sequence[Subject]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.tasks.metrics import REGRESSION
+from supertickets.tasks.metrics import JUDGED, REGRESSION, scored
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
@@ -36,10 +36,12 @@ def half_weights(examples: int, halvings: int, seed: int = 0) -> Floats:
 
 
 def weighted_scores(metrics: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any], weights: Floats) -> Floats:
-    """Return the score (the metrics' mean in percent) for each row of `weights` `[resamples, examples]`.
+    """Return the score (the scored metrics' mean in percent) for each row of `weights` `[resamples, examples]`.
 
     Equal to `tasks.metrics.evaluate` on examples repeated as their weights say; `outputs` are `[examples, outputs]`.
     """
+    if all(name in JUDGED for name in metrics):
+        return np.mean([JUDGED[name].of(outputs, weights) for name in scored(metrics)], axis=0)
     if all(name in REGRESSION for name in metrics):
         values = [
             _CORRELATION[name](np.asarray(targets, float), outputs[:, 0].astype(float), weights) for name in metrics

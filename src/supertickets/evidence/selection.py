@@ -33,7 +33,7 @@ def halved_scores(
     `outputs` are `[epochs, examples, outputs]`. Runs on the same examples get the same halves. Raises ValueError for
     fewer than two examples.
     """
-    examples = len(targets)
+    examples = outputs.shape[1]  # a corpus has blocks as examples, and targets for its lines
     if examples < 2:
         raise ValueError(f"cross-fitting halves a dev set: it needs two examples or more, got {examples}")
     weights = np.vstack([np.ones(examples), half_weights(examples, halvings, seed)])

@@ -32,7 +32,7 @@ class Role:
     variant: str = ""
 
     def __str__(self) -> str:
-        name = f"{self.kind} {self.level:g}" if self.kind in KINDS else self.kind
+        name = f"{self.kind} {self.level:g}" if self.level or self.kind in KINDS else self.kind
         return f"{name} seed {self.seed}" + (f", {self.variant}" if self.variant else "")
 
 
@@ -93,7 +93,9 @@ def results_table(rows: Sequence[Row], shape: Shape) -> pd.DataFrame:
     return in_columns(table)
 
 
-_FIRST = ("kind", "level", "model", "examples", "seed", "task", "variant", "status", "score")
+_FIRST = (
+    "kind", "level", "sparsity", "source", "target", "model", "examples", "seed", "task", "variant", "status", "score",
+)  # fmt: skip
 _LAST = (
     "best_epoch", "heads", "ffns", "parameters", "remaining", "inference", "tokens", "flops", "seconds", "trial",
 )  # fmt: skip

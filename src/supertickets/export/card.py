@@ -8,12 +8,30 @@ from typing import Any
 from huggingface_hub import ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from supertickets.models import DEFAULT_MODEL
+from supertickets.models import DEFAULT_MODEL, STOCK_CLASSES
+from supertickets.tasks import Form
+from supertickets.tasks.metrics import scored
 from supertickets.tickets import Ticket
+from supertickets.tickets.weights import WeightTicket
 
 
-def ticket_card(ticket: Ticket, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool) -> str:
-    """Return the model card: what was kept, how it scored, how to load it."""
+def ticket_card(
+    ticket: Ticket, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool, form: Form = "sequence"
+) -> str:
+    """Return the model card: what was kept, how it scored, how to load it; `form` is that of the model's task."""
+    return _card("card.md.jinja", ticket, base, origin, with_model, form)
+
+
+def weight_ticket_card(
+    ticket: WeightTicket, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool, form: Form = "sequence"
+) -> str:
+    """Return the model card of a ticket of weights, as `ticket_card` does."""
+    return _card("weights.md.jinja", ticket, base, origin, with_model, form)
+
+
+def _card(
+    template: str, ticket: object, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool, form: Form
+) -> str:
     on_hub = not Path(base["name"]).is_dir() and base["name"] != DEFAULT_MODEL
     header = ModelCardData(
         library_name="supertickets",
@@ -24,7 +42,15 @@ def ticket_card(ticket: Ticket, base: Mapping[str, Any], origin: Mapping[str, An
     environment = Environment(loader=PackageLoader("supertickets.export"), undefined=StrictUndefined, trim_blocks=True)
     environment.filters["code"] = lambda value: f"`{str(value).replace('`', '')}`"
     environment.filters["quote"] = shlex.quote
-    template = environment.get_template("card.md.jinja")
+    environment.filters["scored"] = scored
     return (
-        template.render(header=header.to_yaml(), ticket=ticket, base=base, origin=origin, with_model=with_model) + "\n"
+        environment.get_template(template).render(
+            header=header.to_yaml(),
+            ticket=ticket,
+            base=base,
+            origin=origin,
+            with_model=with_model,
+            stock_class=STOCK_CLASSES[form],
+        )
+        + "\n"
     )

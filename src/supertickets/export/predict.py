@@ -19,9 +19,16 @@ def predict(
 ) -> NDArray[np.float32]:
     """Return a saved model's outputs `[texts, outputs]`, computed as a training's evaluation does.
 
-    `model` is a folder as `ship` writes it, small models included.
+    `model` is a folder as `ship` writes it, small models included. Raises TicketError for one that gives outputs for
+    tokens: answers as spans, masked tokens.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    from supertickets.errors import TicketError
+
+    kind = (AutoConfig.from_pretrained(model, local_files_only=True).architectures or ["none"])[0]
+    if not kind.endswith("ForSequenceClassification"):
+        raise TicketError(f"{model}: expected a model of whole texts, this one is a {kind}; load it with transformers.")
 
     with quiet_transformers():
         network = AutoModelForSequenceClassification.from_pretrained(model, local_files_only=True)

@@ -1,18 +1,20 @@
-"""Ticket folders with the model inside, and small models made from ticket folders."""
+"""Ticket folders with the trained model inside, and trained models as base models."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from supertickets.errors import TicketError
 from supertickets.export.card import ticket_card
 from supertickets.lab.outcome import WEIGHTS, Outcome, task_weights
-from supertickets.models import BaseModel, ModelSource, find_model, quiet_transformers
+from supertickets.models import BaseModel, ModelSource, quiet_transformers
 from supertickets.storage import written_whole
 from supertickets.surgery.cut import cut
 from supertickets.surgery.reload import save_cut_model
 from supertickets.tasks import Task
-from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_ticket
+from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> None:
@@ -22,25 +24,53 @@ def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, fo
     """
     if outcome.has_weights:
         save_trained_model(outcome, base, task, folder / MODEL_FOLDER, place)
-    shared.save(folder, ticket_card(shared.ticket, shared.base, shared.origin, with_model=outcome.has_weights))
+    shared.save(
+        folder, ticket_card(shared.ticket, shared.base, shared.origin, with_model=outcome.has_weights, form=task.form)
+    )
 
 
 def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> None:
     """Save one task's part of an outcome's trained model, with its tokenizer, as stock transformers loads it."""
+    source = ModelSource(base)
+    ticket = outcome.trial.tasks[place].ticket
+    model = cut(_trained(source, outcome, task, place), ticket)
+    if task.form == "sequence":
+        describe_outputs(model.config, task.labels)
+    with written_whole(folder) as new, quiet_transformers():
+        if ticket.is_full:
+            model.save_pretrained(new)
+        else:
+            save_cut_model(model, ticket, new)
+        source.tokenizer.save_pretrained(new)
+
+
+def _trained(source: ModelSource, outcome: Outcome, task: Task, place: int) -> "PreTrainedModel":
+    """Return an outcome's trained model with one of its tasks' output layers, in the dense model's shape."""
     from safetensors.torch import load_file
 
     from supertickets.surgery.expand import expand
 
-    source = ModelSource(base)
     trial = outcome.trial
-    ticket = trial.tasks[place].ticket
-    model = source.build(task.outputs, trial.dropout(place), trial.seed)
-    weights = task_weights(load_file(outcome.folder / WEIGHTS), place, model.base_model_prefix)
-    expand(model, trial.ticket, weights)
-    cut(model, ticket)
-    describe_outputs(model.config, task.labels)
+    model = source.build(task.outputs, trial.dropout(place), trial.seed, task.form)
+    expand(model, trial.ticket, task_weights(load_file(outcome.folder / WEIGHTS), place, model.base_model_prefix))
+    return model
+
+
+def save_base(outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> None:
+    """Save a dense trained model with its output layer as a base model: a plain folder that stock transformers loads.
+
+    A pooler that the output layer does without stays what it was, so that the folder has all that the base had.
+    """
+    from transformers import AutoModel
+
+    source = ModelSource(base)
+    model = _trained(source, outcome, task, 0)
     with written_whole(folder) as new, quiet_transformers():
-        save_cut_model(model, ticket, new)
+        encoder, found = AutoModel.from_pretrained(base.folder, local_files_only=True, output_loading_info=True)
+        had_pooler = not any("pooler" in str(name) for name in found["missing_keys"])
+        if had_pooler and getattr(encoder, "pooler", None) is not None and model.base_model.pooler is None:
+            model.base_model.pooler = encoder.pooler
+        model.save_pretrained(new)
         source.tokenizer.save_pretrained(new)
 
 
@@ -52,33 +82,3 @@ def describe_outputs(config: Any, labels: Sequence[str]) -> None:
         config.problem_type = "single_label_classification"
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
-
-
-def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: bool = False) -> dict[str, Any]:
-    """Cut a shared ticket out of its pre-trained base model and save the small encoder in `out`.
-
-    `model` None means the one the ticket names. Raises TicketError if the base's weights are not those the ticket was
-    drawn from (unless `any_base`), if its shape is another, or if `out` is not empty.
-    """
-    from transformers import AutoModel, AutoTokenizer
-
-    shared = load_ticket(ticket)
-    base = find_model(model if model is not None else shared.base["name"])
-    if base.weight_hash != shared.base["weight_hash"] and not any_base:
-        raise TicketError(
-            f"model {base.name!r} has weights {base.weight_hash[:12]}..., the ticket was drawn from "
-            f"{shared.base['name']!r} with {shared.base['weight_hash'][:12]}...; use that model, or --any-base."
-        )
-    if shared.ticket.shape != (base.shape.layers, base.shape.heads):
-        raise TicketError(
-            f"the ticket is for {shared.ticket.shape[0]} layers x {shared.ticket.shape[1]} heads, model {base.name!r} "
-            f"has {base.shape.layers} x {base.shape.heads}."
-        )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TicketError(f"--out {out}: there is something there already; choose another folder.")
-    with written_whole(out) as new, quiet_transformers():
-        dense = AutoModel.from_pretrained(base.folder, local_files_only=True)
-        before = dense.num_parameters()
-        save_cut_model(cut(dense, shared.ticket), shared.ticket, new)
-        AutoTokenizer.from_pretrained(base.folder, local_files_only=True).save_pretrained(new)
-    return {"folder": str(out), "parameters": dense.num_parameters(), "dense_parameters": before}

@@ -15,7 +15,8 @@ from supertickets.lab.trial import Trial
 class Job:
     """A trial, its folder, whether its trained weights are kept, and its name for people.
 
-    `start` has the weights that it starts from, where the folder that the trial names cannot be reached.
+    `start` and `mask` have the weights and the ticket of weights that it starts from, where the places that the trial
+    names cannot be reached.
     """
 
     trial: Trial
@@ -23,6 +24,7 @@ class Job:
     keep_weights: bool
     label: str
     start: bytes | None = None
+    mask: bytes | None = None
 
 
 Message = tuple[str, str, Any]

@@ -29,6 +29,7 @@ def _run_remotely(
     keep_weights: bool,
     label: str,
     start: bytes | None,
+    mask: bytes | None,
     hashes: frozenset[str],
     models: list[Any],
     tasks: list[Any],
@@ -58,7 +59,7 @@ def _run_remotely(
     mailbox.put.remote(("started", found.key, None))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "trials" / found.key
-        run_job(_bench, Job(found, folder, keep_weights, label, start), send)
+        run_job(_bench, Job(found, folder, keep_weights, label, start, mask), send)
         files = {
             str(path.relative_to(temporary)): path.read_bytes() for path in Path(temporary).rglob("*") if path.is_file()
         }
@@ -122,7 +123,7 @@ class RayRunner:
             num_cpus=machine.cpus if machine.cpus is not None else machine.threads, num_gpus=machine.gpus, max_retries=0
         )(_run_remotely)
         self._running: dict[Any, Job] = {}
-        self._starts: dict[str, Any] = {}
+        self._files: dict[str, Any] = {}
         self._cpus, self._gpus = machine.cpus if machine.cpus is not None else machine.threads, machine.gpus
 
     @property
@@ -140,7 +141,7 @@ class RayRunner:
                     job.trial.model_dump_json(),
                     job.keep_weights,
                     job.label,
-                    self._start(job.trial),
+                    *self._files_of(job.trial),
                     self._hashes,
                     self._models,
                     self._tasks,
@@ -156,16 +157,22 @@ class RayRunner:
             for reference in ready:
                 self._collect(reference, send)
 
-    def _start(self, trial: Trial) -> Any:
-        """Return the weights that a trial starts from, put into Ray once; None if it starts from pre-trained ones."""
-        if trial.start is None:
-            return None
-        if trial.start.weights not in self._starts:
-            with suppress(OSError):  # gone, or others than they should be: the trial will say so
-                weights = (trial.start.folder / WEIGHTS).read_bytes()
-                if hashlib.sha256(weights).hexdigest() == trial.start.weights:
-                    self._starts[trial.start.weights] = self._ray.put(weights)
-        return self._starts.get(trial.start.weights)
+    def _files_of(self, trial: Trial) -> tuple[Any, Any]:
+        """Return the weights that a trial starts from and its ticket of weights; None for what is not in a file."""
+        start, mask = trial.start, trial.mask
+        return (
+            self._sent(start.folder / WEIGHTS, start.weights) if start is not None else None,
+            self._sent(mask.path, mask.digest) if mask is not None and mask.path and mask.digest else None,
+        )
+
+    def _sent(self, path: Path, digest: str) -> Any:
+        """Return a file put into Ray, once; None if it is gone or another than it should be: the trial will say so."""
+        if digest not in self._files:
+            with suppress(OSError):
+                content = path.read_bytes()
+                if hashlib.sha256(content).hexdigest() == digest:
+                    self._files[digest] = self._ray.put(content)
+        return self._files.get(digest)
 
     def _collect(self, reference: Any, send: Send) -> None:
         job = self._running.pop(reference)

@@ -1,15 +1,16 @@
 from functools import cached_property, reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from supertickets.storage import digest
 from supertickets.tasks import TaskSource
 from supertickets.tickets import Ticket
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.recipe import Recipe, Sharing
+from supertickets.tickets.weights import Pruning
+from supertickets.training.recipe import Recipe, Sharing, Span
 
 SCHEMA = 1
 """Goes into every key: raise it when the same trial would give another outcome."""
@@ -40,7 +41,8 @@ class Start(BaseModel):
     """Another trial's trained weights, to start from in place of the pre-trained ones.
 
     `folder` is that trial's, `weights` the SHA-256 its weight file must have, `ticket` what its model was cut to.
-    `output_layer` is the place of the task whose output layer goes on too; None: a new one.
+    `output_layer` is the place of the task whose output layer goes on too; None: a new one. `rewound` says what of the
+    encoder is put back to its pre-trained weights all the same: nothing, the prunable tensors, or all of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -50,6 +52,34 @@ class Start(BaseModel):
     weights: str
     ticket: TicketField
     output_layer: int | None = None
+    rewound: Literal["nothing", "prunable", "encoder"] = "nothing"
+
+
+class WeightMask(BaseModel):
+    """Which single weights a trial keeps: a ticket in a file, or one that a rule draws.
+
+    `how`: `file` (the ticket in `path`, whose SHA-256 is `digest`), `magnitude` (by the pre-trained weights, one-shot),
+    `random`, or `matched` (random, with the density in each tensor of the ticket in the file, or else of the one-shot
+    one). Rules draw at `sparsity`, among what `pruning` says; random ones by `seed`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    how: Literal["file", "magnitude", "random", "matched"]
+    path: Path | None = None
+    digest: str | None = None
+    sparsity: float | None = Field(None, ge=0, lt=1)
+    pruning: Pruning | None = None
+    seed: int | None = None
+
+
+class Prune(BaseModel):
+    """What to do with trained weights at the end: draw the ticket that lacks the smallest, up to a sparsity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sparsity: float = Field(ge=0, lt=1)
+    pruning: Pruning
 
 
 class Trial(BaseModel):
@@ -57,7 +87,9 @@ class Trial(BaseModel):
 
     `model` says where the pre-trained weights are found, `weight_hash` what they must be: hashes are part of the key,
     places are not. Several tasks train one encoder, as `sharing` says. With `start` the encoder's weights are those
-    that another trial ended with.
+    that another trial ended with; `initial` says which are taken in place of the pre-trained ones otherwise. Of the
+    weights `mask` names a ticket; `prune` draws the next one from the trained weights. Both are for one task, not cut.
+    `span` says which part of the recipe's training it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -70,6 +102,16 @@ class Trial(BaseModel):
     scoring: ScoringSettings | None = None
     sharing: Sharing | None = None
     start: Start | None = None
+    initial: Literal["pretrained", "random", "shuffled-layers", "shuffled-elements"] = "pretrained"
+    mask: WeightMask | None = None
+    prune: Prune | None = None
+    span: Span = Span.model_validate({})
+
+    @model_validator(mode="after")
+    def _weights_of_one_dense_model(self) -> Self:
+        if (self.mask or self.prune) and (len(self.tasks) > 1 or not self.ticket.is_full):
+            raise ValueError("tickets of weights are trained on one task, in a model that is not cut")
+        return self
 
     @property
     def ticket(self) -> Ticket:
@@ -102,6 +144,16 @@ class Trial(BaseModel):
             content["sharing"] = self.sharing.model_dump(exclude_defaults=True)
         if self.start is not None:
             content["start"] = {"weights": self.start.weights, "output_layer": self.start.output_layer}
+            if self.start.rewound != "nothing":
+                content["start"]["rewound"] = self.start.rewound
+        if self.initial != "pretrained":
+            content["initial"] = self.initial
+        if self.mask is not None:
+            content["mask"] = self.mask.model_dump(exclude={"path"}, exclude_none=True)
+        if self.prune is not None:
+            content["prune"] = self.prune.model_dump()
+        if span := self.span.model_dump(exclude_defaults=True):
+            content["span"] = span
         return content
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from supertickets.errors import DivergedError, TicketError
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import (
     CHECKPOINT,
+    MASK,
     PREDICTIONS,
     SCORES,
     WEIGHTS,
@@ -26,16 +28,28 @@ from supertickets.lab.outcome import (
     task_weights,
 )
 from supertickets.lab.tracking import Tracking
-from supertickets.lab.trial import Start, TaskTicket, Trial
+from supertickets.lab.trial import Prune, Start, TaskTicket, Trial, WeightMask
 from supertickets.models import BaseModel, ModelSource, find_model
 from supertickets.storage import write_atomically
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
+from supertickets.surgery.initial import start_otherwise
+from supertickets.surgery.masks import check_tensors, weights_of, zero
 from supertickets.tasks import Task, load_task
-from supertickets.training.batches import EncodedTask, encode
+from supertickets.tickets.weights import (
+    Pruning,
+    WeightTicket,
+    draw_matched_weights,
+    draw_random_weights,
+    prune_by_magnitude,
+)
+from supertickets.training.batches import EncodedTask
 from supertickets.training.devices import find_device
 from supertickets.training.loop import Learner, Report, Trainer
+from supertickets.training.objectives import encode
 from supertickets.training.team import find_team
+
+_EVERYTHING = Pruning.model_validate({"embeddings": True})
 
 
 class Workbench:
@@ -72,7 +86,8 @@ class Workbench:
         torch.set_num_threads(trial.recipe.threads)
         source = self._source(trial)
         data = [self._data(trial, task, source) for task in trial.tasks]
-        models = self._start(job, source, data)
+        ticket = self._weight_ticket(job, source)
+        models = self._start(job, source, data, ticket)
         checkpoint = folder / CHECKPOINT
         learners = [
             Learner(encoded, model, task.ticket) for encoded, model, task in zip(data, models, trial.tasks, strict=True)
@@ -88,13 +103,15 @@ class Workbench:
             self._checkpoint_every,
             trial.key,
             trial.sharing,
+            ticket,
+            trial.span,
         )
         status, reason = "finished", None
         arrays: dict[str, dict[str, np.ndarray]] = {}
         try:
             training = trainer.train()
             if trial.scoring is not None:
-                heads, ffns = trainer.score(trial.scoring, lambda: self._start(job, source, data)[0])
+                heads, ffns = trainer.score(trial.scoring, lambda: self._start(job, source, data, ticket)[0])
                 arrays[SCORES] = {"heads": heads, "ffns": ffns}
             arrays[PREDICTIONS] = {
                 name: np.stack(outputs)
@@ -104,9 +121,12 @@ class Workbench:
         except DivergedError as error:
             training, status, reason = trainer.result, "diverged", str(error)
         files = {name: arrays_to_bytes(values) for name, values in arrays.items()}
-        if job.keep_weights and status == "finished":
+        if status == "finished" and (job.keep_weights or trial.prune is not None):
             trainer.restore()
-            files[WEIGHTS] = tensors_to_bytes(_weights(models))
+            if job.keep_weights:
+                files[WEIGHTS] = tensors_to_bytes(_weights(models))
+            if trial.prune is not None:
+                files[MASK] = _pruned(trial.prune, models[0], source, ticket).to_bytes()
         outcome = Outcome(
             key=trial.key,
             trial=trial,
@@ -125,36 +145,53 @@ class Workbench:
             follow.finish()
         return outcome
 
-    def _start(self, job: Job, source: ModelSource, data: Sequence[EncodedTask]) -> list[PreTrainedModel]:
+    def _start(
+        self, job: Job, source: ModelSource, data: Sequence[EncodedTask], ticket: WeightTicket | None
+    ) -> list[PreTrainedModel]:
         """Return the models that a trial's training starts from, one a task on one encoder, cut to its ticket.
 
         The encoder is the pre-trained one, or as another trial left it; output layers are new unless that is to go on.
+        Weights that a ticket of weights lacks are zero.
         """
         trial = job.trial
-        first = source.build(data[0].task.outputs, trial.dropout(0), trial.seed)
+        first = source.build(data[0].task.outputs, trial.dropout(0), trial.seed, data[0].task.form)
         if trial.start is not None:
             weights = self._start_weights(trial.start, job.start)
             chosen = task_weights(weights, trial.start.output_layer, first.base_model_prefix)
+            if trial.start.rewound != "nothing":
+                chosen = _rewound(chosen, first, ticket.masks if trial.start.rewound == "prunable" and ticket else None)
             expand(first, trial.start.ticket, chosen)
+        if trial.initial != "pretrained":
+            names = ticket.masks if ticket is not None else source.encoder_weights(Pruning.model_validate({}))
+            start_otherwise(first, trial.initial, names, trial.seed)
+        if ticket is not None:
+            zero(first, ticket)
         models = [cut(first, trial.ticket)]
         for place, encoded in enumerate(data[1:], start=1):
-            models.append(source.build(encoded.task.outputs, trial.dropout(place), trial.seed))
+            task = encoded.task
+            models.append(source.build(task.outputs, trial.dropout(place), trial.seed, task.form))
             setattr(models[-1], first.base_model_prefix, first.base_model)
         return models
 
     @staticmethod
     def _start_weights(start: Start, sent: bytes | None) -> dict[str, torch.Tensor]:
         """Return another trial's trained weights; raises TicketError if they are gone or others."""
-        try:
-            content = sent if sent is not None else (start.folder / WEIGHTS).read_bytes()
-        except OSError:
-            content = b""
-        if hashlib.sha256(content).hexdigest() != start.weights:
-            raise TicketError(
-                f"{start.folder}: the weights that this training starts from are {'others' if content else 'gone'}; "
-                "run the study that trained them again."
-            )
+        content = _named_file(start.folder / WEIGHTS, start.weights, sent, "weights that this training starts from")
         return bytes_to_tensors(content)
+
+    @staticmethod
+    def _weight_ticket(job: Job, source: ModelSource) -> WeightTicket | None:
+        """Return the ticket of weights that a trial trains; raises TicketError if it is gone or does not fit."""
+        mask = job.trial.mask
+        if mask is None:
+            return None
+        found = None
+        if mask.path is not None and mask.digest is not None:
+            content = _named_file(mask.path, mask.digest, job.mask, "masks that this training keeps")
+            found = WeightTicket.from_bytes(content, str(mask.path))
+            every = {name: values.shape for name, values in source.encoder_weights(_EVERYTHING).items()}
+            check_tensors(found, every, source.base.name)
+        return drawn_weights(mask, found, source.encoder_weights)
 
     def _source(self, trial: Trial) -> ModelSource:
         if trial.weight_hash not in self._sources:
@@ -184,14 +221,85 @@ class Workbench:
         }
 
 
+def drawn_weights(
+    mask: WeightMask, found: WeightTicket | None, weights: Callable[[Pruning], Mapping[str, np.ndarray]]
+) -> WeightTicket:
+    """Return the ticket of weights that a trial names: `found` in a file, or drawn by its rule.
+
+    `weights` gives the pre-trained weights that may be pruned.
+    """
+    if found is None:
+        assert mask.sparsity is not None
+        assert mask.pruning is not None
+        values = weights(mask.pruning)
+        if mask.how == "random":
+            shapes = {name: value.shape for name, value in values.items()}
+            return draw_random_weights(shapes, mask.sparsity, mask.seed or 0, mask.pruning.scope)
+        found = prune_by_magnitude(values, mask.sparsity, scope=mask.pruning.scope)
+    return draw_matched_weights(found, mask.seed or 0) if mask.how == "matched" else found
+
+
+def _named_file(path: Path, digest: str, sent: bytes | None, what: str) -> bytes:
+    """Return the content of a file that a trial names by hash; raises TicketError if it is gone or another."""
+    try:
+        content = sent if sent is not None else path.read_bytes()
+    except OSError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise TicketError(
+            f"{path.parent}: the {what} are {'others' if content else 'gone'}; run the study that made them again."
+        )
+    return content
+
+
+def _rewound(
+    weights: Mapping[str, torch.Tensor], model: PreTrainedModel, names: Collection[str] | None
+) -> dict[str, torch.Tensor]:
+    """Return another trial's weights with some of the encoder's tensors, or all of them, as pre-trained again.
+
+    `model` is one that has been built, with the pre-trained weights in it (Chen et al., 2020, Algorithm 1).
+    """
+    encoder = f"{model.base_model_prefix}."
+    before = model.state_dict()
+    return {
+        name: before[name]
+        if name.startswith(encoder) and (names is None or name.removeprefix(encoder) in names)
+        else value
+        for name, value in weights.items()
+    }
+
+
+def _pruned(prune: Prune, model: PreTrainedModel, source: ModelSource, ticket: WeightTicket | None) -> WeightTicket:
+    """Return the ticket that magnitude pruning draws from a trained model.
+
+    Tensors that the model does without (the pooler, under an output layer that does not read it) are ranked by their
+    pre-trained magnitudes, as in the paper's code (spec section 1).
+    """
+    prunable = source.encoder_weights(prune.pruning)
+    trained = weights_of(model.base_model, prunable)
+    return prune_by_magnitude({**prunable, **trained}, prune.sparsity, ticket, prune.pruning.scope)
+
+
 def _weights(models: Sequence[PreTrainedModel]) -> dict[str, torch.Tensor]:
     """Return the weights of models that share an encoder: the first one's whole, the others' output layers."""
     found: dict[str, torch.Tensor] = {}
     for task, model in enumerate(models):
         encoder = f"{model.base_model_prefix}."
         own = {name: tensor for name, tensor in model.state_dict().items() if not task or not name.startswith(encoder)}
-        found |= named(own, task)
+        found |= named({name: tensor for name, tensor in own.items() if name not in _tied(model)}, task)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+
+def _tied(model: PreTrainedModel) -> set[str]:
+    """Return the names of parameters that are others under a second name, as a masked-token head's matrix is.
+
+    What is the encoder's goes by its name there.
+    """
+    every = list(model.named_parameters(remove_duplicate=False))
+    first: dict[int, str] = {}
+    for name, parameter in sorted(every, key=lambda one: not one[0].startswith(f"{model.base_model_prefix}.")):
+        first.setdefault(id(parameter), name)
+    return {name for name, parameter in every if first[id(parameter)] != name}
 
 
 def versions() -> dict[str, str]:

@@ -67,6 +67,8 @@ _PLAIN = {"tuple_type": "expected a list", "path_type": "expected the name of a 
 def _sentence(error: ValidationError) -> str:
     """Say what is wrong with the first wrong setting, and the nearest value where there is a list of them."""
     first = error.errors()[0]
+    if not first["loc"]:  # settings that do not go together: the message names them
+        return str(first["msg"]).removeprefix("Value error, ").rstrip(".") + "."
     name = str(first["loc"][0])
     if first["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
@@ -125,12 +127,14 @@ def complete(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel) -> 
     first = parse(kind, asked)
     filled = {name: value for name, value in first.preset_settings(base.shape).items() if name in kind.model_fields}
     filled |= asked
-    if "max_length" in asked and first.max_length > base.max_length:
+    if asked.get("max_length") is not None and first.max_length > base.max_length:
         raise TicketError(
             f"--max-length: {first.max_length} is beyond the {base.max_length} positions of model {first.model!r}."
         )
     settings = parse(kind, filled)
-    return settings.model_copy(update={"max_length": min(settings.max_length, base.max_length), "out": settings.folder})
+    # Where each of several tasks has its own, it is None.
+    longest = settings.max_length and min(settings.max_length, base.max_length)
+    return settings.model_copy(update={"max_length": longest, "out": settings.folder})
 
 
 def recorded(folder: Path) -> StudySettings | None:

@@ -14,9 +14,20 @@ from supertickets.studies.adapt import AdaptStudy
 from supertickets.studies.compare import CompareStudy
 from supertickets.studies.config import settings_of
 from supertickets.studies.find import FindStudy
-from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings
+from supertickets.studies.imp import ImpStudy
+from supertickets.studies.pretrain import PretrainStudy
+from supertickets.studies.settings import (
+    AdaptSettings,
+    CompareSettings,
+    FindSettings,
+    ImpSettings,
+    PretrainSettings,
+    ShareSettings,
+    TransferSettings,
+)
 from supertickets.studies.share import FOUND, ShareStudy
 from supertickets.studies.study import RESULTS, Study, Walk, walk
+from supertickets.studies.transfer import TransferStudy
 from supertickets.tickets.folder import MODEL_FOLDER
 
 
@@ -103,4 +114,7 @@ _STUDIES: dict[str, Callable[[Any, Sequence[Subject]], Study | None]] = {
     CompareSettings.study: CompareStudy,
     ShareSettings.study: ShareStudy.remembered,
     AdaptSettings.study: AdaptStudy.remembered,
+    ImpSettings.study: ImpStudy,
+    PretrainSettings.study: PretrainStudy,
+    TransferSettings.study: TransferStudy.remembered,
 }

@@ -8,9 +8,11 @@ import pandas as pd
 
 from supertickets.evidence.adaptation import Adaptation
 from supertickets.evidence.conclusions import Conclusions, conclude
+from supertickets.evidence.magnitude import Magnitude
 from supertickets.evidence.record import Record
 from supertickets.evidence.sharing import Sharing
 from supertickets.evidence.tables import Looked, gains, paper_tables, write_tables
+from supertickets.evidence.transfer import Transfer
 from supertickets.studies.config import SETTINGS_FILE
 from supertickets.tickets.folder import SharedTicket
 
@@ -56,6 +58,20 @@ def write_adaptation(record: Record, seen: Adaptation) -> None:
 
     write_adaptation_report(record.folder / REPORT, record, seen, command_of(record))
     write_tables(record.folder / TABLES, {"table 4": seen.table, "gains": seen.gains})
+
+
+def write_magnitude(record: Record, seen: Magnitude) -> None:
+    """Write the page and tables of a study of `imp` into its folder."""
+    tables = {"means": seen.means, "table 2": seen.table_2}
+    further = {"rewinding": seen.rewinding, "densities": seen.densities, "similarity": seen.similarity}
+    tables |= {name: table for name, table in further.items() if not table.empty}
+    write_tables(record.folder / TABLES, tables)
+
+
+def write_transfer(record: Record, seen: Transfer) -> None:
+    """Write the page and tables of a study of `transfer` into its folder."""
+    tables = {"means": seen.means, "gains": seen.gains, "overlaps": seen.overlaps, "overlaps by place": seen.by_place}
+    write_tables(record.folder / TABLES, {name: table for name, table in tables.items() if not table.empty})
 
 
 def sensitivity_tables(folder: Path) -> dict[str, pd.DataFrame]:

@@ -264,6 +264,11 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     if members[0].shared is None and find_team().size > 1:
         raise TicketError("--tickets: under `accelerate launch`, find the tickets first and name their studies.")
     loaded = dict(_cut_to_size(member.source, load_task(member.source), first) for member in members)
+    if of_tokens := [task.name for task in loaded.values() if task.form != "sequence"]:
+        raise TicketError(
+            f"--tasks: task {of_tokens[0]!r} gives outputs for tokens, which cannot share an encoder yet; expected "
+            "tasks of whole texts (see `supertickets find` for this one)."
+        )
     tickets = [member.shared for member in members if member.shared is not None]
     _check_kept(finished.folder, [task.name for task in loaded.values()], tickets)
 

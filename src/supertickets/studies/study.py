@@ -87,10 +87,12 @@ class Study(ABC):
         recipe: Recipe | None = None,
         sharing: Sharing | None = None,
         start: Start | None = None,
+        **otherwise: Any,
     ) -> Trial:
         """Return the trial for a role and remember what it stands for.
 
-        `tickets` has one for each subject trained, by its place; one alone is the first (or only) subject's.
+        `tickets` has one for each subject trained, by its place; one alone is the first (or only) subject's. What else
+        a trial has (see `Trial`) may be given by name; the seed is the role's if none is.
         """
         settings = self.settings
         of = {0: tickets} if isinstance(tickets, Ticket) else tickets
@@ -108,10 +110,10 @@ class Study(ABC):
                 for place, ticket in of.items()
             ),
             recipe=recipe or settings.recipe,
-            seed=role.seed,
             scoring=scoring,
             sharing=sharing,
             start=start,
+            **{"seed": role.seed, **otherwise},
         )
         self.roles[role] = trial
         return trial
@@ -263,6 +265,7 @@ def conduct(
     settings = settings.model_copy(update={"processes": team.size})
     subjects = [Subject.of(base, source, task) for source, task in tasks.items()]
     _check_subjects(subjects)
+    _check_lengths(settings, base, tasks.values())
     if not team.leads:
         by_hash = {subject.data_hash: task for subject, task in zip(subjects, tasks.values(), strict=True)}
         follow(team, {"models": {base.weight_hash: base}, "tasks": by_hash})
@@ -296,6 +299,19 @@ def _check_subjects(subjects: Sequence[Subject]) -> None:
         if subject.data_hash in seen:
             raise TicketError(f"tasks {seen[subject.data_hash]!r} and {subject.task!r} have the same examples.")
         seen[subject.data_hash] = subject.task
+
+
+def _check_lengths(settings: StudySettings, base: BaseModel, tasks: Iterable[Task]) -> None:
+    """Raise TicketError for texts that the model's tokenizer makes no examples of: a short corpus, too little room."""
+    unusual = [task for task in tasks if task.form != "sequence"]
+    if not unusual:
+        return  # the tokenizer takes a second or two to load
+    from supertickets.models import ModelSource
+    from supertickets.training.objectives import check_task
+
+    source = ModelSource(base)
+    for task in unusual:
+        check_task(task, source.tokenizer, settings.max_length)
 
 
 def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudySettings | None:

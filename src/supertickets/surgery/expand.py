@@ -16,15 +16,18 @@ from supertickets.tickets import Ticket
 def expand(model: PreTrainedModel, ticket: Ticket, weights: Mapping[str, Tensor]) -> None:
     """Put the weights of a model that was cut to `ticket` into the dense `model`, in place.
 
-    What the ticket lacks, and the output layer if `weights` have none, keep the values they have in `model`. Raises
-    RuntimeError if weights of the encoder are missing or of other shapes.
+    What the ticket lacks, and the output layer if `weights` have none, keep the values they have in `model`. So does a
+    pooler that `weights` lack: under some output layers an encoder has none, and then one in `weights` is passed over.
+    Raises RuntimeError if weights of the encoder are missing or of other shapes.
     """
     small = cut(copy.deepcopy(model), ticket)
     encoder = f"{model.base_model_prefix}."
     found = small.load_state_dict(dict(weights), strict=False)
-    missing = [name for name in found.missing_keys if name.startswith(encoder)]
-    if missing or found.unexpected_keys:
-        raise RuntimeError(f"the weights are not those of this model cut to this ticket: {missing or found[1]}")
+    pooler = f"{encoder}pooler."
+    missing = [name for name in found.missing_keys if name.startswith(encoder) and not name.startswith(pooler)]
+    unexpected = [name for name in found.unexpected_keys if not name.startswith(pooler)]
+    if missing or unexpected:
+        raise RuntimeError(f"the weights are not those of this model cut to this ticket: {missing or unexpected}")
     kept = dict(small.named_parameters())
     head_size = shape_of(model).head_size
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Tasks: GLUE, SNLI and SciTail, a user's own files, and built-in ones that need no data."""
+"""Tasks: GLUE, SNLI and SciTail, SQuAD, plain text, a user's own files, and built-in ones that need no data."""
 
 import math
 from dataclasses import replace
@@ -8,22 +8,26 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from supertickets.errors import TicketError, unknown_name
-from supertickets.tasks import builtin, files, glue, nli
-from supertickets.tasks.task import Split, Task
+from supertickets.tasks import builtin, files, glue, nli, squad, text
+from supertickets.tasks.task import Form, Split, Task
 
-__all__ = ["Split", "Task", "TaskFiles", "TaskSource", "load_task", "take_part"]
+__all__ = ["Form", "Split", "Task", "TaskFiles", "TaskSource", "load_task", "take_part"]
 
 
 class TaskFiles(BaseModel):
-    """Where a task's examples are: a built-in generator, GLUE (a folder or the hub), SNLI and SciTail (a folder), or
-    the user's files.
+    """Where a task's examples are: a built-in generator, GLUE and SQuAD (a folder or the hub), SNLI, SciTail and
+    WikiText (a folder), or the user's files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str
-    data: Path | None = Field(None, description="folder of the task's files (without it, GLUE comes from the hub)")
-    train_file: Path | None = Field(None, description="your own training file: .csv, .tsv, .jsonl or .parquet")
+    data: Path | None = Field(
+        None, description="folder of the task's files (without it, GLUE and SQuAD come from the hub)"
+    )
+    train_file: Path | None = Field(
+        None, description="your own training file: .csv, .tsv, .jsonl or .parquet; for mlm plain text, for squad .json"
+    )
     dev_file: Path | None = Field(
         None, description="your own evaluation file (without it, a share of the training file)"
     )
@@ -65,7 +69,10 @@ def take_part(task: Task, source: TaskSource) -> Task:
 
 
 def _fraction(task: Task, source: TaskSource) -> Split:
-    """Return a share of the training set: the first examples of one random order, so that fractions are nested."""
+    """Return a share of the training set: the first examples of one random order, so that fractions are nested.
+
+    Of a corpus it is the first lines, so that a block of text goes on as it does in the whole.
+    """
     whole = task.train
     count = math.floor(source.fraction * len(whole) + 0.5)
     needed = max(len(task.labels), 2)
@@ -75,12 +82,23 @@ def _fraction(task: Task, source: TaskSource) -> Split:
             f"{task.name!r}; expected at least {needed}, a fraction of {needed / len(whole):.3g} or more."
         )
     order = np.random.default_rng(source.fraction_seed).permutation(len(whole))
-    rows = np.sort(order[:count])
+    rows = np.arange(count) if task.form == "masked" else np.sort(order[:count])
     pair = None if whole.pair is None else [whole.pair[row] for row in rows]
-    return Split([whole.text[row] for row in rows], pair, whole.targets[rows])
+    answers = None if whole.answers is None else [whole.answers[row] for row in rows]
+    return Split([whole.text[row] for row in rows], pair, whole.targets[rows], answers)
+
+
+SPANS, MASKED = "squad", "mlm"
+"""The tasks whose examples are no rows of a table."""
 
 
 def _load(source: TaskSource) -> Task:
+    name = source.task.lower().replace("-", "")
+    if source.train_file is not None and (name == MASKED or _is_squad(name, source.train_file)):
+        _refuse_columns(source, f"speaks of the columns of a table, which task {name!r} has not")
+        if name == MASKED:
+            return text.load_text_files(name, source.train_file, source.dev_file, source.dev_share)
+        return squad.load_squad_files(name, source.train_file, source.dev_file)
     if source.train_file is not None:
         return files.load_files(
             source.task,
@@ -95,14 +113,27 @@ def _load(source: TaskSource) -> Task:
         )
     if source.dev_file is not None:
         raise TicketError(f"--dev-file {source.dev_file} was given without --train-file; expected both.")
-    own = [f for f in ("text", "text_pair", "label", "regression", "metrics") if getattr(source, f) != _default(f)]
-    if own:
-        raise TicketError(f"--{own[0].replace('_', '-')} speaks of your own files: name them with --train-file.")
-    name = source.task.lower().replace("-", "")
+    _refuse_columns(source, "speaks of your own files: name them with --train-file")
     if name in builtin.BUILTIN:
         return builtin.load_builtin(name)
     if name in nli.NLI:
         return nli.load_nli(name, source.data)
+    if name == SPANS:
+        return squad.load_squad(source.data)
+    if name == MASKED:
+        return text.load_text(name, source.data)
     if name not in glue.GLUE:
-        raise unknown_name("task", source.task, [*builtin.BUILTIN, *glue.GLUE, *nli.NLI])
+        raise unknown_name("task", source.task, [*builtin.BUILTIN, *glue.GLUE, *nli.NLI, SPANS, MASKED])
     return glue.load_glue(name, source.data)
+
+
+def _is_squad(name: str, train_file: Path) -> bool:
+    """Whether a user's file is in SQuAD's format; a task named `squad` may also be of a table with labels."""
+    return name == SPANS and train_file.suffix.lower() == ".json"
+
+
+def _refuse_columns(source: TaskSource, why: str) -> None:
+    """Raise TicketError if a column, or what is done with one, was named."""
+    own = [f for f in ("text", "text_pair", "label", "regression", "metrics") if getattr(source, f) != _default(f)]
+    if own:
+        raise TicketError(f"--{own[0].replace('_', '-')} {why}.")

@@ -1,7 +1,18 @@
-"""Metrics as GLUE defines them, in percent, from scikit-learn and scipy."""
+"""Metrics as GLUE defines them, in percent, from scikit-learn and scipy; those of SQuAD and of masked tokens.
 
+What a model says of a masked block or of a question is judged where it is computed (`training.masked`, `.spans`);
+outputs are the judgements then, and a metric of many is a ratio of sums:
+
+- masked: `[blocks, 3]`, how many tokens were masked, how many of them were right, the sum of their losses;
+- spans: `[questions, 4]`, exact match (0 or 1), F1 (0 to 1), the answer's first character and the one after its last.
+"""
+
+import re
+import string
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,10 +65,85 @@ CLASSIFICATION: dict[str, Metric] = {
 REGRESSION: dict[str, Metric] = {"pearson": _correlation("pearsonr"), "spearman": _correlation("spearmanr")}
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A metric of judged outputs: a ratio of sums over examples; `column` None below counts the examples.
+
+    `shown` turns the ratio into what is reported: percent, unless it says otherwise.
+    """
+
+    above: int
+    below: int | None = None
+    shown: Callable[[Any], Any] = lambda ratio: 100.0 * ratio
+
+    def of(self, outputs: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the metric for each row of `weights` `[resamples, examples]`: how often each example counts."""
+        found = outputs.astype(np.float64)
+        above = weights @ found[:, self.above]
+        below = weights.sum(axis=1) if self.below is None else weights @ found[:, self.below]
+        ratio = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+        return np.asarray(self.shown(ratio))
+
+
+def _perplexity(loss: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(np.minimum(loss, 700.0))  # beyond it is infinite, which JSON has no word for
+
+
+JUDGED: dict[str, Judged] = {
+    "token_accuracy": Judged(1, below=0),
+    "perplexity": Judged(2, below=0, shown=_perplexity),
+    "answer_f1": Judged(1),
+    "exact_match": Judged(0),
+}
+UNSCORED = frozenset({"perplexity", "exact_match"})
+"""Metrics that are reported and are no part of the score: lower perplexity is better, and the paper scores SQuAD by F1
+alone (Chen et al., The Lottery Ticket Hypothesis for Pre-trained BERT Networks, Table 2)."""
+
+
+def scored(names: Iterable[str]) -> list[str]:
+    """Return the metrics whose mean is the score."""
+    return [name for name in names if name not in UNSCORED]
+
+
 def evaluate(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any]) -> dict[str, float]:
-    """Return each metric in percent, and their mean as `score`; `outputs` are logits `[examples, outputs]`."""
-    regression = all(name in REGRESSION for name in names)
-    predictions = outputs[:, 0] if regression else outputs.argmax(axis=1)
-    known = REGRESSION if regression else CLASSIFICATION
-    values = {name: 100.0 * known[name](targets, predictions) for name in names}
-    return {**values, "score": float(np.mean(list(values.values())))}
+    """Return each metric in percent (perplexity as it is), and the scored ones' mean as `score`.
+
+    `outputs` are logits `[examples, outputs]`, or judgements (see above), for which `targets` are not read.
+    """
+    if all(name in JUDGED for name in names):
+        once = np.ones((1, len(outputs)))
+        values = {name: float(JUDGED[name].of(outputs, once)[0]) for name in names}
+    else:
+        regression = all(name in REGRESSION for name in names)
+        predictions = outputs[:, 0] if regression else outputs.argmax(axis=1)
+        known = REGRESSION if regression else CLASSIFICATION
+        values = {name: 100.0 * known[name](targets, predictions) for name in names}
+    return {**values, "score": float(np.mean([values[name] for name in scored(values)]))}
+
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise_answer(text: str) -> str:
+    """Return an answer as SQuAD compares it: lower case, without punctuation, articles and superfluous white space.
+
+    Source: the official evaluate-v1.1.py.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def judge_answer(answer: str, gold: Iterable[str]) -> tuple[float, float]:
+    """Return exact match (0 or 1) and F1 over words (0 to 1) of an answer: the best against any gold answer.
+
+    All are normalised already.
+    """
+    words = Counter(answer.split())
+    exact = f1 = 0.0
+    for other in gold:
+        exact = max(exact, float(answer == other))
+        others = Counter(other.split())
+        shared = (words & others).total()
+        if shared:
+            f1 = max(f1, 2 * shared / (words.total() + others.total()))
+    return exact, f1

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,23 @@ from numpy.typing import NDArray
 from supertickets.errors import TicketError
 from supertickets.storage import canonical_json
 
+Form = Literal["sequence", "spans", "masked"]
+"""What a model gives: outputs for a whole text, an answer's first and last token, or the tokens that were masked."""
+
 
 @dataclass(frozen=True)
 class Split:
-    """Examples: one text each or two, and targets (class indices, or real numbers in regression)."""
+    """Examples: one text each or two, and targets (class indices, or real numbers in regression).
+
+    Of the form `spans`, texts are questions, second texts the contexts, and `answers` every gold answer of each: its
+    first character in the context and its text. Of the form `masked`, texts are the lines of a corpus, in order.
+    There targets are zeros that nothing reads.
+    """
 
     text: list[str]
     pair: list[str] | None
     targets: NDArray[Any]
+    answers: list[list[tuple[int, str]]] | None = None
 
     def __len__(self) -> int:
         return len(self.text)
@@ -30,7 +39,8 @@ class Task:
     """A task to fine-tune on. `labels` are the class names in the order of their indices; none means regression.
 
     `dev` is what early stopping and selection look at; `extra` are further evaluation sets (MNLI's mismatched one).
-    `score` of an evaluation is the mean of the task's metrics, in percent, as GLUE averages them.
+    `score` of an evaluation is the mean of the task's metrics, in percent, as GLUE averages them (but see
+    `metrics.UNSCORED`). Labels are of the form `sequence` only.
     """
 
     name: str
@@ -39,16 +49,20 @@ class Task:
     train: Split
     dev: Split
     extra: dict[str, Split]
+    form: Form = "sequence"
 
     @property
     def is_regression(self) -> bool:
         """Whether targets are real numbers."""
-        return not self.labels
+        return self.form == "sequence" and not self.labels
 
     @property
     def outputs(self) -> int:
-        """How many numbers the output layer gives."""
-        return len(self.labels) or 1
+        """How many numbers the output layer gives: a text, or of the form `spans` (2) a token.
+
+        Of the form `masked` it gives one for each entry of the model's vocabulary, whatever this says.
+        """
+        return 2 if self.form == "spans" else len(self.labels) or 1
 
     @property
     def evaluations(self) -> dict[str, Split]:
@@ -57,9 +71,11 @@ class Task:
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of all that can change a result: labels, metrics, every text and target. Not the name."""
-        sha = hashlib.sha256(canonical_json([self.labels, self.metrics]).encode())
+        form = [] if self.form == "sequence" else [self.form]
+        sha = hashlib.sha256(canonical_json([self.labels, self.metrics, *form]).encode())
         for name, split in {"train": self.train, **self.evaluations}.items():
-            sha.update(canonical_json([name, split.text, split.pair, split.targets.tolist()]).encode())
+            answers = [] if split.answers is None else [split.answers]
+            sha.update(canonical_json([name, split.text, split.pair, split.targets.tolist(), *answers]).encode())
         return sha.hexdigest()
 
 

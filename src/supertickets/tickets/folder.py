@@ -4,6 +4,7 @@
 scores it was drawn from, `README.md` is for people. A trained model may lie beside them in `model/`.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from supertickets.errors import TicketError
 from supertickets.storage import write_atomically
 from supertickets.tickets.ticket import Ticket
+from supertickets.tickets.weights import WeightTicket
 
 FORMAT = 1
+WEIGHTS_KIND = "weights"
 TICKET_JSON, TICKET_ARRAYS, MODEL_FOLDER = "ticket.json", "ticket.safetensors", "model"
 SHARED_MODEL, SHARED_JSON = "shared-model", "shared.json"
 """A shared encoder with the tickets and output layers of all its tasks (see `export.shared`)."""
@@ -67,6 +70,8 @@ def load_ticket(folder: Path | str) -> SharedTicket:
         inside = folder / "super-ticket"
         hint = f"; did you mean {inside}?" if (inside / TICKET_JSON).is_file() else ""
         raise TicketError(f"{folder}: not a ticket folder, there is no {TICKET_JSON} in it{hint or '.'}")
+    if is_of_weights(folder):
+        raise TicketError(f"{folder}: a ticket of single weights; expected one of heads and FFNs.")
     try:
         content = json.loads((folder / TICKET_JSON).read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
@@ -85,6 +90,67 @@ def load_ticket(folder: Path | str) -> SharedTicket:
     except TicketError:
         raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise TicketError(f"{folder}: the ticket folder is damaged ({error}).") from error
+
+
+@dataclass(frozen=True)
+class SharedWeightTicket:
+    """A ticket of weights with its provenance; `base`, `origin` and `versions` are as in `SharedTicket`."""
+
+    ticket: WeightTicket
+    base: Mapping[str, Any]
+    origin: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    def save(self, folder: Path, readme: str) -> None:
+        """Write the ticket folder, `ticket.json` last."""
+        content = {
+            "format": FORMAT,
+            "kind": WEIGHTS_KIND,
+            "base": dict(self.base),
+            "tensors": len(self.ticket.masks),
+            "weights": self.ticket.total,
+            "kept": self.ticket.kept,
+            "sparsity": self.ticket.sparsity,
+            "sha256": self.ticket.digest,
+            "origin": dict(self.origin),
+            "versions": dict(self.versions),
+        }
+        write_atomically(folder / TICKET_ARRAYS, self.ticket.to_bytes())
+        write_atomically(folder / "README.md", readme)
+        write_atomically(folder / TICKET_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def is_of_weights(folder: Path) -> bool:
+    """Return whether a ticket folder has a ticket of single weights."""
+    try:
+        return bool(json.loads((folder / TICKET_JSON).read_text(encoding="utf-8")).get("kind") == WEIGHTS_KIND)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def load_weight_ticket(folder: Path | str) -> SharedWeightTicket:
+    """Read a folder with a ticket of weights; raises TicketError if it is none, or is damaged."""
+    folder = Path(folder)
+    if not is_of_weights(folder):
+        raise TicketError(f"{folder}: not a folder with a ticket of weights (its {TICKET_JSON} does not say so).")
+    try:
+        content = json.loads((folder / TICKET_JSON).read_text(encoding="utf-8"))
+        if content["format"] > FORMAT:
+            raise TicketError(
+                f"{folder}: ticket format {content['format']} is newer than this version reads ({FORMAT}); "
+                "upgrade supertickets."
+            )
+        arrays = (folder / TICKET_ARRAYS).read_bytes()
+        if hashlib.sha256(arrays).hexdigest() != content["sha256"]:
+            raise TicketError(f"{folder}: {TICKET_ARRAYS} is not the file that {TICKET_JSON} speaks of.")
+        ticket = WeightTicket.from_bytes(arrays, str(folder / TICKET_ARRAYS))
+        if not {"name", "weight_hash"} <= content["base"].keys():
+            raise TicketError(f"{folder}: {TICKET_JSON} does not say which base model the ticket is of.")
+        return SharedWeightTicket(ticket, content["base"], content["origin"], content["versions"])
+    except TicketError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TicketError(f"{folder}: the ticket folder is damaged ({error}).") from error
 
 

@@ -29,9 +29,12 @@ class Encoded:
         return np.array([len(ids) for ids in self.ids])
 
     def collate(
-        self, rows: Sequence[int] | NDArray[np.int64], device: torch.device
+        self, rows: Sequence[int] | NDArray[np.int64], device: torch.device, drawn: Sequence[int] = ()
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the inputs of some examples, padded to the longest of them, and their targets."""
+        """Return the inputs of some examples, padded to the longest of them, and their targets.
+
+        `drawn` seeds what is random in examples of a masked corpus, with each one's row; empty: the same every time.
+        """
         width = max(len(self.ids[row]) for row in rows)
         ids = np.full((len(rows), width), self.pad_id, np.int64)
         mask = np.zeros((len(rows), width), np.int64)
@@ -57,15 +60,8 @@ class EncodedTask:
     evaluations: dict[str, Encoded]
 
 
-def encode(task: Task, tokenizer: Any, max_length: int) -> EncodedTask:
-    """Tokenise a task; inputs longer than `max_length` tokens are cut, the longer text of a pair first."""
-
-    evaluations = {name: encode_split(part, tokenizer, max_length) for name, part in task.evaluations.items()}
-    return EncodedTask(task, encode_split(task.train, tokenizer, max_length), evaluations)
-
-
 def encode_split(part: Split, tokenizer: Any, max_length: int) -> Encoded:
-    """Tokenise one split, as `encode` does."""
+    """Tokenise one split; inputs longer than `max_length` tokens are cut, the longer text of a pair first."""
     found = tokenizer(part.text, part.pair, truncation="longest_first", max_length=max_length)
     segments = found.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
     return Encoded(

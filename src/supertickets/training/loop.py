@@ -18,12 +18,14 @@ from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import BACKWARD, forward_flops
 from supertickets.errors import DivergedError
 from supertickets.surgery.gate import gated
+from supertickets.surgery.masks import KeptZero
 from supertickets.surgery.sharing import SharedStructures
 from supertickets.surgery.structures import sum_by_structure
 from supertickets.tasks.metrics import evaluate
 from supertickets.tickets import Ticket
 from supertickets.tickets.importance import Loss, Measured, Scores, importance
 from supertickets.tickets.scoring import ScoringSettings
+from supertickets.tickets.weights import WeightTicket
 from supertickets.training.batches import (
     ORDERS,
     Encoded,
@@ -34,8 +36,9 @@ from supertickets.training.batches import (
 )
 from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.devices import arithmetic
-from supertickets.training.optimisers import build_optimizer, build_schedule
-from supertickets.training.recipe import Recipe, Sharing
+from supertickets.training.objectives import Objective, objective_of
+from supertickets.training.optimisers import build_optimizer, build_schedule, go_to
+from supertickets.training.recipe import Recipe, Sharing, Span
 from supertickets.training.team import find_team
 from supertickets.training.vocabulary import UsedVocabulary
 
@@ -53,6 +56,11 @@ class Learner:
     data: EncodedTask
     model: PreTrainedModel
     ticket: Ticket
+
+    @property
+    def objective(self) -> Objective:
+        """What its task's form means in training."""
+        return objective_of(self.data.task)
 
 
 @dataclass
@@ -75,17 +83,12 @@ class Training:
     cost: Cost = field(default_factory=Cost)
 
 
-def example_losses(outputs: Tensor, targets: Tensor, regression: bool) -> Tensor:
-    """Return each example's loss `[batch]`: cross-entropy, or squared error in regression."""
-    if regression:
-        return (outputs.squeeze(-1) - targets.to(outputs.dtype)) ** 2
-    return nn.functional.cross_entropy(outputs, targets, reduction="none")
-
-
 class Trainer:
     """Trains learners by a recipe; the seed decides dropout and the order of batches.
 
     Several share an encoder, as `sharing` says: a batch is of one task, whose ticket alone acts and learns then.
+    With a `weight_ticket` the models must lack what it lacks (`surgery.masks.zero`), and they will when trained.
+    `span` says which part of the recipe's training there is; without one, all of it.
     With a `checkpoint` file, where the training stands is written there every `checkpoint_every` seconds, and a
     training with the same `identity` goes on from it.
     """
@@ -101,6 +104,8 @@ class Trainer:
         checkpoint_every: float = 120.0,
         identity: str = "",
         sharing: Sharing | None = None,
+        weight_ticket: WeightTicket | None = None,
+        span: Span | None = None,
     ) -> None:
         self.recipe, self.seed, self.device, self.report = recipe, seed, device, report
         self._team = find_team()
@@ -123,9 +128,15 @@ class Trainer:
         self._reached = [self._reached_by(learner) for learner in learners]
         self._of_heads = {id(p) for p in self._structures.heads()}
         self.result.cost.parameters = sum(p.numel() for p in self._parameters) + self._vocabulary.left_out
-        self._orders = self._all_batches()
+        encoder = learners[0].model.base_model
+        self._zeros = KeptZero(encoder, weight_ticket, self._vocabulary.rows)
+        span = span or Span.model_validate({})
+        whole = self._all_batches()
+        steps = sum(map(len, whole))
+        self._orders, self._begin = _part(whole, round(span.skip * steps), round(span.stop * steps))
         self._optimizer = build_optimizer(self._parameters, recipe)
-        self._schedule = build_schedule(self._optimizer, recipe, self.steps)
+        self._schedule = build_schedule(self._optimizer, recipe, steps * span.lr_horizon)
+        go_to(self._schedule, self._begin)
         # Where the training stands: epochs done, batches done in this one and their losses, the best epoch's weights.
         self._epoch, self._losses = 0, list[float]()
         self._best: list[Tensor] = []
@@ -151,7 +162,7 @@ class Trainer:
         self._started = self._saved = time.monotonic()
         self._resume()
         try:
-            while self._epoch < self.recipe.epochs and not self._patience_is_out():
+            while self._epoch < len(self._orders) and not self._patience_is_out():
                 self._train_epoch()
         finally:
             self.result.cost.seconds += time.monotonic() - self._started
@@ -196,7 +207,7 @@ class Trainer:
     def _where(self) -> dict[str, Any]:
         return {
             "epoch": self._epoch + 1,
-            "epochs": self.recipe.epochs,
+            "epochs": len(self._orders),
             "step": self.steps_done,
             "steps": self.steps,
             "loss": float(np.mean(self._losses[-20:])),
@@ -263,11 +274,7 @@ class Trainer:
                 split: [tensors[f"predictions/{task}/{split}/{epoch}"].numpy() for epoch in range(self._epoch)]
                 for split in learner.data.evaluations
             }
-        self._schedule.last_epoch = self.steps_done
-        for group, base, factor in zip(
-            self._optimizer.param_groups, self._schedule.base_lrs, self._schedule.lr_lambdas, strict=True
-        ):
-            group["lr"] = base * factor(self.steps_done)
+        go_to(self._schedule, self._begin + self.steps_done)
         torch.set_rng_state(tensors["random"])
         if "random.cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
@@ -297,7 +304,7 @@ class Trainer:
 
                 def loss(rows: NDArray[np.int64] = rows) -> Tensor:
                     inputs, targets = self._collate(learner.data.train, rows, learner, passes)
-                    return example_losses(self._forward(learner, inputs), targets, learner.data.task.is_regression)
+                    return learner.objective.losses(self._forward(learner, inputs, targets), targets)
 
                 yield loss
 
@@ -350,14 +357,17 @@ class Trainer:
         learner.model.train()
         mine, loss = self._team.share(rows), 0.0
         if len(mine):
-            inputs, targets = self._collate(learner.data.train, mine, learner, 1 + BACKWARD)
-            losses = example_losses(self._forward(learner, inputs), targets, learner.data.task.is_regression)
+            # What is masked depends on the step alone: neither on evaluations nor on where a run was stopped.
+            drawn = (self.seed, self._begin + self.steps_done)
+            inputs, targets = self._collate(learner.data.train, mine, learner, 1 + BACKWARD, drawn)
+            losses = learner.objective.losses(self._forward(learner, inputs, targets), targets)
             share = losses.sum() / len(rows)
             share.backward()
             loss = share.item()
         self._team.sum_gradients(self._reached[which])
         if self._sharing.updates == "leaky":
             self._leak()
+        self._zeros.step()
         torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -380,34 +390,59 @@ class Trainer:
             task = learner.data.task
             kept = self.result.predictions.setdefault(task.name, {})
             for name, split in learner.data.evaluations.items():
-                outputs = self.predict(learner, split)
-                if not np.isfinite(outputs).all():
+                found = self._judged(learner, split)
+                if not np.isfinite(found).all():
                     raise DivergedError(f"the outputs on {name} became NaN or infinite after epoch {epoch}")
+                outputs = learner.objective.finish(found, split)
                 kept.setdefault(name, []).append(outputs)
                 metrics.setdefault(task.name, {})[name] = evaluate(task.metrics, split.targets, outputs)
         return metrics
 
     def predict(self, learner: Learner, split: Encoded) -> NDArray[np.float32]:
-        """Return the model's outputs `[examples, outputs]` on a split, without dropout."""
+        """Return the outputs `[examples, outputs]` of an evaluation on a split, without dropout."""
+        return learner.objective.finish(self._judged(learner, split), split)
+
+    def _judged(self, learner: Learner, split: Encoded) -> NDArray[np.float32]:
+        """Return what the task's form keeps of a model's outputs on a split, a row an example."""
         learner.model.eval()
-        outputs = np.zeros((len(split.ids), learner.data.task.outputs), np.float32)
+        found = learner.objective.blank(split)
         with torch.inference_mode():
             for rows in self._team.share(list(in_length_order(split.lengths, 2 * self.recipe.batch_size))):
-                inputs, _ = self._collate(split, rows, learner, 1)
-                outputs[rows] = self._forward(learner, inputs).float().cpu().numpy()
-        return self._team.sum_array(outputs)
+                inputs, targets = self._collate(split, rows, learner, 1)
+                judged = learner.objective.judge(self._forward(learner, inputs, targets), targets)
+                found[rows, : judged.shape[1]] = judged  # of each token: this batch may be shorter than the longest
+        return self._team.sum_array(found)
 
     def _collate(
-        self, split: Encoded, rows: NDArray[np.int64], learner: Learner, passes: float
+        self,
+        split: Encoded,
+        rows: NDArray[np.int64],
+        learner: Learner,
+        passes: float,
+        drawn: Sequence[int] = (),
     ) -> tuple[dict[str, Tensor], Tensor]:
-        inputs, targets = split.collate(rows, self.device)
+        inputs, targets = split.collate(rows, self.device, drawn)
         examples, length = inputs["input_ids"].shape
         self.result.cost.tokens += int(split.lengths[rows].sum())
         self.result.cost.flops += int(passes * forward_flops(shape_of(learner.model), learner.ticket, examples, length))
         return inputs, targets
 
-    def _forward(self, learner: Learner, inputs: dict[str, Tensor]) -> Tensor:
+    def _forward(self, learner: Learner, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
         self._structures.activate(learner.ticket)
         with arithmetic(self.recipe.precision, self.device):
-            outputs = learner.model(**inputs).logits
+            outputs = learner.objective.forward(learner.model, inputs, targets)
         return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+
+
+Orders = list[list[tuple[int, NDArray[np.int64]]]]
+
+
+def _part(orders: Orders, first: int, last: int) -> tuple[Orders, int]:
+    """Return the epochs' batches from `first` to before `last`, one at least, and how many are left out before them."""
+    last = max(last, 1)
+    first = min(first, last - 1)
+    kept, position = [], 0
+    for order in orders:
+        kept.append(order[max(first - position, 0) : max(last - position, 0)])
+        position += len(order)
+    return [order for order in kept if order], first

@@ -77,3 +77,12 @@ def build_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LambdaLR
     if recipe.lr_schedule == "released":
         return LambdaLR(optimizer, lambda step: max(released_factor(step, steps, recipe.warmup), 0.0))
     return get_linear_schedule_with_warmup(optimizer, round(recipe.warmup * steps), steps)
+
+
+def go_to(schedule: LambdaLR, step: int) -> None:
+    """Put a schedule where it is after `step` updates."""
+    schedule.last_epoch = step
+    for group, base, factor in zip(
+        schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * factor(step)

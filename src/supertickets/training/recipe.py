@@ -31,6 +31,19 @@ class Recipe(BaseModel):
     threads: int = Field(1, ge=1, description="CPU threads of one training; the bits of a result depend on it")
 
 
+class Span(BaseModel):
+    """Which part of a recipe's training there is: its steps from the share `skip` on, up to the share `stop`.
+
+    The learning rate is what it is there in the whole. Its schedule is `lr_horizon` trainings long.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    skip: float = Field(0.0, ge=0, lt=1)
+    stop: float = Field(1.0, gt=0, le=1)
+    lr_horizon: int = Field(1, ge=1)
+
+
 class Sharing(BaseModel):
     """How several tasks train one encoder; what a training of one task does not read. Defaults: Algorithm 1."""
 

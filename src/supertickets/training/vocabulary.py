@@ -17,26 +17,39 @@ from transformers import PreTrainedModel
 from supertickets.training.batches import Encoded, EncodedTask
 
 
+def _used(data: list[EncodedTask]) -> NDArray[np.int64]:
+    """Return the ids that occur, and those up to the padding token's."""
+    splits = [split for task in data for split in (task.train, *task.evaluations.values())]
+    reserved = np.arange(max(split.pad_id for split in splits) + 1)
+    return np.unique(np.concatenate([reserved, *(ids for split in splits for ids in split.ids)]))
+
+
 class UsedVocabulary:
     """A model's word embeddings cut to the tokens that occur in the data, and the way back.
 
     Rows up to the padding token's are always kept, so that its id stays what it was (RoBERTa counts positions by it).
+    Where tokens are masked every row is: any may be shown, and all are predicted, mostly by this very matrix.
     """
 
     def __init__(self, encoder: PreTrainedModel, data: list[EncodedTask]) -> None:
         embedding = encoder.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
-        splits = [split for task in data for split in (task.train, *task.evaluations.values())]
-        reserved = np.arange(max(split.pad_id for split in splits) + 1)
-        self.used: NDArray[np.int64] = np.unique(
-            np.concatenate([reserved, *(ids for split in splits for ids in split.ids)])
-        )
+        self._whole = any(task.task.form == "masked" for task in data)
+        self.used: NDArray[np.int64] = np.arange(len(embedding.weight)) if self._whole else _used(data)
         self._full = embedding.weight.detach().cpu()
         self._encoder = encoder
+        self._name = next(name for name, module in encoder.named_modules() if module is embedding)
+        if self._whole:  # the module stays: the output layer's matrix may be its own
+            return
         compact = copy.copy(embedding)
         compact._parameters = {"weight": nn.Parameter(embedding.weight.detach()[torch.from_numpy(self.used)])}
         compact.num_embeddings = len(self.used)
         encoder.set_input_embeddings(compact)
+
+    @property
+    def rows(self) -> dict[str, NDArray[np.int64]]:
+        """The tensor that training has some rows of, by its name in the encoder, and which rows they are."""
+        return {f"{self._name}.weight": self.used}
 
     @property
     def left_out(self) -> int:
@@ -59,6 +72,8 @@ class UsedVocabulary:
 
     def restore(self, decay: float) -> None:
         """Give the encoder all its rows back."""
+        if self._whole:
+            return
         embedding = self._encoder.get_input_embeddings()
         weight = self.full_weight(embedding.weight, decay)
         embedding.weight = nn.Parameter(weight.to(embedding.weight.device))

@@ -1,0 +1,58 @@
+"""A shared ticket put on its pre-trained base model: a smaller encoder, or a plain one with zeros in it."""
+
+from pathlib import Path
+from typing import Any
+
+from supertickets.errors import TicketError
+from supertickets.models import BaseModel, find_model, prunable_shapes, quiet_transformers
+from supertickets.storage import written_whole
+from supertickets.tickets import Ticket
+from supertickets.tickets.folder import is_of_weights, load_ticket, load_weight_ticket
+
+
+def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: bool = False) -> dict[str, Any]:
+    """Put a shared ticket on its pre-trained base model and save the encoder in `out`.
+
+    A ticket of heads and FFNs is cut out; one of single weights leaves zeros where it has nothing. `model` None means
+    the one the ticket names. Returns the folder, and how many parameters there are (but zeros) and were. Raises
+    TicketError if the base's weights are not those the ticket was drawn from (unless `any_base`), if it does not fit,
+    or if `out` is not empty.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    from supertickets.surgery.cut import cut
+    from supertickets.surgery.masks import check_tensors, zero
+    from supertickets.surgery.reload import save_cut_model
+
+    shared = load_weight_ticket(ticket) if is_of_weights(Path(ticket)) else load_ticket(ticket)
+    base = find_model(model if model is not None else shared.base["name"])
+    if base.weight_hash != shared.base["weight_hash"] and not any_base:
+        raise TicketError(
+            f"model {base.name!r} has weights {base.weight_hash[:12]}..., the ticket was drawn from "
+            f"{shared.base['name']!r} with {shared.base['weight_hash'][:12]}...; use that model, or --any-base."
+        )
+    if isinstance(shared.ticket, Ticket):
+        _check_shape(shared.ticket, base)
+    else:
+        check_tensors(shared.ticket, prunable_shapes(base), base.name)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TicketError(f"--out {out}: there is something there already; choose another folder.")
+    with written_whole(out) as new, quiet_transformers():
+        encoder = AutoModel.from_pretrained(base.folder, local_files_only=True)
+        before, zeros = encoder.num_parameters(), 0
+        if isinstance(shared.ticket, Ticket):
+            save_cut_model(cut(encoder, shared.ticket), shared.ticket, new)
+        else:
+            zero(encoder, shared.ticket)
+            zeros = shared.ticket.total - shared.ticket.kept
+            encoder.save_pretrained(new)
+        AutoTokenizer.from_pretrained(base.folder, local_files_only=True).save_pretrained(new)
+    return {"folder": str(out), "parameters": encoder.num_parameters() - zeros, "dense_parameters": before}
+
+
+def _check_shape(ticket: Ticket, base: BaseModel) -> None:
+    if ticket.shape != (base.shape.layers, base.shape.heads):
+        raise TicketError(
+            f"the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, model {base.name!r} "
+            f"has {base.shape.layers} x {base.shape.heads}."
+        )

@@ -1,0 +1,50 @@
+"""Tickets of weights for others: ticket folders with plain models, masks of released code made tickets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from supertickets.errors import TicketError
+from supertickets.export.card import weight_ticket_card
+from supertickets.export.ship import save_trained_model
+from supertickets.lab.outcome import Outcome
+from supertickets.models import BaseModel, find_model, prunable_shapes
+from supertickets.storage import file_digest, written_whole
+from supertickets.tasks import Task
+from supertickets.tickets.folder import MODEL_FOLDER, SharedWeightTicket
+from supertickets.tickets.legacy import read_legacy_masks
+from supertickets.tickets.weights import WeightTicket
+
+
+def ship_weights(shared: SharedWeightTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> None:
+    """Write a ticket folder with the outcome's trained model in `model/`, if it has its weights.
+
+    The model is a plain one, with zeros where the ticket has nothing: stock transformers loads it.
+    """
+    if outcome.has_weights:
+        save_trained_model(outcome, base, task, folder / MODEL_FOLDER)
+    shared.save(folder, weight_ticket_card(shared.ticket, shared.base, shared.origin, outcome.has_weights, task.form))
+
+
+def named_base(base: BaseModel) -> dict[str, Any]:
+    """Return what a ticket folder says of its base model."""
+    return {"name": base.name, "weight_hash": base.weight_hash, "model_type": base.config["model_type"]}
+
+
+def import_masks(path: Path, model: str, task: str, out: Path) -> WeightTicket:
+    """Make a ticket folder of a file of masks that released code wrote; return the ticket.
+
+    `task` is what the masks were found on, as far as anybody says; the base model is taken at the caller's word, since
+    such files do not name theirs. Raises TicketError for a file that is no set of masks of the model, or a full `out`.
+    """
+    from supertickets.lab.workbench import versions
+
+    base = find_model(model)
+    ticket = read_legacy_masks(path, prunable_shapes(base))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TicketError(f"--out {out}: there is something there already; choose another folder.")
+    origin: Mapping[str, Any] = {"task": task, "kind": "imported", "file": path.name, "sha256": file_digest(path)}
+    shared = SharedWeightTicket(ticket, named_base(base), origin, versions())
+    with written_whole(out) as new:
+        shared.save(new, weight_ticket_card(ticket, shared.base, origin, False))
+    return ticket

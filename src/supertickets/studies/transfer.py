@@ -1,0 +1,358 @@
+"""Tickets of one task trained on others, at equal sparsity: the source x target matrix (Chen et al., 2020, 4.2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel as Model
+from pydantic import ConfigDict
+
+from supertickets.anatomy.cost import forward_flops
+from supertickets.errors import TicketError, unknown_name
+from supertickets.evidence.magnitude import mask_at
+from supertickets.evidence.record import Record, Subject, load_subjects
+from supertickets.evidence.table import DENSE, Role
+from supertickets.evidence.transfer import AnyTicket, Transfer, conclude_transfer
+from supertickets.lab import Trial
+from supertickets.lab.trial import TicketField, WeightMask
+from supertickets.models import BaseModel, find_model, prunable_weights
+from supertickets.storage import write_atomically
+from supertickets.studies.config import asked_for, complete, parse, settings_of
+from supertickets.studies.imp import ImpStudy
+from supertickets.studies.presets import task_dropout, task_name, weight_preset_values
+from supertickets.studies.settings import FindSettings, ImpSettings, TransferSettings, slug
+from supertickets.studies.study import Study, check_some_finished, conduct, recall, write_results
+from supertickets.tasks import TaskSource, load_task
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import Drawing, draw_random
+from supertickets.tickets.folder import TICKET_JSON, is_of_weights, load_ticket, load_weight_ticket
+from supertickets.tickets.weights import WeightTicket, prune_by_magnitude
+from supertickets.training.recipe import Recipe
+
+PLAN, MASKS = "transfer.json", "masks"
+"""In a study's folder: what is trained on what, and the tickets of weights."""
+
+
+class Source(Model):
+    """A ticket to train on every target: its name, the task that it was found on (None: on none), and what it keeps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str
+    task: str | None = None
+    mask: WeightMask | None = None
+    ticket: TicketField | None = None
+
+
+class Target(Model):
+    """A task that tickets are trained on, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: TaskSource
+    recipe: Recipe
+
+
+class Plan(Model):
+    """What a study of `transfer` trains on what, and at which sparsity (or level)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sparsity: float
+    sources: tuple[Source, ...]
+    targets: tuple[Target, ...]
+
+
+class TransferStudy(Study):
+    """Every source's ticket trained on every target, beside the dense model; a subject a target."""
+
+    settings: TransferSettings
+
+    def __init__(self, settings: TransferSettings, subjects: Sequence[Subject], plan: Plan) -> None:
+        super().__init__(settings, subjects)
+        self.plan = plan
+        self.full = Ticket.full(self.layers, self.heads)
+
+    @classmethod
+    def remembered(cls, settings: TransferSettings, subjects: Sequence[Subject]) -> TransferStudy | None:
+        """Return the study in a folder; None if it stopped before it began."""
+        plan = kept_plan(settings.folder)
+        return cls(settings, subjects, plan) if plan is not None else None
+
+    def expected(self) -> list[Role]:
+        """Return a role for each target, seed and source, the dense model first."""
+        return [role for role, _, _ in self._cells()]
+
+    def _cells(self) -> list[tuple[Role, int, Source | None]]:
+        level = self.plan.sparsity
+        sources = [(DENSE, 0.0, None), *((source.name, level, source) for source in self.plan.sources)]
+        return [
+            (Role(name, sparsity, seed, subject.task), place, source)
+            for seed in self.seeds
+            for place, subject in enumerate(self.subjects)
+            for name, sparsity, source in sources
+        ]
+
+    def opening(self) -> list[Trial]:
+        """Return all trials; none waits for another."""
+        return [self._cell(*cell) for cell in self._cells()]
+
+    def _cell(self, role: Role, place: int, source: Source | None) -> Trial:
+        recipe = self.plan.targets[place].recipe.model_copy(update={"precision": self.settings.precision})
+        ticket, mask = self.full, None
+        if source is not None:
+            ticket, mask = source.ticket or self.full, source.mask
+            if mask is not None and mask.how == "random":
+                mask = mask.model_copy(update={"seed": role.seed})
+            if source.name == RANDOM and source.ticket is not None:
+                ticket = draw_random(*ticket.shape, role.level, role.seed, Drawing.model_validate({}))
+            if mask is not None and mask.path is not None:  # wherever the folder is now
+                mask = mask.model_copy(update={"path": (self.settings.folder / MASKS / mask.path.name).resolve()})
+        return self.trial(role, {place: ticket}, recipe=recipe, mask=mask)
+
+    def expected_cost(self) -> float:
+        """Return the cost of all trials there will be: pruned weights cost what all weights do."""
+        shape = self.subject.shape
+        return float(
+            sum(
+                self.plan.targets[place].recipe.epochs
+                * forward_flops(shape, (source.ticket if source else None) or self.full, self.subjects[place].train, 32)
+                for _, place, source in self._cells()
+            )
+        )
+
+    def description(self) -> str:
+        """Return what is trained on what, in words."""
+        names = ", ".join(source.name for source in self.plan.sources)
+        targets = ", ".join(subject.task for subject in self.subjects)
+        return f"tickets of {names} at {self.plan.sparsity:.0%} on {targets}"
+
+    def tickets(self) -> dict[str, AnyTicket]:
+        """Return the tickets that are there to be compared: those that tasks found, and the one-shot one."""
+        found: dict[str, AnyTicket] = {}
+        for source in self.plan.sources:
+            if source.ticket is not None and source.name != RANDOM:
+                found[source.name] = source.ticket
+            elif source.mask is not None and source.mask.path is not None:
+                path = self.settings.folder / MASKS / source.mask.path.name
+                if path.is_file():
+                    found[source.name] = WeightTicket.from_bytes(path.read_bytes(), str(path))
+        return found
+
+
+RANDOM, ONE_SHOT = "random", "one-shot"
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """What `transfer` leaves: every run, the matrix, how alike the tickets are."""
+
+    folder: Path
+    transfer: Transfer
+    failures: Mapping[str, str]
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.folder / "report.html"
+
+
+def transfer(
+    config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any
+) -> TransferResult:
+    """Train tickets of some tasks on others; the Python call behind `supertickets transfer`.
+
+    Takes the settings of `TransferSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both.
+    Raises TicketError for misuse before anything is written, StudyError if no training finished.
+    """
+    asked = asked_for(TransferSettings, config, settings)
+    first = parse(TransferSettings, asked)
+    base = find_model(first.model)
+    finished = complete(TransferSettings, asked, base)
+    found = [source for path in first.tickets for source in _sources(path, finished, base)]
+    if not found:
+        raise TicketError("--tickets: name finished studies of `imp` or `find`, or ticket folders.")
+    names = [source.name for source in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise TicketError(f"--tickets: there are two tickets of {twice[0]}; expected each source once.")
+    of_weights = any(ticket.mask is not None for ticket in found)
+    level = finished.sparsity if of_weights else _level(found)
+    targets = _targets(finished, base, found)
+    tasks = {target.source: load_task(target.source) for target in targets}
+    files = {source.mask.path: source for source in found if source.mask is not None and source.mask.path is not None}
+
+    def build(settled: TransferSettings, subjects: Sequence[Subject]) -> TransferStudy:
+        kept = kept_plan(settled.folder)
+        sources = [*found, *_baselines(finished, base, found, level)]
+        for path in files:
+            if kept is None:
+                write_atomically(settled.folder / MASKS / f"{slug(files[path].name)}.safetensors", path.read_bytes())
+        for source in sources:
+            if source.name == ONE_SHOT and kept is None:
+                drawn = _one_shot(base, finished, level)
+                write_atomically(settled.folder / MASKS / f"{ONE_SHOT}.safetensors", drawn.to_bytes())
+        here = tuple(_here(source, settled.folder) for source in sources)
+        plan = Plan(sparsity=level, sources=here, targets=tuple(targets))
+        _check_same_plan(settled.folder, kept, plan)
+        write_atomically(settled.folder / PLAN, plan.model_dump_json(indent=1) + "\n")
+        return TransferStudy(settled, subjects, plan)
+
+    return conduct(build, finished, base, tasks, quiet, _conclude)
+
+
+def _conclude(study: TransferStudy, record: Record) -> TransferResult:
+    from supertickets.studies.pages import write_transfer
+
+    check_some_finished(record)
+    seen = conclude_transfer(
+        record, {source.name: source.task for source in study.plan.sources}, study.tickets(), study.plan.sparsity
+    )
+    write_results(record.folder, seen.runs)
+    write_transfer(record, seen)
+    return TransferResult(record.folder, seen, dict(record.failures))
+
+
+def kept_plan(folder: Path) -> Plan | None:
+    """Return what a study in a folder trains on what; None if it does not say. Raises TicketError if it is damaged."""
+    try:
+        return Plan.model_validate(json.loads((folder / PLAN).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise TicketError(f"{folder / PLAN}: the file is damaged ({first}); choose another folder.") from error
+
+
+def _check_same_plan(folder: Path, before: Plan | None, now: Plan) -> None:
+    """Raise TicketError if a folder's study has other tickets or targets than are asked for now."""
+    if before is None:
+        return
+
+    def what(plan: Plan) -> list[Any]:
+        masks = [source.mask.model_dump(exclude={"path"}) if source.mask else source.ticket for source in plan.sources]
+        return [[source.name for source in plan.sources], masks, [target.recipe for target in plan.targets]]
+
+    for name, then, later in zip(("sources", "tickets", "recipes"), what(before), what(now), strict=True):
+        if then != later:
+            raise TicketError(f"--out {folder}: the folder's study has other {name}; choose another folder.")
+
+
+def _sources(path: Path, settings: TransferSettings, base: BaseModel) -> list[Source]:
+    """Return the tickets of a folder: of a study of `imp` one for each way to rewind, of `find` the super ticket."""
+    if not path.is_dir():
+        raise TicketError(f"--tickets {path}: no such folder.")
+    if (path / TICKET_JSON).is_file():
+        return [_of_folder(path, base)]
+    study = settings_of(path)
+    if isinstance(study, ImpSettings):
+        return _of_imp(path, study, settings.sparsity, base)
+    if not isinstance(study, FindSettings):
+        raise TicketError(f"--tickets {path}: expected a study of `imp` or `find`, this is one of `{study.study}`.")
+    if not (path / "super-ticket" / TICKET_JSON).is_file():
+        raise TicketError(f"--tickets {path}: there is no super ticket in it; run `supertickets find` to its end.")
+    return [_of_folder(path / "super-ticket", base)]
+
+
+def _of_folder(path: Path, base: BaseModel) -> Source:
+    """Return the ticket of a ticket folder; raises TicketError if it is of another model."""
+    if is_of_weights(path):
+        weights = load_weight_ticket(path)
+        _check_base(path, str(weights.base["weight_hash"]), base)
+        mask = {"how": "file", "path": (path / "ticket.safetensors").resolve(), "digest": weights.ticket.digest}
+        task = str(weights.origin.get("task", path.name))
+        return Source(name=task, task=task, mask=WeightMask.model_validate(mask))
+    shared = load_ticket(path)
+    _check_base(path, str(shared.base["weight_hash"]), base)
+    task = str(shared.origin.get("task", path.name))
+    return Source(name=task, task=task, ticket=shared.ticket)
+
+
+def _check_base(path: Path, weight_hash: str, base: BaseModel) -> None:
+    if weight_hash != base.weight_hash:
+        raise TicketError(
+            f"--tickets {path}: the ticket was drawn from weights {weight_hash[:12]}..., model {base.name!r} has "
+            f"{base.weight_hash[:12]}...; name its model with --model."
+        )
+
+
+def _of_imp(path: Path, settings: ImpSettings, sparsity: float, base: BaseModel) -> list[Source]:
+    """Return the tickets that a study found at a sparsity in its first seed, one for each way to rewind."""
+    subjects = load_subjects(path)
+    if not subjects:
+        raise TicketError(f"--tickets {path}: the study has not begun; see `supertickets status {path}`.")
+    _check_base(path, subjects[0].weight_hash, base)
+    if not any(abs(sparsity - rung) < 1e-9 for rung in settings.sparsities):
+        known = [f"{rung:g}" for rung in settings.sparsities]
+        raise unknown_name(f"sparsity of --tickets {path}:", f"{sparsity:g}", known)
+    record = recall(ImpStudy(settings, subjects))
+    task, found = subjects[0].task, []
+    for arm in settings.arms:
+        mask = mask_at(record, sparsity, settings.first_seed, arm.name)
+        if mask is None or (mask.path is not None and not mask.path.is_file()):
+            raise TicketError(f"--tickets {path}: its ticket at {sparsity:g} is not there yet; run it to its end.")
+        found.append(Source(name=f"{task} ({arm.name})" if arm.name else task, task=task, mask=mask))
+    return found
+
+
+def _level(found: Sequence[Source]) -> float:
+    """Return the mean share of heads and FFNs that structured tickets lack."""
+    shares = [1 - (t.kept_heads + t.kept_ffns) / (t.heads.size + t.ffns.size) for s in found if (t := s.ticket)]
+    return round(sum(shares) / len(shares), 4)
+
+
+def _baselines(settings: TransferSettings, base: BaseModel, found: Sequence[Source], level: float) -> list[Source]:
+    """Return the sources that no task found: one-shot pruning of the pre-trained weights, and random tickets."""
+    sources = []
+    of_weights = any(source.mask is not None for source in found)
+    if ONE_SHOT in settings.baselines and of_weights:
+        drawn = _one_shot(base, settings, level)
+        mask = {"how": "file", "path": Path(f"{ONE_SHOT}.safetensors"), "digest": drawn.digest}
+        sources.append(Source(name=ONE_SHOT, mask=WeightMask.model_validate(mask)))
+    if RANDOM in settings.baselines and of_weights:
+        mask = {"how": "random", "sparsity": level, "pruning": settings.pruning, "seed": 0}
+        sources.append(Source(name=RANDOM, mask=WeightMask.model_validate(mask)))
+    elif RANDOM in settings.baselines:
+        sources.append(Source(name=RANDOM, ticket=Ticket.full(base.shape.layers, base.shape.heads)))
+    return sources
+
+
+def _one_shot(base: BaseModel, settings: TransferSettings, level: float) -> WeightTicket:
+    return prune_by_magnitude(prunable_weights(base, settings.pruning), level, scope=settings.pruning.scope)
+
+
+def _here(source: Source, folder: Path) -> Source:
+    """Return a source whose ticket of weights lies in a study's own folder."""
+    if source.mask is None or source.mask.path is None:
+        return source
+    path = (folder / MASKS / f"{slug(source.name)}.safetensors").resolve()
+    return source.model_copy(update={"mask": source.mask.model_copy(update={"path": path})})
+
+
+def _targets(settings: TransferSettings, base: BaseModel, found: Sequence[Source]) -> list[Target]:
+    """Return the tasks to train on, with the examples and the recipe of the study that found the task's ticket."""
+    studies: dict[str, ImpSettings | FindSettings] = {}
+    for path in settings.tickets:
+        if not (path / TICKET_JSON).is_file() and isinstance(one := settings_of(path), ImpSettings | FindSettings):
+            studies[task_name(one.task)] = one
+    asked = settings.tasks or tuple(dict.fromkeys(source.task for source in found if source.task is not None))
+    targets = []
+    for task in asked:
+        study = studies.get(task_name(task))
+        if study is not None:
+            source, recipe = study.source, study.recipe
+        else:
+            source = TaskSource.model_validate({"task": task, "data": settings.data})
+            values = weight_preset_values("paper", base.shape, task_name(task))
+            fields = {name: value for name, value in values.items() if name in Recipe.model_fields}
+            fields["dropout"] = task_dropout("paper", task)
+            recipe = Recipe.model_validate(fields)
+        own = {name: getattr(settings, name) for name in settings.of_targets}
+        changed = {name: value for name, value in own.items() if value is not None}
+        longest = min(changed.get("max_length", recipe.max_length), base.max_length)
+        recipe = recipe.model_copy(update={**changed, "max_length": longest, "threads": settings.threads})
+        targets.append(Target(source=source, recipe=recipe))
+    return targets

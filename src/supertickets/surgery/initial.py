@@ -1,0 +1,59 @@
+"""Weights to start from in place of the pre-trained ones: what shows whether they matter (spec section 4)."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from supertickets.anatomy.blocks import blocks_of
+
+MATRICES = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
+
+
+def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
+    """Draw the whole model anew as its config says: matrices N(0, initializer_range), biases 0, norms 1."""
+    spread = model.config.initializer_range
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.data.normal_(0.0, spread, generator=generator)
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight.data[module.padding_idx].zero_()
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.data.fill_(1.0)
+        if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+            module.bias.data.zero_()
+
+
+def shuffle_layers(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
+    """Permute whole layers' matrices, all six together, as the released code does; nothing inside one moves."""
+    blocks = blocks_of(model)
+    order = torch.randperm(len(blocks), generator=generator).tolist()
+    before = [[block.part(role).get_parameter("weight").detach().clone() for role in MATRICES] for block in blocks]
+    with torch.no_grad():
+        for block, source in zip(blocks, order, strict=True):
+            for role, weight in zip(MATRICES, before[source], strict=True):
+                block.part(role).get_parameter("weight").copy_(weight)
+
+
+def shuffle_elements(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
+    """Permute the entries of each prunable tensor within it."""
+    parameters = dict(model.base_model.named_parameters())
+    with torch.no_grad():
+        for name in names:
+            if name in parameters:
+                flat = parameters[name].reshape(-1)
+                parameters[name].copy_(flat[torch.randperm(len(flat), generator=generator)].view_as(parameters[name]))
+
+
+INITIAL: dict[str, Callable[[PreTrainedModel, Iterable[str], torch.Generator], None]] = {
+    "random": reinitialise,
+    "shuffled-layers": shuffle_layers,
+    "shuffled-elements": shuffle_elements,
+}
+"""Ways to start, by name; each changes a model in place. `names` are the prunable tensors'."""
+
+
+def start_otherwise(model: PreTrainedModel, how: str, names: Iterable[str], seed: int) -> None:
+    """Give a model other weights than the pre-trained ones, in place; the seed decides them."""
+    INITIAL[how](model, names, torch.Generator().manual_seed(seed))

@@ -1,0 +1,100 @@
+"""What a task's form means in training: how its examples are encoded, each one's loss, how outputs are judged."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from supertickets.tasks import Split, Task
+from supertickets.training.batches import Encoded, EncodedTask, encode_split
+from supertickets.training.masked import Masked, check_corpus
+from supertickets.training.spans import Spans
+
+
+class Objective(Protocol):
+    """One form of tasks. An evaluation collects what `judge` says of each batch; `finish` makes its outputs of that."""
+
+    def encode(self, part: Split, tokenizer: Any, max_length: int) -> Encoded:
+        """Tokenise a split."""
+
+    def forward(self, model: PreTrainedModel, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        """Return what a model gives for a batch."""
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return each example's loss `[batch]`."""
+
+    def blank(self, data: Encoded) -> NDArray[np.float32]:
+        """Return room for what `judge` says of a whole split, zeros."""
+
+    def judge(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float32]:
+        """Return what an evaluation keeps of a batch, a row an example."""
+
+    def finish(self, found: NDArray[np.float32], data: Encoded) -> NDArray[np.float32]:
+        """Return the outputs of an evaluation, as `tasks.metrics.evaluate` takes them."""
+
+
+class Sequences:
+    """The form `sequence`: a text's logits, or its real number in regression; outputs are just these."""
+
+    def __init__(self, regression: bool, outputs: int) -> None:
+        self._regression, self._outputs = regression, outputs
+
+    def encode(self, part: Split, tokenizer: Any, max_length: int) -> Encoded:
+        """Tokenise texts or pairs of them."""
+        return encode_split(part, tokenizer, max_length)
+
+    def forward(self, model: PreTrainedModel, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        """Return the logits `[batch, outputs]`."""
+        logits: Tensor = model(**inputs).logits
+        return logits
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return cross-entropy, or squared error in regression, `[batch]`."""
+        return example_losses(outputs, targets, self._regression)
+
+    def blank(self, data: Encoded) -> NDArray[np.float32]:
+        """Return room for the outputs of all examples."""
+        return np.zeros((len(data.ids), self._outputs), np.float32)
+
+    def judge(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float32]:
+        """Return the outputs themselves."""
+        return outputs.float().cpu().numpy()
+
+    def finish(self, found: NDArray[np.float32], data: Encoded) -> NDArray[np.float32]:
+        """Return the outputs `[examples, outputs]`."""
+        return found
+
+
+def example_losses(outputs: Tensor, targets: Tensor, regression: bool) -> Tensor:
+    """Return each example's loss `[batch]`: cross-entropy, or squared error in regression."""
+    if regression:
+        return (outputs.squeeze(-1) - targets.to(outputs.dtype)) ** 2
+    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def objective_of(task: Task) -> Objective:
+    """Return what a task's form means in training."""
+    if task.form == "sequence":
+        return Sequences(task.is_regression, task.outputs)
+    return Spans() if task.form == "spans" else Masked()
+
+
+def check_task(task: Task, tokenizer: Any, max_length: int) -> None:
+    """Raise TicketError where `encode` would, without reading all of the task."""
+    if task.form == "masked":
+        check_corpus(task, tokenizer, max_length)
+    elif task.form == "spans":
+        every = task.train
+        assert every.pair is not None
+        assert every.answers is not None
+        one = Split(every.text[:1], every.pair[:1], every.targets[:1], every.answers[:1])
+        Spans().encode(one, tokenizer, max_length)
+
+
+def encode(task: Task, tokenizer: Any, max_length: int) -> EncodedTask:
+    """Tokenise a task for inputs of at most `max_length` tokens; raises TicketError if its form cannot be made so."""
+    form = objective_of(task)
+    evaluations = {name: form.encode(part, tokenizer, max_length) for name, part in task.evaluations.items()}
+    return EncodedTask(task, form.encode(task.train, tokenizer, max_length), evaluations)
