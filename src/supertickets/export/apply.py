@@ -8,6 +8,7 @@ from supertickets.models import BaseModel, find_model, prunable_shapes, quiet_tr
 from supertickets.storage import written_whole
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import is_of_weights, load_ticket, load_weight_ticket
+from supertickets.tickets.weights import check_tensors
 
 
 def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: bool = False) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: boo
     from transformers import AutoModel, AutoTokenizer
 
     from supertickets.surgery.cut import cut
-    from supertickets.surgery.masks import check_tensors, zero
+    from supertickets.surgery.masks import zero
     from supertickets.surgery.reload import save_cut_model
 
     shared = load_weight_ticket(ticket) if is_of_weights(Path(ticket)) else load_ticket(ticket)

@@ -34,11 +34,12 @@ from supertickets.storage import write_atomically
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
 from supertickets.surgery.initial import start_otherwise
-from supertickets.surgery.masks import check_tensors, weights_of, zero
+from supertickets.surgery.masks import weights_of, zero
 from supertickets.tasks import Task, load_task
 from supertickets.tickets.weights import (
     Pruning,
     WeightTicket,
+    check_tensors,
     draw_matched_weights,
     draw_random_weights,
     prune_by_magnitude,

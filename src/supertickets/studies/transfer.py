@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pydantic import ConfigDict
 
 from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import TicketError, unknown_name
-from supertickets.evidence.magnitude import mask_at
+from supertickets.evidence.magnitude import ticket_at
 from supertickets.evidence.record import Record, Subject, load_subjects
 from supertickets.evidence.table import DENSE, Role
 from supertickets.evidence.transfer import AnyTicket, Transfer, conclude_transfer
@@ -30,7 +31,7 @@ from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
 from supertickets.tickets.folder import TICKET_JSON, is_of_weights, load_ticket, load_weight_ticket
-from supertickets.tickets.weights import WeightTicket, prune_by_magnitude
+from supertickets.tickets.weights import WeightTicket, check_all_tensors, prune_by_magnitude
 from supertickets.training.recipe import Recipe
 
 PLAN, MASKS = "transfer.json", "masks"
@@ -143,6 +144,11 @@ class TransferStudy(Study):
                     found[source.name] = WeightTicket.from_bytes(path.read_bytes(), str(path))
         return found
 
+    def shows(self, record: Record) -> Transfer:
+        """Return what the study shows."""
+        sources = {source.name: source.task for source in self.plan.sources}
+        return conclude_transfer(record, sources, self.tickets(), self.plan.sparsity)
+
 
 RANDOM, ONE_SHOT = "random", "one-shot"
 
@@ -173,32 +179,25 @@ def transfer(
     first = parse(TransferSettings, asked)
     base = find_model(first.model)
     finished = complete(TransferSettings, asked, base)
-    found = [source for path in first.tickets for source in _sources(path, finished, base)]
+    found = [given for path in first.tickets for given in _given(path, finished, base)]
     if not found:
         raise TicketError("--tickets: name finished studies of `imp` or `find`, or ticket folders.")
-    names = [source.name for source in found]
+    names = [one.source.name for one in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise TicketError(f"--tickets: there are two tickets of {twice[0]}; expected each source once.")
-    of_weights = any(ticket.mask is not None for ticket in found)
-    level = finished.sparsity if of_weights else _level(found)
+    level = _check_alike(found, base, finished)
     targets = _targets(finished, base, found)
     tasks = {target.source: load_task(target.source) for target in targets}
-    files = {source.mask.path: source for source in found if source.mask is not None and source.mask.path is not None}
+    given = [*found, *_baselines(finished, base, found, level)]
 
     def build(settled: TransferSettings, subjects: Sequence[Subject]) -> TransferStudy:
-        kept = kept_plan(settled.folder)
-        sources = [*found, *_baselines(finished, base, found, level)]
-        for path in files:
-            if kept is None:
-                write_atomically(settled.folder / MASKS / f"{slug(files[path].name)}.safetensors", path.read_bytes())
-        for source in sources:
-            if source.name == ONE_SHOT and kept is None:
-                drawn = _one_shot(base, finished, level)
-                write_atomically(settled.folder / MASKS / f"{ONE_SHOT}.safetensors", drawn.to_bytes())
-        here = tuple(_here(source, settled.folder) for source in sources)
-        plan = Plan(sparsity=level, sources=here, targets=tuple(targets))
-        _check_same_plan(settled.folder, kept, plan)
-        write_atomically(settled.folder / PLAN, plan.model_dump_json(indent=1) + "\n")
+        folder = settled.folder
+        plan = Plan(sparsity=level, sources=tuple(one.here(folder) for one in given), targets=tuple(targets))
+        _check_same_plan(folder, kept_plan(folder), plan)
+        for one, source in zip(given, plan.sources, strict=True):
+            if one.content is not None and source.mask is not None and source.mask.path is not None:
+                write_atomically(source.mask.path, one.content)
+        write_atomically(folder / PLAN, plan.model_dump_json(indent=1) + "\n")
         return TransferStudy(settled, subjects, plan)
 
     return conduct(build, finished, base, tasks, quiet, _conclude)
@@ -208,9 +207,7 @@ def _conclude(study: TransferStudy, record: Record) -> TransferResult:
     from supertickets.studies.pages import write_transfer
 
     check_some_finished(record)
-    seen = conclude_transfer(
-        record, {source.name: source.task for source in study.plan.sources}, study.tickets(), study.plan.sparsity
-    )
+    seen = study.shows(record)
     write_results(record.folder, seen.runs)
     write_transfer(record, seen)
     return TransferResult(record.folder, seen, dict(record.failures))
@@ -241,7 +238,30 @@ def _check_same_plan(folder: Path, before: Plan | None, now: Plan) -> None:
             raise TicketError(f"--out {folder}: the folder's study has other {name}; choose another folder.")
 
 
-def _sources(path: Path, settings: TransferSettings, base: BaseModel) -> list[Source]:
+@dataclass(frozen=True)
+class _Given:
+    """A source as it is found: with its file of masks, if its ticket is one of weights in a file."""
+
+    source: Source
+    content: bytes | None = None
+
+    @classmethod
+    def of_weights(cls, name: str, task: str | None, content: bytes) -> _Given:
+        """Return the source of a ticket of weights."""
+        mask = {"how": "file", "path": Path(f"{slug(name)}.safetensors"), "digest": hashlib.sha256(content).hexdigest()}
+        return cls(Source(name=name, task=task, mask=WeightMask.model_validate(mask)), content)
+
+    def here(self, folder: Path) -> Source:
+        """Return the source with its file in a study's own folder."""
+        mask = self.source.mask
+        if mask is None or mask.path is None:
+            return self.source
+        return self.source.model_copy(
+            update={"mask": mask.model_copy(update={"path": (folder / MASKS / mask.path.name).resolve()})}
+        )
+
+
+def _given(path: Path, settings: TransferSettings, base: BaseModel) -> list[_Given]:
     """Return the tickets of a folder: of a study of `imp` one for each way to rewind, of `find` the super ticket."""
     if not path.is_dir():
         raise TicketError(f"--tickets {path}: no such folder.")
@@ -257,18 +277,14 @@ def _sources(path: Path, settings: TransferSettings, base: BaseModel) -> list[So
     return [_of_folder(path / "super-ticket", base)]
 
 
-def _of_folder(path: Path, base: BaseModel) -> Source:
+def _of_folder(path: Path, base: BaseModel) -> _Given:
     """Return the ticket of a ticket folder; raises TicketError if it is of another model."""
-    if is_of_weights(path):
-        weights = load_weight_ticket(path)
-        _check_base(path, str(weights.base["weight_hash"]), base)
-        mask = {"how": "file", "path": (path / "ticket.safetensors").resolve(), "digest": weights.ticket.digest}
-        task = str(weights.origin.get("task", path.name))
-        return Source(name=task, task=task, mask=WeightMask.model_validate(mask))
-    shared = load_ticket(path)
+    shared = load_weight_ticket(path) if is_of_weights(path) else load_ticket(path)
     _check_base(path, str(shared.base["weight_hash"]), base)
     task = str(shared.origin.get("task", path.name))
-    return Source(name=task, task=task, ticket=shared.ticket)
+    if isinstance(shared.ticket, WeightTicket):
+        return _Given.of_weights(task, task, shared.ticket.to_bytes())
+    return _Given(Source(name=task, task=task, ticket=shared.ticket))
 
 
 def _check_base(path: Path, weight_hash: str, base: BaseModel) -> None:
@@ -279,7 +295,7 @@ def _check_base(path: Path, weight_hash: str, base: BaseModel) -> None:
         )
 
 
-def _of_imp(path: Path, settings: ImpSettings, sparsity: float, base: BaseModel) -> list[Source]:
+def _of_imp(path: Path, settings: ImpSettings, sparsity: float, base: BaseModel) -> list[_Given]:
     """Return the tickets that a study found at a sparsity in its first seed, one for each way to rewind."""
     subjects = load_subjects(path)
     if not subjects:
@@ -291,54 +307,68 @@ def _of_imp(path: Path, settings: ImpSettings, sparsity: float, base: BaseModel)
     record = recall(ImpStudy(settings, subjects))
     task, found = subjects[0].task, []
     for arm in settings.arms:
-        mask = mask_at(record, sparsity, settings.first_seed, arm.name)
-        if mask is None or (mask.path is not None and not mask.path.is_file()):
+        ticket = ticket_at(record, sparsity, settings.first_seed, arm.name)
+        if ticket is None:
             raise TicketError(f"--tickets {path}: its ticket at {sparsity:g} is not there yet; run it to its end.")
-        found.append(Source(name=f"{task} ({arm.name})" if arm.name else task, task=task, mask=mask))
+        found.append(_Given.of_weights(f"{task} ({arm.name})" if arm.name else task, task, ticket.to_bytes()))
     return found
 
 
-def _level(found: Sequence[Source]) -> float:
-    """Return the mean share of heads and FFNs that structured tickets lack."""
-    shares = [1 - (t.kept_heads + t.kept_ffns) / (t.heads.size + t.ffns.size) for s in found if (t := s.ticket)]
-    return round(sum(shares) / len(shares), 4)
+def _check_alike(found: Sequence[_Given], base: BaseModel, settings: TransferSettings) -> float:
+    """Return the sparsity (of structured tickets the mean share of heads and FFNs) that sources have.
+
+    Raises TicketError if some are of weights and others not, if one does not fit the model or lacks a tensor, or if
+    sparsities differ: only equal ones compare.
+    """
+    tickets = [one.source.ticket for one in found if one.source.ticket is not None]
+    weights = {one.source.name: WeightTicket.from_bytes(one.content, one.source.name) for one in found if one.content}
+    if weights and tickets:
+        raise TicketError("--tickets: some are of single weights, others of heads and FFNs; transfer them apart.")
+    shape = (base.shape.layers, base.shape.heads)
+    for ticket in tickets:
+        if ticket.shape != shape:
+            raise TicketError(
+                f"--tickets: a ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, model {base.name!r} "
+                f"has {shape[0]} x {shape[1]}."
+            )
+    if tickets:
+        gone = [1 - (t.kept_heads + t.kept_ffns) / (t.heads.size + t.ffns.size) for t in tickets]
+        return round(sum(gone) / len(gone), 4)
+    shapes = {name: values.shape for name, values in prunable_weights(base, settings.pruning).items()}
+    first, like = next(iter(weights.items()))
+    for name, of_weights in weights.items():
+        check_all_tensors(of_weights, shapes, base.name)
+        if abs(of_weights.sparsity - like.sparsity) > 1e-3:
+            raise TicketError(
+                f"--tickets: that of {first} has {like.sparsity:.3f}, that of {name} {of_weights.sparsity:.3f}; "
+                "only equal sparsities compare."
+            )
+    return round(like.sparsity, 4)
 
 
-def _baselines(settings: TransferSettings, base: BaseModel, found: Sequence[Source], level: float) -> list[Source]:
+def _baselines(settings: TransferSettings, base: BaseModel, found: Sequence[_Given], level: float) -> list[_Given]:
     """Return the sources that no task found: one-shot pruning of the pre-trained weights, and random tickets."""
-    sources = []
-    of_weights = any(source.mask is not None for source in found)
+    given = []
+    of_weights = found[0].content is not None
     if ONE_SHOT in settings.baselines and of_weights:
-        drawn = _one_shot(base, settings, level)
-        mask = {"how": "file", "path": Path(f"{ONE_SHOT}.safetensors"), "digest": drawn.digest}
-        sources.append(Source(name=ONE_SHOT, mask=WeightMask.model_validate(mask)))
+        weights = prunable_weights(base, settings.pruning)
+        drawn = prune_by_magnitude(weights, level, scope=settings.pruning.scope)
+        given.append(_Given.of_weights(ONE_SHOT, None, drawn.to_bytes()))
     if RANDOM in settings.baselines and of_weights:
         mask = {"how": "random", "sparsity": level, "pruning": settings.pruning, "seed": 0}
-        sources.append(Source(name=RANDOM, mask=WeightMask.model_validate(mask)))
+        given.append(_Given(Source(name=RANDOM, mask=WeightMask.model_validate(mask))))
     elif RANDOM in settings.baselines:
-        sources.append(Source(name=RANDOM, ticket=Ticket.full(base.shape.layers, base.shape.heads)))
-    return sources
+        given.append(_Given(Source(name=RANDOM, ticket=Ticket.full(base.shape.layers, base.shape.heads))))
+    return given
 
 
-def _one_shot(base: BaseModel, settings: TransferSettings, level: float) -> WeightTicket:
-    return prune_by_magnitude(prunable_weights(base, settings.pruning), level, scope=settings.pruning.scope)
-
-
-def _here(source: Source, folder: Path) -> Source:
-    """Return a source whose ticket of weights lies in a study's own folder."""
-    if source.mask is None or source.mask.path is None:
-        return source
-    path = (folder / MASKS / f"{slug(source.name)}.safetensors").resolve()
-    return source.model_copy(update={"mask": source.mask.model_copy(update={"path": path})})
-
-
-def _targets(settings: TransferSettings, base: BaseModel, found: Sequence[Source]) -> list[Target]:
+def _targets(settings: TransferSettings, base: BaseModel, found: Sequence[_Given]) -> list[Target]:
     """Return the tasks to train on, with the examples and the recipe of the study that found the task's ticket."""
     studies: dict[str, ImpSettings | FindSettings] = {}
     for path in settings.tickets:
         if not (path / TICKET_JSON).is_file() and isinstance(one := settings_of(path), ImpSettings | FindSettings):
             studies[task_name(one.task)] = one
-    asked = settings.tasks or tuple(dict.fromkeys(source.task for source in found if source.task is not None))
+    asked = settings.tasks or tuple(dict.fromkeys(one.source.task for one in found if one.source.task is not None))
     targets = []
     for task in asked:
         study = studies.get(task_name(task))

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from supertickets.errors import TicketError
-from supertickets.tickets.weights import Pruning, Shapes, WeightTicket, difference
+from supertickets.tickets.weights import Pruning, WeightTicket
 
 
 def prunable(encoder: PreTrainedModel, pruning: Pruning) -> dict[str, Tensor]:
@@ -20,31 +19,12 @@ def prunable(encoder: PreTrainedModel, pruning: Pruning) -> dict[str, Tensor]:
     """
     found = {}
     for name, module in encoder.named_modules():
-        kinds = (nn.Linear, nn.Embedding) if pruning.embeddings else (nn.Linear,)
-        if isinstance(module, kinds) and (pruning.pooler or not name.startswith("pooler.")):
+        embeds = isinstance(module, nn.Embedding) or name.startswith("embeddings")  # ELECTRA projects its embeddings
+        if not isinstance(module, nn.Linear | nn.Embedding) or (embeds and not pruning.embeddings):
+            continue
+        if pruning.pooler or not name.startswith("pooler."):
             found[f"{name}.weight"] = module.weight
     return found
-
-
-def check_tensors(ticket: WeightTicket, shapes: Shapes, model: str) -> None:
-    """Raise TicketError if a ticket of weights has a tensor that a model lacks, or has in another shape."""
-    for name, shape in ticket.shapes.items():
-        if name not in shapes:
-            raise TicketError(f"the ticket has a mask of {name}, which model {model!r} does not have.")
-        if tuple(shapes[name]) != tuple(shape):
-            said = difference({name: shape}, {name: shapes[name]})
-            raise TicketError(f"the ticket does not fit model {model!r}: {said}; use the model it was drawn from.")
-
-
-def check_all_tensors(ticket: WeightTicket, shapes: Shapes, model: str) -> None:
-    """Raise TicketError unless a ticket of weights has a mask for each of these tensors of a model, and fits them."""
-    check_tensors(ticket, shapes, model)
-    missing = [name for name in shapes if name not in ticket.masks]
-    if missing:
-        raise TicketError(
-            f"the ticket has no mask of {missing[0]} ({len(missing)} of {len(shapes)} prunable tensors of model "
-            f"{model!r} are missing); leave them out with --no-pooler, or use a ticket that has them."
-        )
 
 
 def zero(model: PreTrainedModel, ticket: WeightTicket) -> None:

@@ -191,6 +191,27 @@ def difference(here: Shapes, there: Shapes) -> str:
     return f"{extra[0]} is missing in the one" if extra else ""
 
 
+def check_tensors(ticket: WeightTicket, shapes: Shapes, model: str) -> None:
+    """Raise TicketError if a ticket of weights has a tensor that a model lacks, or has in another shape."""
+    for name, shape in ticket.shapes.items():
+        if name not in shapes:
+            raise TicketError(f"the ticket has a mask of {name}, which model {model!r} does not have.")
+        if tuple(shapes[name]) != tuple(shape):
+            said = difference({name: shape}, {name: shapes[name]})
+            raise TicketError(f"the ticket does not fit model {model!r}: {said}; use the model it was drawn from.")
+
+
+def check_all_tensors(ticket: WeightTicket, shapes: Shapes, model: str) -> None:
+    """Raise TicketError unless a ticket of weights has a mask for each of these tensors of a model, and fits them."""
+    check_tensors(ticket, shapes, model)
+    missing = [name for name in shapes if name not in ticket.masks]
+    if missing:
+        raise TicketError(
+            f"the ticket has no mask of {missing[0]} ({len(missing)} of {len(shapes)} prunable tensors of model "
+            f"{model!r} are missing); leave them out with --no-pooler, or use a ticket that has them."
+        )
+
+
 def pruned_count(total: int, sparsity: float) -> int:
     """Return how many of `total` weights go at a sparsity: the nearest count, halves up. Raises TicketError outside
     [0, 1)."""

@@ -1,0 +1,95 @@
+"""What a training step with a ticket of weights costs, beside a dense one; and what rounds of pruning leave in memory.
+
+Steps of a dense encoder, of one whose pruned weights are kept at zero, and of one pruned by torch.nn.utils.prune (as in
+the released code) take turns in one run, so that a busy machine slows all of them alike. Default encoder, one thread.
+"""
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.utils import prune
+
+from supertickets.models import ModelSource, find_model
+from supertickets.studies.imp import imp
+from supertickets.surgery.masks import zero
+from supertickets.tasks import TaskSource, load_task
+from supertickets.tickets import Ticket
+from supertickets.tickets.weights import Pruning, WeightTicket, prune_by_magnitude
+from supertickets.training.loop import Learner, Trainer
+from supertickets.training.objectives import encode
+from supertickets.training.recipe import Recipe
+
+CPU = torch.device("cpu")
+
+
+def trainer_of(source: ModelSource, recipe: Recipe, ticket: WeightTicket | None, hooks: bool = False) -> Trainer:
+    """Return a trainer of the default encoder, with a ticket of weights or none; `hooks` prunes as torch's prune does."""
+    task = load_task(TaskSource.model_validate({"task": "entailment"}))
+    model = source.build(task.outputs, 0.1, 0)
+    if ticket is not None and hooks:
+        for name, mask in ticket.masks.items():
+            module = model.base_model.get_submodule(name.removesuffix(".weight"))
+            prune.custom_from_mask(module, "weight", torch.tensor(mask, dtype=torch.float32))
+    elif ticket is not None:
+        zero(model, ticket)
+    shape = source.base.shape
+    learner = Learner(encode(task, source.tokenizer, recipe.max_length), model, Ticket.full(shape.layers, shape.heads))
+    return Trainer([learner], recipe, 0, CPU, lambda event: None, weight_ticket=None if hooks else ticket)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--sparsity", type=float, default=0.7)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--memory", action="store_true", help="also run rounds of pruning and watch memory and disk")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    source = ModelSource(find_model("default"))
+    recipe = Recipe(
+        epochs=1, batch_size=options.batch_size, max_length=32, precision=options.precision, optimizer="adamw"
+    )
+    ticket = prune_by_magnitude(source.encoder_weights(Pruning.model_validate({})), options.sparsity)
+    trainers = {
+        "dense": trainer_of(source, recipe, None),
+        "kept at zero": trainer_of(source, recipe, ticket),
+        "torch.nn.utils.prune": trainer_of(source, recipe, ticket, hooks=True),
+    }
+    rows = trainers["dense"]._orders[0][0][1]
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+    for turn in range(options.rounds + 2):
+        for name, trainer in trainers.items():
+            started = time.perf_counter()
+            trainer._step(0, rows)
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - started)
+    print(f"a step at {options.sparsity:.0%} sparsity, as a share of a dense step (medians of paired steps)")
+    for name, taken in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(taken, seconds["dense"], strict=True))
+        print(f"{name:22} {ratio:.3f}   {statistics.median(taken):.3f} s")
+    if options.memory:
+        watch_rounds()
+
+
+def watch_rounds() -> None:
+    """Print the most memory this process has had and the size of the study's folder after more and more rounds."""
+    with tempfile.TemporaryDirectory() as folder:
+        for last in (0.1, 0.3, 0.5, 0.7, 0.9):
+            imp(task="entailment", fraction=0.2, sparsities=(f"0.1..{last}",), seeds=1, epochs=1, controls=(), rewind=("none",),
+                workers=1, out=Path(folder) / str(last))  # fmt: skip
+            files = [path for path in (Path(folder) / str(last)).rglob("*") if path.is_file()]
+            masks = {path.stat().st_size for path in files if path.name == "mask.safetensors"}
+            weights = [path for path in files if path.name == "weights.safetensors"]
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"up to {last:.0%}: {round(10 * last)} rounds, peak {peak:.0f} MiB, masks of {masks} bytes, "
+                  f"{len(weights)} files of weights, {sum(p.stat().st_size for p in files) / 2**20:.1f} MiB on disk")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
