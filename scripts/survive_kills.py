@@ -40,7 +40,7 @@ def at_work(folder: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--study", choices=("find", "share"), default="find")
+    parser.add_argument("--study", choices=("find", "share", "imp"), default="find")
     parser.add_argument("--workers", default="2")
     parser.add_argument("--epochs", default="20")
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which to kill")
@@ -53,7 +53,9 @@ def main() -> int:
 
 def command_of(study: str, root: Path, epochs: str, workers: str) -> list[str]:
     """Return a study's command, all but its folder."""
-    return sharing(root, epochs, workers) if study == "share" else finding(root, "words", epochs, workers)
+    if study == "share":
+        return sharing(root, epochs, workers)
+    return pruning(root, epochs, workers) if study == "imp" else finding(root, "words", epochs, workers)
 
 
 def training(command: str, root: Path, epochs: str, workers: str) -> list[str]:
@@ -70,12 +72,22 @@ def training(command: str, root: Path, epochs: str, workers: str) -> list[str]:
 
 def finding(root: Path, task: str, epochs: str, workers: str) -> list[str]:
     """Return a command that finds a ticket: of which words there are many, or of how many there are."""
+    return [*training("find", root, epochs, workers), *of_task(root, task), "--levels", "0.2,0.5"]
+
+
+def pruning(root: Path, epochs: str, workers: str) -> list[str]:
+    """Return a command that finds tickets of single weights, rewound and not."""
+    search = ["--sparsities", "0.3,0.6", "--rewind", "0,none", "--controls", "random"]
+    return [*training("imp", root, epochs, workers), *of_task(root, "words"), *search]
+
+
+def of_task(root: Path, task: str) -> list[str]:
+    """Return a task's arguments, its files written."""
     label = {"label": lambda words: len(words) % 3} if task == "lengths" else {}
     files = []
     for seed, name in enumerate(("train", "dev")):
         files.append(str(write_words(root / f"{task}-{name}.jsonl", 96, seed, **label)))
-    of_task = ["--task", task, "--train-file", files[0], "--dev-file", files[1], "--levels", "0.2,0.5"]
-    return [*training("find", root, epochs, workers), *of_task]
+    return ["--task", task, "--train-file", files[0], "--dev-file", files[1]]
 
 
 def sharing(root: Path, epochs: str, workers: str) -> list[str]:

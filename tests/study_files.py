@@ -13,6 +13,7 @@ def _without_times(path: Path) -> bytes:
         content = json.loads(path.read_text())
         del content["cost"]["seconds"], content["digest"]  # the digest covers the time
         (content["trial"]["start"] or {}).pop("folder", None)
+        (content["trial"]["mask"] or {}).pop("path", None)
         return json.dumps(content).encode()
     return path.read_bytes()
 

@@ -83,7 +83,7 @@ def done(study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Fin
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("study", ["find", "share"])
+@pytest.mark.parametrize("study", ["find", "share", "imp"])
 def test_a_study_survives_sigkill(tmp_path: Path, study: str) -> None:
     """Two kills here; scripts/survive_kills.py does twenty."""
     sys.path.insert(0, str(ROOT / "scripts"))

@@ -16,6 +16,7 @@ import pytest
 from conftest import write_words
 from study_files import contents
 from supertickets.studies.find import find
+from supertickets.studies.imp import imp
 from supertickets.studies.share import share
 
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency")
@@ -107,3 +108,18 @@ def test_trainings_that_start_from_others_find_their_weights(
     for key in tuned:
         one, other = (made.folder / "trials" / key / "predictions.safetensors" for made in (local, spread))
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_masks_and_the_weights_of_a_round_before_travel(cluster: Any, study: dict[str, Any], tmp_path: Path) -> None:
+    """Rounds of pruning on Ray find the local tickets, bit for bit: masks come through Ray, and weights to go on from."""
+    names = ("model", "task", "train_file", "dev_file", "batch_size", "learning_rate", "max_length")
+    settings = {name: study[name] for name in names} | {"precision": "float32", "epochs": 2, "seeds": 1}
+    settings |= {"sparsities": (0.3, 0.6), "rewind": ("0", "none"), "controls": ("matched", "random")}
+    local = imp(settings, out=tmp_path / "local", workers=1)
+    spread = imp(settings, out=tmp_path / "ray", on="ray", address=cluster.address)
+    assert len(local.table) == 9
+    assert spread.table.drop(columns="seconds").equals(local.table.drop(columns="seconds"))
+    masks = {path.parent.name: path.read_bytes() for path in tmp_path.glob("local/trials/*/mask.safetensors")}
+    assert len(set(masks.values())) == 3  # the dense run's, and each way's next one
+    for key, mask in masks.items():
+        assert (tmp_path / "ray" / "trials" / key / "mask.safetensors").read_bytes() == mask

@@ -23,7 +23,7 @@ from supertickets.tickets.weights import WeightTicket
 IMP, ROUND, START = "imp", "round", "start"
 """Kinds of roles: a ticket as it is judged, a round of the search that is not, a training up to a rewinding point."""
 RULES = ("sub_std", "full_std", "strict")
-_SAID = {
+RULES_SAID = {
     "sub_std": "the mean is at most one standard deviation of the ticket's own runs below the full model's",
     "full_std": "the mean is at most one standard deviation of the full model's runs below the full model's",
     "strict": "the mean is at least the full model's",
@@ -43,15 +43,16 @@ class Magnitude:
 
     `runs` has a row a run. `means` has a row a kind, way of rewinding and sparsity: mean, standard deviation (over
     seeds, n - 1), runs, the difference to the dense runs with its paired t-test, and whether it matches by each rule.
-    `highest` is the highest matching sparsity of each way of rewinding (None: none matches) by `rule`. `table_2` is in
-    the paper's layout. `rewinding` compares the ways of rewinding, `densities` are the kept shares by layer and matrix,
-    `similarity` the overlap of different seeds' tickets.
+    `highest` is the highest matching sparsity of each way of rewinding (None: none matches) by `rule`, `shown` that of
+    the first way, or the highest there is: `table_2`, in the paper's layout, and `densities`, the kept shares by layer
+    and matrix, are of it. `rewinding` compares the ways of rewinding, `similarity` the tickets of different seeds.
     """
 
     runs: pd.DataFrame
     means: pd.DataFrame
     highest: Mapping[str, float | None]
     rule: str
+    shown: float | None
     table_2: pd.DataFrame
     rewinding: pd.DataFrame
     densities: pd.DataFrame
@@ -68,14 +69,15 @@ def conclude_magnitude(record: Record, rule: str) -> Magnitude:
     """Look at all outcomes of a study of `imp`; `rule` says when a ticket matches the full model."""
     found = magnitude_runs(record)
     means = compared_means(found)
-    rule = rule if means["std"].notna().any() else "strict"
     of_imp = means[means["kind"] == IMP]
+    asked, rule = rule, rule if of_imp[rule].notna().any() else "strict"  # single runs have no standard deviation
     highest: dict[str, float | None] = {}
     for variant, rows in of_imp.groupby("variant", sort=False):
         matching = rows[rows[rule].eq(True)]
         highest[str(variant)] = float(matching["sparsity"].max()) if len(matching) else None
-    main = next(iter(highest.values()), None)
-    shown = main if main is not None else (float(of_imp["sparsity"].max()) if len(of_imp) else None)
+    first = of_imp[of_imp["variant"] == ""]
+    main = highest.get("")
+    shown = main if main is not None else (float(first["sparsity"].max()) if len(first) else None)
     ticket = ticket_at(record, shown) if shown is not None else None
     rewinding = _rewinding(found)
     return Magnitude(
@@ -83,12 +85,21 @@ def conclude_magnitude(record: Record, rule: str) -> Magnitude:
         means=means,
         highest=highest,
         rule=rule,
+        shown=shown,
         table_2=_table_2(record, means, shown),
         rewinding=rewinding,
         densities=densities(ticket) if ticket is not None else pd.DataFrame(),
         similarity=_similarity(record, found),
-        sentences=_sentences(means, highest, rule, rewinding),
+        sentences=_sentences(means, highest, asked, rule, rewinding, first_way(record)),
     )
+
+
+def first_way(record: Record) -> str:
+    """Return how the tickets of a study's first way of rewinding came about, in words (others' say it themselves)."""
+    first = str((record.settings.get("rewind") or ("0",))[0])
+    if first == "none":
+        return "not rewound"
+    return f"rewound to {first}" if float(first.removesuffix("%")) else "rewound"
 
 
 def magnitude_runs(record: Record) -> pd.DataFrame:
@@ -215,10 +226,10 @@ def _rewinding(found: pd.DataFrame) -> pd.DataFrame:
             both = at.astype(float)[[variant, ""]].dropna()
             test = paired_t_test(both[variant].tolist(), both[""].tolist())
             rows.append({"compared": variant, "sparsity": sparsity, "seeds": len(both), "score": both[variant].mean(),
-                         "rewound": both[""].mean(), "difference": test.mean, "low": test.low, "high": test.high,
+                         "first way": both[""].mean(), "difference": test.mean, "low": test.low, "high": test.high,
                          "p": test.p})  # fmt: skip
     frame = pd.DataFrame(
-        rows, columns=["compared", "sparsity", "seeds", "score", "rewound", "difference", "low", "high", "p"]
+        rows, columns=["compared", "sparsity", "seeds", "score", "first way", "difference", "low", "high", "p"]
     )
     return frame.assign(p_holm=holm(frame["p"].tolist()))
 
@@ -267,7 +278,12 @@ def _cell(mean: float, std: float) -> str:
 
 
 def _sentences(
-    means: pd.DataFrame, highest: Mapping[str, float | None], rule: str, rewinding: pd.DataFrame
+    means: pd.DataFrame,
+    highest: Mapping[str, float | None],
+    asked: str,
+    rule: str,
+    rewinding: pd.DataFrame,
+    first: str,
 ) -> tuple[str, ...]:
     """Say which tickets match, what controls reach there, whether rewinding matters."""
     dense = means[means["kind"] == DENSE]
@@ -276,40 +292,42 @@ def _sentences(
     seeds = int(dense["runs"].iloc[0])
     several = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
     parts = [f"The full model scores {_cell(dense['mean'].iloc[0], dense['std'].iloc[0])} ({several})."]
+    said = f" ({RULES_SAID[rule]})"  # once
     for variant, sparsity in highest.items():
         name = f"tickets {variant}" if variant else "tickets"
         at = means[(means["kind"] == IMP) & (means["variant"] == variant)]
+        if at[rule].isna().all():
+            parts.append(f"Whether {name} match it cannot be told from so few runs.")
+            continue
         if sparsity is None:
             ends = [f"{row['mean']:.1f} at {row['sparsity']:.0%}" for _, row in at.iloc[[0, -1]].iterrows()]
-            parts.append(f"No sparsity of the {name} matches it ({_SAID[rule]}): {', '.join(dict.fromkeys(ends))}.")
+            parts.append(f"No sparsity of the {name} matches it{said}: {', '.join(dict.fromkeys(ends))}.")
+            said = ""
             continue
         row = at[at["sparsity"] == sparsity].iloc[0]
         parts.append(
-            f"The highest sparsity at which {name} match it is {sparsity:.0%} ({_SAID[rule]}): "
+            f"The highest sparsity at which {name} match it is {sparsity:.0%}{said}: "
             f"{_cell(row['mean'], row['std'])}, {row['difference']:+.2f}{_interval(row)}."
         )
-        below = at[(at["sparsity"] < sparsity) & ~at[rule].eq(True)]["sparsity"]
+        said = ""
+        below = at[(at["sparsity"] < sparsity) & at[rule].eq(False)]["sparsity"]
         if len(below):
             parts.append(f"Below it, {', '.join(f'{s:.0%}' for s in below)} do not match.")
         controls = means[~means["kind"].isin([DENSE, IMP]) & (means["sparsity"] == sparsity)]
         if not variant and len(controls):
-            said = ", ".join(f"{row['kind']} {row['mean']:.1f}" for _, row in controls.iterrows())
-            parts.append(f"Controls at that sparsity: {said}.")
+            reached = ", ".join(f"{row['kind']} {row['mean']:.1f}" for _, row in controls.iterrows())
+            parts.append(f"Controls at that sparsity: {reached}.")
     for compared, rows in rewinding.groupby("compared", sort=False):
         if rows["difference"].notna().any():
             mean = rows["difference"].mean()
             beyond = int((rows["p_holm"] < 0.05).sum())
-            tested = int(rows["p"].notna().sum())
+            tested, compared_at = int(rows["p"].notna().sum()), int(rows["difference"].notna().sum())
             parts.append(
-                f"Tickets {compared} differ from rewound ones by {mean:+.2f} on average over {len(rows)} sparsities"
-                + (
-                    f"; beyond chance (5 %, corrected) at {beyond} of {tested}."
-                    if tested
-                    else "; one seed allows no test."
-                )
+                f"Tickets {compared} differ from those {first} by {mean:+.2f} on average over {compared_at} sparsities"
+                + (f"; beyond chance (5 %, corrected) at {beyond} of {tested}." if tested else "; no test is possible.")
             )
-    if rule == "strict" and seeds == 1:
-        parts.append("One seed has no standard deviation, so a ticket matches if it is at least as good.")
+    if rule != asked:
+        parts.append("A single run has no standard deviation, so a ticket matches if it is at least as good.")
     return tuple(parts)
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from supertickets.evidence.keepers import share_of
 from supertickets.report.maps import structure
-from supertickets.report.style import TASKS, laid_out, of_model, plain, short
+from supertickets.report.style import TASKS, Style, laid_out, of_model, plain, short
 
 _APART = 0.14
 """How far models stand from each other where they have the same place."""
@@ -24,7 +24,7 @@ def scores_by_task(runs: pd.DataFrame, models: Sequence[str], tasks: Sequence[st
         rows = runs[runs["model"] == model]
         shift = (i - (len(models) - 1) / 2) * _APART
         rows = rows.assign(x=rows["task"].map(place) + shift, at=rows["task"].map(plain))
-        _add_model(figure, model, i, rows, "markers")
+        add_scores(figure, model, of_model(i), rows, "markers")
     x = _of_tasks(tasks) | {"range": [-0.5, len(tasks) - 0.5]}
     return laid_out(figure, x, {"title": "dev score (%)"}, showlegend=True)
 
@@ -45,14 +45,16 @@ def scores_by_examples(runs: pd.DataFrame, models: Sequence[str], measure: str) 
         rows = runs[runs["model"] == model]
         shift = np.exp((i - (len(models) - 1) / 2) * apart)
         rows = rows.assign(x=rows["examples"] * shift, at=rows["examples"].map("{:,} examples".format))
-        _add_model(figure, model, i, rows, "lines+markers", spread=True)
+        add_scores(figure, model, of_model(i), rows, "lines+markers", spread=True)
     x = {"title": "training examples", "type": "log", "tickvals": counts, "ticktext": [f"{n:,}" for n in counts]}
     return laid_out(figure, x, {"title": f"dev {measure} (%)"}, showlegend=True)
 
 
-def _add_model(figure: go.Figure, model: str, place: int, runs: pd.DataFrame, mode: str, spread: bool = False) -> None:
+def add_scores(
+    figure: go.Figure, model: str, style: Style, runs: pd.DataFrame, mode: str, spread: bool = False
+) -> None:
     """Draw a model's means over seeds, and its finished runs as small open marks; `at` says where `x` is."""
-    style, name = of_model(place), plain(model)
+    name = plain(model)
     runs = runs[runs["score"].notna()]
     means = runs.groupby(["x", "at"], sort=True)["score"].agg(["mean", "std", "count"]).reset_index()
     said = [

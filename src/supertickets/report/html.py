@@ -16,7 +16,7 @@ from supertickets.evidence.record import Record
 from supertickets.storage import write_atomically
 
 RUNS = {
-    "level": "{:g}",
+    **dict.fromkeys(("level", "sparsity"), "{:g}"),
     "examples": "{:,}",
     "remaining": "{:.1%}",
     "inference": "{:.1%}",

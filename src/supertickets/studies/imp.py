@@ -139,9 +139,10 @@ class ImpStudy(Study):
             if mask is None:
                 return
             last = i + 1 == len(self.rungs)
-            start = self._start(arm, seed, before)
+            a_round = judged or not last
+            start = self._start(arm, seed, before) if a_round or arm.rewind else None
             waits = start is None and (arm.rewind or (self._starts(arm) and before is not None))
-            if (judged or not last) and not waits:
+            if a_round and not waits:
                 role = Role(IMP if judged else ROUND, rung, seed, arm.name)
                 prune = None if last else self._prune(self.rungs[i + 1])
                 yield self._round(role, arm, i, mask=mask, start=start, prune=prune)

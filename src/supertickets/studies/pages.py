@@ -62,6 +62,9 @@ def write_adaptation(record: Record, seen: Adaptation) -> None:
 
 def write_magnitude(record: Record, seen: Magnitude) -> None:
     """Write the page and tables of a study of `imp` into its folder."""
+    from supertickets.report.magnitude import write_magnitude_report
+
+    write_magnitude_report(record.folder / REPORT, record, seen, command_of(record))
     tables = {"means": seen.means, "table 2": seen.table_2}
     further = {"rewinding": seen.rewinding, "densities": seen.densities, "similarity": seen.similarity}
     tables |= {name: table for name, table in further.items() if not table.empty}
@@ -70,6 +73,9 @@ def write_magnitude(record: Record, seen: Magnitude) -> None:
 
 def write_transfer(record: Record, seen: Transfer) -> None:
     """Write the page and tables of a study of `transfer` into its folder."""
+    from supertickets.report.transfer import write_transfer_report
+
+    write_transfer_report(record.folder / REPORT, record, seen, command_of(record))
     tables = {"means": seen.means, "gains": seen.gains, "overlaps": seen.overlaps, "overlaps by place": seen.by_place}
     write_tables(record.folder / TABLES, {name: table for name, table in tables.items() if not table.empty})
 

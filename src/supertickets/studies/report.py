@@ -7,16 +7,32 @@ from pathlib import Path
 import pandas as pd
 
 from supertickets.errors import TicketError
-from supertickets.evidence.adaptation import Adaptation, conclude_adaptation
+from supertickets.evidence.adaptation import conclude_adaptation
 from supertickets.evidence.conclusions import conclude
-from supertickets.evidence.sharing import Sharing, conclude_sharing
+from supertickets.evidence.magnitude import conclude_magnitude
+from supertickets.evidence.record import Record
+from supertickets.evidence.sharing import conclude_sharing
 from supertickets.evidence.tables import Average, Looked, names_of, task_average
 from supertickets.studies.adapt import AdaptStudy
 from supertickets.studies.find import FindStudy
 from supertickets.studies.folder import open_study
-from supertickets.studies.pages import REPORT, TABLES, write_adaptation, write_page, write_sharing
+from supertickets.studies.imp import ImpStudy
+from supertickets.studies.pages import (
+    REPORT,
+    TABLES,
+    write_adaptation,
+    write_magnitude,
+    write_page,
+    write_sharing,
+    write_transfer,
+)
 from supertickets.studies.share import ShareStudy
 from supertickets.studies.study import Study, recall
+from supertickets.studies.transfer import TransferStudy
+
+
+Alone = ShareStudy | AdaptStudy | ImpStudy | TransferStudy
+"""Studies whose page is of one alone."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +52,8 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
     Raises TicketError for a folder without a study, for one named twice, and where `out` holds other things.
     """
     paths = [Path(folder) for folder in folders]
-    if len(paths) == 1 and isinstance(study := open_study(paths[0]), ShareStudy | AdaptStudy):
-        return _of_several_tasks(study, out)
+    if len(paths) == 1 and isinstance(study := open_study(paths[0]), Alone):
+        return _alone(study, out)
     twice = [path for i, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:i]}]
     if twice:
         raise TicketError(f"{twice[0]}: named twice; name each study once.")
@@ -63,30 +79,43 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
     return ReportResult(folder / REPORT, tables, task_average(looked), verdicts)
 
 
-def _of_several_tasks(study: ShareStudy | AdaptStudy, out: Path | str | None) -> ReportResult:
-    """Write the page of a study of `share` or `adapt` anew."""
+def _alone(study: Alone, out: Path | str | None) -> ReportResult:
+    """Write the page of such a study anew."""
     folder = study.settings.folder
     if out is not None and Path(out).resolve() != folder.resolve():
         raise TicketError(f"--out {out}: the page of a study of `{study.settings.study}` goes into its own folder.")
     record = recall(study)
     if not any(row.finished for row in record.rows):
         raise TicketError(f"{folder}: no run has finished yet; see `supertickets status {folder}`.")
-    seen: Sharing | Adaptation
-    if isinstance(study, ShareStudy):
-        seen = conclude_sharing(record, study.tickets)
-        write_sharing(record, seen, study.tickets)
-    else:
-        seen = conclude_adaptation(record, study.pairs)
-        write_adaptation(record, seen)
+    tables, verdict = _written(study, record)
     one = Average(reason="One study has no average.")
-    return ReportResult(folder / REPORT, {"table": seen.table, "gains": seen.gains}, one, {str(folder): seen.verdict})
+    return ReportResult(folder / REPORT, tables, one, {str(folder): verdict})
+
+
+def _written(study: Alone, record: Record) -> tuple[dict[str, pd.DataFrame], str]:
+    """Write a study's page and tables; return the tables that say most, and the verdict."""
+    if isinstance(study, ShareStudy):
+        sharing = conclude_sharing(record, study.tickets)
+        write_sharing(record, sharing, study.tickets)
+        return {"table": sharing.table, "gains": sharing.gains}, sharing.verdict
+    if isinstance(study, AdaptStudy):
+        adaptation = conclude_adaptation(record, study.pairs)
+        write_adaptation(record, adaptation)
+        return {"table": adaptation.table, "gains": adaptation.gains}, adaptation.verdict
+    if isinstance(study, ImpStudy):
+        magnitude = conclude_magnitude(record, study.settings.rule)
+        write_magnitude(record, magnitude)
+        return {"table": magnitude.table_2, "means": magnitude.means}, magnitude.verdict
+    transfer = study.shows(record)
+    write_transfer(record, transfer)
+    return {"gains": transfer.gains, "means": transfer.means}, transfer.verdict
 
 
 def _why_not(study: Study | None, path: Path) -> str:
     """Return why a study is not put on one page with others."""
     if study is None:
         return f"the study has not begun; see `supertickets status {path}`."
-    alone = isinstance(study, ShareStudy | AdaptStudy)
+    alone = isinstance(study, Alone)
     return f"expected a study of `find`, this is one of `{study.settings.study}`{', report it alone' if alone else ''}."
 
 

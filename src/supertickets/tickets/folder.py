@@ -55,9 +55,14 @@ class SharedTicket:
             "origin": dict(self.origin),
             "versions": dict(self.versions),
         }
-        write_atomically(folder / TICKET_ARRAYS, save(arrays))
-        write_atomically(folder / "README.md", readme)
-        write_atomically(folder / TICKET_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        _write(folder, save(arrays), readme, content)
+
+
+def _write(folder: Path, arrays: bytes, readme: str, content: Mapping[str, Any]) -> None:
+    """Write a ticket folder's files, `ticket.json` last: with it the folder is one."""
+    write_atomically(folder / TICKET_ARRAYS, arrays)
+    write_atomically(folder / "README.md", readme)
+    write_atomically(folder / TICKET_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_ticket(folder: Path | str) -> SharedTicket:
@@ -116,9 +121,7 @@ class SharedWeightTicket:
             "origin": dict(self.origin),
             "versions": dict(self.versions),
         }
-        write_atomically(folder / TICKET_ARRAYS, self.ticket.to_bytes())
-        write_atomically(folder / "README.md", readme)
-        write_atomically(folder / TICKET_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        _write(folder, self.ticket.to_bytes(), readme, content)
 
 
 def is_of_weights(folder: Path) -> bool:

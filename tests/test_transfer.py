@@ -1,0 +1,311 @@
+"""Studies of transfer: tickets of weights and of heads and FFNs on tasks that they were not found on."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from conftest import save_tiny_model, write_words
+from study_files import contents
+from supertickets.cli import main
+from supertickets.errors import TicketError
+from supertickets.evidence.magnitude import IMP, mask_at
+from supertickets.evidence.record import Record, load_subjects
+from supertickets.evidence.table import DENSE, Role
+from supertickets.lab.jobs import Job
+from supertickets.lab.workbench import Workbench
+from supertickets.models import find_model, prunable_weights
+from supertickets.studies.config import settings_of
+from supertickets.studies.find import find
+from supertickets.studies.folder import open_study, status
+from supertickets.studies.imp import imp
+from supertickets.studies.study import recall
+from supertickets.studies.transfer import ONE_SHOT, RANDOM, TransferResult, TransferStudy, kept_plan, transfer
+from supertickets.tickets.folder import SharedWeightTicket, load_ticket, load_weight_ticket
+from supertickets.tickets.weights import Pruning, WeightTicket, prune_by_magnitude
+
+SMALL: dict[str, Any] = {
+    "seeds": 1,
+    "epochs": 2,
+    "batch_size": 16,
+    "learning_rate": 1e-2,
+    "max_length": 16,
+    "workers": 1,
+    "precision": "float32",
+}
+HERE = {"workers": 1, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, words: dict[str, Path]) -> dict[str, Path]:
+    """Studies of `imp` and of `find` of two tasks, `words` and `lengths`; one has the ways to rewind beside it."""
+    folder = tmp_path_factory.mktemp("transfer")
+    lengths = {
+        name: write_words(folder / f"lengths-{name}.jsonl", size, seed, lambda w: len(w) % 3)
+        for seed, (name, size) in enumerate((("train_file", 48), ("dev_file", 30)), start=5)
+    }
+    for task, files, ways in (("words", words, "0"), ("lengths", lengths, ("0", "none"))):
+        common = SMALL | {"model": str(tiny_model), "task": task, **files}
+        imp(common, sparsities=(0.3, 0.5), controls="one-shot", control_at=0.5, rewind=ways, out=folder / f"imp-{task}")
+        find(common, levels=(0.4,), kinds=("winning",), keep="none", out=folder / f"find-{task}")
+    shutil.copytree(folder / "imp-lengths" / "ticket", folder / "lengths-ticket")
+    return {"model": tiny_model, **{path.name: path for path in folder.iterdir() if path.is_dir()}}
+
+
+@pytest.fixture(scope="module")
+def asked(places: dict[str, Path]) -> dict[str, Any]:
+    return {
+        **HERE,
+        "model": str(places["model"]),
+        "tickets": (places["imp-words"], places["imp-lengths"]),
+        "sparsity": 0.5,
+        "baselines": (ONE_SHOT, RANDOM),
+        "seeds": 2,
+    }
+
+
+@pytest.fixture(scope="module")
+def done(asked: dict[str, Any], places: dict[str, Path]) -> TransferResult:
+    return transfer(asked, out=places["model"].parent / "transfer-of-weights")
+
+
+def record_of(folder: Path) -> Record:
+    study = open_study(folder)
+    assert study is not None
+    return recall(study)
+
+
+SOURCES = ["words", "lengths", "lengths (not rewound)", ONE_SHOT, RANDOM]
+
+
+def test_every_source_on_every_target(done: TransferResult) -> None:
+    runs = done.transfer.runs
+    assert set(runs["status"]) == {"finished"}
+    assert len(runs) == 2 * 2 * (1 + len(SOURCES))
+    assert list(dict.fromkeys(runs["source"])) == [DENSE, *SOURCES]
+    assert list(done.transfer.gains.index) == SOURCES
+    assert set(runs["target"]) == {"words", "lengths"}
+    assert len(list((done.folder / "trials").iterdir())) == len(runs)
+    scores = runs.set_index(["source", "target", "seed"])["score"]
+    for source in SOURCES:
+        for target in ("words", "lengths"):
+            gain = scores[source, target].mean() - scores[DENSE, target].mean()
+            assert done.transfer.gains.loc[source, target] == pytest.approx(gain)
+    assert status(done.folder)["state"] == "finished"
+    assert not list(done.folder.rglob("weights.safetensors"))
+
+
+def test_tickets_of_their_own_task_are_what_their_studies_trained(
+    done: TransferResult, places: dict[str, Path]
+) -> None:
+    """The diagonal and the one-shot row are, for the study's seed, the very trials of `imp`."""
+    found = record_of(done.folder)
+    for task in ("words", "lengths"):
+        study = record_of(places[f"imp-{task}"])
+        for name, kind, variant in ((task, IMP, ""), (ONE_SHOT, ONE_SHOT, ""), *(
+            [(f"{task} (not rewound)", "", "")] if task == "lengths" else []
+        )):  # fmt: skip
+            row = found.roles[Role(name, 0.5, 0, task)]
+            assert row.trial is not None
+            assert row.trial.mask is not None
+            if not kind:  # judged where it was found by going on, here from the pre-trained weights
+                mask = mask_at(study, 0.5, 0, "not rewound")
+                assert mask is not None
+                assert row.trial.mask.digest == mask.digest
+                continue
+            theirs = study.roles[Role(kind, 0.5, 0, variant)]
+            assert theirs.trial is not None
+            if kind == IMP:
+                assert row.trial.key == theirs.trial.key
+            assert row.outcome is not None
+            assert theirs.outcome is not None
+            assert row.outcome.epochs == theirs.outcome.epochs
+        dense, theirs = found.roles[Role(DENSE, 0.0, 0, task)].outcome, study.roles[Role(DENSE, 0.0, 0)].outcome
+        assert dense is not None
+        assert theirs is not None
+        assert dense.epochs == theirs.epochs
+    # Control: on the other task it is another training.
+    across = found.roles[Role("words", 0.5, 0, "lengths")].outcome
+    assert across is not None
+    assert across.epochs != found.roles[Role("lengths", 0.5, 0, "lengths")].outcome.epochs  # type: ignore[union-attr]
+
+
+def test_all_are_equally_sparse(done: TransferResult, places: dict[str, Path]) -> None:
+    study = open_study(done.folder)
+    assert isinstance(study, TransferStudy)
+    tickets = study.tickets()
+    assert list(tickets) == [name for name in SOURCES if name != RANDOM]
+    for ticket in tickets.values():
+        assert isinstance(ticket, WeightTicket)
+        assert ticket.total - ticket.kept == (ticket.total + 1) // 2
+    weights = prunable_weights(find_model(str(places["model"])), Pruning.model_validate({}))
+    assert tickets[ONE_SHOT] == prune_by_magnitude(weights, 0.5)
+    random = [trial.mask for role, trial in record_trials(done.folder) if role.kind == RANDOM]
+    assert {(mask.how, mask.sparsity, mask.seed) for mask in random if mask} == {("random", 0.5, 0), ("random", 0.5, 1)}
+    overlaps = done.transfer.overlaps.set_index(["one", "other"])
+    assert len(overlaps) == 6
+    assert (overlaps["jaccard"] > overlaps["chance"] + 0.1).all()
+
+
+def record_trials(folder: Path) -> Iterator[tuple[Role, Any]]:
+    for row in record_of(folder).rows:
+        if row.trial is not None:
+            yield row.role, row.trial
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of the trials that run meanwhile."""
+    keys: list[str] = []
+    run = Workbench.run
+
+    def counting(self: Workbench, job: Job, report: Any) -> Any:
+        keys.append(job.trial.key)
+        return run(self, job, report)
+
+    monkeypatch.setattr(Workbench, "run", counting)
+    return keys
+
+
+def test_run_again_trains_nothing(
+    done: TransferResult, asked: dict[str, Any], ran: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    before = contents(done.folder)
+    transfer(asked, out=done.folder)
+    assert main(["transfer", "--config", str(done.folder / "settings.yaml"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["results"]) == len(done.transfer.runs)
+    assert contents(done.folder) == before
+    moved = tmp_path / "moved"
+    shutil.copytree(done.folder, moved)
+    pd.testing.assert_frame_equal(
+        transfer(asked, out=moved).transfer.runs.drop(columns="seconds"), done.transfer.runs.drop(columns="seconds")
+    )
+    assert ran == []
+    (moved / "trials" / sorted(path.name for path in (moved / "trials").iterdir())[0] / "outcome.json").unlink()
+    transfer(asked, out=moved)
+    assert len(ran) == 1
+
+
+def test_one_target_with_its_own_recipe(asked: dict[str, Any], places: dict[str, Path], tmp_path: Path) -> None:
+    """A ticket folder and a study; settings that are asked for win over those of the target's study."""
+    tickets = (places["imp-words"], places["lengths-ticket"])
+    level = float(load_weight_ticket(places["lengths-ticket"]).origin["sparsity"])
+    options = asked | {"tickets": tickets, "sparsity": level, "seeds": 1, "baselines": "none", "epochs": 1}
+    result = transfer(options, tasks="words", out=tmp_path / "out")
+    assert list(result.transfer.runs["source"]) == [DENSE, "words", "lengths"]
+    recipes = {trial.recipe for _, trial in record_trials(result.folder)}
+    study = settings_of(places["imp-words"])
+    assert recipes == {study.recipe.model_copy(update={"epochs": 1})}
+
+
+def test_another_study_in_the_folder_is_refused(
+    done: TransferResult, asked: dict[str, Any], places: dict[str, Path]
+) -> None:
+    before = contents(done.folder)
+    both = (places["imp-lengths"], places["imp-words"])
+    for changes, message in (
+        ({"tickets": both}, "other (sources|examples)"),
+        ({"baselines": (ONE_SHOT,)}, "other settings"),
+        ({"epochs": 3}, "other settings"),
+        ({"sparsity": 0.3}, "other settings"),
+    ):
+        with pytest.raises(TicketError, match=message):
+            transfer({**asked, **changes}, out=done.folder)
+    assert contents(done.folder) == before
+
+
+# --- heads and FFNs ---------------------------------------------------------------------------------------------------
+
+
+def test_structured_tickets(asked: dict[str, Any], places: dict[str, Path], tmp_path: Path, ran: list[str]) -> None:
+    tickets = (places["find-words"], places["find-lengths"] / "super-ticket")
+    files = {"data": None} | asked | {"tickets": tickets, "seeds": 1}
+    result = transfer(files | {"tickets": (tickets[0], places["find-lengths"])}, out=tmp_path / "out")
+    runs = result.transfer.runs
+    assert list(dict.fromkeys(runs["source"])) == [DENSE, "words", "lengths", RANDOM]  # one-shot is of weights
+    assert set(runs["status"]) == {"finished"}
+    plan = kept_plan(result.folder)
+    assert plan is not None
+    found = {task: load_ticket(places[f"find-{task}"] / "super-ticket").ticket for task in ("words", "lengths")}
+    lost = [1 - (t.kept_heads + t.kept_ffns) / (t.heads.size + t.ffns.size) for t in found.values()]
+    assert plan.sparsity == pytest.approx(sum(lost) / 2, abs=1e-4)
+    record = record_of(result.folder)
+    for task in ("words", "lengths"):
+        row = record.roles[Role(task, plan.sparsity, 0, task)]
+        assert row.trial is not None
+        assert row.trial.ticket == found[task]
+        assert row.trial.mask is None
+        theirs = [r for r in record_of(places[f"find-{task}"]).rows if r.trial and r.trial.ticket == found[task]]
+        assert row.outcome is not None
+        assert theirs[0].outcome is not None
+        assert row.outcome.epochs == theirs[0].outcome.epochs  # the same-task diagonal
+    count = len(ran)
+    before = contents(result.folder)
+    transfer(files | {"tickets": (tickets[0], places["find-lengths"])}, out=tmp_path / "out")
+    assert len(ran) == count
+    assert contents(result.folder) == before
+
+
+# --- misuse -----------------------------------------------------------------------------------------------------------
+
+
+def test_misuse_of_transfer(done: TransferResult, places: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    words, lengths = str(places["imp-words"]), str(places["imp-lengths"])
+    wrong = save_tiny_model(tmp_path / "wrong", seed=3)
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(places["imp-words"] / "settings.yaml", unfinished)
+    stopped = tmp_path / "stopped"
+    shutil.copytree(places["imp-words"], stopped)
+    for path in stopped.glob("trials/*/mask.safetensors"):
+        path.unlink()
+    shared = load_weight_ticket(places["lengths-ticket"])
+    foreign = tmp_path / "foreign"
+    SharedWeightTicket(shared.ticket, {**shared.base, "weight_hash": "0" * 64}, shared.origin, {}).save(foreign, "")
+    broken = tmp_path / "broken"
+    shutil.copytree(places["lengths-ticket"], broken)
+    (broken / "ticket.safetensors").write_bytes(b"junk")
+    nothing = tmp_path / "nothing"
+    shutil.copytree(places["find-words"], nothing)
+    shutil.rmtree(nothing / "super-ticket")
+    capsys.readouterr()
+    cases: dict[tuple[str, ...], str] = {
+        (): "--tickets: name finished studies of `imp` or `find`",
+        ("--tickets", str(tmp_path / "nowhere")): "no such folder",
+        ("--tickets", str(tmp_path)): "there is no study in it",
+        ("--tickets", f"{words},{lengths}", "--sparsity", "0.7"): "known are 0.3, 0.5",
+        ("--tickets", words, "--sparsity", "1"): "--sparsity",
+        ("--tickets", words, "--model", str(wrong)): "the ticket was drawn from weights",
+        ("--tickets", str(foreign)): "the ticket was drawn from weights 000000000000",
+        ("--tickets", str(broken)): "is not the file that ticket.json speaks of",
+        ("--tickets", f"{words},{words}"): "there are two tickets of words; expected each source once",
+        ("--tickets", f"{lengths},{places['lengths-ticket']}"): "there are two tickets of lengths",
+        ("--tickets", words, "--tasks", "entailmnet"): "did you mean 'entailment'",
+        ("--tickets", words, "--tasks", "cola", "--data", str(tmp_path / "none")): "none",
+        ("--tickets", str(done.folder)): "expected a study of `imp` or `find`, this is one of `transfer`",
+        ("--tickets", str(unfinished)): "the study has not begun",
+        ("--tickets", str(stopped)): "its ticket at 0.5 is not there yet",
+        ("--tickets", str(nothing)): "there is no super ticket in it",
+        ("--tickets", words, "--baselines", "one-shott"): "did you mean 'one-shot'",
+        ("--tickets", words, "--max-length", "500"): "positions",
+    }
+    for arguments, message in cases.items():
+        model = () if "--model" in arguments else ("--model", str(places["model"]))
+        level = () if "--sparsity" in arguments else ("--sparsity", "0.5")
+        out = tmp_path / "out"
+        assert main(["transfer", *arguments, *model, *level, "--out", str(out)]) == 2, arguments
+        said = capsys.readouterr().err
+        assert message in said, said
+        assert said.count("\n") == 1, said
+        assert not out.exists()
+    before = contents(places["imp-words"])
+    arguments = ["--tickets", words, "--model", str(places["model"]), "--sparsity", "0.5", "--out", words]
+    assert main(["transfer", *arguments]) == 2
+    assert "the folder belongs to a study of `imp`" in capsys.readouterr().err
+    assert contents(places["imp-words"]) == before
+    assert load_subjects(places["imp-words"])
