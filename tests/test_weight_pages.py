@@ -192,7 +192,7 @@ def test_the_page_of_transfer(pages: dict[str, str]) -> None:
         "Tickets of bert-base-uncased (cola, mlm, mlm (not rewound), &lt;b&gt;x&lt;/b&gt;, one-shot)",
         "mlm: 2,000 training and 1,043 dev examples; score: matthews.",
         "This study is not finished: 4 of 54 runs are missing.",
-        "over own ticket",
+        "over own: over the target",
         "Of BERT-base at 70 %",
         "overlaps of tickets",
         "By layer and matrix",

@@ -16,8 +16,8 @@ from supertickets.report.shades import Shade, Shades, matrix_names, most_of, str
 
 _OWN, _SAME_TASK, _AS_GOOD, _MISSING, _ASIDE = "own", "same-task", "as-good", "missing", "aside"
 _TESTS = ["source", "target", "mean", "std", "runs", "gain", "low", "high", "p", "p_holm", "to_same", "p_same", "dark"]
-_TITLES = {"to_same": "over own ticket", "p_same": "p over own", "dark": "as good as own"}
-_SIGNED = dict.fromkeys(("gain", "low", "high", "over own ticket"), "{:+.2f}")
+_TITLES = {"to_same": "over own", "p_same": "p own", "dark": "as good"}
+_SIGNED = dict.fromkeys(("gain", "low", "high", "over own"), "{:+.2f}")
 
 
 def write_transfer_report(path: Path, record: Record, seen: Transfer, command: str) -> None:

@@ -30,7 +30,6 @@ from supertickets.studies.share import ShareStudy
 from supertickets.studies.study import Study, recall
 from supertickets.studies.transfer import TransferStudy
 
-
 Alone = ShareStudy | AdaptStudy | ImpStudy | TransferStudy
 """Studies whose page is of one alone."""
 
