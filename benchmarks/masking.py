@@ -5,6 +5,7 @@ the released code) take turns in one run, so that a busy machine slows all of th
 """
 
 import argparse
+import multiprocessing
 import resource
 import statistics
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn.utils import prune
 
+from supertickets.lab.outcome import MASK, WEIGHTS
 from supertickets.models import ModelSource, find_model
 from supertickets.studies.imp import imp
 from supertickets.surgery.masks import zero
@@ -28,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def trainer_of(source: ModelSource, recipe: Recipe, ticket: WeightTicket | None, hooks: bool = False) -> Trainer:
-    """Return a trainer of the default encoder, with a ticket of weights or none; `hooks` prunes as torch's prune does."""
+    """Return a trainer of the default encoder, with a ticket of weights or none; `hooks` prunes as torch does."""
     task = load_task(TaskSource.model_validate({"task": "entailment"}))
     model = source.build(task.outputs, 0.1, 0)
     if ticket is not None and hooks:
@@ -78,17 +80,36 @@ def main() -> None:
 
 
 def watch_rounds() -> None:
-    """Print the most memory this process has had and the size of the study's folder after more and more rounds."""
+    """Print the most memory that studies of more and more rounds take, each in a process of its own, and their disk."""
+    for last in (0.1, 0.5, 0.9):
+        process = multiprocessing.get_context("spawn").Process(target=run_rounds, args=(last,))
+        process.start()
+        process.join()
+
+
+def run_rounds(last: float) -> None:
+    """Prune up to a sparsity without rewinding, so that each round starts from the last one's weights."""
     with tempfile.TemporaryDirectory() as folder:
-        for last in (0.1, 0.3, 0.5, 0.7, 0.9):
-            imp(task="entailment", fraction=0.2, sparsities=(f"0.1..{last}",), seeds=1, epochs=1, controls=(), rewind=("none",),
-                workers=1, out=Path(folder) / str(last))  # fmt: skip
-            files = [path for path in (Path(folder) / str(last)).rglob("*") if path.is_file()]
-            masks = {path.stat().st_size for path in files if path.name == "mask.safetensors"}
-            weights = [path for path in files if path.name == "weights.safetensors"]
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"up to {last:.0%}: {round(10 * last)} rounds, peak {peak:.0f} MiB, masks of {masks} bytes, "
-                  f"{len(weights)} files of weights, {sum(p.stat().st_size for p in files) / 2**20:.1f} MiB on disk")  # fmt: skip
+        imp(
+            task="entailment",
+            fraction=0.1,
+            sparsities=(f"0.1..{last}",),
+            seeds=1,
+            epochs=1,
+            controls=(),
+            rewind=("none",),
+            workers=1,
+            out=Path(folder) / "study",
+        )
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        masks = {path.stat().st_size for path in files if path.name == MASK}
+        weights = sum(path.name == WEIGHTS for path in files)
+        disk = sum(path.stat().st_size for path in files) / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"{round(10 * last)} rounds: {peak:.0f} MiB of memory at most, {disk:.1f} MiB on disk, "
+            f"masks of {masks} bytes, {weights} files of weights"
+        )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from supertickets.surgery.gate import ticket_gated
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
-from supertickets.training.objectives import encode
 from supertickets.training.loop import Learner, Trainer
+from supertickets.training.objectives import encode
 from supertickets.training.recipe import Recipe
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -464,7 +464,7 @@ def test_without_weights_the_ticket_is_shipped_alone(done: Watched, asked: dict[
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the trials that run meanwhile."""
     keys: list[str] = []
     run = Workbench.run

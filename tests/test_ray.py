@@ -111,7 +111,7 @@ def test_trainings_that_start_from_others_find_their_weights(
 
 
 def test_masks_and_the_weights_of_a_round_before_travel(cluster: Any, study: dict[str, Any], tmp_path: Path) -> None:
-    """Rounds of pruning on Ray find the local tickets, bit for bit: masks come through Ray, and weights to go on from."""
+    """Rounds of pruning on Ray find the local tickets, bit for bit: masks travel, and weights to go on from."""
     names = ("model", "task", "train_file", "dev_file", "batch_size", "learning_rate", "max_length")
     settings = {name: study[name] for name in names} | {"precision": "float32", "epochs": 2, "seeds": 1}
     settings |= {"sparsities": (0.3, 0.6), "rewind": ("0", "none"), "controls": ("matched", "random")}

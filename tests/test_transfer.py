@@ -90,7 +90,7 @@ def test_every_source_on_every_target(done: TransferResult) -> None:
     assert list(done.transfer.gains.index) == SOURCES
     assert set(runs["target"]) == {"words", "lengths"}
     assert len(list((done.folder / "trials").iterdir())) == len(runs)
-    scores = runs.set_index(["source", "target", "seed"])["score"]
+    scores = runs.set_index(["source", "target", "seed"])["score"].sort_index()
     for source in SOURCES:
         for target in ("words", "lengths"):
             gain = scores[source, target].mean() - scores[DENSE, target].mean()

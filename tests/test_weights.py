@@ -47,8 +47,17 @@ from supertickets.training.objectives import encode
 from supertickets.training.recipe import Recipe, Span
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(
-    epochs=3, batch_size=8, learning_rate=1e-2, max_length=16, patience=None, dropout=0.0, warmup=0.0, keep_epoch="last"
+RECIPE = Recipe.model_validate(
+    {
+        "epochs": 3,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "max_length": 16,
+        "patience": None,
+        "dropout": 0.0,
+        "warmup": 0.0,
+        "keep_epoch": "last",
+    }
 )
 FULL = Ticket.full(LAYERS, HEADS)
 PLAIN = Pruning.model_validate({})
@@ -63,7 +72,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def task(words: dict[str, Path]) -> Task:
-    return load_task(TaskSource(task="words", **words))
+    return load_task(TaskSource.model_validate({"task": "words", **words}))
 
 
 @pytest.fixture
@@ -560,7 +569,7 @@ def test_what_is_pruned_has_no_gradient_and_stays_zero(
 
         def looking(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
             for parameter in parameters:
-                name = names.get(id(parameter))
+                name = names.get(id(parameter), "")
                 if name in ticket.masks and parameter.grad is not None:
                     mask = ticket.masks[name][rows[name]] if name in rows else ticket.masks[name]
                     largest.append(float(parameter.grad[torch.tensor(~mask)].abs().max()))
