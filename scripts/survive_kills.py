@@ -115,7 +115,7 @@ def survive(root: Path, command: list[str], kills: int, moments: random.Random) 
         print(said.decode())
         return 1
     print(f"unbroken run: {took:.0f} s")
-    finished: dict[str, float] = {}
+    finished: dict[str, int] = {}
     again, went_on = 0, 0
     for kill in range(kills):
         process = start("broken")

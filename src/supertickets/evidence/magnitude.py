@@ -90,7 +90,7 @@ def conclude_magnitude(record: Record, rule: str) -> Magnitude:
         rewinding=rewinding,
         densities=densities(ticket) if ticket is not None else pd.DataFrame(),
         similarity=_similarity(record, found),
-        sentences=_sentences(means, highest, asked, rule, rewinding, first_way(record)),
+        sentences=(*_sentences(means, highest, asked, rule, rewinding, first_way(record)), *_starved(record)),
     )
 
 
@@ -197,6 +197,25 @@ def densities(ticket: WeightTicket) -> pd.DataFrame:
         layer, matrix = place_of(name)
         table.setdefault(layer, {})[matrix] = float(mask.mean())
     return pd.DataFrame.from_dict(table, orient="index")
+
+
+_STARVED = 0.01
+"""A tensor that keeps less than this share hands on next to nothing."""
+
+
+def _starved(record: Record) -> tuple[str, ...]:
+    """Say from which sparsity on some tensor has next to no weights left, as an untrained pooler soon has."""
+    for sparsity in sorted({row.role.level for row in record.rows if row.role.kind == IMP}):
+        ticket = ticket_at(record, sparsity)
+        kept = {} if ticket is None else {name: float(mask.mean()) for name, mask in ticket.masks.items()}
+        least = min(kept, key=lambda name: kept[name], default="")
+        if least and kept[least] < _STARVED:
+            advice = " --no-pooler leaves it whole." if least.startswith("pooler.") else ""
+            return (
+                f"From {sparsity:.0%} on {least} keeps less than {_STARVED:.0%} of its weights, so that what it feeds "
+                f"learns from next to nothing.{advice}",
+            )
+    return ()
 
 
 def _similarity(record: Record, found: pd.DataFrame) -> pd.DataFrame:

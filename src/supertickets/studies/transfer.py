@@ -20,7 +20,7 @@ from supertickets.evidence.table import DENSE, Role
 from supertickets.evidence.transfer import AnyTicket, Transfer, conclude_transfer
 from supertickets.lab import Trial
 from supertickets.lab.trial import TicketField, WeightMask
-from supertickets.models import BaseModel, find_model, prunable_weights
+from supertickets.models import BaseModel, find_model, prunable_shapes, prunable_weights
 from supertickets.storage import write_atomically
 from supertickets.studies.config import asked_for, complete, parse, settings_of
 from supertickets.studies.imp import ImpStudy
@@ -31,7 +31,7 @@ from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
 from supertickets.tickets.folder import TICKET_JSON, is_of_weights, load_ticket, load_weight_ticket
-from supertickets.tickets.weights import WeightTicket, check_all_tensors, prune_by_magnitude
+from supertickets.tickets.weights import WeightTicket, check_all_tensors, check_tensors, prune_by_magnitude
 from supertickets.training.recipe import Recipe
 
 PLAN, MASKS = "transfer.json", "masks"
@@ -185,7 +185,7 @@ def transfer(
     names = [one.source.name for one in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise TicketError(f"--tickets: there are two tickets of {twice[0]}; expected each source once.")
-    level = _check_alike(found, base, finished)
+    found, level = _comparable(found, base, finished)
     targets = _targets(finished, base, found)
     tasks = {target.source: load_task(target.source) for target in targets}
     given = [*found, *_baselines(finished, base, found, level)]
@@ -314,11 +314,11 @@ def _of_imp(path: Path, settings: ImpSettings, sparsity: float, base: BaseModel)
     return found
 
 
-def _check_alike(found: Sequence[_Given], base: BaseModel, settings: TransferSettings) -> float:
-    """Return the sparsity (of structured tickets the mean share of heads and FFNs) that sources have.
+def _comparable(found: Sequence[_Given], base: BaseModel, settings: TransferSettings) -> tuple[list[_Given], float]:
+    """Return sources whose tickets compare, and their sparsity (of structured ones the mean share of heads and FFNs).
 
-    Raises TicketError if some are of weights and others not, if one does not fit the model or lacks a tensor, or if
-    sparsities differ: only equal ones compare.
+    Tensors that the settings say are not pruned stay whole in every ticket. Raises TicketError if some tickets are of
+    weights and others not, if one does not fit the model or lacks a tensor, or if sparsities differ.
     """
     tickets = [one.source.ticket for one in found if one.source.ticket is not None]
     weights = {one.source.name: WeightTicket.from_bytes(one.content, one.source.name) for one in found if one.content}
@@ -333,17 +333,28 @@ def _check_alike(found: Sequence[_Given], base: BaseModel, settings: TransferSet
             )
     if tickets:
         gone = [1 - (t.kept_heads + t.kept_ffns) / (t.heads.size + t.ffns.size) for t in tickets]
-        return round(sum(gone) / len(gone), 4)
+        return list(found), round(sum(gone) / len(gone), 4)
+    every = prunable_shapes(base)
     shapes = {name: values.shape for name, values in prunable_weights(base, settings.pruning).items()}
-    first, like = next(iter(weights.items()))
+    parts: dict[str, WeightTicket] = {}
     for name, of_weights in weights.items():
-        check_all_tensors(of_weights, shapes, base.name)
-        if abs(of_weights.sparsity - like.sparsity) > 1e-3:
+        check_tensors(of_weights, every, base.name)
+        parts[name] = of_weights.part([tensor for tensor in of_weights.masks if tensor in shapes])
+        check_all_tensors(parts[name], shapes, base.name)
+    first, like = next(iter(parts.items()))
+    for name, part in parts.items():
+        if abs(part.sparsity - like.sparsity) > _ALIKE:
             raise TicketError(
-                f"--tickets: that of {first} has {like.sparsity:.3f}, that of {name} {of_weights.sparsity:.3f}; "
-                "only equal sparsities compare."
+                f"--tickets: that of {first} has {like.sparsity:.3f}, that of {name} {part.sparsity:.3f}; only equal "
+                "sparsities compare."
             )
-    return round(like.sparsity, 4)
+    given = [_Given.of_weights(one.source.name, one.source.task, parts[one.source.name].to_bytes()) for one in found]
+    return given, round(sum(part.sparsity for part in parts.values()) / len(parts), 4)
+
+
+_ALIKE = (
+    0.01  # how far sparsities may be apart: without the pooler, tickets that were pruned with it are a little denser
+)
 
 
 def _baselines(settings: TransferSettings, base: BaseModel, found: Sequence[_Given], level: float) -> list[_Given]:
