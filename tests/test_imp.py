@@ -31,7 +31,7 @@ from supertickets.models import ModelSource, find_model
 from supertickets.studies.config import parse, settings_of
 from supertickets.studies.folder import clean, open_study, status
 from supertickets.studies.imp import ImpResult, ImpStudy, imp
-from supertickets.studies.settings import CONTROLS, Arm, ImpSettings
+from supertickets.studies.settings_weights import CONTROLS, Arm, ImpSettings
 from supertickets.studies.study import recall
 from supertickets.tasks import Split
 from supertickets.tickets.folder import load_weight_ticket

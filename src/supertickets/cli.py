@@ -16,16 +16,8 @@ import typer
 
 from supertickets.errors import StudyError, TicketError
 from supertickets.studies.config import asked_for, flag, parse
-from supertickets.studies.settings import (
-    AdaptSettings,
-    CompareSettings,
-    FindSettings,
-    ImpSettings,
-    PretrainSettings,
-    ShareSettings,
-    StudySettings,
-    TransferSettings,
-)
+from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, StudySettings
+from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
 
 app = typer.Typer(
     name="supertickets",

@@ -13,7 +13,14 @@ from pydantic import ValidationError
 from supertickets.errors import TicketError, unknown_name
 from supertickets.models import BaseModel as PretrainedModel
 from supertickets.storage import write_atomically
-from supertickets.studies.settings import STUDIES, FindSettings, StudySettings
+from supertickets.studies.settings import (
+    AdaptSettings,
+    CompareSettings,
+    FindSettings,
+    ShareSettings,
+    StudySettings,
+)
+from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
 
 SETTINGS_FILE = "settings.yaml"
 SETTINGS_SCHEMA = 3
@@ -23,6 +30,9 @@ _NO_EFFECT = {
     "tickets", "runs",  # places: what is in them is compared instead
 }  # fmt: skip
 S = TypeVar("S", bound=StudySettings)
+_KINDS = (FindSettings, CompareSettings, ShareSettings, AdaptSettings, ImpSettings, TransferSettings, PretrainSettings)
+STUDIES: dict[str, type[StudySettings]] = {kind.study: kind for kind in _KINDS}
+"""The settings of each study, by its name."""
 FLAGS = {"runs": "from"}
 """What settings are called on the command line and in YAML, where it is not their name."""
 

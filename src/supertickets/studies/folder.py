@@ -16,15 +16,8 @@ from supertickets.studies.config import settings_of
 from supertickets.studies.find import FindStudy
 from supertickets.studies.imp import ImpStudy
 from supertickets.studies.pretrain import PretrainStudy
-from supertickets.studies.settings import (
-    AdaptSettings,
-    CompareSettings,
-    FindSettings,
-    ImpSettings,
-    PretrainSettings,
-    ShareSettings,
-    TransferSettings,
-)
+from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings
+from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
 from supertickets.studies.share import FOUND, ShareStudy
 from supertickets.studies.study import RESULTS, Study, Walk, walk
 from supertickets.studies.transfer import TransferStudy

@@ -19,7 +19,7 @@ from supertickets.lab.trial import Prune, Start, WeightMask
 from supertickets.models import BaseModel
 from supertickets.studies.pages import write_magnitude
 from supertickets.studies.pretrain import with_output_layer
-from supertickets.studies.settings import Arm, ImpSettings
+from supertickets.studies.settings_weights import Arm, ImpSettings
 from supertickets.studies.study import Loaded, Study, conduct, prepare, trained_again, write_results
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket

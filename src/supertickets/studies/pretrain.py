@@ -13,7 +13,7 @@ from supertickets.evidence.table import DENSE, Role
 from supertickets.lab import Trial
 from supertickets.models import BaseModel, ModelSource, find_model
 from supertickets.studies.config import S
-from supertickets.studies.settings import PretrainSettings, WeightSettings
+from supertickets.studies.settings_weights import PretrainSettings, WeightSettings
 from supertickets.studies.study import (
     Loaded,
     Study,

@@ -25,7 +25,8 @@ from supertickets.storage import write_atomically
 from supertickets.studies.config import asked_for, complete, parse, settings_of
 from supertickets.studies.imp import ImpStudy
 from supertickets.studies.presets import task_dropout, task_name, weight_preset_values
-from supertickets.studies.settings import FindSettings, ImpSettings, TransferSettings, slug
+from supertickets.studies.settings import FindSettings, slug
+from supertickets.studies.settings_weights import ImpSettings, TransferSettings
 from supertickets.studies.study import Study, check_some_finished, conduct, recall, write_results
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket

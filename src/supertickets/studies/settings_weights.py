@@ -1,0 +1,277 @@
+"""Settings of studies of tickets of weights: `imp`, `transfer`, `pretrain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from supertickets.anatomy import Shape
+from supertickets.studies.presets import task_name, weight_preset_values
+from supertickets.studies.settings import SourceSettings, StudySettings, part
+from supertickets.tickets.weights import Pruning
+
+Control = Literal["one-shot", "random", "matched", "random-weights", "shuffled-layers", "shuffled-elements"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+Rule = Literal["sub_std", "full_std", "strict"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to go on after each pruning: `rewind` is the share of the dense training that weights are put back to.
+
+    None: they are not put back. `name` tells it from the first one (which has none).
+    """
+
+    name: str
+    rewind: float | None
+
+
+class WeightSettings(SourceSettings, Pruning):
+    """What studies that find tickets of weights share."""
+
+    rule: Rule = Field(
+        "sub_std",
+        description="when a ticket matches the full model: within one standard deviation of its own (sub_std) or of "
+        "the full model's (full_std), or at least as good on average (strict)",
+    )
+
+    def preset_settings(self, shape: Shape) -> dict[str, Any]:
+        """Return the preset's values for tickets of weights on the task."""
+        own = self.train_file is not None and task_name(self.task) != "mlm"
+        named = {"task": Path(str(self.train_file)).stem} if own else {}
+        return weight_preset_values(self.preset, shape, "" if own else task_name(self.task)) | named
+
+
+class ImpSettings(WeightSettings):
+    """Settings of `supertickets imp`."""
+
+    study = "imp"
+
+    sparsities: tuple[float, ...] = Field(
+        ("0.1..0.9",),
+        validate_default=True,
+        description="shares of the prunable weights to prune, a training round each: numbers, or a range such as "
+        "0.1..0.7 in steps of --rate",
+    )
+    rate: float = Field(0.1, gt=0, lt=1, description="share of the weights pruned in a round, where a range is given")
+    amount_of: Literal["original", "remaining"] = Field(
+        "original", description="a round prunes that share of the original weights, or of the remaining ones"
+    )
+    rewind: tuple[str, ...] = Field(
+        ("0",),
+        description="what weights are put back to after each pruning: 0 (pre-trained), 5% (as they were after that "
+        "share of the dense training), none (standard pruning); several are compared",
+    )
+    rewind_scope: Literal["backbone", "prunable"] = Field(
+        "backbone", description="put back the whole encoder (backbone), or the prunable matrices alone"
+    )
+    head: Literal["rewind", "carry", "fresh"] = Field(
+        "rewind", description="the output layer of a round: as at the start, carried over, or drawn anew"
+    )
+    first_prune: Literal["after", "before"] = Field(
+        "after", description="prune the first time after the dense training, or before any"
+    )
+    lr_horizon: Literal["round", "all"] = Field(
+        "round", description="the learning rate falls to 0 over a round, or over all rounds (so never within one)"
+    )
+    controls: tuple[Control, ...] = Field(
+        ("one-shot", "random"),
+        description="what tickets are compared with: one-shot, random or matched masks; random-weights, "
+        "shuffled-layers, shuffled-elements in place of the pre-trained weights; none",
+    )
+    control_at: tuple[float, ...] = Field((), description="sparsities at which controls are trained; default: all")
+    keep: Literal["none", "matching", "all"] = Field(
+        "none", description="whose trained weights stay on disk: nobody's, the shipped ticket's, everybody's"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expanded(cls, values: Any) -> Any:
+        """Write ranges of sparsities out, and no controls as none."""
+        values = _none_is_empty(values, "controls")
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        asked = values.get("sparsities", cls.model_fields["sparsities"].default)
+        if isinstance(asked, tuple | list):
+            rate = _share(values.get("rate", cls.model_fields["rate"].default))
+            remaining = values.get("amount_of") == "remaining"
+            values["sparsities"] = tuple(s for one in asked for s in _expand(one, rate, remaining))
+        return values
+
+    @field_validator("sparsities")
+    @classmethod
+    def _sorted_sparsities(cls, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [s for s in sparsities if not 0 <= round(s, 6) < 1]
+        if wrong:
+            raise ValueError(f"a sparsity is a share in [0, 1), got {wrong[0]:g}")
+        found = tuple(sorted({round(s, 6) for s in sparsities} - {0.0}))  # 0 is the dense model
+        if not found:
+            raise ValueError("expected at least one sparsity above 0")
+        return found
+
+    @field_validator("rewind", mode="before")
+    @classmethod
+    def _written_as_numbers(cls, rewind: Any) -> Any:
+        """Take 0 and 0.05 for what they are in YAML."""
+        if not isinstance(rewind, tuple | list):
+            return rewind
+        return tuple(f"{one:g}" if type(one) in (int, float) else one for one in rewind)
+
+    @field_validator("control_at")
+    @classmethod
+    def _rounded(cls, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(round(s, 6) for s in sparsities)  # as the sparsities are
+
+    @field_validator("rewind")
+    @classmethod
+    def _known_arms(cls, rewind: tuple[str, ...]) -> tuple[str, ...]:
+        arms = [_arm(text) for text in rewind]
+        if not arms:
+            raise ValueError("expected 0, none, or a share such as 5%")
+        if len(set(arms)) < len(arms):
+            raise ValueError("a way to rewind is named twice")
+        return rewind
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        shares = [arm.rewind for arm in self.arms]
+        if any(shares) and (self.head != "rewind" or self.rewind_scope != "backbone"):
+            raise ValueError("--rewind: rewinding into a training puts back the whole encoder and the output layer; "
+                             "leave out --head and --rewind-scope")  # fmt: skip
+        wrong = [s for s in self.control_at if not any(abs(s - rung) < 1e-9 for rung in self.sparsities)]
+        if wrong:
+            raise ValueError(f"--control-at: no ticket is found at {wrong[0]:g}; expected some of "
+                             f"{', '.join(f'{rung:g}' for rung in self.sparsities)}")  # fmt: skip
+        return self
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The ways to go on after each pruning; the first is the study's own."""
+        shares = [_arm(text) for text in self.rewind]
+        return [Arm("" if i == 0 else _said(share), share) for i, share in enumerate(shares)]
+
+    @property
+    def pruning(self) -> Pruning:
+        """Which weights may go."""
+        return Pruning(**part(self, Pruning))
+
+
+def _share(rate: Any) -> float:
+    """Return the share that a round prunes; raises ValueError if it is none."""
+    try:
+        share = float(rate)
+    except (TypeError, ValueError):
+        share = 0.0
+    if not 0 < share < 1:
+        raise ValueError(f"--rate: expected a share between 0 and 1, got {rate}")
+    return share
+
+
+def _expand(sparsity: Any, rate: float, remaining: bool) -> list[Any]:
+    """Return the sparsities of a range such as `0.1..0.7`: a rate apart, or a rate of the remaining weights apart."""
+    if not isinstance(sparsity, str) or ".." not in sparsity:
+        return [sparsity]
+    try:
+        low, high = (float(end) for end in sparsity.split(".."))
+    except ValueError:
+        raise ValueError(f"--sparsities: expected a range such as 0.1..0.7, got {sparsity!r}") from None
+    if not 0 <= low <= high < 1:
+        raise ValueError(f"--sparsities: expected a range of shares in [0, 1) such as 0.1..0.7, got {sparsity!r}")
+    found, reached = [], low
+    if remaining:
+        reached = rate
+        while reached < low - 1e-9:
+            reached += rate * (1 - reached)
+    while reached <= high + 1e-9:
+        found.append(round(reached, 6))
+        reached += rate * (1 - reached if remaining else 1)
+    return found
+
+
+def _arm(text: str) -> float | None:
+    """Return the share of the dense training that weights are put back to; None: they are not."""
+    if text == "none":
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise ValueError(f"expected 0, none, or a share in [0, 1) such as 5%, got {text!r}")
+    return share
+
+
+def _said(share: float | None) -> str:
+    return "not rewound" if share is None else f"rewound to {100 * share:.6g}%" if share else "rewound"
+
+
+class TransferSettings(StudySettings, Pruning):
+    """Settings of `supertickets transfer`."""
+
+    study = "transfer"
+
+    tickets: tuple[Path, ...] = Field(
+        (), description="studies of `imp` or `find`, or ticket folders: one source each (and each way to rewind)"
+    )
+    tasks: tuple[str, ...] = Field((), description="tasks to train them on; default: those the tickets were found on")
+    data: Path | None = Field(None, description="folder of the files of tasks that no study of --tickets is about")
+    sparsity: float = Field(0.7, gt=0, lt=1, description="which of a study's tickets of weights to take")
+    baselines: tuple[Literal["one-shot", "random"], ...] = Field(
+        ("one-shot",), description="tickets of no task beside them: one-shot magnitude pruning, random; or none"
+    )
+    seeds: int = Field(3, ge=1, description="how many seeds; tickets are those of their study's first one")
+    epochs: int | None = Field(  # type: ignore[assignment]
+        None, ge=1, description="training epochs; default: those of the target's own study, or by preset"
+    )
+    learning_rate: float | None = Field(  # type: ignore[assignment]
+        None, gt=0, description="peak learning rate; default: that of the target's own study, or by preset"
+    )
+    batch_size: int | None = Field(  # type: ignore[assignment]
+        None, ge=1, description="examples a step; default: that of the target's own study, or by preset"
+    )
+    max_length: int | None = Field(  # type: ignore[assignment]
+        None, ge=4, description="longest input in tokens; default: that of the target's own study, or by preset"
+    )
+    keep: Literal["none", "all"] = Field("none", description="whose trained weights stay on disk")
+
+    of_targets: ClassVar[tuple[str, ...]] = ("epochs", "learning_rate", "batch_size", "max_length")
+    """What each target has of its own unless it is asked for."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_baselines(cls, values: Any) -> Any:
+        return _none_is_empty(values, "baselines")
+
+    @property
+    def title(self) -> str:
+        """The study, and its targets where they are named."""
+        return "-".join(["transfer", *self.tasks])
+
+    @property
+    def pruning(self) -> Pruning:
+        """Which weights baselines may lack."""
+        return Pruning(**part(self, Pruning))
+
+    def preset_settings(self, shape: Shape) -> dict[str, Any]:
+        """Return the preset's values; each target has its own."""
+        return {}
+
+
+def _none_is_empty(values: Any, name: str) -> Any:
+    """Read `none` in a list as nothing."""
+    if isinstance(values, dict) and tuple(values.get(name) or ()) == ("none",):
+        return {**values, name: ()}
+    return values
+
+
+class PretrainSettings(WeightSettings):
+    """Settings of `supertickets pretrain`."""
+
+    study = "pretrain"
+
+    task: str = Field("mlm", description="what to train on: masked language modelling, or any other task")
+    seeds: int = Field(1, ge=1, le=1, description="one model is trained")
