@@ -322,7 +322,8 @@ def _imp(
         _print_table(seen.table_2.reset_index(names="model"), "Table 2")
         typer.echo(seen.verdict)
         typer.echo(f"report: {result.report}")
-        typer.echo(f"ticket: {result.ticket_folder}")
+        if result.ticket_folder.is_dir():
+            typer.echo(f"ticket: {result.ticket_folder}")
     _tell_failures(result.failures)
 
 

@@ -26,9 +26,14 @@ def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.
 
 
 def shuffle_layers(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
-    """Permute whole layers' matrices, all six together, as the released code does; nothing inside one moves."""
+    """Permute whole layers' matrices, all six together, as the released code does; nothing inside one moves.
+
+    Some layer always gets another's: with few layers the order that there was would be drawn too often.
+    """
     blocks = blocks_of(model)
-    order = torch.randperm(len(blocks), generator=generator).tolist()
+    order = before_all = list(range(len(blocks)))
+    while order == before_all and len(blocks) > 1:
+        order = torch.randperm(len(blocks), generator=generator).tolist()
     before = [[block.part(role).get_parameter("weight").detach().clone() for role in MATRICES] for block in blocks]
     with torch.no_grad():
         for block, source in zip(blocks, order, strict=True):
