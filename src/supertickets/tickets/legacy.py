@@ -31,10 +31,9 @@ def read_legacy_masks(path: Path, shapes: Shapes) -> WeightTicket:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TicketError(
-            f"{path}: not a dictionary of tensors that can be read safely ({first[:120]}); of a pickled whole model, "
-            "save the masks alone where it was made."
+            f"{path}: not a dictionary of tensors that can be read safely ({type(error).__name__}); of a pickled whole "
+            "model, save the masks alone where it was made."
         ) from error
     if not isinstance(content, Mapping):
         raise TicketError(f"{path}: expected a dictionary of masks, got {type(content).__name__}.")
