@@ -190,7 +190,8 @@ def test_one_target_with_its_own_recipe(asked: dict[str, Any], places: dict[str,
     tickets = (places["imp-words"], places["lengths-ticket"])
     level = float(load_weight_ticket(places["lengths-ticket"]).origin["sparsity"])
     options = asked | {"tickets": tickets, "sparsity": level, "seeds": 1, "baselines": "none", "epochs": 1}
-    result = transfer(options, tasks="words", out=tmp_path / "out")
+    result = transfer(options, tasks="words", keep="all", out=tmp_path / "out")
+    assert len(list(result.folder.glob("trials/*/weights.safetensors"))) == 3
     assert list(result.transfer.runs["source"]) == [DENSE, "words", "lengths"]
     recipes = {trial.recipe for _, trial in record_trials(result.folder)}
     study = settings_of(places["imp-words"])
@@ -201,6 +202,7 @@ def test_another_study_in_the_folder_is_refused(
     done: TransferResult, asked: dict[str, Any], places: dict[str, Path]
 ) -> None:
     before = contents(done.folder)
+    assert not list(done.folder.glob("trials/*/weights.safetensors"))  # nobody's, by default
     both = (places["imp-lengths"], places["imp-words"])
     for changes, message in (
         ({"tickets": both}, "other (sources|examples)"),

@@ -29,14 +29,8 @@ class Arm:
     rewind: float | None
 
 
-class WeightSettings(SourceSettings, Pruning):
-    """What studies that find tickets of weights share."""
-
-    rule: Rule = Field(
-        "sub_std",
-        description="when a ticket matches the full model: within one standard deviation of its own (sub_std) or of "
-        "the full model's (full_std), or at least as good on average (strict)",
-    )
+class WeightSettings(SourceSettings):
+    """Settings of studies of one training set by the recipes for tickets of weights."""
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return the preset's values for tickets of weights on the task."""
@@ -45,7 +39,7 @@ class WeightSettings(SourceSettings, Pruning):
         return weight_preset_values(self.preset, shape, "" if own else task_name(self.task)) | named
 
 
-class ImpSettings(WeightSettings):
+class ImpSettings(WeightSettings, Pruning):
     """Settings of `supertickets imp`."""
 
     study = "imp"
@@ -83,6 +77,11 @@ class ImpSettings(WeightSettings):
         "shuffled-layers, shuffled-elements in place of the pre-trained weights; none",
     )
     control_at: tuple[float, ...] = Field((), description="sparsities at which controls are trained; default: all")
+    rule: Rule = Field(
+        "sub_std",
+        description="when a ticket matches the full model: within one standard deviation of its own (sub_std) or of "
+        "the full model's (full_std), or at least as good on average (strict)",
+    )
     keep: Literal["none", "matching", "all"] = Field(
         "none", description="whose trained weights stay on disk: nobody's, the shipped ticket's, everybody's"
     )

@@ -116,6 +116,10 @@ class TransferStudy(Study):
                 mask = mask.model_copy(update={"path": (self.settings.folder / MASKS / mask.path.name).resolve()})
         return self.trial(role, {place: ticket}, recipe=recipe, mask=mask)
 
+    def keeps(self, trial: Trial) -> bool:
+        """Whether trained weights stay."""
+        return self.settings.keep == "all"
+
     def expected_cost(self) -> float:
         """Return the cost of all trials there will be: pruned weights cost what all weights do."""
         shape = self.subject.shape
