@@ -26,8 +26,9 @@ from conftest import FAMILIES, HEADS, LAYERS, make_loud, save_tiny_model, tiny_c
 from supertickets.anatomy.blocks import blocks_of
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model, prunable_weights
+from supertickets.surgery import masks
 from supertickets.surgery.initial import MATRICES, start_otherwise
-from supertickets.surgery.masks import KeptZero, prunable, weights_of, zero
+from supertickets.surgery.masks import prunable, weights_of, zero
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedWeightTicket, load_ticket, load_weight_ticket
@@ -594,7 +595,7 @@ def test_what_is_pruned_has_no_gradient_and_stays_zero(
     assert torch.count_nonzero(kept) == mask.sum()  # the others are all there, and have moved
     assert (kept - start)[mask].abs().min() > 0
     # Control: without the gradients set to zero, weights come back.
-    monkeypatch.setattr(KeptZero, "step", lambda self: None)
+    monkeypatch.setattr(masks, "mask_gradient", lambda parameter, factor: None)
     gradients, model = train()
     assert max(gradients) > 1e-3
     grown = torch.cat(list(pruned_entries(model, ticket)))
@@ -654,15 +655,16 @@ def test_a_masked_training_equals_a_reparametrised_one(
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)
     # Control: gradients that count in the clipping before they go make another training.
-    clip, step = torch.nn.utils.clip_grad_norm_, KeptZero.step
-    masked: list[KeptZero] = []
+    clip, mask_gradient = torch.nn.utils.clip_grad_norm_, masks.mask_gradient
+    waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def late(parameters: Any, limit: float) -> torch.Tensor:
         norm = clip(parameters, limit)
-        step(masked[-1])
+        while waiting:
+            mask_gradient(*waiting.pop())
         return norm
 
-    monkeypatch.setattr(KeptZero, "step", lambda self: masked.append(self))
+    monkeypatch.setattr(masks, "mask_gradient", lambda parameter, factor: waiting.append((parameter, factor)))
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", late)
     other = train()
     assert max((other[name] - expected[name]).abs().max() for name in expected) > 1e-5

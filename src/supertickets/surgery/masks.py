@@ -37,32 +37,29 @@ def zero(model: PreTrainedModel, ticket: WeightTicket) -> None:
                 parameter.mul_(torch.tensor(mask, device=parameter.device))
 
 
-class KeptZero:
-    """Keeps a model's pruned weights at zero while it is trained: their gradients are set to zero in every step.
+def keep_zero(encoder: PreTrainedModel, ticket: WeightTicket, rows: Mapping[str, NDArray[np.int64]]) -> None:
+    """Keep the weights that a ticket lacks at zero while an encoder is trained: their gradients become zero.
 
     With neither value nor gradient, momentum, decay and adaptive steps all leave them where they are, in every
-    optimiser there is here. Call before gradients are clipped, so that pruned weights do not count there.
+    optimiser there is here; nor do they count when gradients are clipped. `rows` names tensors of which the encoder has
+    some rows only, and which.
     """
+    parameters = dict(encoder.named_parameters())
+    for name, mask in ticket.masks.items():
+        if name in parameters:
+            kept = mask[rows[name]] if name in rows else mask
+            # Two bytes a weight; the product has the gradient's precision.
+            factor = torch.tensor(kept, device=parameters[name].device, dtype=torch.bfloat16)
+            # As soon as a gradient is there, while it is in the processor's cache.
+            parameters[name].register_post_accumulate_grad_hook(
+                lambda parameter, factor=factor: mask_gradient(parameter, factor)
+            )
 
-    def __init__(
-        self, encoder: PreTrainedModel, ticket: WeightTicket | None, rows: Mapping[str, NDArray[np.int64]]
-    ) -> None:
-        """`rows` names tensors of which the model has some rows only, and which. Without a ticket nothing is pruned."""
-        parameters = dict(encoder.named_parameters())
-        self._parameters: list[nn.Parameter] = []
-        self._masks: list[Tensor] = []
-        for name, mask in (ticket.masks if ticket is not None else {}).items():
-            if name in parameters:
-                parameter = parameters[name]
-                kept = mask[rows[name]] if name in rows else mask
-                self._parameters.append(parameter)
-                self._masks.append(torch.tensor(kept, device=parameter.device, dtype=parameter.dtype))
 
-    def step(self) -> None:
-        """Set the gradients of pruned weights to zero."""
-        pairs = [(p.grad, mask) for p, mask in zip(self._parameters, self._masks, strict=True) if p.grad is not None]
-        if pairs:
-            torch._foreach_mul_([grad for grad, _ in pairs], [mask for _, mask in pairs])
+def mask_gradient(parameter: Tensor, factor: Tensor) -> None:
+    """Set a parameter's gradient to zero where `factor` is."""
+    if parameter.grad is not None:
+        parameter.grad.mul_(factor)
 
 
 def weights_of(encoder: PreTrainedModel, names: Iterable[str]) -> dict[str, NDArray[np.floating]]:

@@ -18,7 +18,7 @@ from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import BACKWARD, forward_flops
 from supertickets.errors import DivergedError
 from supertickets.surgery.gate import gated
-from supertickets.surgery.masks import KeptZero
+from supertickets.surgery.masks import keep_zero
 from supertickets.surgery.sharing import SharedStructures
 from supertickets.surgery.structures import sum_by_structure
 from supertickets.tasks.metrics import evaluate
@@ -128,8 +128,8 @@ class Trainer:
         self._reached = [self._reached_by(learner) for learner in learners]
         self._of_heads = {id(p) for p in self._structures.heads()}
         self.result.cost.parameters = sum(p.numel() for p in self._parameters) + self._vocabulary.left_out
-        encoder = learners[0].model.base_model
-        self._zeros = KeptZero(encoder, weight_ticket, self._vocabulary.rows)
+        if weight_ticket is not None:
+            keep_zero(learners[0].model.base_model, weight_ticket, self._vocabulary.rows)
         span = span or Span.model_validate({})
         whole = self._all_batches()
         steps = sum(map(len, whole))
@@ -367,7 +367,6 @@ class Trainer:
         self._team.sum_gradients(self._reached[which])
         if self._sharing.updates == "leaky":
             self._leak()
-        self._zeros.step()
         torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.max_grad_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
