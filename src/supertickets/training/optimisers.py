@@ -26,7 +26,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> Optim
     ]
     optimizer: Optimizer
     if recipe.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
     elif recipe.optimizer == "released":
         optimizer = ReleasedAdamax(groups, lr=recipe.learning_rate)
     else:
