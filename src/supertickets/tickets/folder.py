@@ -65,6 +65,17 @@ def _write(folder: Path, arrays: bytes, readme: str, content: Mapping[str, Any])
     write_atomically(folder / TICKET_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    """Return what a ticket folder's JSON says; raises TicketError if a newer version wrote it."""
+    content: dict[str, Any] = json.loads((folder / TICKET_JSON).read_text(encoding="utf-8"))
+    if content["format"] > FORMAT:
+        raise TicketError(
+            f"{folder}: ticket format {content['format']} is newer than this version reads ({FORMAT}); "
+            "upgrade supertickets."
+        )
+    return content
+
+
 def load_ticket(folder: Path | str) -> SharedTicket:
     """Read a ticket folder; raises TicketError if it is none, is damaged, or was written by a newer version."""
     from safetensors import SafetensorError
@@ -78,12 +89,7 @@ def load_ticket(folder: Path | str) -> SharedTicket:
     if is_of_weights(folder):
         raise TicketError(f"{folder}: a ticket of single weights; expected one of heads and FFNs.")
     try:
-        content = json.loads((folder / TICKET_JSON).read_text(encoding="utf-8"))
-        if content["format"] > FORMAT:
-            raise TicketError(
-                f"{folder}: ticket format {content['format']} is newer than this version reads ({FORMAT}); "
-                "upgrade supertickets."
-            )
+        content = _read(folder)
         arrays = load_file(folder / TICKET_ARRAYS)
         ticket = Ticket(arrays["heads"].astype(bool), arrays["ffns"].astype(bool))
         if not {"name", "weight_hash"} <= content["base"].keys():
@@ -138,12 +144,7 @@ def load_weight_ticket(folder: Path | str) -> SharedWeightTicket:
     if not is_of_weights(folder):
         raise TicketError(f"{folder}: not a folder with a ticket of weights (its {TICKET_JSON} does not say so).")
     try:
-        content = json.loads((folder / TICKET_JSON).read_text(encoding="utf-8"))
-        if content["format"] > FORMAT:
-            raise TicketError(
-                f"{folder}: ticket format {content['format']} is newer than this version reads ({FORMAT}); "
-                "upgrade supertickets."
-            )
+        content = _read(folder)
         arrays = (folder / TICKET_ARRAYS).read_bytes()
         if hashlib.sha256(arrays).hexdigest() != content["sha256"]:
             raise TicketError(f"{folder}: {TICKET_ARRAYS} is not the file that {TICKET_JSON} speaks of.")
