@@ -172,7 +172,7 @@ def test_apply(mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["apply", ticket, "--out", str(tmp_path / "small")]) == 0  # the model the ticket names
     assert "of the dense model's" in capsys.readouterr().out
     assert main(["apply", ticket, "--out", str(tmp_path / "small")]) == 2
-    assert "something there already" in capsys.readouterr().err
+    assert "the folder is not empty" in capsys.readouterr().err
     assert main(["apply", str(tmp_path), "--out", str(tmp_path / "s")]) == 2
     assert main(["apply", str(tmp_path / "out"), "--out", str(tmp_path / "s")]) == 2
     assert "did you mean" in capsys.readouterr().err

@@ -389,7 +389,7 @@ def test_apply_refuses_another_base(done: FindResult, tmp_path: Path) -> None:
         supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small")
     assert not (tmp_path / "small").exists()
     supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small", any_base=True)
-    with pytest.raises(TicketError, match="something there already"):
+    with pytest.raises(TicketError, match="the folder is not empty"):
         supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small", any_base=True)
     wide = save_tiny_model(tmp_path / "wide", heads=8)
     with pytest.raises(TicketError, match=r"3 layers x 4 heads.*3 x 8"):

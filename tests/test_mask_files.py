@@ -154,7 +154,7 @@ def test_a_damaged_ticket_folder_is_refused(model: Path, tmp_path: Path) -> None
     arrays.write_bytes(bytes(content))
     with pytest.raises(TicketError, match="is not the file"):
         load_weight_ticket(tmp_path / "ticket")
-    with pytest.raises(TicketError, match="there is something there already"):
+    with pytest.raises(TicketError, match="the folder is not empty"):
         import_masks(tmp_path / "mask.pt", str(model), "mnli", tmp_path / "ticket")
 
 

@@ -36,6 +36,7 @@ def _flag_type(annotation: Any) -> Any:
     options = [part for part in typing.get_args(annotation) if part is not type(None)]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         annotation = options[0] if len(options) == 1 else str
+    annotation = getattr(annotation, "__origin__", annotation) if hasattr(annotation, "__metadata__") else annotation
     if typing.get_origin(annotation) is tuple:
         return list[str]
     if typing.get_origin(annotation) is Literal:

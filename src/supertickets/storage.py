@@ -1,17 +1,36 @@
-"""Files: written whole or not at all, and told apart by what is in them."""
+"""Files and folders: written whole or not at all, told apart by what is in them, and only our own ever deleted."""
 
+import ctypes
 import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from supertickets.errors import NoSpaceError
+from filelock import FileLock, Timeout
+from pydantic import AfterValidator
+
+from supertickets.errors import NoSpaceError, TicketError
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path as a user gives it in settings: `~` is the home folder, whoever passed it (a shell, YAML or Python)."""
+
+
+def user_path(path: Path | str) -> Path:
+    """Return a path as a user gives it to a function, `~` expanded."""
+    return Path(path).expanduser()
+
+
+_TEMPORARY = ".supertickets-"
+_TEMPORARY_FILE = re.compile(re.escape(_TEMPORARY) + r"[0-9a-f]{32}\.tmp")
+_OWNER, _LOCK, _NEW, _OLD = "made-by-supertickets.json", "lock", "new", "old"
+"""In a temporary folder: what it is for, whether its process lives, what is being written, what it replaced."""
 
 
 def canonical_json(value: Any) -> str:
@@ -33,50 +52,196 @@ def file_digest(path: Path) -> str:
 def write_atomically(path: Path, content: str | bytes) -> str:
     """Write `content` to `path` so that a reader finds the old file or the whole new one; return its SHA-256.
 
-    Raises NoSpaceError if the disk is full; nothing of the new file stays then.
+    A symbolic link stays one: the file that it names is written. Raises NoSpaceError if the disk is full; nothing of
+    the new file stays then.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
-    with _told_of_full_disk(path):
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(16)}.tmp")
+    with _full_disk_as_no_space(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            with os.fdopen(handle, "wb") as file:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:  # open() gives it the rights that the user's umask leaves
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     return hashlib.sha256(data).hexdigest()
 
 
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, which takes the place of `folder` if all went well and is gone if not.
+def is_left_over(path: Path) -> bool:
+    """Return whether a file in a folder of our own is what `write_atomically` left when its process was killed."""
+    return _TEMPORARY_FILE.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
-    Raises NoSpaceError if the disk is full.
+
+@contextmanager
+def atomic_folder(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
+    """Give a folder to write into, which becomes `folder` if all went well; otherwise `folder` stays as it was.
+
+    An existing folder is exchanged for the new one, so that a crash leaves the old or the new one whole; entries of it
+    that the new one does not have are kept, but for those named in `ours`. A symbolic link stays one. An empty folder
+    that cannot be exchanged (a mount point, the working directory) is filled, and emptied again by the next call if
+    that was cut short. Raises NoSpaceError if the disk is full, TicketError if the folder can be neither exchanged nor
+    filled.
     """
-    with _told_of_full_disk(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    target = Path(os.path.realpath(folder))
+    clear_left_overs(target)
+    with _full_disk_as_no_space(folder):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fill = target.is_dir() and not any(target.iterdir()) and _stays_in_place(target)
+        with _temporary_folder(target if fill else target.parent, target.name) as temporary:
+            new = temporary / _NEW
+            new.mkdir()
+            yield new
+            _to_disk(new)
+            if fill:
+                _fill(target, temporary)
+            else:
+                _exchange(target, temporary, ours)
+
+
+def check_free(folder: Path) -> None:
+    """Raise TicketError unless `folder` is a name for a new folder, or an empty one."""
+    clear_left_overs(Path(os.path.realpath(folder)))
+    if folder.exists() and not folder.is_dir():
+        raise TicketError(f"--out {folder}: that is a file; expected a name for a new folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise TicketError(f"--out {folder}: the folder is not empty; choose another folder.")
+
+
+def clear_left_overs(target: Path) -> None:
+    """Undo what a process that was killed in `atomic_folder(target)` left; a folder that it had moved aside comes back.
+
+    A temporary folder is ours if the file in it says so and names the target, and its process is gone.
+    """
+    places = (target.parent, target)
+    found = [path for place in places if place.is_dir() for path in place.glob(f"{_TEMPORARY}*") if path.is_dir()]
+    for temporary in found:
+        owner = _owner(temporary)
+        if owner is None or owner["target"] != target.name:
+            continue
+        lock = FileLock(temporary / _LOCK)
         try:
-            yield temporary
-            temporary.chmod(0o755)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue  # its process lives
+        try:
+            if (temporary / _OLD).is_dir() and not target.exists():
+                os.rename(temporary / _OLD, target)
+            moved = [name for name in owner.get("filling", []) if not (temporary / _NEW / name).exists()]
+            if temporary.parent == target and len(moved) < len(owner.get("filling", [])):
+                for name in moved:
+                    _delete(target / name)
+        finally:
+            lock.release()
+            _delete_temporary(temporary)
 
 
 @contextmanager
-def _told_of_full_disk(path: Path) -> Iterator[None]:
+def _temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Give a new folder of our own below `parent` for writing a folder called `name`; it is gone afterwards."""
+    temporary = parent / f"{_TEMPORARY}{secrets.token_hex(16)}"
+    temporary.mkdir()
+    lock = FileLock(temporary / _LOCK)
+    try:
+        with lock:
+            (temporary / _OWNER).write_text(json.dumps({"made_by": "supertickets", "target": name}), encoding="utf-8")
+            yield temporary
+    finally:
+        _delete_temporary(temporary)
+
+
+def _owner(temporary: Path) -> dict[str, Any] | None:
+    """Return what a temporary folder's own file says, None for a folder that is not ours."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        found = json.loads((temporary / _OWNER).read_text(encoding="utf-8"))
+        if found["made_by"] == "supertickets" and isinstance(found["target"], str):
+            return dict(found)
+    return None
+
+
+def _delete_temporary(temporary: Path) -> None:
+    """Delete what we made in a temporary folder, and the folder if nothing else is in it."""
+    for name in (_NEW, _OLD, _LOCK, _OWNER):
+        _delete(temporary / name)
+    with suppress(OSError):
+        temporary.rmdir()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _to_disk(folder: Path) -> None:
+    """Make sure that a folder's files are on the disk before their names are."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _stays_in_place(target: Path) -> bool:
+    """Whether a folder cannot be renamed (a mount point), or a shell would lose it (the working directory)."""
+    return os.path.ismount(target) or Path(os.path.realpath(os.curdir)).is_relative_to(target)
+
+
+def _exchange(target: Path, temporary: Path, ours: Collection[str]) -> None:
+    """Put the new folder in the place of `target`; the old one is in the temporary folder afterwards."""
+    new, old = temporary / _NEW, temporary / _OLD
+    if not target.exists():
+        os.rename(new, target)
+        return
+    for path in target.iterdir():  # what is not ours stays
+        if path.name not in ours and not (new / path.name).exists():
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, new / path.name, symlinks=True)
+            else:
+                shutil.copy2(path, new / path.name, follow_symlinks=False)
+    if _rename_exchange(new, target):
+        os.rename(new, old)
+        return
+    try:
+        os.rename(target, old)
+    except OSError as error:
+        raise TicketError(f"{target}: the folder cannot be replaced ({error.strerror}); choose another one.") from error
+    try:
+        os.rename(new, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+
+
+def _rename_exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; return False where the system cannot (renameat2 is Linux's)."""
+    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0)
+
+
+_LAST = ("config.json", "ticket.json", "shared.json")
+"""The files that make a folder a model or a ticket."""
+
+
+def _fill(target: Path, temporary: Path) -> None:
+    """Move the new folder's entries into an empty one, those last that make it whole."""
+    names = sorted((path.name for path in (temporary / _NEW).iterdir()), key=lambda name: (name in _LAST, name))
+    owner = {"made_by": "supertickets", "target": target.name, "filling": names}
+    (temporary / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
+    for name in names:
+        os.rename(temporary / _NEW / name, target / name)
+
+
+@contextmanager
+def _full_disk_as_no_space(path: Path) -> Iterator[None]:
     """Raise NoSpaceError where a full disk is what went wrong, whichever library met it."""
     try:
         yield

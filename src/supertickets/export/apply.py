@@ -5,13 +5,13 @@ from typing import Any
 
 from supertickets.errors import TicketError
 from supertickets.models import BaseModel, find_model, prunable_shapes, quiet_transformers
-from supertickets.storage import written_whole
+from supertickets.storage import atomic_folder, check_free, user_path
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import is_of_weights, load_ticket, load_weight_ticket
 from supertickets.tickets.weights import check_tensors
 
 
-def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: bool = False) -> dict[str, Any]:
+def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_base: bool = False) -> dict[str, Any]:
     """Put a shared ticket on its pre-trained base model and save the encoder in `out`.
 
     A ticket of heads and FFNs is cut out; one of single weights leaves zeros where it has nothing. `model` None means
@@ -25,7 +25,8 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: boo
     from supertickets.surgery.masks import zero
     from supertickets.surgery.reload import save_cut_model
 
-    shared = load_weight_ticket(ticket) if is_of_weights(Path(ticket)) else load_ticket(ticket)
+    ticket, out = user_path(ticket), user_path(out)
+    shared = load_weight_ticket(ticket) if is_of_weights(ticket) else load_ticket(ticket)
     base = find_model(model if model is not None else shared.base["name"])
     if base.weight_hash != shared.base["weight_hash"] and not any_base:
         raise TicketError(
@@ -36,9 +37,8 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path, any_base: boo
         _check_shape(shared.ticket, base)
     else:
         check_tensors(shared.ticket, prunable_shapes(base), base.name)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TicketError(f"--out {out}: there is something there already; choose another folder.")
-    with written_whole(out) as new, quiet_transformers():
+    check_free(out)
+    with atomic_folder(out) as new, quiet_transformers():
         encoder = AutoModel.from_pretrained(base.folder, local_files_only=True)
         before, zeros = encoder.num_parameters(), 0
         if isinstance(shared.ticket, Ticket):

@@ -32,7 +32,7 @@ def weight_ticket_card(
 def _card(
     template: str, ticket: object, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool, form: Form
 ) -> str:
-    on_hub = not Path(base["name"]).is_dir() and base["name"] != DEFAULT_MODEL
+    on_hub = not Path(base["name"]).expanduser().is_dir() and base["name"] != DEFAULT_MODEL
     header = ModelCardData(
         library_name="supertickets",
         base_model=base["name"] if on_hub else None,

@@ -19,7 +19,7 @@ from supertickets.export.predict import outputs_of
 from supertickets.export.ship import describe_outputs, ship
 from supertickets.lab.outcome import WEIGHTS, Outcome, of_task, task_weights
 from supertickets.models import BaseModel, ModelSource, quiet_transformers
-from supertickets.storage import write_atomically, written_whole
+from supertickets.storage import atomic_folder, user_path, write_atomically
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
 from supertickets.surgery.reload import save_cut_model
@@ -76,7 +76,7 @@ def ship_shared(
             for task, part in zip(tasks, trial.tasks, strict=True)
         ],
     }
-    with written_whole(folder) as new, quiet_transformers():
+    with atomic_folder(folder) as new, quiet_transformers():
         save_cut_model(encoder, trial.ticket, new / ENCODER)
         source.tokenizer.save_pretrained(new / ENCODER)
         write_atomically(new / OUTPUTS, save(outputs))
@@ -172,7 +172,7 @@ def load_shared(folder: Path | str) -> SharedModel:
     from safetensors.torch import load_file
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-    folder = Path(folder)
+    folder = user_path(folder)
     if not (folder / SHARED_JSON).is_file():
         raise TicketError(f"{folder}: not a shared model, there is no {SHARED_JSON} in it.")
     try:

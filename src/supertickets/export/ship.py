@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from supertickets.export.card import ticket_card
 from supertickets.lab.outcome import WEIGHTS, Outcome, task_weights
 from supertickets.models import BaseModel, ModelSource, quiet_transformers
-from supertickets.storage import written_whole
+from supertickets.storage import atomic_folder
 from supertickets.surgery.cut import cut
 from supertickets.surgery.reload import save_cut_model
 from supertickets.tasks import Task
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> None:
     """Write a ticket folder with the outcome's trained small model in `model/`, if it has its weights.
 
-    `place` is the task's among those of the outcome's trial.
+    `place` is the task's among those of the outcome's trial. A crash leaves the folder as it was, or the whole new one.
     """
-    if outcome.has_weights:
-        save_trained_model(outcome, base, task, folder / MODEL_FOLDER, place)
-    shared.save(
-        folder, ticket_card(shared.ticket, shared.base, shared.origin, with_model=outcome.has_weights, form=task.form)
-    )
+    with atomic_folder(folder, ours=(MODEL_FOLDER,)) as new:
+        if outcome.has_weights:
+            save_trained_model(outcome, base, task, new / MODEL_FOLDER, place)
+        card = ticket_card(shared.ticket, shared.base, shared.origin, with_model=outcome.has_weights, form=task.form)
+        shared.save(new, card)
 
 
 def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> None:
@@ -36,12 +36,12 @@ def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Pa
     model = cut(_trained(source, outcome, task, place), ticket)
     if task.form == "sequence":
         describe_outputs(model.config, task.labels)
-    with written_whole(folder) as new, quiet_transformers():
+    with quiet_transformers():
         if ticket.is_full:
-            model.save_pretrained(new)
+            model.save_pretrained(folder)
         else:
-            save_cut_model(model, ticket, new)
-        source.tokenizer.save_pretrained(new)
+            save_cut_model(model, ticket, folder)
+        source.tokenizer.save_pretrained(folder)
 
 
 def _trained(source: ModelSource, outcome: Outcome, task: Task, place: int) -> "PreTrainedModel":
@@ -65,7 +65,7 @@ def save_base(outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> No
 
     source = ModelSource(base)
     model = _trained(source, outcome, task, 0)
-    with written_whole(folder) as new, quiet_transformers():
+    with atomic_folder(folder) as new, quiet_transformers():
         encoder, found = AutoModel.from_pretrained(base.folder, local_files_only=True, output_loading_info=True)
         had_pooler = not any("pooler" in str(name) for name in found["missing_keys"])
         if had_pooler and getattr(encoder, "pooler", None) is not None and model.base_model.pooler is None:

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supertickets.errors import TicketError
 from supertickets.export.card import weight_ticket_card
 from supertickets.export.ship import save_trained_model
 from supertickets.lab.outcome import Outcome
 from supertickets.models import BaseModel, find_model, prunable_shapes
-from supertickets.storage import file_digest, written_whole
+from supertickets.storage import atomic_folder, check_free, file_digest, user_path
 from supertickets.tasks import Task
 from supertickets.tickets.folder import MODEL_FOLDER, SharedWeightTicket
 from supertickets.tickets.legacy import read_legacy_masks
@@ -21,9 +20,10 @@ def ship_weights(shared: SharedWeightTicket, outcome: Outcome, base: BaseModel, 
 
     The model is a plain one, with zeros where the ticket has nothing: stock transformers loads it.
     """
-    if outcome.has_weights:
-        save_trained_model(outcome, base, task, folder / MODEL_FOLDER)
-    shared.save(folder, weight_ticket_card(shared.ticket, shared.base, shared.origin, outcome.has_weights, task.form))
+    with atomic_folder(folder, ours=(MODEL_FOLDER,)) as new:
+        if outcome.has_weights:
+            save_trained_model(outcome, base, task, new / MODEL_FOLDER)
+        shared.save(new, weight_ticket_card(shared.ticket, shared.base, shared.origin, outcome.has_weights, task.form))
 
 
 def named_base(base: BaseModel) -> dict[str, Any]:
@@ -39,12 +39,12 @@ def import_masks(path: Path, model: str, task: str, out: Path) -> WeightTicket:
     """
     from supertickets.lab.workbench import versions
 
+    path, out = user_path(path), user_path(out)
     base = find_model(model)
     ticket = read_legacy_masks(path, prunable_shapes(base))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TicketError(f"--out {out}: there is something there already; choose another folder.")
+    check_free(out)
     origin: Mapping[str, Any] = {"task": task, "kind": "imported", "file": path.name, "sha256": file_digest(path)}
     shared = SharedWeightTicket(ticket, named_base(base), origin, versions())
-    with written_whole(out) as new:
+    with atomic_folder(out) as new:
         shared.save(new, weight_ticket_card(ticket, shared.base, origin, False))
     return ticket

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -12,14 +11,22 @@ from typing import Protocol
 from supertickets.errors import StudyError
 from supertickets.lab.jobs import Job, Message, Runner
 from supertickets.lab.machine import Machine
-from supertickets.lab.outcome import PREDICTIONS, WEIGHTS, Outcome, forget, load_outcome, save_outcome
+from supertickets.lab.outcome import (
+    FAILURE,
+    PREDICTIONS,
+    WEIGHTS,
+    Outcome,
+    forget,
+    forget_all,
+    load_outcome,
+    save_outcome,
+)
 from supertickets.lab.trial import Trial
 from supertickets.storage import write_atomically
 
 TRIES = 3
 TRIALS, AGAIN = "trials", "again"
 """Below a study's folder: its trials; trainings again, for weights that were not kept."""
-FAILURE = "failure.json"
 
 Then = Callable[[Trial, Outcome], Iterable[Trial]]
 """What a study does when a trial is done; it may ask for more trials."""
@@ -185,7 +192,7 @@ class Lab:
         write_atomically(outcome.folder / WEIGHTS, (made.folder / WEIGHTS).read_bytes())
         whole = replace(outcome, files={**outcome.files, WEIGHTS: made.files[WEIGHTS]}, damaged=False)
         save_outcome(whole)
-        shutil.rmtree(made.folder, ignore_errors=True)
+        forget_all(made.folder)
         with suppress(OSError):  # others may lie there
             made.folder.parent.rmdir()
         return whole

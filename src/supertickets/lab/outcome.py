@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.lab.trial import Trial
-from supertickets.storage import digest, file_digest, write_atomically
+from supertickets.storage import digest, file_digest, is_left_over, write_atomically
 from supertickets.tickets.weights import WeightTicket
 
 OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK = (
@@ -20,7 +21,7 @@ OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK = (
     "weights.safetensors",
     "mask.safetensors",
 )
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, FAILURE = "checkpoint.safetensors", "failure.json"
 SCHEMA = 2
 """Of outcome.json; a trial whose file has another is run again."""
 
@@ -168,9 +169,20 @@ def load_outcome(folder: Path) -> Outcome | None:
 
 
 def forget(folder: Path) -> None:
-    """Make a trial's folder one that was never finished: what a broken run left goes, a checkpoint stays."""
-    if folder.is_dir():
-        (folder / OUTCOME).unlink(missing_ok=True)  # first: without it, nothing else counts
-        for path in folder.iterdir():
-            if path.name != CHECKPOINT:
-                path.unlink()
+    """Make a trial's folder one that was never finished: what a broken run left goes, a checkpoint stays.
+
+    Only files that trials write are deleted, the outcome first: without it, nothing else counts.
+    """
+    for name in (OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK, FAILURE):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob(".*"):
+        if is_left_over(path):
+            path.unlink()
+
+
+def forget_all(folder: Path) -> None:
+    """Delete a trial's folder with all that trials write; anything else in it stays, and the folder with it."""
+    forget(folder)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    with suppress(OSError):  # something else is in it
+        folder.rmdir()

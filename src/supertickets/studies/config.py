@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from supertickets.errors import TicketError, unknown_name
 from supertickets.models import BaseModel as PretrainedModel
-from supertickets.storage import write_atomically
+from supertickets.storage import user_path, write_atomically
 from supertickets.studies.settings import (
     AdaptSettings,
     CompareSettings,
@@ -111,7 +111,7 @@ def asked_for(
 ) -> dict[str, Any]:
     """Return what is asked for, by the settings' own names: a config (or its file) and what wins over it."""
     if isinstance(config, str | Path):
-        config = read_config(Path(config), kind)
+        config = read_config(user_path(config), kind)
     return renamed({**(config or {}), **settings})
 
 

@@ -10,6 +10,7 @@ from supertickets.evidence.record import Subject, load_subjects
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS, load_outcome
 from supertickets.lab.progress import PROGRESS
+from supertickets.storage import is_left_over, user_path
 from supertickets.studies.adapt import AdaptStudy
 from supertickets.studies.compare import CompareStudy
 from supertickets.studies.config import settings_of
@@ -31,6 +32,7 @@ def status(folder: Path) -> dict[str, Any]:
     `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `first` are the folders of studies
     that this one needs the results of and has not got yet. `bytes` is what the folder takes up.
     """
+    folder = user_path(folder)
     settings = settings_of(folder)
     who = holder(folder)
     study = open_study(folder)
@@ -69,17 +71,20 @@ def disk_use(folder: Path) -> int:
 
 
 def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
-    """Delete what no later step needs, and return what went: trained weights and checkpoints of finished trials.
+    """Delete what no later step needs, and return what went: trained weights and checkpoints of finished trials,
+    and files that a killed process had begun.
 
     The super ticket's model stays in `super-ticket/model`; metrics, predictions and scores all stay. Of a study that
     has not shipped its super ticket, all trained weights stay; of one of `share`, the shared models', which later
     studies start from. Raises TicketError if the folder holds no study or is in use.
     """
+    folder = user_path(folder)
     settings = settings_of(folder)
     with hold(folder):
         before = disk_use(folder)
         trials = [path.parent for path in (folder / "trials").glob(f"*/{OUTCOME}")]
         gone = [trial / CHECKPOINT for trial in trials]
+        gone += [path for path in folder.glob("trials/*/.*") if is_left_over(path)]
         if not isinstance(settings, FindSettings) or (folder / "super-ticket" / MODEL_FOLDER).is_dir():
             gone += [trial / WEIGHTS for trial in trials if not _is_shared(trial)]
         gone = [path for path in gone if path.is_file()]

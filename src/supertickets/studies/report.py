@@ -13,6 +13,7 @@ from supertickets.evidence.magnitude import conclude_magnitude
 from supertickets.evidence.record import Record
 from supertickets.evidence.sharing import conclude_sharing
 from supertickets.evidence.tables import Average, Looked, names_of, task_average
+from supertickets.storage import user_path
 from supertickets.studies.adapt import AdaptStudy
 from supertickets.studies.find import FindStudy
 from supertickets.studies.folder import open_study
@@ -50,7 +51,8 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
     A single study's page goes into its own folder, that of several (of `find`) into `out` (default `runs/report`).
     Raises TicketError for a folder without a study, for one named twice, and where `out` holds other things.
     """
-    paths = [Path(folder) for folder in folders]
+    paths = [user_path(folder) for folder in folders]
+    out = user_path(out) if out is not None else None
     if len(paths) == 1 and isinstance(study := open_study(paths[0]), Alone):
         return _alone(study, out)
     twice = [path for i, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:i]}]
@@ -66,7 +68,7 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
             raise TicketError(f"{path}: no run has finished yet; see `supertickets status {path}`.")
         looked.append(Looked(record, conclude(record)))
     default = paths[0] if len(paths) == 1 else Path("runs") / "report"
-    folder = Path(out) if out is not None else default
+    folder = out if out is not None else default
     if folder.exists() and not folder.is_dir():
         raise TicketError(f"--out {folder}: that is a file; expected a folder.")
     if len(paths) > 1 and folder.resolve() in {path.resolve() for path in paths}:
@@ -78,10 +80,10 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
     return ReportResult(folder / REPORT, tables, task_average(looked), verdicts)
 
 
-def _alone(study: Alone, out: Path | str | None) -> ReportResult:
+def _alone(study: Alone, out: Path | None) -> ReportResult:
     """Write the page of such a study anew."""
     folder = study.settings.folder
-    if out is not None and Path(out).resolve() != folder.resolve():
+    if out is not None and out.resolve() != folder.resolve():
         raise TicketError(f"--out {out}: the page of a study of `{study.settings.study}` goes into its own folder.")
     record = recall(study)
     if not any(row.finished for row in record.rows):

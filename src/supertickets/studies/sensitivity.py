@@ -21,6 +21,7 @@ from supertickets.evidence.tables import published, published_label, published_m
 from supertickets.lab import Outcome, Trial
 from supertickets.lab.outcome import WEIGHTS
 from supertickets.models import find_model
+from supertickets.storage import user_path
 from supertickets.studies.config import parse, settings_of
 from supertickets.studies.pages import SENSITIVITY
 from supertickets.studies.report import report
@@ -143,7 +144,7 @@ def sensitivity(
     on each task. `learning_rates` default to the study's own; seeds follow the study's first. Everything else is as the
     study had it; results go to `sensitivity/` in its folder. Raises TicketError for misuse before anything is written.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     settings = settings_of(folder)
     if not isinstance(settings, FindSettings | ShareSettings):
         raise TicketError(f"{folder}: expected a study of `find` or `share`, this is one of `{settings.study}`.")

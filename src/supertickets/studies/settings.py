@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, field_validator
 from supertickets.anatomy import Shape
 from supertickets.errors import unknown_name
 from supertickets.models import DEFAULT_MODEL
+from supertickets.storage import UserPath
 from supertickets.studies.presets import SEVERAL, Preset, preset_values, task_dropout, task_name
 from supertickets.tasks import TaskFiles, TaskSource
 from supertickets.tasks.builtin import BUILTIN
@@ -40,7 +41,7 @@ class StudySettings(Recipe):
     gpus: float = Field(0.0, ge=0, description="GPUs a training takes on Ray; a fraction shares one")
     track: tuple[str, ...] = Field((), description="experiment trackers: tensorboard, mlflow, wandb, trackio, ...")
     checkpoint_minutes: float = Field(2.0, ge=0, description="how often a training saves where it stands")
-    out: Path | None = Field(None, description="output folder; default: in runs/, named after study and task")
+    out: UserPath | None = Field(None, description="output folder; default: in runs/, named after study and task")
 
     study: ClassVar[str]
     """The study's name: its command, and what its settings file says it is."""
@@ -227,10 +228,10 @@ class ShareSettings(StudySettings, TicketSettings, Sharing):
     tasks: tuple[str, ...] = Field(
         (), description="tasks that share the encoder; default: those of --tickets, or three built-in ones"
     )
-    tickets: tuple[Path, ...] = Field(
+    tickets: tuple[UserPath, ...] = Field(
         (), description="finished studies of `find`, or ticket folders, one a task; default: they are found first"
     )
-    data: Path | None = Field(None, description="folder of the tasks' files (without it, GLUE comes from the hub)")
+    data: UserPath | None = Field(None, description="folder of the tasks' files (without it, GLUE comes from the hub)")
     at_most: int | None = Field(None, ge=2, description="training examples of a task at most; larger sets are cut")
     fraction_seed: int = Field(0, ge=0, description="seed of the order from which larger sets are cut")
     epochs: int = Field(5, ge=1, description="training epochs at most")
@@ -294,7 +295,9 @@ class AdaptSettings(TaskSettings):
 
     study = "adapt"
 
-    runs: tuple[Path, ...] = Field((), description="finished studies of `find` or `share`, whose models are adapted")
+    runs: tuple[UserPath, ...] = Field(
+        (), description="finished studies of `find` or `share`, whose models are adapted"
+    )
     task: str = Field("", description="task to adapt to: of GLUE, built-in, snli, scitail, squad, mlm, or your own")
     fractions: tuple[float, ...] = Field(
         (0.001, 0.01, 0.1, 1.0),

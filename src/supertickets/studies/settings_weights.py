@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from supertickets.anatomy import Shape
+from supertickets.storage import UserPath
 from supertickets.studies.presets import task_name, weight_preset_values
 from supertickets.studies.settings import SourceSettings, StudySettings, part
 from supertickets.tickets.weights import Pruning
@@ -213,11 +214,11 @@ class TransferSettings(StudySettings, Pruning):
 
     study = "transfer"
 
-    tickets: tuple[Path, ...] = Field(
+    tickets: tuple[UserPath, ...] = Field(
         (), description="studies of `imp` or `find`, or ticket folders: one source each (and each way to rewind)"
     )
     tasks: tuple[str, ...] = Field((), description="tasks to train them on; default: those the tickets were found on")
-    data: Path | None = Field(None, description="folder of the files of tasks that no study of --tickets is about")
+    data: UserPath | None = Field(None, description="folder of the files of tasks that no study of --tickets is about")
     sparsity: float = Field(0.7, gt=0, lt=1, description="which of a study's tickets of weights to take")
     baselines: tuple[Literal["one-shot", "random"], ...] = Field(
         ("one-shot",), description="tickets of no task beside them: one-shot magnitude pruning, random; or none"

@@ -8,6 +8,7 @@ import numpy as np
 
 from supertickets.errors import TicketError
 from supertickets.lab.machine import check_device
+from supertickets.storage import user_path
 from supertickets.studies.config import settings_of
 from supertickets.studies.presets import task_name
 from supertickets.studies.settings import FindSettings
@@ -38,7 +39,7 @@ def submit(
     writes one and the same label for those that no study or no test file is there for. Raises TicketError before
     anything is written.
     """
-    studies, path = _by_task([Path(folder) for folder in folders]), Path(out)
+    studies, path = _by_task([user_path(folder) for folder in folders]), user_path(out)
     if path.is_dir():
         raise TicketError(f"--out {path}: that is a folder; expected a name for a zip file.")
     check_device(device)
@@ -48,7 +49,7 @@ def submit(
         if file.task not in studies:
             why[name] = f"no study of {file.task}"
             continue
-        source = Path(data) if data is not None else studies[file.task][1].data
+        source = user_path(data) if data is not None else studies[file.task][1].data
         if source is not None and not source.is_dir():
             raise TicketError(f"--data {source}: no such folder.")
         found = load_test_texts(file.task, file.sources, file.hub, source)

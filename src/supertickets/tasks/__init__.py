@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from supertickets.errors import TicketError, unknown_name
+from supertickets.storage import UserPath
 from supertickets.tasks import builtin, files, glue, nli, squad, text
 from supertickets.tasks.task import Form, Split, Task
 
@@ -22,13 +23,13 @@ class TaskFiles(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str
-    data: Path | None = Field(
+    data: UserPath | None = Field(
         None, description="folder of the task's files (without it, GLUE and SQuAD come from the hub)"
     )
-    train_file: Path | None = Field(
+    train_file: UserPath | None = Field(
         None, description="your own training file: .csv, .tsv, .jsonl or .parquet; for mlm plain text, for squad .json"
     )
-    dev_file: Path | None = Field(
+    dev_file: UserPath | None = Field(
         None, description="your own evaluation file (without it, a share of the training file)"
     )
     text: str = Field("text", description="column of the text")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.errors import TicketError
-from supertickets.storage import write_atomically
+from supertickets.storage import user_path, write_atomically
 from supertickets.tickets.ticket import Ticket
 from supertickets.tickets.weights import WeightTicket
 
@@ -81,7 +81,7 @@ def load_ticket(folder: Path | str) -> SharedTicket:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    folder = Path(folder)
+    folder = user_path(folder)
     if not (folder / TICKET_JSON).is_file():
         inside = folder / "super-ticket"
         hint = f"; did you mean {inside}?" if (inside / TICKET_JSON).is_file() else ""
@@ -140,7 +140,7 @@ def is_of_weights(folder: Path) -> bool:
 
 def load_weight_ticket(folder: Path | str) -> SharedWeightTicket:
     """Read a folder with a ticket of weights; raises TicketError if it is none, or is damaged."""
-    folder = Path(folder)
+    folder = user_path(folder)
     if not is_of_weights(folder):
         raise TicketError(f"{folder}: not a folder with a ticket of weights (its {TICKET_JSON} does not say so).")
     try:
