@@ -1,6 +1,9 @@
 import copy
+import gc
+import pickle
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,9 @@ from conftest import FAMILIES, HEADS, LAYERS, make_loud, save_tiny_model, tiny_c
 from supertickets.anatomy.blocks import blocks_of, shape_of
 from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import TicketError
-from supertickets.surgery.cut import cut
+from supertickets.surgery.cut import BiasAlone, cut
 from supertickets.surgery.gate import ticket_gated
-from supertickets.surgery.reload import save_cut_model
+from supertickets.surgery.reload import IMPORT_FIRST
 from supertickets.tickets import Ticket
 
 TICKET = Ticket.from_pruned(LAYERS, HEADS, [(0, 1), (1, 0), (1, 2), (1, 3), (2, 2)], [1])
@@ -136,7 +139,7 @@ def test_refuses_what_does_not_fit(loud_model: PreTrainedModel) -> None:
 def test_loads_in_a_fresh_process_with_stock_classes(family: str, tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "base", family, scale=0.5)
     model = cut(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval(), TICKET)
-    save_cut_model(model, TICKET, tmp_path / "small")
+    model.save_pretrained(tmp_path / "small")
     ids = torch.arange(5, 77).view(6, 12)
     with torch.no_grad():
         expected = model(ids).logits
@@ -159,9 +162,88 @@ assert again.num_parameters() == model.num_parameters()
     assert done.returncode == 0, done.stderr
 
 
-def test_without_the_import_the_stock_loader_fails_loudly(tmp_path: Path) -> None:
+NO_HEAD = Ticket.from_pruned(LAYERS, HEADS, pruned_heads=[(1, head) for head in range(HEADS)], pruned_ffns=[2])
+NO_FFN = Ticket.from_pruned(LAYERS, HEADS, pruned_ffns=range(LAYERS))
+
+
+def test_without_the_import_every_stock_class_refuses(tmp_path: Path) -> None:
+    """Whatever the ticket lacks and whatever sizes are ignored; also what was saved again, and an encoder alone."""
+    folders = []
+    for name, ticket in {"mixed": TICKET, "no-head": NO_HEAD, "no-ffn": NO_FFN}.items():
+        model = cut(AutoModelForSequenceClassification.from_config(tiny_config("bert")), ticket)
+        model.save_pretrained(tmp_path / name)
+        model.base_model.save_pretrained(tmp_path / f"{name}-encoder")
+        again = AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
+        for kind, other in {
+            "again": again,
+            "copied": copy.deepcopy(again),
+            "pickled": pickle.loads(pickle.dumps(again)),
+            "half": again.half(),
+        }.items():
+            other.save_pretrained(tmp_path / f"{name}-{kind}")
+            assert AutoModel.from_pretrained(tmp_path / f"{name}-{kind}").num_parameters()
+        folders += sorted(path.name for path in tmp_path.glob(f"{name}*"))
+    AutoModel.from_config(tiny_config("bert")).save_pretrained(tmp_path / "dense")  # the control loads
+    script = """
+import sys, transformers
+transformers.logging.set_verbosity_error()
+for folder in sys.argv[2:]:
+    for auto in (transformers.AutoModel, transformers.AutoModelForSequenceClassification):
+        for more in ({}, {"ignore_mismatched_sizes": True, "num_labels": 5}, {"use_safetensors": True}):
+            try:
+                auto.from_pretrained(f"{sys.argv[1]}/{folder}", **more)
+                print("loaded", folder)
+            except Exception as error:
+                print("refused", folder, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), "dense", *folders], capture_output=True, text=True
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("loaded", "refused"))]
+    assert [line for line in lines if line.startswith("loaded")] == ["loaded dense"] * 6
+    assert len(folders) == 18
+    assert len(lines) == 6 * 19
+    assert all(IMPORT_FIRST in line for line in lines if line.startswith("refused"))
+
+
+def test_a_cut_model_is_freed_when_nobody_uses_it() -> None:
     model = cut(AutoModel.from_config(tiny_config("bert")), TICKET)
-    save_cut_model(model, TICKET, tmp_path / "small")
-    script = "import sys, transformers; transformers.AutoModel.from_pretrained(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "small")], capture_output=True, text=True)
-    assert done.returncode != 0
+    gone = weakref.ref(model)
+    gc.disable()  # what is in a reference cycle would wait for it
+    try:
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def empty_products(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> list[str]:
+    """Return the operations of an exported model on tensors without entries, which ONNX Runtime refuses."""
+    graph = torch.export.export(model, (), kwargs=inputs).run_decompositions().graph
+    values = {node.name: node.meta["val"] for node in graph.nodes if node.op == "call_function" and "val" in node.meta}
+    return [name for name, value in values.items() if isinstance(value, torch.Tensor) and 0 in value.shape]
+
+
+def test_a_layer_without_heads_exports(
+    loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = copy.deepcopy(loud_model)
+    small = cut(loud_model, NO_HEAD)
+    with torch.no_grad():
+        with ticket_gated(dense, NO_HEAD):
+            expected = dense(**inputs).logits
+        torch.testing.assert_close(small(**inputs).logits, expected, atol=1e-10, rtol=0)
+    assert empty_products(small, inputs) == []
+    monkeypatch.setattr(BiasAlone, "forward", torch.nn.Linear.forward)  # the control reads its empty input
+    assert empty_products(small, inputs)
+
+
+def test_a_layer_without_heads_runs_in_onnx_runtime(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = cut(make_loud(AutoModelForSequenceClassification.from_config(tiny_config("bert"))).eval(), NO_HEAD)
+    ids = torch.arange(5, 17).view(2, 6)
+    torch.onnx.export(model, (), tmp_path / "x.onnx", kwargs={"input_ids": ids}, dynamo=True, verbose=False)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "x.onnx").run(None, {"input_ids": ids.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(ids).logits.numpy(), atol=1e-4)

@@ -23,7 +23,6 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
 
     from supertickets.surgery.cut import cut
     from supertickets.surgery.masks import zero
-    from supertickets.surgery.reload import save_cut_model
 
     ticket, out = user_path(ticket), user_path(out)
     shared = load_weight_ticket(ticket) if is_of_weights(ticket) else load_ticket(ticket)
@@ -42,11 +41,11 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
         encoder = AutoModel.from_pretrained(base.folder, local_files_only=True)
         before, zeros = encoder.num_parameters(), 0
         if isinstance(shared.ticket, Ticket):
-            save_cut_model(cut(encoder, shared.ticket), shared.ticket, new)
+            cut(encoder, shared.ticket)
         else:
             zero(encoder, shared.ticket)
             zeros = shared.ticket.total - shared.ticket.kept
-            encoder.save_pretrained(new)
+        encoder.save_pretrained(new)
         AutoTokenizer.from_pretrained(base.folder, local_files_only=True).save_pretrained(new)
     return {"folder": str(out), "parameters": encoder.num_parameters() - zeros, "dense_parameters": before}
 

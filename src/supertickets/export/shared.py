@@ -22,7 +22,6 @@ from supertickets.models import BaseModel, ModelSource, quiet_transformers
 from supertickets.storage import atomic_folder, user_path, write_atomically
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
-from supertickets.surgery.reload import save_cut_model
 from supertickets.surgery.sharing import SharedStructures
 from supertickets.tasks import Task
 from supertickets.tickets import Ticket
@@ -77,7 +76,7 @@ def ship_shared(
         ],
     }
     with atomic_folder(folder) as new, quiet_transformers():
-        save_cut_model(encoder, trial.ticket, new / ENCODER)
+        encoder.save_pretrained(new / ENCODER)
         source.tokenizer.save_pretrained(new / ENCODER)
         write_atomically(new / OUTPUTS, save(outputs))
         write_atomically(new / "README.md", _readme(tasks))

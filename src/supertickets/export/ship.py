@@ -9,7 +9,6 @@ from supertickets.lab.outcome import WEIGHTS, Outcome, task_weights
 from supertickets.models import BaseModel, ModelSource, quiet_transformers
 from supertickets.storage import atomic_folder
 from supertickets.surgery.cut import cut
-from supertickets.surgery.reload import save_cut_model
 from supertickets.tasks import Task
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket
 
@@ -37,10 +36,7 @@ def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Pa
     if task.form == "sequence":
         describe_outputs(model.config, task.labels)
     with quiet_transformers():
-        if ticket.is_full:
-            model.save_pretrained(folder)
-        else:
-            save_cut_model(model, ticket, folder)
+        model.save_pretrained(folder)
         source.tokenizer.save_pretrained(folder)
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from supertickets.anatomy.blocks import Block, blocks_of, shape_of
 from supertickets.errors import TicketError
+from supertickets.surgery.reload import mark_cut
 from supertickets.tickets import Ticket
 
 
@@ -37,13 +38,27 @@ class NoFFNOut(nn.Module):
         return inner.new_zeros(*inner.shape[:-1], self.hidden)
 
 
+class BiasAlone(nn.Linear):
+    """The output projection of a layer without heads: its bias is all that is left.
+
+    It does not read its input, so that exporters leave the empty attention before it out of their graphs (ONNX Runtime
+    refuses matrices without columns).
+    """
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Return the bias (zeros if there is none) `[..., hidden]` for a context `[..., 0]`."""
+        shape = (*context.shape[:-1], self.out_features)
+        return context.new_zeros(shape) if self.bias is None else self.bias.to(context.dtype).expand(shape)
+
+
 def _narrow(linear: nn.Module, kept: Tensor, dim: int) -> nn.Linear:
     """Return `linear` with only the `kept` outputs (dim 0) or inputs (dim 1); works on the meta device too."""
     assert isinstance(linear, nn.Linear)
     weight = linear.weight.detach().index_select(dim, kept.to(linear.weight.device))
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a layer may lose all its heads; there is nothing to initialise then
-        smaller = nn.Linear(weight.shape[1], weight.shape[0], bias=linear.bias is not None)
+        kind = nn.Linear if weight.shape[1] else BiasAlone
+        smaller = kind(weight.shape[1], weight.shape[0], bias=linear.bias is not None)
     smaller.weight = nn.Parameter(weight, requires_grad=linear.weight.requires_grad)
     if linear.bias is not None:
         bias = linear.bias.detach()
@@ -65,8 +80,8 @@ def _cut_heads(block: Block, kept: NDArray[np.bool_], head_size: int) -> None:
 def cut(model: PreTrainedModel, ticket: Ticket) -> PreTrainedModel:
     """Cut everything outside `ticket` out of a dense `model`, in place, and return it.
 
-    Parameters that stay keep their values, bit for bit. Raises TicketError if the model is of another shape or was cut
-    before.
+    Parameters that stay keep their values, bit for bit. `save_pretrained` of the model writes a folder that reloads
+    with `import supertickets`. Raises TicketError if the model is of another shape or was cut before.
     """
     check_fits(model, ticket)
     shape = shape_of(model)
@@ -76,6 +91,7 @@ def cut(model: PreTrainedModel, ticket: Ticket) -> PreTrainedModel:
         if not ffn:
             block.replace("ffn_in", NoFFNIn())
             block.replace("ffn_out", NoFFNOut(shape.hidden))
+    mark_cut(model, ticket)
     return model
 
 

@@ -1,10 +1,13 @@
 """Cut models in stock transformers: `AutoModel...from_pretrained` rebuilds the layers once supertickets is imported.
 
 transformers lets a package register a quantisation method; its hook gets the model on the meta device before the
-weights arrive. config.json carries the ticket under `quantization_config`. Without the import the stock loader fails
-loudly.
+weights arrive. config.json carries the ticket under `quantization_config`. A method that is not registered is only
+warned about, so config.json also names a weight file that cannot be one: without the import every stock class refuses
+to load the folder, with a message that says what to import, whatever sizes it is told to ignore.
 """
 
+import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from supertickets.tickets import Ticket
 
 METHOD = "supertickets"
+IMPORT_FIRST = "`import supertickets` before loading this model, which was cut to a ticket"
+"""The name of the weight file in config.json; transformers shows it in its error. With the import it is never read."""
 
 
 @register_quantization_config(METHOD)
@@ -33,6 +38,11 @@ class TicketQuantizer(HfQuantizer):
 
     requires_calibration = False
 
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Let transformers look for the weights under their usual name (this hook comes before it does)."""
+        config.transformers_weights = None
+        return config
+
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         # Imported late: this module loads while transformers does, perhaps because surgery.cut asked for it.
         from supertickets.surgery.cut import cut
@@ -46,7 +56,7 @@ class TicketQuantizer(HfQuantizer):
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
                 module.is_quantized = False
-        model.config.quantization_config = self.quantization_config
+        _mark(model, self.quantization_config)
         return model
 
     def is_serializable(self, **kwargs: Any) -> bool:
@@ -59,7 +69,40 @@ class TicketQuantizer(HfQuantizer):
         return True
 
 
-def save_cut_model(model: PreTrainedModel, ticket: Ticket, folder: Path) -> None:
-    """Save a model that was cut to `ticket` as a Hugging Face folder (config.json, model.safetensors)."""
-    model.config.quantization_config = TicketConfig(ticket.as_dict())
-    model.save_pretrained(folder)
+def mark_cut(model: PreTrainedModel, ticket: Ticket) -> None:
+    """Let a model that was cut to `ticket` say so wherever it is saved: `save_pretrained` writes what reloads it."""
+    if not ticket.is_full:
+        _mark(model, TicketConfig(ticket.as_dict()))
+
+
+def _mark(model: PreTrainedModel, config: TicketConfig) -> None:
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):  # an encoder may be saved without its output layer
+            module.config.quantization_config = config
+            module.save_pretrained = _SavePretrained(module)
+
+
+class _SavePretrained:
+    """`save_pretrained` of a cut model: as transformers does it, and config.json gets what transformers leaves out.
+
+    The reference is weak, so that a model's memory is free as soon as nobody uses it.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = weakref.ref(model)
+
+    def __call__(self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save the model as `PreTrainedModel.save_pretrained` does."""
+        model = self._model()
+        assert model is not None
+        target = {name: kwargs.pop(name) for name in ("repo_id", "commit_message") if push_to_hub and name in kwargs}
+        type(model).save_pretrained(model, save_directory, *args, **kwargs)
+        path = Path(save_directory) / "config.json"
+        if path.is_file():  # where only adapters are saved there is none
+            content = json.loads(path.read_text(encoding="utf-8")) | {"transformers_weights": IMPORT_FIRST}
+            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if push_to_hub:
+            model.push_to_hub(**{"repo_id": Path(save_directory).name, **target})
+
+    def __reduce__(self) -> Any:
+        return _SavePretrained, (self._model(),)  # copied and pickled with its model
