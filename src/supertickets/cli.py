@@ -518,6 +518,8 @@ def apply(
     from supertickets.export.apply import apply_ticket
 
     made = apply_ticket(ticket, model, out, any_base)
+    for notice in made["notices"]:
+        typer.echo(notice, err=True)
     if as_json:
         typer.echo(json.dumps(made))
     else:

@@ -15,6 +15,6 @@ BERT = Family(
 )
 register_family(BERT)
 
-# Same modules under the same names; RoBERTa's positions start at padding_idx + 1 = 2.
-register_family(replace(BERT, model_types=("roberta", "xlm-roberta"), reserved_positions=2))
+# Same modules under the same names.
+register_family(replace(BERT, model_types=("roberta", "xlm-roberta"), positions_after_padding=True))
 register_family(replace(BERT, model_types=("electra",)))

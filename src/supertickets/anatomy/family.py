@@ -27,7 +27,7 @@ class Family:
     """Where a family of encoders keeps heads and FFNs; module paths are relative to one layer.
 
     `config_*` name the fields of config.json; `task_dropout` is the one that sets the dropout before the output layer.
-    `reserved_positions` are position embeddings that no token gets (RoBERTa starts counting after the padding index).
+    With `positions_after_padding` (RoBERTa) positions are counted from the config's padding index plus 1 on.
     """
 
     model_types: tuple[str, ...]
@@ -46,7 +46,7 @@ class Family:
     config_hidden: str = "hidden_size"
     config_ffn: str = "intermediate_size"
     task_dropout: str = "classifier_dropout"
-    reserved_positions: int = 0
+    positions_after_padding: bool = False
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Return the sizes that a config.json of this family states."""
@@ -59,7 +59,8 @@ class Family:
 
     def max_length(self, config: Mapping[str, Any]) -> int:
         """Return how many tokens an input may have."""
-        return int(config["max_position_embeddings"]) - self.reserved_positions
+        reserved = int(config.get("pad_token_id", 1)) + 1 if self.positions_after_padding else 0
+        return int(config["max_position_embeddings"]) - reserved
 
 
 _FAMILIES: dict[str, Family] = {}

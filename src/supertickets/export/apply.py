@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from supertickets.errors import TicketError
-from supertickets.models import BaseModel, find_model, prunable_shapes, quiet_transformers
+from supertickets.models import BaseModel, find_model, load_model, load_tokenizer, prunable_shapes, quiet_transformers
 from supertickets.storage import atomic_folder, check_free, user_path
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import is_of_weights, load_ticket, load_weight_ticket
@@ -15,11 +15,11 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
     """Put a shared ticket on its pre-trained base model and save the encoder in `out`.
 
     A ticket of heads and FFNs is cut out; one of single weights leaves zeros where it has nothing. `model` None means
-    the one the ticket names. Returns the folder, and how many parameters there are (but zeros) and were. Raises
-    TicketError if the base's weights are not those the ticket was drawn from (unless `any_base`), if it does not fit,
-    or if `out` is not empty.
+    the one the ticket names. Returns the folder, how many parameters there are (but zeros) and were, and notices about
+    the base. Raises TicketError if the base's weights are not those the ticket was drawn from (unless `any_base`), if
+    the ticket does not fit, or if `out` is not empty.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     from supertickets.surgery.cut import cut
     from supertickets.surgery.masks import zero
@@ -37,8 +37,9 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
     else:
         check_tensors(shared.ticket, prunable_shapes(base), base.name)
     check_free(out)
+    fitted, loaded = load_tokenizer(base.name, base.folder), load_model(base, AutoModel, "auto")
     with atomic_folder(out) as new, quiet_transformers():
-        encoder = AutoModel.from_pretrained(base.folder, local_files_only=True)
+        encoder = loaded.model
         before, zeros = encoder.num_parameters(), 0
         if isinstance(shared.ticket, Ticket):
             cut(encoder, shared.ticket)
@@ -46,8 +47,14 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
             zero(encoder, shared.ticket)
             zeros = shared.ticket.total - shared.ticket.kept
         encoder.save_pretrained(new)
-        AutoTokenizer.from_pretrained(base.folder, local_files_only=True).save_pretrained(new)
-    return {"folder": str(out), "parameters": encoder.num_parameters() - zeros, "dense_parameters": before}
+        fitted.tokenizer.save_pretrained(new)
+    notices = [*fitted.notices, *loaded.notices]
+    return {
+        "folder": str(out),
+        "parameters": encoder.num_parameters() - zeros,
+        "dense_parameters": before,
+        "notices": notices,
+    }
 
 
 def _check_shape(ticket: Ticket, base: BaseModel) -> None:

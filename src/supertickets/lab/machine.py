@@ -108,7 +108,7 @@ class Machine:
 
 def _parameters(model: BaseModel) -> int:
     """Return about how many parameters a base model has, from the size of its weight files."""
-    return sum(path.stat().st_size for path in model.folder.glob("*.safetensors")) // 4
+    return sum((model.folder / name).stat().st_size for name in model.weights) // 4
 
 
 def check_device(name: str) -> None:

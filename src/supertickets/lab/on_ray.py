@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def _run_remotely(
 
 def _pack(model: BaseModel) -> tuple[BaseModel, Files]:
     """Return a base model with its files, to travel."""
-    return model, {path.name: path.read_bytes() for path in model.folder.iterdir() if path.is_file()}
+    return model, {path.name: path.read_bytes() for path in model.files}
 
 
 def _unpack(packed: tuple[BaseModel, Files]) -> BaseModel:
@@ -77,7 +78,7 @@ def _unpack(packed: tuple[BaseModel, Files]) -> BaseModel:
     folder = Path(tempfile.mkdtemp(prefix="supertickets-model-"))
     for name, content in files.items():
         (folder / Path(name).name).write_bytes(content)
-    return BaseModel(model.name, folder, model.config, model.weight_hash)
+    return replace(model, folder=folder)
 
 
 class _Mailbox:

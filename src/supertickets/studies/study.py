@@ -265,7 +265,7 @@ def conduct(
     settings = settings.model_copy(update={"processes": team.size})
     subjects = [Subject.of(base, source, task) for source, task in tasks.items()]
     _check_subjects(subjects)
-    _check_lengths(settings, base, tasks.values())
+    notices = _check_model(settings, base, tasks.values())
     if not team.leads:
         by_hash = {subject.data_hash: task for subject, task in zip(subjects, tasks.values(), strict=True)}
         follow(team, {"models": {base.weight_hash: base}, "tasks": by_hash})
@@ -283,7 +283,7 @@ def conduct(
                 record(settled)
                 save_subjects(settled.folder, subjects)
             study = kind(settled, subjects)
-            return conclude(study, run(study, base, tasks, quiet))
+            return conclude(study, run(study, base, tasks, quiet, notices))
     finally:
         dismiss(team)
 
@@ -301,17 +301,16 @@ def _check_subjects(subjects: Sequence[Subject]) -> None:
         seen[subject.data_hash] = subject.task
 
 
-def _check_lengths(settings: StudySettings, base: BaseModel, tasks: Iterable[Task]) -> None:
-    """Raise TicketError for texts that the model's tokenizer makes no examples of: a short corpus, too little room."""
-    unusual = [task for task in tasks if task.form != "sequence"]
-    if not unusual:
-        return  # the tokenizer takes a second or two to load
+def _check_model(settings: StudySettings, base: BaseModel, tasks: Iterable[Task]) -> list[str]:
+    """Return notices about a base model; raises TicketError where its files, or the tasks' texts, do not fit it."""
     from supertickets.models import ModelSource
     from supertickets.training.objectives import check_task
 
     source = ModelSource(base)
-    for task in unusual:
+    for task in tasks:
+        source.load(task.form, task.outputs)
         check_task(task, source.tokenizer, settings.max_length)
+    return source.notices
 
 
 def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudySettings | None:
@@ -344,8 +343,8 @@ def _settle_precision(settings: StudySettings, before: StudySettings | None) -> 
     return choose_precision("auto", find_device(settings.device))
 
 
-def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool) -> Record:
-    """Run all trials of a study that its folder does not remember, and show how far it is."""
+def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool, notices: Sequence[str] = ()) -> Record:
+    """Run all trials of a study that its folder does not remember, and show notices and how far it is."""
     from rich.console import Console
 
     from supertickets.lab.progress import Board, ProgressDisplay
@@ -364,6 +363,9 @@ def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool) -> Record:
             highlight=False,
             soft_wrap=True,
         )
+
+        for notice in notices:
+            console.print(notice, markup=False, highlight=False, soft_wrap=True)
 
         def then(trial: Trial, outcome: Outcome) -> Iterable[Trial]:
             study.done(trial, outcome)

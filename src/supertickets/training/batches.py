@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from supertickets.errors import TicketError
 from supertickets.tasks import Split, Task
 
 _POOL = 50  # batches' worth of shuffled examples that are sorted by length together
@@ -61,8 +62,16 @@ class EncodedTask:
 
 
 def encode_split(part: Split, tokenizer: Any, max_length: int) -> Encoded:
-    """Tokenise one split; inputs longer than `max_length` tokens are cut, the longer text of a pair first."""
+    """Tokenise one split; inputs longer than `max_length` tokens are cut, the longer text of a pair first.
+
+    Raises TicketError for a text without any token."""
     found = tokenizer(part.text, part.pair, truncation="longest_first", max_length=max_length)
+    empty = [row for row, ids in enumerate(found["input_ids"]) if not len(ids)]
+    if empty:
+        raise TicketError(
+            f"the tokenizer makes no token of {len(empty)} of {len(part)} texts, the first is example {empty[0] + 1}: "
+            f"{part.text[empty[0]][:40]!r}; leave such examples out."
+        )
     segments = found.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
     return Encoded(
         [np.array(ids, np.int32) for ids in found["input_ids"]],

@@ -17,17 +17,18 @@ from transformers import PreTrainedModel
 from supertickets.training.batches import Encoded, EncodedTask
 
 
-def _used(data: list[EncodedTask]) -> NDArray[np.int64]:
-    """Return the ids that occur, and those up to the padding token's."""
+def _used(data: list[EncodedTask], padding_idx: int | None) -> NDArray[np.int64]:
+    """Return the ids that occur, and those up to the padding token's: the tokenizer's and the embedding's."""
     splits = [split for task in data for split in (task.train, *task.evaluations.values())]
-    reserved = np.arange(max(split.pad_id for split in splits) + 1)
+    reserved = np.arange(max(padding_idx or 0, *(split.pad_id for split in splits)) + 1)
     return np.unique(np.concatenate([reserved, *(ids for split in splits for ids in split.ids)]))
 
 
 class UsedVocabulary:
     """A model's word embeddings cut to the tokens that occur in the data, and the way back.
 
-    Rows up to the padding token's are always kept, so that its id stays what it was (RoBERTa counts positions by it).
+    Rows up to the padding token's are always kept, so that its id stays what it was: RoBERTa counts positions by its
+    config's, which may be another than the tokenizer's.
     Where tokens are masked every row is: any may be shown, and all are predicted, mostly by this very matrix.
     """
 
@@ -35,7 +36,9 @@ class UsedVocabulary:
         embedding = encoder.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
         self._whole = any(task.task.form == "masked" for task in data)
-        self.used: NDArray[np.int64] = np.arange(len(embedding.weight)) if self._whole else _used(data)
+        self.used: NDArray[np.int64] = (
+            np.arange(len(embedding.weight)) if self._whole else _used(data, embedding.padding_idx)
+        )
         self._full = embedding.weight.detach().cpu()
         self._encoder = encoder
         self._name = next(name for name, module in encoder.named_modules() if module is embedding)

@@ -1,0 +1,26 @@
+"""Base models: a name into a local folder, a folder into a dense model with a new output layer and its tokenizer."""
+
+from supertickets.models.base import DEFAULT_MODEL, BaseModel, find_model
+from supertickets.models.checkpoint import load_model, quiet_transformers
+from supertickets.models.source import (
+    STOCK_CLASSES,
+    ModelSource,
+    new_modules,
+    prunable_shapes,
+    prunable_weights,
+)
+from supertickets.models.tokenizer import load_tokenizer
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "STOCK_CLASSES",
+    "BaseModel",
+    "ModelSource",
+    "find_model",
+    "load_model",
+    "load_tokenizer",
+    "new_modules",
+    "prunable_shapes",
+    "prunable_weights",
+    "quiet_transformers",
+]

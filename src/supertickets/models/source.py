@@ -1,0 +1,136 @@
+"""Dense models with a new output layer, made from one base model; and which of its weights may be pruned."""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from supertickets.models.base import BaseModel
+from supertickets.models.checkpoint import Loaded, load_model, outside_names, tensor_shapes
+from supertickets.models.tokenizer import load_tokenizer
+from supertickets.tasks import Form
+from supertickets.tickets.weights import Pruning
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+STOCK_CLASSES: dict[Form, str] = {
+    "sequence": "AutoModelForSequenceClassification",
+    "spans": "AutoModelForQuestionAnswering",
+    "masked": "AutoModelForMaskedLM",
+}
+"""What transformers calls models of each form of tasks."""
+
+
+def prunable_weights(base: BaseModel, pruning: Pruning) -> "dict[str, NDArray[np.floating]]":
+    """Return the weights of a base model that may be pruned (see `surgery.masks.prunable`), float32 arrays by name.
+
+    They are the encoder's own, whatever output layer is put on it: a pooler too that the output layer does without.
+    """
+    import torch
+    from transformers import AutoModel
+
+    from supertickets.surgery.masks import prunable
+
+    loaded = load_model(base, AutoModel, torch.float32)
+    return {
+        name: parameter.detach().numpy()
+        for name, parameter in prunable(loaded.model, pruning).items()
+        if name not in loaded.new  # such a pooler is not pre-trained
+    }
+
+
+def prunable_shapes(base: BaseModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a base model that some ticket of weights may have a mask of."""
+    everything = Pruning.model_validate({"embeddings": True})
+    return {name: values.shape for name, values in prunable_weights(base, everything).items()}
+
+
+class ModelSource:
+    """Builds dense models with a new output layer from one base model, keeping its weights in memory.
+
+    `tokenizer` fits the model; `notices` are sentences about what of the model was set, is new or is not used (of its
+    weights once they are loaded). Raises TicketError for a tokenizer that does not fit.
+    """
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        fitted = load_tokenizer(base.name, base.folder)
+        self.tokenizer = fitted.tokenizer
+        self.notices: list[str] = list(fitted.notices)
+        self._dense: dict[tuple[Form, int], Loaded] = {}
+        self._prunable: dict[Pruning, dict[str, NDArray[np.floating]]] = {}
+
+    def build(self, outputs: int, dropout: float, seed: int, form: Form = "sequence") -> "PreTrainedModel":
+        """Return a stock model of a task's form in float32: pre-trained encoder, new output layer.
+
+        `...ForSequenceClassification`, `...ForQuestionAnswering`, or `...ForMaskedLM` with the checkpoint's own output
+        layer where it has one (see `has_head`). `outputs` numbers come out (of a masked token one for each entry of the
+        vocabulary), `dropout` is applied before the output layer, `seed` decides the new weights: N(0,
+        initializer_range), biases zero. The weights do not depend on any ticket cut out afterwards.
+        """
+        import torch
+
+        loaded = self.load(form, outputs)
+        model = copy.deepcopy(loaded.model)
+        generator = torch.Generator().manual_seed(seed)
+        parameters = dict(model.named_parameters())
+        # Of masked tokens what there is of the checkpoint's own output layer stays; any other is new.
+        new = loaded.new if form == "masked" else {*loaded.new, *outside_names(model)}
+        for name in sorted(new):
+            if name.endswith("bias") or parameters[name].ndim < 2:
+                torch.nn.init.constant_(parameters[name], 0.0 if name.endswith("bias") else 1.0)
+            else:
+                parameters[name].data.normal_(0.0, model.config.initializer_range, generator=generator)
+        for module in new_modules(model):
+            if isinstance(module, torch.nn.Dropout):
+                module.p = dropout
+        setattr(model.config, self.base.family.task_dropout, dropout)
+        return model
+
+    def load(self, form: Form, outputs: int) -> Loaded:
+        """Return the pre-trained encoder in a form's stock class, loaded once; raises TicketError if it is no fit."""
+        import torch
+
+        key = form, 0 if form == "masked" else outputs  # of masked tokens the vocabulary says how many
+        if key not in self._dense:
+            loaded = load_model(self.base, _stock_class(form), torch.float32, key[1] or None)
+            self._dense[key] = loaded
+            self.notices += [notice for notice in loaded.notices if notice not in self.notices]
+        return self._dense[key]
+
+    def has_head(self, form: Form) -> bool:
+        """Return whether the checkpoint has a whole output layer of a form, such as its own masked-token head.
+
+        Reads names and shapes of tensors only. `build` uses one of the form `masked` alone; others are new for each
+        task.
+        """
+        import torch
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.base.folder, local_files_only=True)
+        with torch.device("meta"):
+            model = _stock_class(form).from_config(config)
+        there, parameters = tensor_shapes(self.base), dict(model.named_parameters())
+        # Norms have had other names than today's, and biases may be missing where they are zero: matrices tell.
+        matrices = {name: parameters[name] for name in outside_names(model) if parameters[name].ndim >= 2}
+        return all(there.get(name) == tuple(matrix.shape) for name, matrix in matrices.items())
+
+    def encoder_weights(self, pruning: Pruning) -> "dict[str, NDArray[np.floating]]":
+        """Return the pre-trained weights that may be pruned, as `prunable_weights` does."""
+        if pruning not in self._prunable:
+            self._prunable[pruning] = prunable_weights(self.base, pruning)
+        return self._prunable[pruning]
+
+
+def _stock_class(form: Form) -> Any:
+    """Return the class of transformers for models of a form."""
+    import transformers
+
+    return getattr(transformers, STOCK_CLASSES[form])
+
+
+def new_modules(model: "PreTrainedModel") -> list[Any]:
+    """Return the modules outside the encoder: the output layer and the dropout before it."""
+    inside = set(model.base_model.modules())
+    return [module for module in model.modules() if module is not model and module not in inside]

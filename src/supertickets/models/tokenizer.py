@@ -1,0 +1,126 @@
+"""A model's tokenizer, compared with the model before anything runs.
+
+transformers makes an empty tokenizer of a folder without its files, and compares no tokenizer with a model: every word
+becomes the unknown token, ids run past the embeddings, padding counts as text. What does not fit is refused here, what
+stock code would get wrong is set, so that a saved tokenizer fits the saved model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supertickets.anatomy import family_of
+from supertickets.errors import TicketError
+
+_FEWEST = 0.5
+"""A tokenizer with fewer entries than this share of the embedding rows is another model's. Rows that are a few more
+than entries are common: matrices are padded to round sizes."""
+
+
+@dataclass(frozen=True)
+class FittedTokenizer:
+    """A tokenizer that fits its model, and sentences about what was set or found unusual."""
+
+    tokenizer: Any
+    notices: tuple[str, ...]
+
+
+def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
+    """Load the tokenizer in a model's folder and compare it with the model's config.
+
+    Raises TicketError if there is no tokenizer, if its entries and the embedding rows differ too much, or if it cannot
+    pad.
+    """
+    from transformers import AutoConfig
+
+    tokenizer = _load(name, folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()  # what config.json leaves out, too
+    notices: list[str] = []
+    rows, entries = int(config["vocab_size"]), tokenizer.get_vocab()
+    _check_entries(name, folder, tokenizer, entries, rows)
+    if (unused := rows - len(entries)) > 0:
+        notices.append(
+            f"Model {name} has {rows:,} embedding rows, its tokenizer {len(entries):,} entries: {unused:,} rows are "
+            "never used."
+        )
+    if tokenizer.pad_token_id is None:
+        raise TicketError(
+            f"model {name!r}: its tokenizer has no padding token, which batches need; name one in {folder}'s "
+            'tokenizer_config.json, such as "pad_token": "[PAD]".'
+        )
+    pad = config.get("pad_token_id")
+    if pad is not None and pad != tokenizer.pad_token_id:
+        notices.append(
+            f"Model {name} pads with id {pad} by its config and with id {tokenizer.pad_token_id} by its tokenizer: the "
+            "tokenizer's is used, as stock pipelines do."
+        )
+    if _fit_segments(name, tokenizer, config):
+        notices.append(
+            f"Model {name} has no second segment: its tokenizer's segment ids (token_type_ids) are left out."
+        )
+    if tokenizer.padding_side != "right":
+        _set(tokenizer, "padding_side", "right")  # positions are counted from the first token on
+        notices.append(f"The tokenizer of model {name} pads on the left: set to the right, as it is trained here.")
+    positions = family_of(config["model_type"]).max_length(config)
+    _set(tokenizer, "model_max_length", min(int(tokenizer.model_max_length), positions))
+    return FittedTokenizer(tokenizer, tuple(notices))
+
+
+def _load(name: str, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    from supertickets.models.checkpoint import quiet_transformers
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever transformers raises, the folder has no tokenizer that it can load
+        said = " ".join(str(error).split())[:300]
+        raise TicketError(
+            f"model {name!r}: transformers cannot load the tokenizer in {folder} ({type(error).__name__}: {said})."
+        ) from error
+
+
+def _check_entries(name: str, folder: Path, tokenizer: Any, entries: Mapping[str, int], rows: int) -> None:
+    """Raise TicketError for ids that have no embedding, and for a tokenizer without a model's words."""
+    last = max(entries, key=lambda entry: entries[entry], default="")
+    if entries and entries[last] >= rows:
+        raise TicketError(
+            f"model {name!r}: its tokenizer's entry {last!r} has id {entries[last]}, the model has {rows} embedding "
+            "rows; resize its embeddings (`resize_token_embeddings`) and save both, or take the model's own tokenizer."
+        )
+    words = set(entries) - set(tokenizer.all_special_tokens)
+    if not words or len(entries) < _FEWEST * rows:
+        there = sorted(path.name for path in folder.iterdir() if path.is_file())
+        raise TicketError(
+            f"model {name!r}: its tokenizer has {len(entries)} entries{'' if words else ', all of them special'}, the "
+            f"model {rows} embedding rows: tokenizer files are missing or another model's (expected tokenizer.json, "
+            f"vocab.txt, vocab.json with merges.txt, or a SentencePiece model; {folder} has {', '.join(there[:8])})."
+        )
+
+
+def _fit_segments(name: str, tokenizer: Any, config: Mapping[str, Any]) -> bool:
+    """Leave segment ids out where the model has no second segment; return whether that was needed."""
+    names = list(tokenizer.model_input_names)
+    if "token_type_ids" not in names:
+        return False
+    segments = config.get("type_vocab_size")
+    highest = max(tokenizer("a", "a").get("token_type_ids") or [0])
+    if segments is not None and highest < segments:
+        return False
+    if segments is not None and segments > 1:
+        raise TicketError(
+            f"model {name!r}: its tokenizer gives segment ids up to {highest}, the model has {segments} segments; take "
+            "the model's own tokenizer."
+        )
+    _set(tokenizer, "model_input_names", [one for one in names if one != "token_type_ids"])
+    return True
+
+
+def _set(tokenizer: Any, name: str, value: Any) -> None:
+    """Set what a tokenizer does now and what it writes when it is saved."""
+    setattr(tokenizer, name, value)
+    tokenizer.init_kwargs[name] = value

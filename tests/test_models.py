@@ -1,0 +1,312 @@
+"""A model folder against what its architecture needs: whatever is missing, unused or new is an error, or is said."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file, save_file, save_model
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+from conftest import FAMILIES, VOCABULARY, save_tiny_model
+from supertickets.errors import TicketError
+from supertickets.models import ModelSource, find_model, load_model, load_tokenizer
+from supertickets.models.base import _NOT_NEEDED
+from supertickets.tickets.weights import Pruning
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def change_config(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def refusal(folder: Path) -> str:
+    """Return the sentence with which a folder is refused, however it is opened."""
+    with pytest.raises(TicketError) as refused:
+        embeddings(folder)
+    return str(refused.value)
+
+
+def embeddings(folder: Path, **how: object) -> torch.Tensor:
+    model = ModelSource(find_model(str(folder))).build(2, 0.1, **{"seed": 0, **how})  # type: ignore[arg-type]
+    return model.get_input_embeddings().weight
+
+
+# --- the checkpoint ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "embeddings.word_embeddings.weight",
+        "embeddings.position_embeddings.weight",
+        "embeddings.LayerNorm.bias",
+        "encoder.layer.2.attention.self.query.weight",
+        "encoder.layer.0.output.LayerNorm.weight",
+    ],
+)
+def test_an_encoder_weight_that_is_missing_is_named(folder: Path, name: str) -> None:
+    change_weights(folder, lambda found: {key: value for key, value in found.items() if key != name})
+    assert name in refusal(folder)
+    with pytest.raises(TicketError, match="would be random"):
+        load_model(find_model(str(folder)), AutoModel, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "encoder.layer.0.attention.self.distance_embedding.weight",
+        "encoder.layer.3.output.dense.weight",
+        "encoder.layer.0.output.adapters.a.down.weight",
+        "embeddings.rotary.weight",
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_an_encoder_weight_that_is_not_used_is_named(folder: Path, extra: str, prefix: str) -> None:
+    def change(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {prefix + key: value for key, value in {**found, extra: torch.ones(3)}.items()}
+
+    change_weights(folder, change)
+    assert extra in refusal(folder)
+
+
+def test_an_output_layer_and_a_pooler_may_be_new_or_unused_and_are_said(folder: Path) -> None:
+    source = ModelSource(find_model(str(folder)))
+    source.load("sequence", 2)
+    assert source.notices == []  # the control: everything is used
+
+    def change(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        kept = {f"bert.{key}": value for key, value in found.items() if not key.startswith("pooler.")}
+        return kept | {"cls.predictions.bias": torch.ones(3), "bert.embeddings.position_ids": torch.arange(40)[None]}
+
+    change_weights(folder, change)
+    source = ModelSource(find_model(str(folder)))
+    loaded = source.load("sequence", 2)
+    new, unused = source.notices
+    assert "bert.pooler.dense.weight" in new
+    assert "at random" in new
+    assert "cls (1 tensors)" in unused
+    assert {"bert.pooler.dense.weight", "classifier.weight"} <= set(loaded.new)
+
+
+def test_more_or_fewer_layers_than_the_config_says(folder: Path) -> None:
+    change_config(folder, num_hidden_layers=2)
+    assert "encoder.layer.2" in refusal(folder)
+    change_config(folder, num_hidden_layers=4)
+    assert "encoder.layer.3" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"vocab_size": VOCABULARY + 1}, "do not fit its own config"),
+        ({"max_position_embeddings": 39}, "do not fit its own config"),
+        ({"intermediate_size": 47}, "do not fit its own config"),
+        ({"type_vocab_size": 3}, "do not fit its own config"),
+        ({"position_embedding_type": "relative_key"}, "relative_key positions"),
+        ({"num_attention_heads": 5}, "a width that the heads divide"),
+        ({"num_attention_heads": 0}, "division|at least 1"),
+        ({"num_hidden_layers": "three"}, "does not say how large"),
+        ({"vocab_size": None}, "does not say how large"),
+        ({"hidden_act": "no-such"}, "cannot build it"),
+        ({"model_type": "bertt"}, "did you mean 'bert'"),
+        ({"quantization_config": {}}, "must be dense"),
+    ],
+)
+def test_a_config_that_is_not_the_checkpoints(folder: Path, change: dict[str, object], said: str) -> None:
+    change_config(folder, **change)
+    with pytest.raises(TicketError, match=said):
+        ModelSource(find_model(str(folder))).load("sequence", 2)
+
+
+def test_weights_that_are_not_finite(folder: Path) -> None:
+    change_weights(folder, lambda found: found | {"pooler.dense.bias": torch.full((32,), torch.nan)})
+    assert "pooler.dense.bias are NaN" in refusal(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tied_weights_saved_under_one_name_are_found(family: str, tmp_path: Path) -> None:
+    """safetensors' own `save_model` keeps one of two tied names, in some families the output layer's."""
+    folder = save_tiny_model(tmp_path / "model", family, auto=AutoModelForMaskedLM, mask=True)
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    (folder / WEIGHTS).unlink()
+    save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    expected = model.get_input_embeddings().weight
+    for seed in (0, 1):
+        assert torch.equal(embeddings(folder, seed=seed), expected)
+    change_config(folder, tie_word_embeddings=False)  # the control: then the names are of two tensors
+    if "roberta" in family:
+        assert "word_embeddings" in refusal(folder)
+
+
+def test_pickled_weights_are_read_as_tensors_hashed_and_said(folder: Path, tmp_path: Path) -> None:
+    safe = find_model(str(folder))
+    expected = embeddings(folder)
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    assert find_model(str(folder)) == safe  # safetensors win
+    (folder / WEIGHTS).unlink()
+    base = find_model(str(folder))
+    assert base.weights == ("pytorch_model.bin",)
+    assert base.weight_hash != safe.weight_hash
+    source = ModelSource(base)
+    assert torch.equal(source.build(2, 0.1, 0).get_input_embeddings().weight, expected)
+    assert "is a pickle" in source.notices[0]
+    assert source.encoder_weights(Pruning.model_validate({})).keys()
+
+    class Runs:
+        def __reduce__(self) -> object:
+            return Path.write_text, (tmp_path / "ran", "")
+
+    torch.save({"a": Runs()}, folder / "pytorch_model.bin")
+    assert "nothing else in a pickle is run" in refusal(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_which_weight_files_count(folder: Path) -> None:
+    """Those that transformers would load; another variant beside them changes nothing."""
+    before = find_model(str(folder))
+    shutil.copy(folder / WEIGHTS, folder / "model.fp16.safetensors")
+    assert find_model(str(folder)) == before
+    found = load_file(folder / WEIGHTS)
+    names = sorted(found)
+    for number, part in enumerate((names[:5], names[5:]), start=1):
+        save_file(
+            {name: found[name] for name in part}, folder / f"model-{number}.safetensors", metadata={"format": "pt"}
+        )
+    weight_map = {name: f"model-{1 if name in names[:5] else 2}.safetensors" for name in names}
+    (folder / WEIGHTS).unlink()
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    base = find_model(str(folder))
+    assert base.weights == ("model-1.safetensors", "model-2.safetensors")
+    assert torch.equal(embeddings(folder), found["embeddings.word_embeddings.weight"])
+    (folder / "model-2.safetensors").unlink()
+    assert "model-2.safetensors" in refusal(folder)
+    (folder / f"{WEIGHTS}.index.json").unlink()
+    assert "it has model-1.safetensors" in refusal(folder)
+
+
+def test_a_truncated_file_and_adapters(folder: Path) -> None:
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / "adapter_config.json").write_text("{}")
+    assert "adapter files" in refusal(folder)
+    (folder / "adapter_config.json").unlink()
+    for size in (0, 5, len(whole) // 2, len(whole) - 1):
+        (folder / WEIGHTS).write_bytes(whole[:size])
+        assert "is damaged" in refusal(folder)
+
+
+def test_a_config_one_folder_down_is_pointed_at(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "st").mkdir()
+    folder.rename(tmp_path / "st" / "0_Transformer")
+    with pytest.raises(TicketError, match=r"there is one in .*0_Transformer"):
+        find_model(str(tmp_path / "st"))
+
+
+def test_from_the_hub_all_tokenizer_files_and_no_other_weights() -> None:
+    needed = [
+        "config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
+        "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json",
+        "special_tokens_map.json", "sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model",
+        "bpe.codes", "sentence_bert_config.json",
+    ]  # fmt: skip
+    left = [
+        "onnx/model.onnx", "checkpoints/1/model.safetensors", "model.fp16.safetensors", "tf_model.h5",
+        "pytorch_model.bin", "flax_model.msgpack", "rust_model.ot", "model.onnx", "model.gguf",
+        "0_Transformer/config.json",
+    ]  # fmt: skip
+    assert list(filter_repo_objects(needed + left, ignore_patterns=[*_NOT_NEEDED, "*.bin"])) == needed
+
+
+# --- the tokenizer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_saved_without_its_tokenizer_is_refused(family: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", family)
+    load_tokenizer("x", folder)  # the control
+    for path in folder.iterdir():
+        if path.name not in ("config.json", WEIGHTS):
+            path.unlink()
+    said = refusal(folder)
+    assert "tokenizer" in said
+    assert str(folder) in said
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "tokenizer_config.json"])
+def test_half_a_tokenizer(folder: Path, missing: str) -> None:
+    (folder / missing).unlink()
+    assert "tokenizer" in refusal(folder)
+
+
+def edit_tokenizer(folder: Path, change: Callable[[dict[str, object]], None]) -> None:
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_entries_against_embedding_rows_both_ways(folder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<url>", "<user>"])
+    tokenizer.save_pretrained(folder)
+    assert "'<user>' has id 121, the model has 120 embedding rows" in refusal(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < VOCABULARY]
+    for words, said in ((110, "10 rows are never used"), (50, "another model's")):
+        vocabulary = content["model"]["vocab"]
+        content["model"]["vocab"] = {word: i for word, i in vocabulary.items() if i < words}
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        if words == 110:
+            assert said in load_tokenizer("x", folder).notices[0]
+        else:
+            assert said in refusal(folder)
+
+
+def test_no_padding_token_and_padding_on_the_left(folder: Path) -> None:
+    edit_tokenizer(folder, lambda content: content.update(padding_side="left"))
+    fitted = load_tokenizer("x", folder)
+    assert fitted.tokenizer.padding_side == "right"
+    assert "pads on the left" in fitted.notices[0]
+    fitted.tokenizer.save_pretrained(folder)
+    assert load_tokenizer("x", folder).notices == ()  # what is saved fits
+    edit_tokenizer(folder, lambda content: content.update(pad_token=None))
+    assert "no padding token" in refusal(folder)
+
+
+def test_segment_ids_are_left_out_where_the_model_has_one_segment(tmp_path: Path) -> None:
+    """Also by what is saved with the model; a stock class would run past its one segment."""
+    folder = save_tiny_model(tmp_path / "model", "roberta")
+    edit_tokenizer(folder, lambda content: content.update(model_input_names=["input_ids", "token_type_ids"]))
+    assert load_tokenizer("x", folder).notices == ()  # the control: a model with two
+    change_config(folder, type_vocab_size=1)
+    name = "embeddings.token_type_embeddings.weight"
+    change_weights(folder, lambda found: found | {name: found[name][:1].clone()})
+    assert max(AutoTokenizer.from_pretrained(folder)("w1", "w2")["token_type_ids"]) == 1
+    fitted = load_tokenizer("x", folder)
+    assert "segment ids (token_type_ids) are left out" in fitted.notices[-1]
+    fitted.tokenizer.save_pretrained(folder)
+    assert "token_type_ids" not in AutoTokenizer.from_pretrained(folder)("w1", "w2")
+
+
+def test_positions_that_are_really_there(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "roberta")
+    assert find_model(str(folder)).max_length == 38
+    change_config(folder, pad_token_id=3)
+    assert find_model(str(folder)).max_length == 36
+    fitted = load_tokenizer("x", folder)
+    assert fitted.tokenizer.model_max_length == 36
+    assert "pads with id 3 by its config and with id 1 by its tokenizer" in fitted.notices[0]
