@@ -13,7 +13,7 @@ from supertickets.evidence.phases import find_phases
 from supertickets.evidence.resampling import bootstrap_weights, half_weights, weighted_scores
 from supertickets.evidence.selection import cross_fit, halved_scores
 from supertickets.evidence.statistics import bootstrap_interval, holm, paired_t_test
-from supertickets.tasks.metrics import CLASSIFICATION, REGRESSION, evaluate
+from supertickets.tasks.metrics import CLASSIFICATION, REGRESSION, evaluate, scored
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -21,7 +21,7 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 # --- resampled metrics ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", [*CLASSIFICATION, *REGRESSION])
+@pytest.mark.parametrize("metric", [*CLASSIFICATION, *scored(REGRESSION)])
 @pytest.mark.parametrize("case", ["ordinary", "constant predictions", "few examples"])
 def test_weighted_metrics_are_the_libraries_on_repeated_examples(metric: str, case: str) -> None:
     rng = np.random.default_rng(3)

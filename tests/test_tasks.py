@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef, mean_absolute_error, r2_score, root_mean_squared_error
 
 from conftest import SHARED
 from supertickets.errors import TicketError
@@ -190,7 +190,7 @@ def test_every_format_reads_the_same(ending: str, tmp_path: Path) -> None:
     assert task.labels == ("no", "yes")
     regression = load_task(TaskSource(task="mine", train_file=file, dev_file=file, label="value", regression=True))
     np.testing.assert_allclose(regression.train.targets, [row["value"] for row in ROWS])
-    assert regression.metrics == ("pearson", "spearman")
+    assert regression.metrics == ("pearson", "spearman", "r2", "mae", "rmse")
 
 
 def test_a_dev_set_is_taken_from_the_training_file(tmp_path: Path) -> None:
@@ -236,6 +236,11 @@ BAD = {
     "NaN for a class": (changed(label=float("nan")), {}, "no label in example 1"),
     "one dev example": (ROWS[:1], {"label": "value", "regression": True}, "needs at least two dev examples"),
     "unknown metric": (ROWS, {"metrics": ("acuracy",)}, "did you mean 'accuracy'"),
+    "errors as the score": (
+        ROWS,
+        {"label": "value", "regression": True, "metrics": ("mae", "rmse")},
+        "--metrics mae,rmse: errors are reported and are no score",
+    ),
     "metric of regression": (ROWS, {"metrics": ("pearson",)}, "metric for classes 'pearson'"),
 }
 
@@ -350,6 +355,16 @@ def test_metrics_against_the_libraries_and_by_hand() -> None:
     assert real["spearman"] == pytest.approx(100.0)
     assert real["pearson"] == pytest.approx(100 * np.corrcoef([1, 2, 3], [1, 2, 9])[0, 1])
     assert evaluate(("pearson",), np.arange(3.0), np.ones((3, 1)))["score"] == 0.0
+    names, targets, outputs = (
+        ("r2", "mae", "rmse"),
+        np.array([1.0, 2.0, 3.0, 9.0]),
+        np.array([[2.0], [2.0], [5.0], [4.0]]),
+    )
+    off = evaluate(names, targets, outputs)
+    assert off["r2"] == pytest.approx(100 * r2_score(targets, outputs[:, 0]))
+    assert off["mae"] == pytest.approx(mean_absolute_error(targets, outputs[:, 0]))  # not in percent
+    assert off["rmse"] == pytest.approx(root_mean_squared_error(targets, outputs[:, 0]))
+    assert off["score"] == off["r2"]
     assert evaluate(("matthews",), targets, np.zeros((5, 2)))["score"] == 0.0
 
 

@@ -44,7 +44,8 @@ def weighted_scores(metrics: Sequence[str], targets: NDArray[Any], outputs: NDAr
         return np.mean([JUDGED[name].of(outputs, weights) for name in scored(metrics)], axis=0)
     if all(name in REGRESSION for name in metrics):
         values = [
-            _CORRELATION[name](np.asarray(targets, float), outputs[:, 0].astype(float), weights) for name in metrics
+            _OF_NUMBERS[name](np.asarray(targets, float), outputs[:, 0].astype(float), weights)
+            for name in scored(metrics)
         ]
     else:
         counts = _confusion(targets, outputs.argmax(axis=1), outputs.shape[1], weights)
@@ -122,4 +123,16 @@ _FROM_COUNTS: dict[str, Callable[[Floats], Floats]] = {
     "macro_f1": _macro_f1,
     "matthews": _matthews,
 }
-_CORRELATION: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {"pearson": _pearson, "spearman": _spearman}
+
+
+def _r2(targets: Floats, predicted: Floats, weights: Floats) -> Floats:
+    mean = _ratio(weights @ targets, weights.sum(axis=1))[:, None]
+    spread = (weights * (targets - mean) ** 2).sum(axis=1)
+    return np.where(spread > 0, 1.0 - _ratio(weights @ (targets - predicted) ** 2, spread), 0.0)
+
+
+_OF_NUMBERS: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
+    "pearson": _pearson,
+    "spearman": _spearman,
+    "r2": _r2,
+}

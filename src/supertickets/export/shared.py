@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from supertickets.errors import TicketError, unknown_name
 from supertickets.export.predict import outputs_of
 from supertickets.export.ship import describe_outputs, ship
-from supertickets.lab.outcome import WEIGHTS, Outcome, of_task, task_weights
-from supertickets.models import BaseModel, ModelSource, quiet_transformers
+from supertickets.lab.outcome import WEIGHTS, Outcome, named, of_task, task_weights
+from supertickets.models import BaseModel, ModelSource, load_tokenizer, quiet_transformers
 from supertickets.storage import atomic_folder, user_path, write_atomically
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
+from supertickets.surgery.output_layer import output_linear, rescaled
 from supertickets.surgery.sharing import SharedStructures
 from supertickets.tasks import Task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SHARED_JSON, SharedTicket
+from supertickets.training.devices import undisturbed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,6 +61,11 @@ def ship_shared(
     expand(model, trial.ticket, task_weights(weights, None, model.base_model_prefix))
     encoder = cut(model, trial.ticket).base_model
     outputs = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{model.base_model_prefix}.")}
+    for place, task in enumerate(tasks):
+        if task.standardised:
+            linear, _ = output_linear(source.build(task.outputs, trial.dropout(place), trial.seed))
+            weight, bias = named({f"{linear}.{part}": part for part in ("weight", "bias")}, place)
+            outputs[weight], outputs[bias] = rescaled(outputs[weight], outputs[bias], *task.scale)
     content = {
         "format": FORMAT,
         "trial": trial.key,
@@ -169,7 +176,7 @@ def load_shared(folder: Path | str) -> SharedModel:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModel, AutoModelForSequenceClassification
 
     folder = user_path(folder)
     if not (folder / SHARED_JSON).is_file():
@@ -178,9 +185,9 @@ def load_shared(folder: Path | str) -> SharedModel:
         content = json.loads((folder / SHARED_JSON).read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
             raise TicketError(f"{folder}: format {content['format']} is newer than this version reads ({FORMAT}).")
-        with quiet_transformers():
+        with quiet_transformers(), undisturbed():
             encoder = AutoModel.from_pretrained(folder / ENCODER, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder / ENCODER, local_files_only=True)
+            tokenizer = load_tokenizer(str(folder / ENCODER), folder / ENCODER).tokenizer
         outputs = load_file(folder / OUTPUTS)
         models, tasks = {}, {}
         for place, entry in enumerate(content["tasks"]):

@@ -1,14 +1,17 @@
 """Ticket folders with the trained model inside, and trained models as base models."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.export.card import ticket_card
+from supertickets.export.reloaded import check_reloaded
 from supertickets.lab.outcome import WEIGHTS, Outcome, task_weights
-from supertickets.models import BaseModel, ModelSource, quiet_transformers
+from supertickets.models import BaseModel, ModelSource, load_model, quiet_transformers
 from supertickets.storage import atomic_folder
 from supertickets.surgery.cut import cut
+from supertickets.surgery.output_layer import rescale
 from supertickets.tasks import Task
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket
 
@@ -20,16 +23,22 @@ def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, fo
     """Write a ticket folder with the outcome's trained small model in `model/`, if it has its weights.
 
     `place` is the task's among those of the outcome's trial. A crash leaves the folder as it was, or the whole new one.
+    Raises StudyError if the model, loaded again, does not give what was measured.
     """
     with atomic_folder(folder, ours=(MODEL_FOLDER,)) as new:
         if outcome.has_weights:
-            save_trained_model(outcome, base, task, new / MODEL_FOLDER, place)
+            reloaded = save_trained_model(outcome, base, task, new / MODEL_FOLDER, place)
+            shared = replace(shared, origin={**shared.origin, "reloaded": reloaded})
         card = ticket_card(shared.ticket, shared.base, shared.origin, with_model=outcome.has_weights, form=task.form)
         shared.save(new, card)
 
 
-def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> None:
-    """Save one task's part of an outcome's trained model, with its tokenizer, as stock transformers loads it."""
+def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> dict[str, Any]:
+    """Save one task's part of an outcome's trained model, with its tokenizer, as stock transformers loads it.
+
+    Returns what the model gives when it is loaded again (see `export.reloaded`). Raises StudyError if that is not what
+    was measured.
+    """
     source = ModelSource(base)
     ticket = outcome.trial.tasks[place].ticket
     model = cut(_trained(source, outcome, task, place), ticket)
@@ -38,6 +47,7 @@ def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Pa
     with quiet_transformers():
         model.save_pretrained(folder)
         source.tokenizer.save_pretrained(folder)
+    return check_reloaded(folder, outcome, task, place)
 
 
 def _trained(source: ModelSource, outcome: Outcome, task: Task, place: int) -> "PreTrainedModel":
@@ -49,6 +59,8 @@ def _trained(source: ModelSource, outcome: Outcome, task: Task, place: int) -> "
     trial = outcome.trial
     model = source.build(task.outputs, trial.dropout(place), trial.seed, task.form)
     expand(model, trial.ticket, task_weights(load_file(outcome.folder / WEIGHTS), place, model.base_model_prefix))
+    if task.standardised:
+        rescale(model, *task.scale)
     return model
 
 
@@ -57,15 +69,16 @@ def save_base(outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> No
 
     A pooler that the output layer does without stays what it was, so that the folder has all that the base had.
     """
+    import torch
     from transformers import AutoModel
 
     source = ModelSource(base)
     model = _trained(source, outcome, task, 0)
     with atomic_folder(folder) as new, quiet_transformers():
-        encoder, found = AutoModel.from_pretrained(base.folder, local_files_only=True, output_loading_info=True)
-        had_pooler = not any("pooler" in str(name) for name in found["missing_keys"])
-        if had_pooler and getattr(encoder, "pooler", None) is not None and model.base_model.pooler is None:
-            model.base_model.pooler = encoder.pooler
+        had = load_model(base, AutoModel, torch.float32)
+        pooler = None if any(name.startswith("pooler.") for name in had.new) else getattr(had.model, "pooler", None)
+        if pooler is not None and model.base_model.pooler is None:
+            model.base_model.pooler = pooler
         model.save_pretrained(new)
         source.tokenizer.save_pretrained(new)
 

@@ -1,6 +1,7 @@
 """Tickets of weights for others: ticket folders with plain models, masks of released code made tickets."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def ship_weights(shared: SharedWeightTicket, outcome: Outcome, base: BaseModel, 
     """
     with atomic_folder(folder, ours=(MODEL_FOLDER,)) as new:
         if outcome.has_weights:
-            save_trained_model(outcome, base, task, new / MODEL_FOLDER)
+            reloaded = save_trained_model(outcome, base, task, new / MODEL_FOLDER)
+            shared = replace(shared, origin={**shared.origin, "reloaded": reloaded})
         shared.save(new, weight_ticket_card(shared.ticket, shared.base, shared.origin, outcome.has_weights, task.form))
 
 

@@ -45,7 +45,7 @@ from supertickets.tickets.weights import (
     prune_by_magnitude,
 )
 from supertickets.training.batches import EncodedTask
-from supertickets.training.devices import find_device
+from supertickets.training.devices import find_device, undisturbed
 from supertickets.training.loop import Learner, Report, Trainer
 from supertickets.training.objectives import encode
 from supertickets.training.team import find_team
@@ -83,8 +83,11 @@ class Workbench:
         outcome with status `diverged`. Raises TicketError if the model or the data are not what the trial names any
         more, NoSpaceError if the disk is full.
         """
+        with undisturbed(job.trial.recipe.threads):
+            return self._run(job, report)
+
+    def _run(self, job: Job, report: Report) -> Outcome:
         trial, folder = job.trial, job.folder
-        torch.set_num_threads(trial.recipe.threads)
         source = self._source(trial)
         data = [self._data(trial, task, source) for task in trial.tasks]
         ticket = self._weight_ticket(job, source)

@@ -66,6 +66,7 @@ def take_part(task: Task, source: TaskSource) -> Task:
         raise TicketError(f"task {task.name!r}: every training example is of one class; expected at least two classes.")
     if task.is_regression and len(task.dev) < 2:
         raise TicketError(f"task {task.name!r}: a correlation needs at least two dev examples, there is one.")
+    _ = task.scale  # refuses targets that are all equal
     return task
 
 
@@ -101,7 +102,7 @@ def _load(source: TaskSource) -> Task:
             return text.load_text_files(name, source.train_file, source.dev_file, source.dev_share)
         return squad.load_squad_files(name, source.train_file, source.dev_file)
     if source.train_file is not None:
-        return files.load_files(
+        task = files.load_files(
             source.task,
             source.train_file,
             source.dev_file,
@@ -112,6 +113,7 @@ def _load(source: TaskSource) -> Task:
             source.metrics,
             source.dev_share,
         )
+        return replace(task, standardised=task.is_regression)
     if source.dev_file is not None:
         raise TicketError(f"--dev-file {source.dev_file} was given without --train-file; expected both.")
     _refuse_columns(source, "speaks of your own files: name them with --train-file")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from supertickets.errors import TicketError, unknown_name
-from supertickets.tasks.metrics import CLASSIFICATION, REGRESSION
+from supertickets.tasks.metrics import CLASSIFICATION, REGRESSION, scored
 from supertickets.tasks.tables import column, read_table, text_column
 from supertickets.tasks.task import Split, Task, class_targets, real_targets
 
@@ -27,10 +27,15 @@ def load_files(
     The label set is what the training file has, numbers in their order, other labels alphabetically.
     """
     known = REGRESSION if regression else CLASSIFICATION
-    chosen = metrics or (("pearson", "spearman") if regression else ("accuracy",))
+    chosen = metrics or (("pearson", "spearman", "r2", "mae", "rmse") if regression else ("accuracy",))
     for metric in chosen:
         if metric not in known:
             raise unknown_name("metric for regression" if regression else "metric for classes", metric, known)
+    if not scored(chosen):
+        raise TicketError(
+            f"--metrics {','.join(chosen)}: errors are reported and are no score, since less is better; add r2, "
+            "pearson or spearman."
+        )
 
     def read(path: Path) -> tuple[list[str], list[str] | None, list[object]]:
         table = read_table(path)

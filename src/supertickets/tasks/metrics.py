@@ -62,7 +62,30 @@ CLASSIFICATION: dict[str, Metric] = {
     "macro_f1": _macro_f1,
     "matthews": _matthews,
 }
-REGRESSION: dict[str, Metric] = {"pearson": _correlation("pearsonr"), "spearman": _correlation("spearmanr")}
+
+
+def _r2(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
+    spread = float(np.sum((targets - np.mean(targets)) ** 2))
+    return 1.0 - float(np.sum((targets - predictions) ** 2)) / spread if spread > 0 else 0.0
+
+
+def _mae(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
+    return float(np.mean(np.abs(predictions - targets)))
+
+
+def _rmse(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean((predictions - targets) ** 2)))
+
+
+ERRORS: dict[str, Metric] = {"mae": _mae, "rmse": _rmse}
+"""Mean absolute error and root mean squared error, in the targets' units. No correlation sees these, or an offset:
+`r2`, the share of the targets' variance that predictions explain, is what makes a score see them."""
+REGRESSION: dict[str, Metric] = {
+    "pearson": _correlation("pearsonr"),
+    "spearman": _correlation("spearmanr"),
+    "r2": _r2,
+    **ERRORS,
+}
 
 
 @dataclass(frozen=True)
@@ -95,9 +118,9 @@ JUDGED: dict[str, Judged] = {
     "answer_f1": Judged(1),
     "exact_match": Judged(0),
 }
-UNSCORED = frozenset({"perplexity", "exact_match"})
-"""Metrics that are reported and are no part of the score: lower perplexity is better, and the paper scores SQuAD by F1
-alone (Chen et al., The Lottery Ticket Hypothesis for Pre-trained BERT Networks, Table 2)."""
+UNSCORED = frozenset({"perplexity", "exact_match", *ERRORS})
+"""Metrics that are reported and are no part of the score: lower perplexity and errors are better, and the paper scores
+SQuAD by F1 alone (Chen et al., The Lottery Ticket Hypothesis for Pre-trained BERT Networks, Table 2)."""
 
 
 def scored(names: Iterable[str]) -> list[str]:
@@ -106,7 +129,7 @@ def scored(names: Iterable[str]) -> list[str]:
 
 
 def evaluate(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any]) -> dict[str, float]:
-    """Return each metric in percent (perplexity as it is), and the scored ones' mean as `score`.
+    """Return each metric in percent (perplexity and errors as they are), and the scored ones' mean as `score`.
 
     `outputs` are logits `[examples, outputs]`, or judgements (see above), for which `targets` are not read.
     """
@@ -117,7 +140,8 @@ def evaluate(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any])
         regression = all(name in REGRESSION for name in names)
         predictions = outputs[:, 0] if regression else outputs.argmax(axis=1)
         known = REGRESSION if regression else CLASSIFICATION
-        values = {name: 100.0 * known[name](targets, predictions) for name in names}
+        predictions = predictions.astype(np.float64) if regression else predictions
+        values = {name: (1.0 if name in ERRORS else 100.0) * known[name](targets, predictions) for name in names}
     return {**values, "score": float(np.mean([values[name] for name in scored(values)]))}
 
 

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +41,8 @@ class Task:
 
     `dev` is what early stopping and selection look at; `extra` are further evaluation sets (MNLI's mismatched one).
     `score` of an evaluation is the mean of the task's metrics, in percent, as GLUE averages them (but see
-    `metrics.UNSCORED`). Labels are of the form `sequence` only.
+    `metrics.UNSCORED`). Labels are of the form `sequence` only. Models learn `standardised` targets by the training
+    set's mean and standard deviation, and are judged and shipped in the targets' own units: a user's may have any.
     """
 
     name: str
@@ -50,6 +52,22 @@ class Task:
     dev: Split
     extra: dict[str, Split]
     form: Form = "sequence"
+    standardised: bool = False
+
+    @cached_property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of the training targets where they are standardised, else 0 and 1.
+
+        Raises TicketError if they do not vary.
+        """
+        if not self.standardised:
+            return 0.0, 1.0
+        deviation = float(np.std(self.train.targets))
+        if not deviation > 0:
+            raise TicketError(
+                f"task {self.name!r}: every training target is {self.train.targets[0]:g}, so there is nothing to learn."
+            )
+        return float(np.mean(self.train.targets)), deviation
 
     @property
     def is_regression(self) -> bool:
@@ -71,7 +89,7 @@ class Task:
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of all that can change a result: labels, metrics, every text and target. Not the name."""
-        form = [] if self.form == "sequence" else [self.form]
+        form = ([] if self.form == "sequence" else [self.form]) + (["standardised"] if self.standardised else [])
         sha = hashlib.sha256(canonical_json([self.labels, self.metrics, *form]).encode())
         for name, split in {"train": self.train, **self.evaluations}.items():
             answers = [] if split.answers is None else [split.answers]

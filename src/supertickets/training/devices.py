@@ -1,6 +1,7 @@
 """Where a training runs and in which arithmetic."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -31,6 +32,22 @@ def choose_precision(asked: Literal["auto", "float32", "bfloat16"], device: torc
             "bfloat16" if features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16") else "float32"
         )
     return "float32"
+
+
+@contextlib.contextmanager
+def undisturbed(threads: int | None = None) -> Iterator[None]:
+    """Leave torch's random state and number of threads as they were before the context; `threads` in it, if given."""
+    before, random = torch.get_num_threads(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.set_rng_state(random)
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
 
 
 def arithmetic(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:

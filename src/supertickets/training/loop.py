@@ -35,12 +35,15 @@ from supertickets.training.batches import (
     in_length_order,
 )
 from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
-from supertickets.training.devices import arithmetic
+from supertickets.training.evaluation import forward, judged_on
 from supertickets.training.objectives import Objective, objective_of
 from supertickets.training.optimisers import build_optimizer, build_schedule, go_to
 from supertickets.training.recipe import Recipe, Sharing, Span
 from supertickets.training.team import find_team
 from supertickets.training.vocabulary import UsedVocabulary
+
+EVALUATED_AT_ONCE = 2
+"""How many training batches' examples are evaluated together: without gradients there is room."""
 
 Report = Callable[[dict[str, Any]], None]
 """Told of progress: `{"epoch", "epochs", "step", "steps", "loss"}`, and `"metrics"` after an evaluation."""
@@ -403,14 +406,19 @@ class Trainer:
 
     def _judged(self, learner: Learner, split: Encoded) -> NDArray[np.float32]:
         """Return what the task's form keeps of a model's outputs on a split, a row an example."""
-        learner.model.eval()
-        found = learner.objective.blank(split)
-        with torch.inference_mode():
-            for rows in self._team.share(list(in_length_order(split.lengths, 2 * self.recipe.batch_size))):
-                inputs, targets = self._collate(split, rows, learner, 1)
-                judged = learner.objective.judge(self._forward(learner, inputs, targets), targets)
-                found[rows, : judged.shape[1]] = judged  # of each token: this batch may be shorter than the longest
-        return self._team.sum_array(found)
+        self._structures.activate(learner.ticket)
+        return self._team.sum_array(
+            judged_on(
+                split,
+                learner.model,
+                learner.objective,
+                EVALUATED_AT_ONCE * self.recipe.batch_size,
+                self.recipe.precision,
+                self.device,
+                self._team.share,
+                lambda rows, inputs: self._count(split, rows, learner, 1, inputs),
+            )
+        )
 
     def _collate(
         self,
@@ -421,16 +429,20 @@ class Trainer:
         drawn: Sequence[int] = (),
     ) -> tuple[dict[str, Tensor], Tensor]:
         inputs, targets = split.collate(rows, self.device, drawn)
+        self._count(split, rows, learner, passes, inputs)
+        return inputs, targets
+
+    def _count(
+        self, split: Encoded, rows: NDArray[np.int64], learner: Learner, passes: float, inputs: dict[str, Tensor]
+    ) -> None:
+        """Add a batch to what the training took."""
         examples, length = inputs["input_ids"].shape
         self.result.cost.tokens += int(split.lengths[rows].sum())
         self.result.cost.flops += int(passes * forward_flops(shape_of(learner.model), learner.ticket, examples, length))
-        return inputs, targets
 
     def _forward(self, learner: Learner, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
         self._structures.activate(learner.ticket)
-        with arithmetic(self.recipe.precision, self.device):
-            outputs = learner.objective.forward(learner.model, inputs, targets)
-        return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+        return forward(learner.model, learner.objective, inputs, targets, self.recipe.precision, self.device)
 
 
 Orders = list[list[tuple[int, NDArray[np.int64]]]]

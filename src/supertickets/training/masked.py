@@ -6,6 +6,7 @@ vocabulary costs as much as a small encoder, so only the chosen positions go thr
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -104,6 +105,10 @@ class Masked:
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return each block's loss `[blocks]`: the mean cross-entropy of its masked tokens."""
         return _by_block(_cross_entropy(outputs, targets), targets).sum(dim=1) / _count(targets).clamp(min=1)
+
+    def judging(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Return a context that changes nothing."""
+        return nullcontext()
 
     def blank(self, data: Encoded) -> NDArray[np.float32]:
         """Return room for what `judge` gives of all blocks."""

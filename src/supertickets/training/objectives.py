@@ -1,5 +1,6 @@
 """What a task's form means in training: how its examples are encoded, each one's loss, how outputs are judged."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from supertickets.surgery.output_layer import full_precision_logits, rescaled_outputs
 from supertickets.tasks import Split, Task
 from supertickets.training.batches import Encoded, EncodedTask, encode_split
 from supertickets.training.masked import Masked, check_corpus
@@ -25,6 +27,9 @@ class Objective(Protocol):
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return each example's loss `[batch]`."""
 
+    def judging(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Return the context in which a model's outputs are in the units that they are judged in."""
+
     def blank(self, data: Encoded) -> NDArray[np.float32]:
         """Return room for what `judge` says of a whole split, zeros."""
 
@@ -36,23 +41,38 @@ class Objective(Protocol):
 
 
 class Sequences:
-    """The form `sequence`: a text's logits, or its real number in regression; outputs are just these."""
+    """The form `sequence`: a text's logits, or its real number in regression; outputs are just these.
 
-    def __init__(self, regression: bool, outputs: int) -> None:
+    Real targets may be standardised: the model learns (target - mean) / deviation, and is judged in the targets' own
+    units, its last matrix rescaled.
+    """
+
+    def __init__(self, regression: bool, outputs: int, scale: tuple[float, float] = (0.0, 1.0)) -> None:
         self._regression, self._outputs = regression, outputs
+        self._mean, self._deviation = scale
 
     def encode(self, part: Split, tokenizer: Any, max_length: int) -> Encoded:
         """Tokenise texts or pairs of them."""
         return encode_split(part, tokenizer, max_length)
 
     def forward(self, model: PreTrainedModel, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
-        """Return the logits `[batch, outputs]`."""
+        """Return the logits `[batch, outputs]`; real numbers are computed in full precision in the last product."""
+        if self._regression:
+            return full_precision_logits(model, inputs)
         logits: Tensor = model(**inputs).logits
         return logits
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return cross-entropy, or squared error in regression, `[batch]`."""
+        if self._regression:
+            targets = (targets - self._mean) / self._deviation
         return example_losses(outputs, targets, self._regression)
+
+    def judging(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Return the context in which real numbers are in the targets' units."""
+        if (self._mean, self._deviation) == (0.0, 1.0):
+            return nullcontext()
+        return rescaled_outputs(model, self._mean, self._deviation)
 
     def blank(self, data: Encoded) -> NDArray[np.float32]:
         """Return room for the outputs of all examples."""
@@ -77,7 +97,7 @@ def example_losses(outputs: Tensor, targets: Tensor, regression: bool) -> Tensor
 def objective_of(task: Task) -> Objective:
     """Return what a task's form means in training."""
     if task.form == "sequence":
-        return Sequences(task.is_regression, task.outputs)
+        return Sequences(task.is_regression, task.outputs, task.scale)
     return Spans() if task.form == "spans" else Masked()
 
 

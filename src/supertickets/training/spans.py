@@ -7,6 +7,7 @@ window where it has the most context around it.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,10 @@ class Spans:
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return each window's loss `[windows]`."""
         return nn.functional.cross_entropy(outputs, targets, reduction="none").mean(dim=1)
+
+    def judging(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Return a context that changes nothing."""
+        return nullcontext()
 
     def blank(self, data: Encoded) -> NDArray[np.float32]:
         """Return room for the logits of all windows, `[windows, tokens, 2]`."""

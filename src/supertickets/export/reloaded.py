@@ -1,0 +1,65 @@
+"""What is shipped is what was measured: a saved model is loaded again and asked the dev set's questions again."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.errors import StudyError
+from supertickets.lab.outcome import Outcome
+from supertickets.models import STOCK_CLASSES, load_tokenizer, quiet_transformers
+from supertickets.tasks import Task
+from supertickets.tasks.metrics import evaluate
+from supertickets.training.recipe import Precision
+
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+"""How far outputs may be from those measured, as a share of the largest one: the study may have run on another machine.
+On the same one they are the same bit for bit."""
+
+
+def check_reloaded(folder: Path, outcome: Outcome, task: Task, place: int = 0) -> dict[str, Any]:
+    """Return how a saved model does on the dev set when stock transformers loads it again.
+
+    `largest_difference` is that of its outputs, in the training's precision, from those that were measured; `float32`
+    has the metrics in float32, as stock classes compute. `place` is the task's among those of the outcome's trial.
+    Raises StudyError if the outputs are others than were measured.
+    """
+    recipe = outcome.trial.recipe
+    best = [entry["epoch"] for entry in outcome.epochs].index(outcome.best_epoch)
+    measured = outcome.predictions(place)["dev"][best]
+    found = outputs_again(folder, task, recipe.max_length, recipe.batch_size, recipe.precision, recipe.threads)
+    difference = float(np.abs(found - measured).max()) if found.shape == measured.shape else np.inf
+    if not difference <= _TOLERANCE[recipe.precision] * max(1.0, float(np.abs(measured).max())):
+        raise StudyError(
+            f"{folder}: the saved model gives other outputs on the dev set than were measured (largest difference "
+            f"{difference:.3g}), so it is not shipped; please report this."
+        )
+    if recipe.precision != "float32":
+        found = outputs_again(folder, task, recipe.max_length, recipe.batch_size, "float32", recipe.threads)
+    return {"largest_difference": difference, "float32": evaluate(task.metrics, task.dev.targets, found)}
+
+
+def outputs_again(
+    folder: Path, task: Task, max_length: int, batch_size: int, precision: Precision, threads: int
+) -> NDArray[np.float32]:
+    """Return a saved model's outputs on a task's dev set, as a training's evaluation computes and keeps them."""
+    import torch
+    import transformers
+
+    from supertickets.training.devices import find_device, undisturbed
+    from supertickets.training.evaluation import judged_on
+    from supertickets.training.loop import EVALUATED_AT_ONCE
+    from supertickets.training.objectives import Sequences, objective_of
+
+    with undisturbed(threads), quiet_transformers():
+        model = getattr(transformers, STOCK_CLASSES[task.form]).from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32
+        )
+        device = find_device()
+        # The saved model speaks in the targets' own units: nothing is to be rescaled.
+        whole = task.form == "sequence"
+        objective = Sequences(task.is_regression, task.outputs) if whole else objective_of(task)
+        encoded = objective.encode(task.dev, load_tokenizer(str(folder), folder).tokenizer, max_length)
+        judged = judged_on(encoded, model.to(device), objective, EVALUATED_AT_ONCE * batch_size, precision, device)
+        return objective.finish(judged, encoded)
