@@ -529,17 +529,28 @@ def apply(
 
 @app.command("import-masks")
 def import_masks(
-    masks: Annotated[Path, typer.Argument(help="file of masks: BERT-Tickets' mask.pt, GraSP's, TAMT's")],
+    masks: Annotated[
+        Path, typer.Argument(help="file with masks, such as a state dict: .pt, .pth, .bin, .ckpt, .safetensors, .npz")
+    ],
     task: Annotated[str, typer.Option(help="the task that they were found on")],
     model: Annotated[str, typer.Option(help="the base model that they are of; such files do not say")],
     out: Annotated[Path, typer.Option(help="ticket folder to write")] = Path("ticket"),
+    zeros: Annotated[
+        bool, typer.Option("--zeros", help="if there are no masks in the file, take the zeros of its weights as pruned")
+    ] = False,
 ) -> None:
-    """Make a ticket folder of masks that released code wrote; nothing in the file is run."""
+    """Make a ticket folder of a file of masks: torch.nn.utils.prune's, nni's, or 0 and 1 under the weights' names.
+
+    A checkpoint may have them at any depth and under any prefix. What is not used is listed, and nothing is run.
+    """
     from supertickets.export.weights import import_masks as make
 
-    made = make(masks, model, task, out)
-    typer.echo(f"{out}: {made.kept:,} of {made.total:,} weights stay in {len(made.masks)} matrices; "
-               f"{made.sparsity:.2%} are pruned.")  # fmt: skip
+    made = make(masks, model, task, out, zeros)
+    ticket = made.ticket
+    typer.echo(f"{out}: {ticket.kept:,} of {ticket.total:,} weights stay in {len(ticket.masks)} matrices; "
+               f"{ticket.sparsity:.2%} are pruned.")  # fmt: skip
+    for note in made.notes:
+        typer.echo(note)
 
 
 @app.command()

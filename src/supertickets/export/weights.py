@@ -1,4 +1,4 @@
-"""Tickets of weights for others: ticket folders with plain models, masks of released code made tickets."""
+"""Tickets of weights for others: ticket folders with plain models, files of masks made tickets."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,8 +12,7 @@ from supertickets.models import BaseModel, find_model, prunable_shapes
 from supertickets.storage import atomic_folder, check_free, file_digest, user_path
 from supertickets.tasks import Task
 from supertickets.tickets.folder import MODEL_FOLDER, SharedWeightTicket
-from supertickets.tickets.legacy import read_legacy_masks
-from supertickets.tickets.weights import WeightTicket
+from supertickets.tickets.mask_files import MaskFile, read_masks
 
 
 def ship_weights(shared: SharedWeightTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> None:
@@ -33,20 +32,22 @@ def named_base(base: BaseModel) -> dict[str, Any]:
     return {"name": base.name, "weight_hash": base.weight_hash, "model_type": base.config["model_type"]}
 
 
-def import_masks(path: Path, model: str, task: str, out: Path) -> WeightTicket:
-    """Make a ticket folder of a file of masks that released code wrote; return the ticket.
+def import_masks(path: Path, model: str, task: str, out: Path, zeros: bool = False) -> MaskFile:
+    """Make a ticket folder of a file of masks, or with `zeros` of a pruned model's weights; return what was read.
 
     `task` is what the masks were found on, as far as anybody says; the base model is taken at the caller's word, since
-    such files do not name theirs. Raises TicketError for a file that is no set of masks of the model, or a full `out`.
+    such files do not name theirs. Raises TicketError for a file that is no set of masks of the model (see
+    `tickets.mask_files`), or a full `out`.
     """
     from supertickets.lab.workbench import versions
 
     path, out = user_path(path), user_path(out)
-    base = find_model(model)
-    ticket = read_legacy_masks(path, prunable_shapes(base))
     check_free(out)
-    origin: Mapping[str, Any] = {"task": task, "kind": "imported", "file": path.name, "sha256": file_digest(path)}
-    shared = SharedWeightTicket(ticket, named_base(base), origin, versions())
+    base = find_model(model)
+    found = read_masks(path, prunable_shapes(base), zeros)
+    source = {"file": path.name, "sha256": file_digest(path), "notes": list(found.notes)}
+    origin: Mapping[str, Any] = {"task": task, "kind": "imported", **source}
+    shared = SharedWeightTicket(found.ticket, named_base(base), origin, versions())
     with atomic_folder(out) as new:
-        shared.save(new, weight_ticket_card(ticket, shared.base, origin, False))
-    return ticket
+        shared.save(new, weight_ticket_card(found.ticket, shared.base, origin, False))
+    return found

@@ -16,7 +16,7 @@ from supertickets.errors import TicketError
 
 Bools = NDArray[np.bool_]
 Shapes = Mapping[str, tuple[int, ...]]
-_METADATA = "masks"
+METADATA = "masks"
 
 
 class Pruning(BaseModel):
@@ -111,7 +111,7 @@ class WeightTicket:
 
         packed = {name: np.packbits(mask.ravel()) for name, mask in self.masks.items()}
         # One key: the order of several is not defined.
-        return save(packed, metadata={_METADATA: json.dumps([[n, list(s)] for n, s in self.shapes.items()])})
+        return save(packed, metadata={METADATA: json.dumps([[n, list(s)] for n, s in self.shapes.items()])})
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> WeightTicket:
@@ -122,7 +122,7 @@ class WeightTicket:
         try:
             length = int.from_bytes(content[:8], "little")
             header = json.loads(content[8 : 8 + length])
-            shapes = json.loads(header["__metadata__"][_METADATA])
+            shapes = json.loads(header["__metadata__"][METADATA])
             packed = load(content)
             if missing := [name for name, _ in shapes if name not in packed]:
                 raise TicketError(f"{where}: the mask of {missing[0]} is missing; the file says that it has it.")
