@@ -20,7 +20,7 @@ from conftest import save_tiny_model
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.export.weights import import_masks
-from supertickets.models import find_model, prunable_shapes, prunable_weights
+from supertickets.models import find_model, prunable_weights
 from supertickets.tickets.folder import is_of_weights, load_weight_ticket
 from supertickets.tickets.mask_files import MaskFile, read_masks
 from supertickets.tickets.weights import Pruning, WeightTicket, prune_by_magnitude
@@ -40,12 +40,12 @@ def ticket_of(model: Path, pruning: Pruning, sparsity: float = 0.4) -> WeightTic
 
 
 @cache
-def prunable_shapes_of(model: Path) -> dict[str, tuple[int, ...]]:
-    return prunable_shapes(find_model(str(model)))
+def all_weights(model: Path) -> dict[str, np.ndarray]:
+    return prunable_weights(find_model(str(model)), WITH_EMBEDDINGS)
 
 
 def read(path: Path, model: Path, zeros: bool = False) -> MaskFile:
-    return read_masks(path, prunable_shapes_of(model), zeros)
+    return read_masks(path, all_weights(model), zeros)
 
 
 def released(ticket: WeightTicket) -> dict[str, torch.Tensor]:
@@ -77,9 +77,15 @@ def tamt(ticket: WeightTicket) -> dict[str, torch.Tensor]:
     return {f"{name.removesuffix('.weight')}.weight_mask": torch.tensor(mask) for name, mask in ticket.masks.items()}
 
 
+OPTIMIZER = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(4, 4)}}, "param_groups": [{"lr": 0.1}]}
+
+
 def checkpoint(ticket: WeightTicket) -> dict[str, object]:
-    optimizer = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(4, 4)}}, "param_groups": [{"lr": 0.1}]}
-    return {"epoch": 3, "best": np.float64(0.5), "model_state_dict": state_dict(ticket), "optimizer": optimizer}
+    return {"epoch": 3, "best": np.float64(0.5), "model_state_dict": state_dict(ticket), "optimizer": OPTIMIZER}
+
+
+def checkpoint_of_masks(ticket: WeightTicket) -> dict[str, object]:
+    return {"net": grasp(ticket), "optimizer_state": OPTIMIZER}
 
 
 def nni(ticket: WeightTicket) -> dict[str, object]:
@@ -109,12 +115,25 @@ def parametrized(ticket: WeightTicket) -> dict[str, torch.Tensor]:
     }
 
 
+def wrapped(ticket: WeightTicket) -> dict[str, torch.Tensor]:
+    """Names as wrappers of whole models, layers and modules leave them."""
+    ways = (
+        lambda n: f"module._orig_mod.bert.{n}.weight_mask",
+        lambda n: f"model.bert.{n.replace('layer.', 'layer._orig_mod.')}.weight_mask",
+        lambda n: f"bert.{n}.module.weight_mask",
+        lambda n: f"base_model.model.bert.{n}.base_layer.weight.mask",
+        lambda n: f"_fsdp_wrapped_module.bert.{n.replace('.dense', '._checkpoint_wrapped_module.dense')}.mask",
+    )
+    masks = {name.removesuffix(".weight"): torch.tensor(mask) for name, mask in ticket.masks.items()}
+    return {ways[n % len(ways)](name): mask for n, (name, mask) in enumerate(masks.items())}
+
+
 @pytest.mark.parametrize(
     ("layout", "pruning"),
     [
         (released, DEFAULT), (state_dict, DEFAULT), (grasp, LAYERS_ONLY), (tamt, WITH_EMBEDDINGS),
         (checkpoint, DEFAULT), (nni, LAYERS_ONLY), (numpy_arrays, DEFAULT), (beside_weights, WITH_EMBEDDINGS),
-        (parametrized, DEFAULT),
+        (parametrized, DEFAULT), (checkpoint_of_masks, DEFAULT), (wrapped, DEFAULT),
     ],
 )  # fmt: skip
 def test_masks_come_back_from_every_layout(model: Path, tmp_path: Path, layout, pruning: Pruning) -> None:
@@ -151,10 +170,10 @@ TYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat1
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_neither_depth_nor_prefix_nor_type_matters(model: Path, tmp_path: Path, data: st.DataObject) -> None:
-    shapes = prunable_shapes_of(model)
-    names = data.draw(st.lists(st.sampled_from(sorted(shapes)), min_size=1, max_size=4, unique=True))
+    weights = all_weights(model)
+    names = data.draw(st.lists(st.sampled_from(sorted(weights)), min_size=1, max_size=4, unique=True))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    masks = {name: rng.random(shapes[name]) < 0.6 for name in shapes if name in names}
+    masks = {name: rng.random(weights[name].shape) < 0.6 for name in weights if name in names}
     prefix = data.draw(st.sampled_from(PREFIXES))
     end = data.draw(st.sampled_from([".weight_mask", ".weight", "", ".mask", ".weight.mask", ".module.weight_mask"]))
     content: object = {}
@@ -169,7 +188,7 @@ def test_neither_depth_nor_prefix_nor_type_matters(model: Path, tmp_path: Path, 
     for key in data.draw(st.lists(st.sampled_from(["model", "net", "state_dict", "masks", "list"]), max_size=4)):
         content = [content, 7] if key == "list" else {"epoch": 7, key: content}
     torch.save(content, tmp_path / "mask.pt", _use_new_zipfile_serialization=data.draw(st.booleans()))
-    found = read_masks(tmp_path / "mask.pt", shapes)
+    found = read_masks(tmp_path / "mask.pt", weights)
     assert found.ticket == WeightTicket(masks)
     flipped = {**masks, names[0]: ~masks[names[0]]}
     assert found.ticket != WeightTicket(flipped)
@@ -210,8 +229,25 @@ def test_zeros_are_masks_only_if_asked_for(model: Path, tmp_path: Path) -> None:
         read(tmp_path / "pruned.bin", model, zeros=True)
     dense = {key: value + 2.5 for key, value in pruned(model)[0].items()}
     torch.save(dense, tmp_path / "dense.bin")
-    with pytest.raises(TicketError, match="nothing that --zeros could take"):
+    with pytest.raises(TicketError, match="--zeros has nothing to take as pruned"):
         read(tmp_path / "dense.bin", model, zeros=True)
+
+
+def test_zeros_that_the_model_has_itself_are_not_pruned(tmp_path: Path) -> None:
+    """transformers starts the word embedding of padding at zero, where it stays."""
+    model = save_tiny_model(tmp_path / "bert")
+    encoder = AutoModel.from_pretrained(model)
+    encoder.embeddings.word_embeddings.weight.data[0] = 0
+    encoder.save_pretrained(model)
+    weights, ticket = pruned(model)
+    torch.save(weights, tmp_path / "pruned.bin")
+    found = read(tmp_path / "pruned.bin", model, zeros=True)
+    assert found.ticket == ticket
+    assert any("not taken as pruned: `bert.embeddings.word_embeddings.weight`" in note for note in found.notes)
+    weights["bert.embeddings.word_embeddings.weight"][3, 3] = 0  # control: one that was pruned
+    torch.save(weights, tmp_path / "pruned.bin")
+    found = read(tmp_path / "pruned.bin", model, zeros=True)
+    assert (~found.ticket.masks["embeddings.word_embeddings.weight"]).sum() == 33
 
 
 def test_zeros_of_weights_with_two_names(model: Path, tmp_path: Path) -> None:
@@ -370,7 +406,7 @@ def test_damaged_bytes_never_break_it(model: Path, tmp_path: Path) -> None:
         np.savez(file, **ticket.masks)
     with (tmp_path / "npy").open("wb") as file:
         np.save(file, np.ones((3, 3)))
-    shapes, rng, refused = prunable_shapes_of(model), np.random.default_rng(0), 0
+    weights, rng, refused = all_weights(model), np.random.default_rng(0), 0
     for kind in ("zip", "old", "safe", "npz", "npy"):
         whole = np.frombuffer((tmp_path / kind).read_bytes(), np.uint8)
         for n in range(150):
@@ -380,7 +416,7 @@ def test_damaged_bytes_never_break_it(model: Path, tmp_path: Path) -> None:
                 damaged[rng.integers(0, reach, rng.integers(1, 12))] = rng.integers(0, 256)
             (tmp_path / "damaged").write_bytes(damaged.tobytes())
             try:
-                read_masks(tmp_path / "damaged", shapes)
+                read_masks(tmp_path / "damaged", weights)
             except TicketError:  # anything else is a fault
                 refused += 1
     assert refused > 300

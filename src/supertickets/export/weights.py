@@ -8,11 +8,12 @@ from typing import Any
 from supertickets.export.card import weight_ticket_card
 from supertickets.export.ship import save_trained_model
 from supertickets.lab.outcome import Outcome
-from supertickets.models import BaseModel, find_model, prunable_shapes
+from supertickets.models import BaseModel, find_model, prunable_weights
 from supertickets.storage import atomic_folder, check_free, file_digest, user_path
 from supertickets.tasks import Task
 from supertickets.tickets.folder import MODEL_FOLDER, SharedWeightTicket
 from supertickets.tickets.mask_files import MaskFile, read_masks
+from supertickets.tickets.weights import Pruning
 
 
 def ship_weights(shared: SharedWeightTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> None:
@@ -44,7 +45,7 @@ def import_masks(path: Path, model: str, task: str, out: Path, zeros: bool = Fal
     path, out = user_path(path), user_path(out)
     check_free(out)
     base = find_model(model)
-    found = read_masks(path, prunable_shapes(base), zeros)
+    found = read_masks(path, prunable_weights(base, Pruning.model_validate({"embeddings": True})), zeros)
     source = {"file": path.name, "sha256": file_digest(path), "notes": list(found.notes)}
     origin: Mapping[str, Any] = {"task": task, "kind": "imported", **source}
     shared = SharedWeightTicket(found.ticket, named_base(base), origin, versions())

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.errors import TicketError
-from supertickets.tickets.weights import METADATA, Bools, Shapes, WeightTicket
+from supertickets.tickets.weights import METADATA, Bools, WeightTicket
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".npy")
+Weights = Mapping[str, NDArray[np.floating]]
 _SHOWN = 6
 # A name that says mask: NAME.weight_mask, NAME.mask, masks.NAME, pruning_masks.NAME.
 _MASK = re.compile(r"(^|[._])masks?($|[._])", re.IGNORECASE)
@@ -38,7 +39,7 @@ class MaskFile:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Leaf:
     """A value in the file: the keys that lead to it, and the prunable matrix that a tensor is named like."""
 
@@ -90,24 +91,25 @@ class _Leaf:
         return f"{self.key!r} has the value {float(numbers[index]):g} at {[int(i) for i in index]}"
 
 
-def read_masks(path: Path, shapes: Shapes, zeros: bool = False) -> MaskFile:
-    """Return the ticket in a file of masks of a model whose prunable matrices have these `shapes`.
+def read_masks(path: Path, weights: Weights, zeros: bool = False) -> MaskFile:
+    """Return the ticket in a file of masks of a model with these prunable matrices, pre-trained `weights` by name.
 
     Masks are the tensors whose names say so (`weight_mask`, `masks.NAME`); if there are none, those named like the
-    matrices, if they have only 0 and 1; or with `zeros` weights, whose zeros are pruned. Raises TicketError for a file
-    that is not understood, or that prunes what a ticket cannot hold.
+    matrices, if they have only 0 and 1; or with `zeros` weights, whose zeros are pruned, but for matrices that have no
+    zeros beside the model's own. Raises TicketError for a file that is not understood, or that prunes what a ticket
+    cannot hold.
     """
     content = _content(path)
     try:
-        return _ticket(list(_leaves(content, path.stem, shapes)), shapes, zeros)
+        return _ticket(list(_leaves(content, path.stem, weights)), weights, zeros)
     except TicketError as error:
         raise TicketError(f"{path}: {error}") from error
 
 
-def _ticket(leaves: Sequence[_Leaf], shapes: Shapes, zeros: bool) -> MaskFile:
-    used, others, notes = _choose([leaf for leaf in leaves if hasattr(leaf.value, "shape")], shapes, zeros)
+def _ticket(leaves: Sequence[_Leaf], weights: Weights, zeros: bool) -> MaskFile:
+    used, others, notes = _choose([leaf for leaf in leaves if hasattr(leaf.value, "shape")], weights, zeros)
     for leaf in others:
-        _check_prunes_nothing(leaf, shapes)
+        _check_prunes_nothing(leaf, weights)
     first: dict[str, _Leaf] = {}
     masks: dict[str, Bools] = {}
     for leaf in used:
@@ -115,8 +117,8 @@ def _ticket(leaves: Sequence[_Leaf], shapes: Shapes, zeros: bool) -> MaskFile:
         if not np.array_equal(masks.setdefault(name, mask), mask):
             raise TicketError(f"{first[name].key!r} and {leaf.key!r} are different masks of one matrix; expected one.")
         first.setdefault(name, leaf)
-    whole = [name for name in shapes if name not in masks]
-    count = f"There is a mask for {len(masks)} of the model's {len(shapes)} prunable matrices"
+    whole = [name for name in weights if name not in masks]
+    count = f"There is a mask for {len(masks)} of the model's {len(weights)} prunable matrices"
     notes.insert(1, f"{count}; the others stay whole: {_codes(whole)}." if whole else f"{count}.")
     if gone := [name for name, mask in masks.items() if not mask.any()]:
         notes.append(f"Every weight is pruned in {_codes(gone)}.")
@@ -125,10 +127,10 @@ def _ticket(leaves: Sequence[_Leaf], shapes: Shapes, zeros: bool) -> MaskFile:
     told = {id(leaf) for leaf in [*first.values(), *others]}
     if rest := [leaf for leaf in leaves if id(leaf) not in told]:
         notes.append(f"Not used: {_summary(rest, {leaf.keys[0] for leaf in used})}.")
-    return MaskFile(WeightTicket({name: masks[name] for name in shapes if name in masks}), tuple(notes))
+    return MaskFile(WeightTicket({name: masks[name] for name in weights if name in masks}), tuple(notes))
 
 
-def _choose(tensors: Sequence[_Leaf], shapes: Shapes, zeros: bool) -> tuple[list[_Leaf], list[_Leaf], list[str]]:
+def _choose(tensors: Sequence[_Leaf], weights: Weights, zeros: bool) -> tuple[list[_Leaf], list[_Leaf], list[str]]:
     """Return the masks of matrices (or weights with zeros), the masks of anything else, and what there is to say.
 
     Raises TicketError unless the first have the model's shapes and all have a mask's values.
@@ -137,13 +139,13 @@ def _choose(tensors: Sequence[_Leaf], shapes: Shapes, zeros: bool) -> tuple[list
     if not fitting:
         raise TicketError(
             f"none of its tensors is named like a prunable matrix of the model: the first is {tensors[0].key!r}, "
-            f"expected a name that ends like {next(iter(shapes))!r}."
+            f"expected a name that ends like {next(iter(weights))!r}."
             if tensors
             else "there are no masks in it, nor any other tensors."
         )
     masks = [leaf for leaf in fitting if leaf.says_mask]
     for leaf in masks or fitting:
-        _check_shape(leaf, shapes)
+        _check_shape(leaf, weights)
     like = f", named like {_code((masks or fitting)[0].key)}."
     if masks:
         others = [leaf for leaf in tensors if leaf.says_mask and not leaf.matrix]
@@ -151,7 +153,7 @@ def _choose(tensors: Sequence[_Leaf], shapes: Shapes, zeros: bool) -> tuple[list
             if odd := leaf.odd_value():
                 raise TicketError(f"{odd}; a mask has only 0 and 1.")
         masked = {leaf.matrix for leaf in masks}
-        unread = [leaf for leaf in fitting if leaf.matrix not in masked and leaf.zeros]
+        unread = [leaf for leaf in fitting if leaf.matrix not in masked and _new_zeros(leaf, weights)]
         notes = [f"Read {_count(masks, 'mask')}{like}"]
         notes += ["There are masks in the file, so --zeros changes nothing."] if zeros else []
         return masks, others, notes + _told_of_zeros(unread)
@@ -159,18 +161,15 @@ def _choose(tensors: Sequence[_Leaf], shapes: Shapes, zeros: bool) -> tuple[list
         for leaf in fitting:
             if not np.isfinite(leaf.numbers()).all():
                 raise TicketError(f"weights of {leaf.key!r} are NaN or infinite; the training of them diverged.")
-        pruned = [leaf for leaf in fitting if leaf.zeros]
+        pruned = [leaf for leaf in fitting if _new_zeros(leaf, weights)]
         if not pruned:
-            raise TicketError("no weight in it is zero, so there is nothing that --zeros could take as pruned.")
-        weights = [leaf for leaf in tensors if not leaf.matrix and _is_weight(leaf, "f") and leaf.zeros]
-        others = [leaf for leaf in weights if len(leaf.shape) > 1 and not _is_tied(leaf, pruned)]
-        unread = [leaf for leaf in weights if len(leaf.shape) == 1]  # biases may just have begun at zero
-        return (
-            pruned,
-            others,
-            [f"Took the zeros of {_count(pruned, 'tensor')} as pruned{like}", *_told_of_zeros(unread)],
-        )
-    _check_only_masks(fitting)
+            raise TicketError("no weight in it is zero but in the model too, so --zeros has nothing to take as pruned.")
+        unread = [leaf for leaf in tensors if leaf not in pruned and _is_weight(leaf, "f") and leaf.zeros]
+        # Biases may just have begun at zero. An output layer may be the word embeddings by another name.
+        others = [x for x in unread if not x.matrix and len(x.shape) > 1 and not _is_tied(x, fitting)]
+        notes = [f"Took the zeros of {_count(pruned, 'tensor')} as pruned{like}"]
+        return pruned, others, notes + _told_of_zeros(unread)
+    _check_only_masks(fitting, weights)
     others = [leaf for leaf in tensors if not leaf.matrix and _is_weight(leaf) and not leaf.odd_value()]
     return fitting, others, [f"Read {_count(fitting, 'tensor')} of nothing but 0 and 1 as masks{like}"]
 
@@ -183,26 +182,32 @@ def _count(what: Sequence[object], name: str) -> str:
     return f"{len(what):,} {name}{'' if len(what) == 1 else 's'}"
 
 
-def _check_shape(leaf: _Leaf, shapes: Shapes) -> None:
-    expected = list(shapes[str(leaf.matrix)])
+def _check_shape(leaf: _Leaf, weights: Weights) -> None:
+    expected = list(weights[str(leaf.matrix)].shape)
     if leaf.shape != expected:
         turned = "; it is transposed" if leaf.shape == expected[::-1] else ""
         raise TicketError(f"{leaf.key!r} has shape {leaf.shape}, the model's matrix {expected}{turned}.")
 
 
-def _check_only_masks(named: Sequence[_Leaf]) -> None:
+def _new_zeros(leaf: _Leaf, weights: Weights) -> int:
+    """Return how many zeros a weight has, or 0 if the model has zeros in all those places, as where padding is."""
+    there = weights[str(leaf.matrix)]
+    return leaf.zeros if leaf.shape != list(there.shape) or ((leaf.numbers() == 0) & (there != 0)).any() else 0
+
+
+def _check_only_masks(named: Sequence[_Leaf], weights: Weights) -> None:
     """Raise TicketError if one of these tensors, whose names do not say mask, is none by its values."""
     odd = [said for leaf in named if (said := leaf.odd_value())]
     if odd:
-        pruned, total = sum(leaf.zeros for leaf in named), sum(math.prod(leaf.shape) for leaf in named)
+        pruned, total = sum(_new_zeros(leaf, weights) for leaf in named), sum(math.prod(leaf.shape) for leaf in named)
         none = "there are no masks in it: " if len(odd) == len(named) else ""
-        hint = f"--zeros takes the zeros ({pruned:,} of {total:,}) as pruned" if pruned else "none of them is zero"
+        hint = f"--zeros takes the zeros ({pruned:,} of {total:,}) as pruned" if pruned else "none was pruned"
         raise TicketError(f"{none}{odd[0]}, a mask has only 0 and 1; if these are a pruned model's weights, {hint}.")
 
 
-def _check_prunes_nothing(leaf: _Leaf, shapes: Shapes) -> None:
+def _check_prunes_nothing(leaf: _Leaf, weights: Weights) -> None:
     if leaf.zeros:
-        near = get_close_matches(leaf.key, shapes, n=1, cutoff=0)[0]
+        near = get_close_matches(leaf.key, weights, n=1, cutoff=0)[0]
         raise TicketError(
             f"{leaf.key!r} prunes {leaf.zeros:,} of {math.prod(leaf.shape):,} weights, but no prunable matrix of the "
             f"model has that name (the nearest is {near!r}), and a ticket has no biases, LayerNorms or output layers; "
@@ -226,7 +231,7 @@ def _is_tied(leaf: _Leaf, used: Sequence[_Leaf]) -> bool:
     return bool(leaf.numbers().any()) and any(np.array_equal(leaf.numbers(), other.numbers()) for other in same)
 
 
-def _leaves(content: Any, name: str, shapes: Shapes) -> Iterator[_Leaf]:
+def _leaves(content: Any, name: str, weights: Weights) -> Iterator[_Leaf]:
     """Give what dictionaries and lists hold, at any depth; what is in neither has the file's `name`."""
     todo: list[tuple[tuple[str, ...], Any]] = [((), content)]
     seen = set()
@@ -242,16 +247,16 @@ def _leaves(content: Any, name: str, shapes: Shapes) -> Iterator[_Leaf]:
         elif keys or hasattr(value, "shape") or isinstance(value, _Array):
             value = value.numbers if isinstance(value, _Array) else value
             keys = keys or (name,)
-            yield _Leaf(keys, value, _matched(".".join(keys), shapes) if hasattr(value, "shape") else None)
+            yield _Leaf(keys, value, _matched(".".join(keys), weights) if hasattr(value, "shape") else None)
 
 
-def _matched(key: str, shapes: Shapes) -> str | None:
+def _matched(key: str, weights: Weights) -> str | None:
     """Return the matrix whose name a key ends with, without words of masks and wrappers; None if there is none."""
     key = re.sub(r"\.parametrizations\.(\w+)\.\d+\.mask$", r".\1", key)
     parts = [part for part in key.split(".") if part not in _PASSED_OVER and part.lower() not in ("mask", "masks")]
     ends = re.sub(r"_masks?$", "", ".".join(parts)).removesuffix(".weight").split(".")
     names = (".".join([*ends[start:], "weight"]) for start in range(len(ends)))
-    return next((name for name in names if name in shapes), None)
+    return next((name for name in names if name in weights), None)
 
 
 def _summary(rest: Sequence[_Leaf], tops: set[str]) -> str:
