@@ -27,6 +27,7 @@ Weights = Mapping[str, NDArray[np.floating]]
 _SHOWN = 6
 # A name that says mask: NAME.weight_mask, NAME.mask, masks.NAME, pruning_masks.NAME.
 _MASK = re.compile(r"(^|[._])masks?($|[._])", re.IGNORECASE)
+_NO_WEIGHTS = re.compile(r"(optim|optimi[sz]ers?|(lr_)?schedulers?|rng)(_.*)?", re.IGNORECASE)
 # What wrappers put anywhere in a name: DataParallel, torch.compile, FSDP, activation checkpointing, peft.
 _PASSED_OVER = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"}
 
@@ -146,7 +147,6 @@ def _choose(tensors: Sequence[_Leaf], weights: Weights, zeros: bool) -> tuple[li
     masks = [leaf for leaf in fitting if leaf.says_mask]
     for leaf in masks or fitting:
         _check_shape(leaf, weights)
-    like = f", named like {_code((masks or fitting)[0].key)}."
     if masks:
         others = [leaf for leaf in tensors if leaf.says_mask and not leaf.matrix]
         for leaf in [*masks, *others]:
@@ -154,32 +154,33 @@ def _choose(tensors: Sequence[_Leaf], weights: Weights, zeros: bool) -> tuple[li
                 raise TicketError(f"{odd}; a mask has only 0 and 1.")
         masked = {leaf.matrix for leaf in masks}
         unread = [leaf for leaf in fitting if leaf.matrix not in masked and _new_zeros(leaf, weights)]
-        notes = [f"Read {_count(masks, 'mask')}{like}"]
+        notes = [f"Read {_named(masks, 'mask')}."]
         notes += ["There are masks in the file, so --zeros changes nothing."] if zeros else []
         return masks, others, notes + _told_of_zeros(unread)
     if zeros:
         for leaf in fitting:
             if not np.isfinite(leaf.numbers()).all():
                 raise TicketError(f"weights of {leaf.key!r} are NaN or infinite; the training of them diverged.")
-        pruned = [leaf for leaf in fitting if _new_zeros(leaf, weights)]
+        names = {leaf.matrix for leaf in fitting if _new_zeros(leaf, weights)}
+        pruned = [leaf for leaf in fitting if leaf.matrix in names]  # of two copies both, which must agree
         if not pruned:
             raise TicketError("no weight in it is zero but in the model too, so --zeros has nothing to take as pruned.")
-        unread = [leaf for leaf in tensors if leaf not in pruned and _is_weight(leaf, "f") and leaf.zeros]
+        weighing = [leaf for leaf in tensors if _is_weight(leaf, "f") or (leaf.says_mask and _is_weight(leaf))]
+        unread = [leaf for leaf in weighing if leaf not in pruned and leaf.zeros]
         # Biases may just have begun at zero. An output layer may be the word embeddings by another name.
         others = [x for x in unread if not x.matrix and len(x.shape) > 1 and not _is_tied(x, fitting)]
-        notes = [f"Took the zeros of {_count(pruned, 'tensor')} as pruned{like}"]
-        return pruned, others, notes + _told_of_zeros(unread)
+        return pruned, others, [f"Took as pruned the zeros of {_named(pruned, 'tensor')}.", *_told_of_zeros(unread)]
     _check_only_masks(fitting, weights)
     others = [leaf for leaf in tensors if not leaf.matrix and _is_weight(leaf) and not leaf.odd_value()]
-    return fitting, others, [f"Read {_count(fitting, 'tensor')} of nothing but 0 and 1 as masks{like}"]
+    return fitting, others, [f"Read as masks, since they have only 0 and 1, {_named(fitting, 'tensor')}."]
 
 
 def _told_of_zeros(unread: Sequence[_Leaf]) -> list[str]:
     return [f"Zeros without a mask were not taken as pruned: {_codes(x.key for x in unread)}."] if unread else []
 
 
-def _count(what: Sequence[object], name: str) -> str:
-    return f"{len(what):,} {name}{'' if len(what) == 1 else 's'}"
+def _named(leaves: Sequence[_Leaf], what: str) -> str:
+    return f"{len(leaves)} {what}{'' if len(leaves) == 1 else 's'} named like {_code(leaves[0].key)}"
 
 
 def _check_shape(leaf: _Leaf, weights: Weights) -> None:
@@ -217,7 +218,7 @@ def _check_prunes_nothing(leaf: _Leaf, weights: Weights) -> None:
 
 def _is_weight(leaf: _Leaf, kinds: str = "biuf") -> bool:
     """Return whether a tensor may be a parameter or its mask: of these kinds, neither a count nor an optimizer's."""
-    if not leaf.shape or any(re.match("optim|.*sched|rng", key, re.IGNORECASE) for key in leaf.keys):
+    if not leaf.shape or any(_NO_WEIGHTS.fullmatch(key) for key in leaf.keys):
         return False
     try:
         return leaf.numbers().dtype.kind in kinds
@@ -286,7 +287,9 @@ def _codes(names: Iterable[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(".: ")
+    said = next(iter(str(error).splitlines()), "")
+    said = "" if "weights_only" in said else said  # torch says how to run what is in the file
+    return f"{type(error).__name__}: {said}".rstrip(".: ")
 
 
 def _content(path: Path) -> Any:
