@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.table import Role, Row, results_table, select_super
 from supertickets.lab import Lab, Trial
 from supertickets.lab.jobs import Job
+from supertickets.lab.outcome import load_outcome, save_outcome
 from supertickets.lab.trial import TaskTicket
 from supertickets.lab.workbench import Workbench
 from supertickets.studies.find import FindResult, find
@@ -337,6 +339,49 @@ def test_keys_follow_content_not_places() -> None:
         trial(scoring=ScoringSettings()),
     ]
     assert len({one.key for one in [trial(), *other]}) == 1 + len(other)
+
+
+def test_a_default_that_changes_is_another_key() -> None:
+    class Later(Recipe):
+        epochs: int = 5
+
+    assert trial(recipe=Later()).key != trial().key
+    assert trial(recipe=Later(epochs=6)).key == trial().key
+    left_out = {"exclude_defaults": True}  # the control: without defaults, two trainings have one key
+    assert Later().model_dump(**left_out) == Recipe().model_dump(**left_out)
+
+
+def test_an_outcome_of_another_trial_is_not_used(done: FindResult, tmp_path: Path) -> None:
+    """As after a copy by hand, or an edit: the stored trial is compared with the one asked for."""
+    source = done.folder / "trials" / done.table["trial"].iloc[0]
+    asked = read_trial(source)
+    lab = Lab(tmp_path)
+    shutil.copytree(source, lab.folder / asked.key)
+    assert lab.remembered(asked) is not None
+    outcome = lab.remembered(asked)
+    other = asked.model_copy(update={"recipe": asked.recipe.model_copy(update={"epochs": 9})})
+    save_outcome(replace(outcome, trial=other))
+    assert load_outcome(lab.folder / asked.key) is not None  # whole, and of this key by its own word
+    assert lab.remembered(asked) is None
+
+
+def test_a_call_leaves_random_state_and_threads_of_the_callers_process(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    import random
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+        result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+        supertickets.apply_ticket(result.ticket_folder, str(tiny_model), tmp_path / "small")
+        assert torch.get_num_threads() == threads + 1
+        after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+        assert torch.equal(before[0], after[0])
+        assert before[1:] == after[1:]
+    finally:
+        torch.set_num_threads(threads)
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------

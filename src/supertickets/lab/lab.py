@@ -18,7 +18,7 @@ from supertickets.lab.outcome import (
     Outcome,
     forget,
     forget_all,
-    load_outcome,
+    outcome_of,
     save_outcome,
 )
 from supertickets.lab.trial import Trial
@@ -97,8 +97,8 @@ class Lab:
             self._runner.close()
 
     def remembered(self, trial: Trial) -> Outcome | None:
-        """Return a trial's outcome if it is done."""
-        return load_outcome(self.folder / trial.key)
+        """Return a trial's outcome if it is done, and if it is that of the trial asked for."""
+        return outcome_of(trial, self.folder)
 
     def run(
         self,

@@ -168,6 +168,16 @@ def load_outcome(folder: Path) -> Outcome | None:
     return outcome if whole and outcome.key == folder.name else None
 
 
+def outcome_of(trial: Trial, folder: Path) -> Outcome | None:
+    """Return a trial's outcome below a folder of trials, or None if it is not done, or is another trial's.
+
+    A key is short, and a folder may have been copied or written by hand: the trial that was run must be the one asked
+    for.
+    """
+    outcome = load_outcome(folder / trial.key)
+    return outcome if outcome is not None and outcome.trial.content() == trial.content() else None
+
+
 def forget(folder: Path) -> None:
     """Make a trial's folder one that was never finished: what a broken run left goes, a checkpoint stays.
 

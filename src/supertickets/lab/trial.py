@@ -12,7 +12,7 @@ from supertickets.tickets.scoring import ScoringSettings
 from supertickets.tickets.weights import Pruning
 from supertickets.training.recipe import Recipe, Sharing, Span
 
-SCHEMA = 1
+SCHEMA = 2
 """Goes into every key: raise it when the same trial would give another outcome."""
 
 TicketField = Annotated[
@@ -125,7 +125,7 @@ class Trial(BaseModel):
 
     @cached_property
     def key(self) -> str:
-        """A hash of all that can change the outcome; recipe fields at their defaults are left out."""
+        """A hash of all that can change the outcome, whatever the defaults are when it is computed."""
         return digest(self.content())[:24]
 
     def content(self) -> dict[str, Any]:
@@ -133,15 +133,15 @@ class Trial(BaseModel):
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "weights": self.weight_hash,
-            "recipe": self.recipe.model_dump(exclude_defaults=True),
+            "recipe": self.recipe.model_dump(),
             "seed": self.seed,
         }
         tasks = [_task_content(task) for task in self.tasks]
         content |= tasks[0] if len(tasks) == 1 else {"tasks": tasks}
         if self.scoring is not None:
-            content["scoring"] = self.scoring.model_dump(exclude_defaults=True)
+            content["scoring"] = self.scoring.model_dump()
         if self.sharing is not None:
-            content["sharing"] = self.sharing.model_dump(exclude_defaults=True)
+            content["sharing"] = self.sharing.model_dump()
         if self.start is not None:
             content["start"] = {"weights": self.start.weights, "output_layer": self.start.output_layer}
             if self.start.rewound != "nothing":
@@ -152,8 +152,7 @@ class Trial(BaseModel):
             content["mask"] = self.mask.model_dump(exclude={"path"}, exclude_none=True)
         if self.prune is not None:
             content["prune"] = self.prune.model_dump()
-        if span := self.span.model_dump(exclude_defaults=True):
-            content["span"] = span
+        content["span"] = self.span.model_dump()
         return content
 
 

@@ -19,7 +19,7 @@ from supertickets.lab import Lab, Outcome, Trial
 from supertickets.lab.lab import load_failure
 from supertickets.lab.lock import hold
 from supertickets.lab.machine import Machine, check_device, require_ray
-from supertickets.lab.outcome import WEIGHTS, load_outcome
+from supertickets.lab.outcome import WEIGHTS, outcome_of
 from supertickets.lab.together import dismiss, follow
 from supertickets.lab.tracking import check_trackers
 from supertickets.lab.trial import Start, TaskTicket
@@ -204,7 +204,7 @@ def walk(study: Study) -> Walk:
             continue
         asked.add(trial.key)
         folder = study.settings.folder / "trials" / trial.key
-        if (outcome := load_outcome(folder)) is not None:
+        if (outcome := outcome_of(trial, folder.parent)) is not None:
             found.outcomes[trial.key] = outcome
             ahead.extend(study.then(trial, outcome))
         elif (reason := load_failure(folder)) is not None:
