@@ -5,9 +5,11 @@ output layer and a pooler may be new; anything else of the encoder may not.
 """
 
 import pickle
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError
@@ -41,12 +43,12 @@ def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = Non
     new. Nothing in a pickle is run.
     """
     import torch
-    from transformers import AutoConfig
 
     random = torch.get_rng_state()
-    with quiet_transformers(), _as_misuse(base):
-        changed = {} if outputs is None else {"num_labels": outputs}
-        config = AutoConfig.from_pretrained(base.folder, local_files_only=True, **changed)
+    config = read_config(base.name, base.folder, **({} if outputs is None else {"num_labels": outputs}))
+    _check_shapes(base, tensor_shapes(base))
+    with quiet_transformers(), as_misuse(base.name, base.folder):
+        config.return_dict = True  # a checkpoint's may ask for tuples
         if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
             raise TicketError(
                 f"model {base.name!r}: its config asks for {config.position_embedding_type} positions, which "
@@ -54,9 +56,10 @@ def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = Non
             )
         state = read_state(base)
         with torch.device("meta"):
-            stock = type(kind.from_config(config))
+            empty = kind.from_config(config)
         _untie(state, config)
-        model, info = stock.from_pretrained(
+        _check_sizes(base, empty, {name: tuple(tensor.shape) for name, tensor in state.items()})
+        model, info = type(empty).from_pretrained(
             None,
             config=config,
             state_dict=state,
@@ -65,13 +68,48 @@ def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = Non
             output_loading_info=True,
         )
     torch.set_rng_state(random)  # the caller's process goes on as if nothing had been drawn for what is new
-    shapes = {entry[0]: entry[1:] for entry in info["mismatched_keys"]}
+    mismatched = [entry[0] for entry in info["mismatched_keys"]]
     missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    _check_encoder(base, model, state, missing, shapes, unused)
+    _check_encoder(base, model, state, missing, mismatched, unused)
     outside = set(outside_names(model))
     every = dict(model.named_parameters())  # a tied one is missing under both its names and here under one
-    new = {name for name in (*missing, *shapes) if name in every}
+    new = {name for name in (*missing, *mismatched) if name in every}
     return Loaded(model, tuple(sorted(new)), tuple(_notices(base, new - outside, unused)))
+
+
+def read_config(name: str, folder: Path, **changed: Any) -> Any:
+    """Return a model folder's config as transformers reads it; raises TicketError where it does not."""
+    from transformers import AutoConfig
+
+    with as_misuse(name, folder):
+        return AutoConfig.from_pretrained(folder, local_files_only=True, **changed)
+
+
+def _check_shapes(base: BaseModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise TicketError unless a checkpoint has the layers that its config says, before anything large is built."""
+    layer = re.compile(rf"(?:^|\.){re.escape(base.family.layers)}\.(\d+)\.")
+    layers = {name: int(found[1]) for name in shapes if (found := layer.search(name))}
+    last, expected = max(layers.values(), default=-1), base.shape.layers
+    extra = [name for name, number in layers.items() if number >= expected]
+    if extra or (layers and last + 1 < expected):
+        what = f"{extra[0]} is not used" if extra else f"{base.family.layers}.{last + 1} is missing"
+        raise TicketError(
+            f"model {base.name!r}: its config says {expected} layers, its checkpoint has {last + 1}: {what}."
+        )
+
+
+def _check_sizes(base: BaseModel, model: "PreTrainedModel", shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise TicketError where a tensor of the encoder has another shape than the config says.
+
+    `model` has no memory yet: a config of a billion words must not ask for it.
+    """
+    for name, parameter in model.base_model.named_parameters():
+        for there in (name, f"{model.base_model_prefix}.{name}"):
+            if there in shapes and shapes[there] != tuple(parameter.shape):
+                raise TicketError(
+                    f"model {base.name!r}: its weights do not fit its own config: {there} is {list(shapes[there])}, "
+                    f"expected {list(parameter.shape)}."
+                )
 
 
 def _check_encoder(
@@ -79,7 +117,7 @@ def _check_encoder(
     model: "PreTrainedModel",
     state: "dict[str, Tensor]",
     missing: Iterable[str],
-    shapes: dict[str, Any],
+    mismatched: Iterable[str],
     unused: Iterable[str],
 ) -> None:
     """Raise TicketError where a checkpoint's encoder is not the one that its config describes, or is not finite."""
@@ -90,12 +128,9 @@ def _check_encoder(
             f"model {base.name!r}: its checkpoint lacks {len(lacking)} of the encoder's tensors, {lacking[0]} among "
             f"them, which would be random; what it has is called {min(state, default='nothing')} and the like."
         )
-    wrong = [name for name in shapes if name.startswith(prefix)]
-    if wrong:
-        has, expected = (list(shape) for shape in shapes[wrong[0]][:2])
-        raise TicketError(
-            f"model {base.name!r}: its weights do not fit its own config: {wrong[0]} is {has}, expected {expected}."
-        )
+    wrong = [name for name in mismatched if name.startswith(prefix)]
+    if wrong:  # under a name that transformers translates
+        raise TicketError(f"model {base.name!r}: its weights do not fit its own config: {wrong[0]} has another shape.")
     own = f"{model.base_model_prefix}."
     whole = any(name.startswith(own) for name in state)
     parts = {name for name, _ in model.base_model.named_children()}
@@ -205,16 +240,16 @@ def _untie(state: "dict[str, Tensor]", config: Any) -> None:
 
 
 @contextmanager
-def _as_misuse(base: BaseModel) -> Iterator[None]:
-    """Raise TicketError where transformers cannot make a model of a folder: the folder's fault, whatever it raises."""
+def as_misuse(name: str, folder: Path, what: str = "build it") -> Iterator[None]:
+    """Raise TicketError where transformers cannot do something with a folder: its fault, whatever is raised."""
     try:
         yield
-    except (TicketError, MemoryError):
+    except (TicketError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # what its Rust libraries raise when they panic is no Exception
         said = " ".join(str(error).split())[:300]
         raise TicketError(
-            f"model {base.name!r}: transformers cannot build it from {base.folder} ({type(error).__name__}: {said})."
+            f"model {name!r}: transformers cannot {what} from {folder} ({type(error).__name__}: {said})."
         ) from error
 
 

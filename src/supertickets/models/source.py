@@ -3,8 +3,9 @@
 import copy
 from typing import TYPE_CHECKING, Any
 
+from supertickets.errors import TicketError
 from supertickets.models.base import BaseModel
-from supertickets.models.checkpoint import Loaded, load_model, outside_names, tensor_shapes
+from supertickets.models.checkpoint import Loaded, as_misuse, load_model, outside_names, read_config, tensor_shapes
 from supertickets.models.tokenizer import load_tokenizer
 from supertickets.tasks import Form
 from supertickets.tickets.weights import Pruning
@@ -99,6 +100,17 @@ class ModelSource:
             self.notices += [notice for notice in loaded.notices if notice not in self.notices]
         return self._dense[key]
 
+    def check(self, form: Form, outputs: int) -> None:
+        """Raise TicketError unless a model of a form can be built and gives finite numbers for a text."""
+        import torch
+
+        with as_misuse(self.base.name, self.base.folder, "run the model"), torch.inference_mode():
+            model = self.build(outputs, 0.0, 0, form).eval()
+            ids = torch.tensor([self.tokenizer("a")["input_ids"][: self.base.max_length] or [0]])
+            found = model(input_ids=ids)
+            if not all(bool(value.isfinite().all()) for value in found.to_tuple() if isinstance(value, torch.Tensor)):
+                raise TicketError(f"model {self.base.name!r}: its outputs are NaN or infinite.")
+
     def has_head(self, form: Form) -> bool:
         """Return whether the checkpoint has a whole output layer of a form, such as its own masked-token head.
 
@@ -106,9 +118,8 @@ class ModelSource:
         task.
         """
         import torch
-        from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(self.base.folder, local_files_only=True)
+        config = read_config(self.base.name, self.base.folder)
         with torch.device("meta"):
             model = _stock_class(form).from_config(config)
         there, parameters = tensor_shapes(self.base), dict(model.named_parameters())

@@ -12,6 +12,7 @@ from typing import Any
 
 from supertickets.anatomy import family_of
 from supertickets.errors import TicketError
+from supertickets.models.checkpoint import as_misuse, quiet_transformers, read_config
 
 _FEWEST = 0.5
 """A tokenizer with fewer entries than this share of the embedding rows is another model's. Rows that are a few more
@@ -32,10 +33,11 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
     Raises TicketError if there is no tokenizer, if its entries and the embedding rows differ too much, or if it cannot
     pad.
     """
-    from transformers import AutoConfig
+    from transformers import AutoTokenizer
 
-    tokenizer = _load(name, folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()  # what config.json leaves out, too
+    with quiet_transformers(), as_misuse(name, folder, "load the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    config = read_config(name, folder).to_dict()  # what config.json leaves out, too
     notices: list[str] = []
     rows, entries = int(config["vocab_size"]), tokenizer.get_vocab()
     _check_entries(name, folder, tokenizer, entries, rows)
@@ -65,23 +67,6 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
     positions = family_of(config["model_type"]).max_length(config)
     _set(tokenizer, "model_max_length", min(int(tokenizer.model_max_length), positions))
     return FittedTokenizer(tokenizer, tuple(notices))
-
-
-def _load(name: str, folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    from supertickets.models.checkpoint import quiet_transformers
-
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever transformers raises, the folder has no tokenizer that it can load
-        said = " ".join(str(error).split())[:300]
-        raise TicketError(
-            f"model {name!r}: transformers cannot load the tokenizer in {folder} ({type(error).__name__}: {said})."
-        ) from error
 
 
 def _check_entries(name: str, folder: Path, tokenizer: Any, entries: Mapping[str, int], rows: int) -> None:

@@ -308,7 +308,7 @@ def _check_model(settings: StudySettings, base: BaseModel, tasks: Iterable[Task]
 
     source = ModelSource(base)
     for task in tasks:
-        source.load(task.form, task.outputs)
+        source.check(task.form, task.outputs)
         check_task(task, source.tokenizer, settings.max_length)
     return source.notices
 
