@@ -233,6 +233,26 @@ def test_data_that_changed_are_another_study(done: FindResult, tmp_path: Path, w
         find(SMALL, model=done.settings.model, out=copy, train_file=changed, dev_file=words["dev_file"])
 
 
+def test_a_config_or_tokenizer_that_changed_is_another_study(
+    done: FindResult, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    """The weights are the same and so are the examples; what a training would give is not."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    find(SMALL, model=str(model), out=shutil.copytree(done.folder, tmp_path / "same"), **words)  # the control goes on
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(TicketError, match="has other files of its model"):
+        find(SMALL, model=str(model), out=tmp_path / "same", **words)
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["Renamed"]}))
+    find(SMALL, model=str(model), out=tmp_path / "same", **words)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(TicketError, match="has other files of its model"):
+        find(SMALL, model=str(model), out=tmp_path / "same", **words)
+
+
 def test_a_diverged_trial_does_not_end_the_study(
     tiny_model: Path, words: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ class Subject:
     train: int
     targets: NDArray[Any]
     source: TaskSource
+    files_hash: str = ""
 
     @classmethod
     def of(cls, base: BaseModel, source: TaskSource, task: Task) -> Subject:
@@ -47,6 +48,7 @@ class Subject:
             model=base.name,
             model_type=base.config["model_type"],
             weight_hash=base.weight_hash,
+            files_hash=base.files_hash,
             shape=base.shape,
             task=task.name,
             data_hash=task.fingerprint(),

@@ -85,8 +85,9 @@ class Prune(BaseModel):
 class Trial(BaseModel):
     """Take weights, keep a ticket of them for each task, train by a recipe with a seed, see what comes out.
 
-    `model` says where the pre-trained weights are found, `weight_hash` what they must be: hashes are part of the key,
-    places are not. Several tasks train one encoder, as `sharing` says. With `start` the encoder's weights are those
+    `model` says where the pre-trained weights are found, `weight_hash` what they must be and `files_hash` what config
+    and tokenizer must be (see `models.BaseModel`): hashes are part of the key, places are not. Several tasks train one
+    encoder, as `sharing` says. With `start` the encoder's weights are those
     that another trial ended with; `initial` says which are taken in place of the pre-trained ones otherwise. Of the
     weights `mask` names a ticket; `prune` draws the next one from the trained weights. Both are for one task, not cut.
     `span` says which part of the recipe's training it is.
@@ -96,6 +97,7 @@ class Trial(BaseModel):
 
     model: str
     weight_hash: str
+    files_hash: str = ""
     tasks: tuple[TaskTicket, ...] = Field(min_length=1)
     recipe: Recipe
     seed: int
@@ -133,6 +135,7 @@ class Trial(BaseModel):
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "weights": self.weight_hash,
+            "files": self.files_hash,
             "recipe": self.recipe.model_dump(),
             "seed": self.seed,
         }

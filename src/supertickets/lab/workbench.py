@@ -202,6 +202,8 @@ class Workbench:
             base = self._models.get(trial.weight_hash) or find_model(trial.model)
             if base.weight_hash != trial.weight_hash:
                 raise TicketError(f"model {trial.model!r} has other weights than when the study began.")
+            if trial.files_hash not in ("", base.files_hash):
+                raise TicketError(f"model {trial.model!r} has another config or tokenizer than when the study began.")
             self._sources[trial.weight_hash] = ModelSource(base)
         return self._sources[trial.weight_hash]
 

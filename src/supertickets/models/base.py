@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.
 class BaseModel:
     """A pre-trained encoder on disk. `weight_hash` is the SHA-256 of its weight file, the one model hubs show.
 
+    `files_hash` is one of what else decides its outputs: the architecture in its config, and its tokenizer's files.
     `weights` are the names of its weight files in `folder`, as transformers chooses them.
     """
 
@@ -31,6 +33,7 @@ class BaseModel:
     folder: Path
     config: dict[str, Any]
     weight_hash: str
+    files_hash: str = ""
     weights: tuple[str, ...] = (SAFE_WEIGHTS,)
 
     @property
@@ -79,7 +82,21 @@ def find_model(name: str) -> BaseModel:
         )
     weights = _weights(name, folder)
     hashes = [file_digest(folder / file) for file in weights]
-    return BaseModel(name, folder, config, hashes[0] if len(hashes) == 1 else digest(hashes), weights)
+    weight_hash = hashes[0] if len(hashes) == 1 else digest(hashes)
+    return BaseModel(name, folder, config, weight_hash, _files_hash(folder, config), weights)
+
+
+# Of config.json, what says nothing about an encoder's outputs: names, and what a new output layer replaces.
+_NAMES = {"_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "finetuning_task",
+          "problem_type", "id2label", "label2id", "num_labels"}  # fmt: skip
+_OF_TOKENIZERS = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "*.model", "*.codes")
+
+
+def _files_hash(folder: Path, config: Mapping[str, Any]) -> str:
+    """Return a SHA-256 of a config's architecture and of the files of a tokenizer."""
+    files = {path.name: path for pattern in _OF_TOKENIZERS for path in folder.glob(pattern) if path.is_file()}
+    hashes = {name: file_digest(path) for name, path in files.items()}
+    return digest([{key: value for key, value in config.items() if key not in _NAMES}, hashes])
 
 
 def _config(name: str, folder: Path) -> dict[str, Any]:

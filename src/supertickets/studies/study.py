@@ -100,6 +100,7 @@ class Study(ABC):
         trial = Trial(
             model=settings.model,
             weight_hash=self.subject.weight_hash,
+            files_hash=self.subject.files_hash,
             tasks=tuple(
                 TaskTicket(
                     source=self.subjects[place].source,
@@ -324,7 +325,11 @@ def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudyS
         there: tuple[Subject, ...] = ()
         with suppress(TicketError):  # a damaged one is written anew
             there = load_subjects(folder)
-        for what, attribute in (("weights", "weight_hash"), ("examples", "data_hash")):
+        for what, attribute in (
+            ("weights", "weight_hash"),
+            ("examples", "data_hash"),
+            ("files of its model (config, tokenizer)", "files_hash"),
+        ):
             if there and [getattr(one, attribute) for one in there] != [getattr(one, attribute) for one in subjects]:
                 raise TicketError(f"--out {folder}: the folder's study has other {what}; choose another folder.")
     elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
