@@ -197,9 +197,9 @@ def edited(path: str, value: Any) -> dict[str, Any]:
         ("qas.0.answers.0.answer_start", -5, "no answer 'w3' at character -5; it is at 6"),
         ("qas.0.answers.0.text", "w9", "no answer 'w9' at character 6; the context does not have it"),
         ("qas.0.answers.0.text", "", "question 'q' has an empty answer"),
-        ("qas.0.answers", [], "question 'q' has no answer to learn from"),
+        ("qas.0.answers", [], "1 of 1 question without an answer, as in SQuAD v2"),
         ("qas.0.question", " ", "question 'q' has an empty question"),
-        ("qas.0.is_impossible", False, "SQuAD v2"),
+        ("qas.0.is_impossible", True, "1 of 1 question without an answer, as in SQuAD v2"),
         ("qas.0.answers.0.text", 7, "not in the format of SQuAD v1.1, see question 'q'"),
         ("qas.0.answers.0.answer_start", None, "not in the format of SQuAD v1.1, see question 'q'.*answer_start"),
         ("context", None, "not in the format of SQuAD v1.1, see article 1"),
@@ -213,7 +213,13 @@ def test_bad_questions_are_told_in_one_sentence(path: str, value: Any, message: 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not JSON"), ("[]", "not in the format"), ('{"data": []}', "there are no questions"), ("", "is empty")],
+    [
+        ("{", "not JSON"),
+        ("[]", "there are no questions"),
+        ("{}", "not in the format"),
+        ('{"data": []}', "there are no questions"),
+        ("", "is empty"),
+    ],
 )
 def test_bad_squad_files(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "train-v1.1.json").write_text(content)
@@ -229,7 +235,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "wiki.train.raw").write_text("text")
     with pytest.raises(TicketError, match=r"wiki\.train\.raw and no wiki\.valid\.raw or"):
         load_task(TaskSource(task="mlm", data=tmp_path))
-    with pytest.raises(TicketError, match="1 lines cannot give a dev set"):
+    with pytest.raises(TicketError, match="1 line cannot give a dev set"):
         load_task(TaskSource(task="mlm", train_file=tmp_path / "wiki.train.raw"))
     with pytest.raises(TicketError, match="--label speaks of the columns of a table, which task 'mlm' has not"):
         load_task(TaskSource(task="mlm", train_file=tmp_path / "wiki.train.raw", label="x"))

@@ -181,7 +181,9 @@ def test_predictions_are_those_of_the_training(studies: dict[str, FindResult], g
         settings = done.settings
         name, stem = {"rte": ("RTE", "dev"), "stsb": ("STS-B", "dev"), "mnli": ("MNLI", "dev_matched")}[settings.task]
         table = read_tsv(glue / name / f"{stem}.tsv")
-        outputs = predict(done.ticket_folder / "model", table["sentence1"], table["sentence2"], settings.max_length)
+        outputs = predict(
+            done.ticket_folder / "model", table.columns["sentence1"], table.columns["sentence2"], settings.max_length
+        )
         (key,) = done.table[done.table["kind"] == "winning"]["trial"]
         outcome = load_outcome(done.folder / "trials" / key)
         expected = outcome.predictions()["dev"][outcome.best_epoch - 1]

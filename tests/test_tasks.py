@@ -176,8 +176,11 @@ def save(path: Path, rows: list[dict] = ROWS) -> Path:
         frame.to_parquet(path)
     elif path.suffix == ".jsonl":
         frame.to_json(path, orient="records", lines=True)
-    else:
-        frame.to_csv(path, index=False, sep="," if path.suffix == ".csv" else "\t")
+    elif path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:  # nothing is quoted, as in GLUE's files
+        lines = [frame.columns, *frame.itertuples(index=False)]
+        path.write_text("".join("\t".join(map(str, line)) + "\n" for line in lines))
     return path
 
 
@@ -224,8 +227,8 @@ def changed(**values: object) -> list[dict]:
 BAD = {
     "no such column": (ROWS, {"text": "txt"}, r"unknown column.*'txt'.*did you mean 'text'"),
     "no such label column": (ROWS, {"label": "lable"}, r"did you mean 'label'"),
-    "null texts": (changed(text=None), {}, r"'text' has 1 nulls among 12 values"),
-    "all null texts": ([row | {"text": None} for row in ROWS], {}, r"'text' has 12 nulls"),
+    "null texts": (changed(text=None), {}, r"'text' has no text in 1 of 12 examples, the first is example 1"),
+    "all null texts": ([row | {"text": None} for row in ROWS], {}, r"'text' has no text in 12 of 12 examples"),
     "blank texts": ([row | {"text": " "} for row in ROWS], {}, "blank in every example"),
     "numbers for text": (ROWS, {"text": "value"}, "expected text"),
     "a missing label": (changed(label=None), {}, "no label in example 1"),
@@ -262,7 +265,7 @@ def test_bad_rows_are_told_in_one_sentence(case: str, tmp_path: Path) -> None:
         (None, "rows.csv", "no such file"),
         (b"", "rows.csv", "empty"),
         (b"text,label\n", "rows.csv", "no examples"),
-        (b"text,label\na,1\nb,2,3\n", "rows.csv", r"line 3: 3 columns, the header has 2"),
+        (b"text,label\na,1\nb,2,3\n", "rows.csv", r"line 3: 3 columns, expected 2 separated by commas"),
         (b"text,label,label\na,1,2\n", "rows.csv", "column 'label' twice"),
         (b"text,label\n\xff\xfe,1\n", "rows.csv", r"not UTF-8 \(byte 11\)"),
         (b'text,label\n"a,1\n', "rows.csv", "not well-formed CSV"),
@@ -294,7 +297,7 @@ def test_a_dev_label_outside_the_label_set(tmp_path: Path) -> None:
         ({"CoLA/train.tsv": FILES["cola"]["CoLA/train.tsv"]}, "cola", r"dev\.tsv: no such file"),
         ({**FILES["cola"], "CoLA/dev.tsv": "gj04\t7\t\tText.\n"}, "cola", "label '7', expected one of 0, 1"),
         ({**FILES["rte"], "RTE/dev.tsv": "index\tsentence1\tsentence2\n0\tS\tT\n"}, "rte", "unknown column"),
-        ({**FILES["sst2"], "SST-2/dev.tsv": "sentence\tlabel\nonly text\n"}, "sst2", "line 2: 1 columns, expected 2"),
+        ({**FILES["sst2"], "SST-2/dev.tsv": "sentence\tlabel\nonly text\n"}, "sst2", "line 2: 1 column, expected 2"),
         ({**FILES["sst2"], "SST-2/train.tsv": "sentence\tlabel\na\t1\nb\t1\n"}, "sst2", "one class"),
         ({}, "colla", "unknown task 'colla': did you mean 'cola'"),
     ],

@@ -30,7 +30,11 @@ class DivergedError(StudyError):
 def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """Return the error for `name`, which is no `what`, with the nearest known name first and all of them after."""
     names = sorted(known)
-    by_lower = {known_name.lower(): known_name for known_name in names}
+    return UnknownNameError(f"unknown {what} {name!r}: {nearest(name, names)}known are {', '.join(names)}.")
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return the question whether the known name nearest to `name` was meant, with a space after it, or nothing."""
+    by_lower = {known_name.lower(): known_name for known_name in known}
     near = [by_lower[low] for low in difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)]
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UnknownNameError(f"unknown {what} {name!r}: {hint}known are {', '.join(names)}.")
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -81,6 +81,10 @@ def _f1(counts: Floats) -> Floats:
     return _f1_by_class(counts)[0][:, 1]
 
 
+def _f1_first(counts: Floats) -> Floats:
+    return _f1_by_class(counts)[0][:, 0]
+
+
 def _macro_f1(counts: Floats) -> Floats:
     f1, weight = _f1_by_class(counts)
     return _ratio(f1.sum(axis=1), (weight > 0).sum(axis=1).astype(float))
@@ -120,6 +124,7 @@ def _spearman(targets: Floats, predicted: Floats, weights: Floats) -> Floats:
 _FROM_COUNTS: dict[str, Callable[[Floats], Floats]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "f1_first": _f1_first,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
 }

@@ -24,7 +24,7 @@ ORDER = ("rte", "mrpc", "cola", "sst2", "stsb", "qnli", "qqp", "mnli", "wnli")
 """The tasks' order in the paper's tables."""
 _TITLES = {"sst2": "SST", "stsb": "STS-B", "cola": "CoLA"}
 MISMATCHED = "dev_mismatched_accuracy"
-_METRICS = {"accuracy": "Acc", "f1": "F1", "matthews": "Mcc", "pearson": "P", "spearman": "S"}
+_METRICS = {"accuracy": "Acc", "f1": "F1", "f1_first": "F1", "matthews": "Mcc", "pearson": "P", "spearman": "S"}
 
 
 @dataclass(frozen=True)

@@ -5,48 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from supertickets.errors import TicketError, unknown_name
-from supertickets.storage import UserPath
-from supertickets.tasks import builtin, files, glue, nli, squad, text
+from supertickets.tasks import builtin, files, glue, nli, squad, tables, text
+from supertickets.tasks.source import TaskFiles, TaskSource
 from supertickets.tasks.task import Form, Split, Task
 
 __all__ = ["Form", "Split", "Task", "TaskFiles", "TaskSource", "load_task", "take_part"]
-
-
-class TaskFiles(BaseModel):
-    """Where a task's examples are: a built-in generator, GLUE and SQuAD (a folder or the hub), SNLI, SciTail and
-    WikiText (a folder), or the user's files.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    task: str
-    data: UserPath | None = Field(
-        None, description="folder of the task's files (without it, GLUE and SQuAD come from the hub)"
-    )
-    train_file: UserPath | None = Field(
-        None, description="your own training file: .csv, .tsv, .jsonl or .parquet; for mlm plain text, for squad .json"
-    )
-    dev_file: UserPath | None = Field(
-        None, description="your own evaluation file (without it, a share of the training file)"
-    )
-    text: str = Field("text", description="column of the text")
-    text_pair: str | None = Field(None, description="column of the second text, if there is one")
-    label: str = Field("label", description="column of the label or target")
-    regression: bool = Field(False, description="targets are real numbers")
-    metrics: tuple[str, ...] | None = Field(None, description="metrics of your own task; their mean is the score")
-    dev_share: float = Field(0.1, gt=0, lt=1, description="share of the training file that becomes the dev set")
-
-
-class TaskSource(TaskFiles):
-    """Where a task's examples come from, and which part of them is trained on."""
-
-    fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the training set to train on; smaller ones are parts"
-    )
-    fraction_seed: int = Field(0, ge=0, description="seed of the order from which fractions are taken")
 
 
 def _default(field: str) -> object:
@@ -66,7 +31,12 @@ def take_part(task: Task, source: TaskSource) -> Task:
         raise TicketError(f"task {task.name!r}: every training example is of one class; expected at least two classes.")
     if task.is_regression and len(task.dev) < 2:
         raise TicketError(f"task {task.name!r}: a correlation needs at least two dev examples, there is one.")
-    _ = task.scale  # refuses targets that are all equal
+    for part, targets in (("training", task.train.targets), ("dev", task.dev.targets)):
+        if task.is_regression and np.ptp(targets) == 0:
+            why = "nothing can be learnt" if part == "training" else "no correlation with them is defined"
+            raise TicketError(
+                f"task {task.name!r}: every {part} target is {targets[0]:g}, so that {why}; expected different numbers."
+            )
     return task
 
 
@@ -96,24 +66,14 @@ SPANS, MASKED = "squad", "mlm"
 
 def _load(source: TaskSource) -> Task:
     name = source.task.lower().replace("-", "")
-    if source.train_file is not None and (name == MASKED or _is_squad(name, source.train_file)):
+    _refuse_unused(source)
+    if source.train_file is not None and (name == MASKED or _is_squad(source, source.train_file)):
         _refuse_columns(source, f"speaks of the columns of a table, which task {name!r} has not")
         if name == MASKED:
             return text.load_text_files(name, source.train_file, source.dev_file, source.dev_share)
         return squad.load_squad_files(name, source.train_file, source.dev_file)
     if source.train_file is not None:
-        task = files.load_files(
-            source.task,
-            source.train_file,
-            source.dev_file,
-            source.text,
-            source.text_pair,
-            source.label,
-            source.regression,
-            source.metrics,
-            source.dev_share,
-        )
-        return replace(task, standardised=task.is_regression)
+        return files.load_files(source, source.train_file)
     if source.dev_file is not None:
         raise TicketError(f"--dev-file {source.dev_file} was given without --train-file; expected both.")
     _refuse_columns(source, "speaks of your own files: name them with --train-file")
@@ -130,13 +90,30 @@ def _load(source: TaskSource) -> Task:
     return glue.load_glue(name, source.data)
 
 
-def _is_squad(name: str, train_file: Path) -> bool:
+def _is_squad(source: TaskSource, train_file: Path) -> bool:
     """Whether a user's file is in SQuAD's format; a task named `squad` may also be of a table with labels."""
-    return name == SPANS and train_file.suffix.lower() == ".json"
+    if source.task.lower() != SPANS or train_file.suffix.lower() == ".json":
+        return source.task.lower() == SPANS
+    return not _columns_named(source) and not {"text", "label"} <= {*tables.read_table(train_file).columns}
+
+
+def _refuse_unused(source: TaskSource) -> None:
+    """Raise TicketError if one of the places that examples come from would be passed over."""
+    if source.data is not None and source.train_file is not None:
+        raise TicketError(f"--data {source.data} and --train-file {source.train_file} were both given; leave one out.")
+    if source.dev_share != _default("dev_share") and (source.train_file is None or source.dev_file is not None):
+        raise TicketError(
+            f"--dev-share {source.dev_share:g} makes a part of --train-file the dev set, where there is no --dev-file; "
+            "leave it out."
+        )
 
 
 def _refuse_columns(source: TaskSource, why: str) -> None:
     """Raise TicketError if a column, or what is done with one, was named."""
-    own = [f for f in ("text", "text_pair", "label", "regression", "metrics") if getattr(source, f) != _default(f)]
-    if own:
+    if own := _columns_named(source):
         raise TicketError(f"--{own[0].replace('_', '-')} {why}.")
+
+
+def _columns_named(source: TaskSource) -> list[str]:
+    fields = ("text", "text_pair", "label", "regression", "labels", "positive", "metrics")
+    return [field for field in fields if getattr(source, field) != _default(field)]

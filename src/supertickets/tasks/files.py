@@ -1,91 +1,114 @@
 """A user's own task, from CSV, TSV, JSONL or Parquet files."""
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from supertickets.errors import TicketError, unknown_name
+from supertickets.tasks.labels import class_order, doubts, read_labels
 from supertickets.tasks.metrics import CLASSIFICATION, REGRESSION, scored
-from supertickets.tasks.tables import column, read_table, text_column
+from supertickets.tasks.source import TaskFiles
+from supertickets.tasks.tables import column, counted, read_table, text_column
 from supertickets.tasks.task import Split, Task, class_targets, real_targets
 
 
-def load_files(
-    name: str,
-    train_file: Path,
-    dev_file: Path | None,
-    text: str,
-    pair: str | None,
-    label: str,
-    regression: bool,
-    metrics: tuple[str, ...] | None,
-    dev_share: float,
-) -> Task:
+def load_files(source: TaskFiles, train_file: Path) -> Task:
     """Load a task from the user's files; without a dev file, a share of the training file (drawn once) becomes it.
 
-    The label set is what the training file has, numbers in their order, other labels alphabetically.
+    The drawn dev set has each class in the training file's proportions. The label set is what the training file has, in
+    the order of `labels`, or numbers in their order, then other labels alphabetically.
     """
-    known = REGRESSION if regression else CLASSIFICATION
-    chosen = metrics or (("pearson", "spearman", "r2", "mae", "rmse") if regression else ("accuracy",))
+    metrics = _metrics(source)
+    notices: list[str] = []
+
+    def read(path: Path) -> tuple[list[str], list[str] | None, list[object] | list[str]]:
+        table = read_table(path)
+        notices.extend(table.notices)
+        texts = text_column(table, source.text)
+        pairs = text_column(table, source.text_pair) if source.text_pair else None
+        values = column(table, source.label)
+        return texts, pairs, values if source.regression else read_labels(str(path), source.label, values)
+
+    def split(path: Path, texts: list[str], pairs: list[str] | None, values: Sequence[object]) -> Split:
+        targets = real_targets(str(path), values) if source.regression else class_targets(str(path), values, labels)
+        return Split(texts, pairs, targets)
+
+    texts, pairs, values = read(train_file)
+    labels: tuple[str, ...] = ()
+    if not source.regression:
+        words = [str(value) for value in values]
+        labels = class_order(str(train_file), source.label, words, source.labels)
+        notices += doubts(train_file.name, words)
+        metrics = _positive(source, labels, metrics)
+    whole = split(train_file, texts, pairs, values)
+    if source.dev_file is not None:
+        train, dev = whole, split(source.dev_file, *read(source.dev_file))
+    else:
+        rows = _dev_rows(str(train_file), whole.targets, source.dev_share, len(labels))
+        dev = _take(whole, rows)
+        train = _take(whole, np.setdiff1d(np.arange(len(whole)), rows))
+    return Task(
+        source.task, labels, metrics, train, dev, {}, standardised=source.regression, notices=tuple(notices)
+    )
+
+
+def _metrics(source: TaskFiles) -> tuple[str, ...]:
+    known = REGRESSION if source.regression else CLASSIFICATION
+    chosen = source.metrics or (("pearson", "spearman", "r2", "mae", "rmse") if source.regression else ("accuracy",))
     for metric in chosen:
         if metric not in known:
-            raise unknown_name("metric for regression" if regression else "metric for classes", metric, known)
+            raise unknown_name("metric for regression" if source.regression else "metric for classes", metric, known)
     if not scored(chosen):
         raise TicketError(
             f"--metrics {','.join(chosen)}: errors are reported and are no score, since less is better; add r2, "
             "pearson or spearman."
         )
+    for flag in ("labels", "positive"):
+        if source.regression and getattr(source, flag):
+            raise TicketError(f"--{flag} speaks of classes, which a task with --regression has not; leave one out.")
+    if source.positive and "f1" not in chosen:
+        raise TicketError("--positive says which class metric f1 is of; add it with --metrics f1.")
+    return chosen
 
-    def read(path: Path) -> tuple[list[str], list[str] | None, list[object]]:
-        table = read_table(path)
-        texts = text_column(path, table, text)
-        pairs = text_column(path, table, pair) if pair else None
-        values = column(path, table, label)
-        empty = [row for row, value in enumerate(values) if value is None or value == "" or value != value]
-        if empty:
-            raise TicketError(f"{path}: column {label!r} has no label in example {empty[0] + 1}.")
-        return texts, pairs, values if regression else [_label(value) for value in values]
 
-    train_text, train_pair, values = read(train_file)
-    labels: tuple[str, ...] = ()
-    if not regression:
-        labels = tuple(sorted({str(value) for value in values}, key=_natural))
-        if len(labels) < 2:
-            raise TicketError(f"{train_file}: every label is {labels[0]!r}; a task needs at least two classes.")
-        if len(labels) > max(50, len(values) // 4):
-            raise TicketError(
-                f"{train_file}: column {label!r} has {len(labels)} different labels in {len(values)} examples; "
-                "for a real-valued target add --regression."
-            )
-        if "f1" in chosen and len(labels) != 2:
-            raise TicketError(f"metric 'f1' needs two classes, the task has {len(labels)}: use 'macro_f1'.")
+def _positive(source: TaskFiles, labels: tuple[str, ...], metrics: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the metrics with F1 of the class that is asked for; raises TicketError if there is no such class."""
+    if {"f1", "f1_first"} & {*metrics} and len(labels) != 2:
+        raise TicketError(f"metric 'f1' needs two classes, the task has {len(labels)}: use 'macro_f1'.")
+    if source.positive is None:
+        return metrics
+    if source.positive not in labels:
+        raise unknown_name("label in --positive", source.positive, labels)
+    return tuple("f1_first" if metric == "f1" and source.positive == labels[0] else metric for metric in metrics)
 
-    def split(path: Path, texts: list[str], pairs: list[str] | None, raw: list[object]) -> Split:
-        targets = real_targets(str(path), raw) if regression else class_targets(str(path), raw, labels)
-        return Split(texts, pairs, targets)
 
-    train = split(train_file, train_text, train_pair, values)
-    if dev_file is not None:
-        return Task(name, labels, chosen, train, split(dev_file, *read(dev_file)), {})
-    order = np.random.default_rng(0).permutation(len(train))
-    cut = round(dev_share * len(train))
-    if not 1 <= cut < len(train):
+def _dev_rows(where: str, targets: NDArray[np.generic], share: float, classes: int) -> NDArray[np.int64]:
+    """Return which examples become the dev set, in the file's order: of each class its share, by largest remainders.
+
+    At least one example of each class stays in training. In regression (`classes` 0) all examples are of one kind.
+    """
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(targets))
+    kinds = targets.astype(np.int64) if classes else np.zeros(len(targets), np.int64)
+    there = np.bincount(kinds)
+    cut = round(share * len(targets))
+    if not 1 <= cut <= len(targets) - len(there):
+        of_each = f", with one of each of {len(there)} classes in training" if classes else ""
         raise TicketError(
-            f"{train_file}: {len(train)} examples cannot give a dev set of share {dev_share}; name one with --dev-file."
+            f"{where}: {counted(len(targets), 'example')} cannot give a dev set of share {share}{of_each}; name one "
+            "with --dev-file."
         )
-    return Task(name, labels, chosen, _take(train, np.sort(order[cut:])), _take(train, np.sort(order[:cut])), {})
+    wanted = cut * there / len(targets)
+    taken = np.minimum(np.floor(wanted).astype(np.int64), there - 1)
+    first = rng.permutation(len(there))  # among equal remainders, so that it is not always the alphabet's first
+    while taken.sum() < cut:
+        lacking = np.where(taken < there - 1, wanted - taken, -np.inf)
+        taken[first[np.argmax(lacking[first])]] += 1
+    return np.sort(np.concatenate([order[kinds[order] == kind][: taken[kind]] for kind in range(len(there))]))
 
 
-def _take(split: Split, rows: "np.ndarray") -> Split:
+def _take(split: Split, rows: NDArray[np.int64]) -> Split:
     pair = [split.pair[row] for row in rows] if split.pair is not None else None
     return Split([split.text[row] for row in rows], pair, split.targets[rows])
-
-
-def _label(value: object) -> str:
-    """Return a class label as text; 1.0 and 1 are the same one, as JSON and Parquet may write either."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _natural(label: str) -> tuple[int, float, str]:
-    return (0, float(label), label) if re.fullmatch(r"-?\d+(\.\d+)?", label) else (1, 0.0, label)

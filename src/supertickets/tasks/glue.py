@@ -87,15 +87,17 @@ def _task_folder(task: GlueTask, data: Path) -> Path:
 
 def _from_folder(name: str, task: GlueTask, data: Path) -> Task:
     folder = _task_folder(task, data)
+    notices: list[str] = []
 
     def split(stem: str) -> Split:
-        path = folder / f"{stem}.tsv"
-        table = read_tsv(path, task.header, task.skip_short)
-        texts = [column(path, table, text) for text in task.texts]
-        return _split(str(path), task, texts, column(path, table, task.label))
+        table = read_tsv(folder / f"{stem}.tsv", task.header, task.skip_short)
+        notices.extend(table.notices)
+        texts = [column(table, text) for text in task.texts]
+        return _split(str(table.path), task, texts, column(table, task.label))
 
+    train, dev = split("train"), split(task.dev)
     extra = {here: split(stem) for here, stem, _ in task.extra if (folder / f"{stem}.tsv").is_file()}
-    return Task(name, task.labels, task.metrics, split("train"), split(task.dev), extra)
+    return Task(name, task.labels, task.metrics, train, dev, extra, notices=tuple(notices))
 
 
 def load_test_texts(
@@ -116,7 +118,7 @@ def load_test_texts(
                 path = _task_folder(known, data) / file
         if path.is_file():
             table = read_tsv(path)
-            texts = [column(path, table, name) for name in known.texts]
+            texts = [column(table, name) for name in known.texts]
             return texts[0], texts[1] if len(texts) == 2 else None
     return None
 

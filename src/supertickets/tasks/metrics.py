@@ -32,6 +32,11 @@ def _f1(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
     return float(f1_score(targets, predictions, zero_division=0.0))
 
 
+def _f1_first(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
+    """Return F1 of the first of two classes, where `--positive` names it."""
+    return _f1(1 - targets, 1 - predictions)
+
+
 def _macro_f1(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
     from sklearn.metrics import f1_score
 
@@ -59,6 +64,7 @@ def _correlation(name: str) -> Metric:
 CLASSIFICATION: dict[str, Metric] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "f1_first": _f1_first,
     "macro_f1": _macro_f1,
     "matthews": _matthews,
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from supertickets.errors import TicketError
-from supertickets.tasks.tables import Table, column, read_table, read_tsv, text_column
+from supertickets.tasks.tables import Table, column, counted, read_table, read_tsv, text_column
 from supertickets.tasks.task import Split, Task, class_targets
 
 
@@ -55,17 +55,26 @@ def load_nli(name: str, data: Path | None) -> Task:
         for pattern in task.files:
             train, dev = (data / folder / pattern.format(split) for split in ("train", "dev"))
             if train.is_file():
-                return Task(name, task.labels, ("accuracy",), _split(task, train), _split(task, dev), {})
+                tables = (_read(task, train), _read(task, dev))
+                training, dev_set = (_split(task, table) for table in tables)
+                notices = tuple(notice for table in tables for notice in (*table.notices, *_undecided(task, table)))
+                return Task(name, task.labels, ("accuracy",), training, dev_set, {}, notices=notices)
     wanted = " or ".join(pattern.format("train") for pattern in task.files)
     raise TicketError(f"--data {data}: there is no {wanted} in it (nor in {', '.join(filter(None, task.folders))}).")
 
 
-def _split(task: NLITask, path: Path) -> Split:
-    table = _read(task, path)
-    premise, hypothesis = (text_column(path, table, name) for name in task.columns[:2])
-    labels = [task.synonyms.get(str(label), str(label)) for label in column(path, table, task.columns[2])]
+def _undecided(task: NLITask, table: Table) -> list[str]:
+    """Return how many examples are left out, if any are."""
+    number = column(table, task.columns[2]).count(UNDECIDED)
+    what = f"with label {UNDECIDED!r} skipped: their annotators did not agree."
+    return [f"{table.path.name}: {counted(number, 'example')} {what}"] if number else []
+
+
+def _split(task: NLITask, table: Table) -> Split:
+    premise, hypothesis = (text_column(table, name) for name in task.columns[:2])
+    labels = [task.synonyms.get(str(label), str(label)) for label in column(table, task.columns[2])]
     kept = [row for row, label in enumerate(labels) if label != UNDECIDED]
-    targets = class_targets(str(path), [labels[row] for row in kept], task.labels)
+    targets = class_targets(str(table.path), [labels[row] for row in kept], task.labels)
     return Split([premise[row] for row in kept], [hypothesis[row] for row in kept], targets)
 
 

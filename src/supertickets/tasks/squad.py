@@ -1,17 +1,20 @@
 """SQuAD v1.1: questions whose answers are spans of a context, from the official JSON files or from the hub.
 
+One's own file may also have a row a question, as the hub's and transformers' example scripts have it: .jsonl, .parquet,
+or .json (a list, or one below `data`).
+
 Source: Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text (EMNLP 2016).
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from supertickets.errors import TicketError
-from supertickets.tasks.tables import read_text
+from supertickets.tasks.tables import counted, parse_json, read_table, read_text, shown
 from supertickets.tasks.task import Split, Task
 
 HUB_ID = "rajpurkar/squad"
@@ -39,61 +42,101 @@ def load_squad_files(name: str, train_file: Path, dev_file: Path | None) -> Task
     """Load a task from files in SQuAD's format; raises TicketError if one is missing or not in it."""
     if dev_file is None:
         raise TicketError(f"--train-file {train_file}: name a file of the same format with --dev-file.")
-    return _task(name, *(_split(str(path), _read(path), path == train_file) for path in (train_file, dev_file)))
+    (train, read), (dev, also_read) = _read(train_file), _read(dev_file)
+    return _task(name, train, dev, (*read, *also_read))
 
 
-def _task(name: str, train: Split, dev: Split) -> Task:
-    return Task(name, (), METRICS, train, dev, {}, "spans")
+def _task(name: str, train: Split, dev: Split, notices: tuple[str, ...] = ()) -> Task:
+    return Task(name, (), METRICS, train, dev, {}, "spans", notices)
 
 
-def _read(path: Path) -> Iterator[_Question]:
-    """Yield the questions of a file; raises TicketError where it is not SQuAD v1.1."""
+def _read(path: Path) -> tuple[Split, tuple[str, ...]]:
+    """Return a file's questions and sentences on how it was read; raises TicketError where it is not SQuAD v1.1."""
+    if path.suffix.lower() == ".json":
+        split = _split(str(path), _from_json(path))
+        return split, (f"{path.name}: {counted(len(split), 'question')} read.",)
+    table = read_table(path)
+    rows = (dict(zip(table.columns, cells, strict=True)) for cells in zip(*table.columns.values(), strict=True))
+    return _split(str(path), _from_rows(path, rows)), table.notices
+
+
+@contextmanager
+def _format_of(path: Path, where: str) -> Iterator[None]:
+    """Raise TicketError for what is not in the format of SQuAD v1.1 within the context."""
     try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        if isinstance(error, TicketError):
-            raise
-        raise TicketError(f"{path}: not JSON ({error}).") from error
-    where = "the file"
-    try:
-        for number, article in enumerate(content["data"], start=1):
-            for paragraph in article["paragraphs"]:
-                where = f"article {number}"
-                context = paragraph["context"]
-                for question in paragraph["qas"]:
-                    where = f"question {question['id']!r}"
-                    if "is_impossible" in question:
-                        raise TicketError(
-                            f"{path}: {where} has `is_impossible`, which is SQuAD v2; expected v1.1, where every "
-                            "question has an answer."
-                        )
-                    answers = [(int(one["answer_start"]), one["text"]) for one in question["answers"]]
-                    texts = (context, question["question"], *(text for _, text in answers))
-                    if not all(isinstance(text, str) for text in texts):
-                        raise TypeError("expected text")
-                    yield str(question["id"]), question["question"], context, answers
-    except (KeyError, TypeError, AttributeError) as error:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise TicketError(
-            f"{path}: not in the format of SQuAD v1.1, see {where} ({type(error).__name__}: {error}); expected "
-            "data > paragraphs > context and qas > id, question and answers > answer_start, text."
+            f"{path}: not in the format of SQuAD v1.1, see {where} ({type(error).__name__}: {error}); expected data > "
+            "paragraphs > context and qas > id, question and answers > answer_start, text, or a row a question with "
+            "question, context and answers > answer_start, text."
         ) from error
 
 
-def _split(where: str, questions: Iterator[_Question], train: bool) -> Split:
-    found: list[_Question] = []
-    for one in questions:
-        name, question, context, answers = one
+def _from_json(path: Path) -> Iterator[_Question]:
+    content = parse_json(str(path), read_text(path))
+    with _format_of(path, "the file"):
+        items = list(content if isinstance(content, list) else content["data"])
+    for number, item in enumerate(items, start=1):
+        where = f"article {number}"
+        with _format_of(path, where):
+            if "paragraphs" not in item and "question" in item:
+                where, questions = f"row {number}", [item]
+            else:
+                questions = [
+                    {**question, "id": question["id"], "context": paragraph["context"]}
+                    for paragraph in item["paragraphs"]
+                    for question in paragraph["qas"]
+                ]
+        yield from _from_rows(path, questions, where)
+
+
+def _from_rows(path: Path, rows: Iterable[Mapping[str, Any]], where: str = "row {}") -> Iterator[_Question]:
+    """Yield the questions that rows have; those without an id are called by their number."""
+    for number, row in enumerate(rows, start=1):
+        with _format_of(path, f"question {row['id']!r}" if row.get("id") is not None else where.format(number)):
+            if row.get("is_impossible") not in (None, False, True):
+                raise TypeError(f"is_impossible is {shown(row['is_impossible'])}, expected true or false")
+            answers = [] if row.get("is_impossible") else _answers(row)
+            texts = (row["context"], row["question"], *(text for _, text in answers))
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("expected text")
+        yield str(row.get("id", number)), row["question"], row["context"], answers
+
+
+def _answers(row: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Return a question's answers: a list of them, the hub's two lists, or one text and its place, alone or inside."""
+    given = row["answers"] if "answers" in row else {name: row[name] for name in ("text", "answer_start")}
+    if isinstance(given, Mapping):
+        texts, starts = given["text"], given["answer_start"]
+        both = zip(texts, starts, strict=True) if isinstance(texts, list) else [(texts, starts)]
+        given = [{"text": text, "answer_start": start} for text, start in both]
+    return [(_place(one["answer_start"]), one["text"]) for one in given or []]
+
+
+def _place(value: Any) -> int:
+    """Return an answer's first character; raises ValueError where it is no whole number."""
+    if isinstance(value, bool) or float(value) != int(value):
+        raise ValueError(f"answer_start is {shown(value)}, expected a whole number")
+    return int(value)
+
+
+def _split(where: str, questions: Iterator[_Question]) -> Split:
+    found = list(questions)
+    if not found:
+        raise TicketError(f"{where}: there are no questions in it.")
+    impossible = sum(not answers for *_, answers in found)
+    if impossible:
+        raise TicketError(
+            f"{where}: {impossible:,} of {counted(len(found), 'question')} without an answer, as in SQuAD v2; expected "
+            "v1.1, where every question has one: leave these out."
+        )
+    for name, question, context, answers in found:
         for text, what in ((question, "question"), (context, "context")):
             if not text.strip():
                 raise TicketError(f"{where}: question {name!r} has an empty {what}.")
-        if not answers:
-            use = "to learn from" if train else "to judge by"
-            raise TicketError(f"{where}: question {name!r} has no answer {use}; expected one at least.")
         for start, text in answers:
             _check_answer(where, name, context, start, text)
-        found.append(one)
-    if not found:
-        raise TicketError(f"{where}: there are no questions in it.")
     _, texts, contexts, gold = (list(column) for column in zip(*found, strict=True))
     return Split(texts, contexts, np.zeros(len(found)), gold)
 
@@ -120,17 +163,5 @@ def _from_hub() -> Task:
             f"{_DEV} with --data."
         ) from error
 
-    def questions(rows: Any) -> Iterator[_Question]:
-        for row in rows:
-            given = row["answers"]
-            yield (
-                row["id"],
-                row["question"],
-                row["context"],
-                list(zip(given["answer_start"], given["text"], strict=True)),
-            )
-
-    train, dev = (
-        _split(f"{HUB_ID} {part}", questions(data[part]), part == "train") for part in ("train", "validation")
-    )
+    train, dev = (_split(f"{HUB_ID} {part}", _from_rows(Path(HUB_ID), data[part])) for part in ("train", "validation"))
     return _task("squad", train, dev)

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.errors import TicketError
+from supertickets.errors import TicketError, nearest
 from supertickets.storage import canonical_json
 
 Form = Literal["sequence", "spans", "masked"]
@@ -43,6 +44,7 @@ class Task:
     `score` of an evaluation is the mean of the task's metrics, in percent, as GLUE averages them (but see
     `metrics.UNSCORED`). Labels are of the form `sequence` only. Models learn `standardised` targets by the training
     set's mean and standard deviation, and are judged and shipped in the targets' own units: a user's may have any.
+    `notices` are sentences on how its files were read.
     """
 
     name: str
@@ -53,21 +55,14 @@ class Task:
     extra: dict[str, Split]
     form: Form = "sequence"
     standardised: bool = False
+    notices: tuple[str, ...] = ()
 
     @cached_property
     def scale(self) -> tuple[float, float]:
-        """Mean and standard deviation of the training targets where they are standardised, else 0 and 1.
-
-        Raises TicketError if they do not vary.
-        """
+        """Mean and standard deviation of the training targets where they are standardised, else 0 and 1."""
         if not self.standardised:
             return 0.0, 1.0
-        deviation = float(np.std(self.train.targets))
-        if not deviation > 0:
-            raise TicketError(
-                f"task {self.name!r}: every training target is {self.train.targets[0]:g}, so there is nothing to learn."
-            )
-        return float(np.mean(self.train.targets)), deviation
+        return float(np.mean(self.train.targets)), float(np.std(self.train.targets))
 
     @property
     def is_regression(self) -> bool:
@@ -88,7 +83,10 @@ class Task:
         return {"dev": self.dev, **self.extra}
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of all that can change a result: labels, metrics, every text and target. Not the name."""
+        """Return a SHA-256 of all that can change a result: labels, metrics, every text and target.
+
+        Neither the name nor the notices.
+        """
         form = ([] if self.form == "sequence" else [self.form]) + (["standardised"] if self.standardised else [])
         sha = hashlib.sha256(canonical_json([self.labels, self.metrics, *form]).encode())
         for name, split in {"train": self.train, **self.evaluations}.items():
@@ -103,8 +101,11 @@ def class_targets(where: str, values: Sequence[object], labels: Sequence[str]) -
     targets = np.empty(len(values), np.int64)
     for row, value in enumerate(values):
         if str(value) not in index:
-            shown = ", ".join(labels[:8]) + (f" (and {len(labels) - 8} more)" if len(labels) > 8 else "")
-            raise TicketError(f"{where}: example {row + 1} has label {str(value)[:60]!r}, expected one of {shown}.")
+            known = ", ".join(labels[:8]) + (f" (and {len(labels) - 8} more)" if len(labels) > 8 else "")
+            near = nearest(value, labels) if len(labels) > 8 else ""
+            raise TicketError(
+                f"{where}: example {row + 1} has label {str(value)[:60]!r}, {near}expected one of {known}."
+            )
         targets[row] = index[str(value)]
     return targets
 
@@ -118,5 +119,5 @@ def real_targets(where: str, values: Sequence[object]) -> NDArray[np.float64]:
         except ValueError:
             targets[row] = math.nan
         if not math.isfinite(targets[row]):
-            raise TicketError(f"{where}: example {row + 1} has target {value!r}, expected a finite number.")
+            raise TicketError(f"{where}: example {row + 1} has target {reprlib.repr(value)}, expected a finite number.")
     return targets
