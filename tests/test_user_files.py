@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supertickets.errors import TicketError
+from supertickets.evidence.resampling import weighted_scores
 from supertickets.tasks import Task, TaskSource, load_task
+from supertickets.tasks.metrics import evaluate
 from supertickets.tasks.tables import read_table, read_tsv
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -209,3 +213,284 @@ def test_places_of_examples_that_would_be_passed_over(tmp_path: Path) -> None:
         load(path, dev_share=0.5)
     with pytest.raises(TicketError, match=r"--dev-share 0.5 makes"):
         load_task(TaskSource(task="sentiment", dev_share=0.5))
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [([0, 1], r"\[0, 1\]"), ({"name": "neg"}, r"\{'name': 'neg'\}"), (b"neg", "b'neg'"), (float("inf"), "inf")],
+)
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_label_is_one_value(label: Any, shown: str, ending: str, tmp_path: Path) -> None:
+    if isinstance(label, bytes) and ending == "jsonl":
+        return
+    rows = [{"text": f"a {i}", "label": label} for i in range(4)]
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        jsonl(path, rows)
+    with pytest.raises(TicketError, match=f"example 1 has label {shown}, expected one value, such as a word"):
+        load(path)
+
+
+@pytest.mark.parametrize("label", ["", "  ", None, "\u00a0"])
+def test_a_label_is_not_blank(label: str | None, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": label}])
+    with pytest.raises(TicketError, match="column 'label' has no label in example 2"):
+        load(path)
+
+
+WRITTEN = {
+    "int": [0, 1, 1, 0], "float": [0.0, 1.0, 1.0, 0.0], "text": ["0", "1", "1", "0"],
+    "float text": ["0.0", "1.00", "1.", "0.0"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_one_number_is_one_label_however_it_is_written(kind: str, ending: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": list("abcd"), "label": WRITTEN[kind]})
+    path = tmp_path / f"dev.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    elif ending == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep="," if ending == "csv" else "\t")
+    train = write(tmp_path / "train.csv", "text,label\na,0\nb,1\n")
+    for first, second in ((train, path), (path, train)):
+        task = load(first, second)
+        assert task.labels == ("0", "1")
+    assert load(train, path).dev.targets.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_truth_values_have_one_spelling(ending: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": list("abcd"), "label": [True, False, True, False]})
+    path = tmp_path / f"dev.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    elif ending == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False)  # True, False
+    task = load(write(tmp_path / "train.csv", "text,label\na,true\nb,FALSE\n"), path)
+    assert task.labels == ("false", "true")
+    assert task.dev.targets.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "labels", [("Neg", "neg"), ("neg", "neg "), ("caf\u00e9", "cafe\u0301"), ("1", "+1"), ("7", "007"), ("1.5", "1.50")]
+)
+def test_labels_that_are_nearly_equal_are_told(labels: tuple[str, str], tmp_path: Path) -> None:
+    rows = [{"text": f"a {i}", "label": label} for i, label in enumerate([*labels, labels[0], "other", "other"])]
+    named = (*labels, "other")
+    task = load(jsonl(tmp_path / "a.jsonl", rows), labels=named)
+    assert task.labels == named  # apart, as they are written
+    (told,) = [notice for notice in task.notices if "the labels" in notice]
+    for label, number in zip(labels, ("2 examples", "1 example"), strict=True):
+        assert f"{label!r} ({number})" in told
+    assert "write them alike in the file" in told
+    other = load(jsonl(tmp_path / "b.jsonl", [{"text": "a", "label": "neg"}, {"text": "b", "label": "pos"}]))
+    assert other.notices == ("b.jsonl: 2 rows read.",) * 2
+
+
+def test_the_word_nan_is_told(tmp_path: Path) -> None:
+    task = load(write(tmp_path / "a.csv", "text,label\na,nan\nb,x\nc,nan\n"))
+    assert task.notices[1].startswith("a.csv: 2 examples of class 'nan', a word that often stands for a missing value")
+
+
+BINARY = "text,label\na,neg\nb,pos\nc,neg\nd,pos\n"
+
+
+def test_the_order_of_classes_is_what_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", BINARY)
+    assert load(path).labels == ("neg", "pos")
+    task = load(path, labels=("pos", "neg"))
+    assert task.labels == ("pos", "neg")
+    assert task.train.targets.tolist() == [1, 0, 1, 0]
+    assert task.fingerprint() != load(path).fingerprint()
+    assert load(path, labels=("neg", "pos")).fingerprint() == load(path).fingerprint()
+    path = write(tmp_path / "b.csv", "text,label\na,1.0\nb,0.0\n")
+    as_in_yaml = {"task": "b", "train_file": path, "dev_file": path, "labels": [1, 0]}
+    assert load_task(TaskSource.model_validate(as_in_yaml)).labels == ("1", "0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": ("neg", "pso")}, "unknown label of .* in --labels 'pso': did you mean 'pos'"),
+        ({"labels": ("neg",)}, "--labels: .* also has the label 'pos'; name every class"),
+        ({"labels": ("neg", "pos", "pos")}, "--labels: 'pos' is named twice"),
+        ({"positive": "poss", "metrics": ("f1",)}, "unknown label in --positive 'poss': did you mean 'pos'"),
+        ({"positive": "pos"}, "--positive says which class metric f1 is of; add it with --metrics f1"),
+        ({"labels": ("neg", "pos"), "regression": True}, "--labels speaks of classes, which a task with --regression"),
+    ],
+)
+def test_classes_that_there_are_not(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match=message):
+        load(write(tmp_path / "a.csv", BINARY), **options)
+    for field, value in (("labels", ("0", "1")), ("positive", "1")):
+        with pytest.raises(TicketError, match=f"--{field} speaks of your own files"):
+            load_task(TaskSource.model_validate({"task": "sentiment", field: value}))
+
+
+def test_f1_is_of_the_positive_class(tmp_path: Path) -> None:
+    """By hand: 3 `neg` and 1 `pos`, all said to be `neg`: F1 of `neg` is 6/7, of `pos` 0."""
+    path = write(tmp_path / "a.csv", "text,label\na,neg\nb,pos\nc,neg\nd,neg\n")
+    outputs = {("neg", "pos"): np.array([[1.0, 0.0]] * 4), ("pos", "neg"): np.array([[0.0, 1.0]] * 4)}
+    for order, said in outputs.items():
+        for positive, expected in (("neg", 600 / 7), ("pos", 0.0)):
+            task = load(path, labels=order, positive=positive, metrics=("f1",))
+            assert evaluate(task.metrics, task.dev.targets, said)["score"] == pytest.approx(expected)
+            drawn = weighted_scores(task.metrics, task.dev.targets, said, np.ones((1, 4)))
+            assert drawn[0] == pytest.approx(expected)
+        default = load(path, labels=order, metrics=("f1",))
+        assert default.fingerprint() == load(path, labels=order, positive=order[1], metrics=("f1",)).fingerprint()
+        assert default.fingerprint() != load(path, labels=order, positive=order[0], metrics=("f1",)).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([f"name {i}" for i in range(40)], "40 different labels in 40 examples.*name the classes' column with --label"),
+        ([str(i) for i in range(40)], "40 different labels in 40 examples.*add --regression"),
+        ([str(i % 10 / 4) for i in range(40)], "10 different labels in 40 examples.*add --regression"),
+        ([f"name {i // 2 if i < 4 else i}" for i in range(104)], "102 different labels in 104 examples"),
+    ],
+)
+def test_columns_that_are_no_classes(labels: list[str], message: str, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"text": f"a {i}", "label": label} for i, label in enumerate(labels)])
+    with pytest.raises(TicketError, match=message):
+        load(path)
+    named = tuple(dict.fromkeys(labels))
+    assert len(load(path, labels=named).labels) == len(named)  # the way round: name them all
+
+
+# --- dev sets ---------------------------------------------------------------------------------------------------------
+
+
+def drawn(path: Path, counts: list[int], share: float) -> tuple[list[int], list[int]]:
+    """Return how many examples of each class the training and the dev set have, drawn from classes of some sizes."""
+    rows = [{"text": f"a {kind} {i}", "label": f"c{kind:02}"} for kind, n in enumerate(counts) for i in range(n)]
+    task = load_task(TaskSource(task="mine", train_file=jsonl(path, rows), dev_share=share))
+    again = load_task(TaskSource(task="mine", train_file=path, dev_share=share))
+    assert task.fingerprint() == again.fingerprint()
+    assert sorted([*task.train.text, *task.dev.text]) == sorted(row["text"] for row in rows)
+    return tuple(np.bincount(part.targets, minlength=len(counts)).tolist() for part in (task.train, task.dev))  # type: ignore[return-value]
+
+
+def test_a_drawn_dev_set_has_each_class_in_proportion(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert drawn(path, [50, 30, 20], 0.1) == ([45, 27, 18], [5, 3, 2])
+    assert drawn(path, [97, 3], 0.1)[1] == [10, 0]  # 9.7 and 0.3
+    assert drawn(path, [90, 9, 1], 0.5) == ([45, 4, 1], [45, 5, 0])  # 45, 4.5 and 0.5, which one example cannot give
+    train, dev = drawn(path, [2] * 77, 0.1)  # a few examples each of many classes are a task
+    assert sum(dev) == 15
+    assert min(train) == 1
+    assert dev[:15] != [1] * 15  # not the alphabet's first
+    assert drawn(path, [2, 2], 0.5) == ([1, 1], [1, 1])
+    with pytest.raises(TicketError, match=r"4 examples cannot give a dev set of share 0.7, with one of each of 2"):
+        drawn(path, [2, 2], 0.7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=8), st.sampled_from([0.1, 0.25, 0.5]))
+def test_drawn_dev_sets_are_within_one_of_their_share(tmp_path_factory: Any, counts: list[int], share: float) -> None:
+    total, cut = sum(counts), round(share * sum(counts))
+    if len(counts) == total or not 2 <= cut <= total - len(counts):
+        return
+    train, dev = drawn(tmp_path_factory.getbasetemp() / "drawn.jsonl", counts, share)
+    assert sum(dev) == cut
+    assert min(train) >= 1
+    if min(counts) * (1 - share) >= 2:  # nothing had to stay behind
+        assert all(abs(n - cut * count / total) < 1 for n, count in zip(dev, counts, strict=True))
+
+
+def test_targets_without_variation(tmp_path: Path) -> None:
+    same = write(tmp_path / "same.csv", "text,label\na,2.5\nb,2.5\nc,2.5\n")
+    other = write(tmp_path / "other.csv", "text,label\na,2.5\nb,3\nc,1\n")
+    with pytest.raises(TicketError, match=r"every training target is 2.5, so that nothing can be learnt"):
+        load(same, other, regression=True)
+    with pytest.raises(TicketError, match=r"every dev target is 2.5, so that no correlation with them is defined"):
+        load(other, same, regression=True)
+    assert load(other, other, regression=True).is_regression
+
+
+# --- SQuAD ------------------------------------------------------------------------------------------------------------
+
+QUESTION = {"id": "q", "question": "Who ?", "context": "Ada wrote it", "answers": [{"answer_start": 0, "text": "Ada"}]}
+
+
+def nested(path: Path, *questions: dict[str, Any]) -> Path:
+    qas = [{name: value for name, value in one.items() if name != "context"} for one in questions]
+    return write(path, json.dumps({"data": [{"paragraphs": [{"context": QUESTION["context"], "qas": qas}]}]}))
+
+
+def squad(path: Path) -> Task:
+    return load_task(TaskSource(task="squad", train_file=path, dev_file=path))
+
+
+def test_a_question_may_say_that_it_is_possible(tmp_path: Path) -> None:
+    task = squad(nested(tmp_path / "a.json", QUESTION | {"is_impossible": False}))
+    assert task.fingerprint() == squad(nested(tmp_path / "b.json", QUESTION)).fingerprint()
+    assert task.notices[0] == "a.json: 1 question read."
+    impossible = [QUESTION | {"is_impossible": True}, QUESTION | {"answers": []}, QUESTION]
+    with pytest.raises(TicketError, match=r"a.json: 2 of 3 questions without an answer, as in SQuAD v2; expected v1.1"):
+        squad(nested(tmp_path / "a.json", *impossible))
+    with pytest.raises(TicketError, match=r"see question 'q' .*is_impossible is 'no', expected true or false"):
+        squad(nested(tmp_path / "a.json", QUESTION | {"is_impossible": "no"}))
+
+
+ANSWERS: dict[str, dict[str, Any]] = {
+    "the hub's": {"answers": {"text": ["Ada"], "answer_start": [0]}},
+    "one of the hub's": {"answers": {"text": "Ada", "answer_start": 0}},
+    "a list": {"answers": [{"text": "Ada", "answer_start": "0"}]},
+    "alone": {"text": "Ada", "answer_start": 0.0},
+}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "array", "data", "parquet"])
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_a_question_a_row(form: str, answers: str, tmp_path: Path) -> None:
+    row = {name: value for name, value in QUESTION.items() if name != "answers"} | ANSWERS[answers]
+    expected = squad(nested(tmp_path / "nested.json", QUESTION, QUESTION)).fingerprint()
+    path = tmp_path / ("a.json" if form in ("array", "data") else f"a.{form}")
+    if form == "parquet":
+        pd.DataFrame([row, row]).to_parquet(path)
+    elif form == "jsonl":
+        jsonl(path, [row, row])
+    else:
+        write(path, json.dumps([row, row] if form == "array" else {"data": [row, row]}))
+    assert squad(path).fingerprint() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"answers": {"text": ["Ada"], "answer_start": [0, 1]}},
+            "see question 'q'.*a row a question",
+        ),
+        ({"answers": {"text": ["Ada"], "answer_start": [0.5]}}, "answer_start is 0.5, expected a whole number"),
+        ({"answers": {"text": [], "answer_start": []}}, "1 of 1 question without an answer"),
+        ({"answers": "Ada"}, "not in the format of SQuAD v1.1"),
+        ({"context": None}, "expected text"),
+        ({"answers": {"text": ["Ada"], "answer_start": [4]}}, "no answer 'Ada' at character 4; it is at 0"),
+    ],
+)
+def test_rows_that_are_no_questions(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match=message):
+        squad(jsonl(tmp_path / "a.jsonl", [QUESTION | change]))
+
+
+def test_a_task_named_squad_may_be_of_labels(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "x", "team": "r"}, {"text": "b", "label": "y", "team": "s"}]
+    assert squad(jsonl(tmp_path / "a.jsonl", rows)).labels == ("x", "y")
+    task = load_task(
+        TaskSource(task="squad", train_file=tmp_path / "a.jsonl", dev_file=tmp_path / "a.jsonl", label="team")
+    )
+    assert task.labels == ("r", "s")
