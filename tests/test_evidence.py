@@ -30,7 +30,7 @@ def test_weighted_metrics_are_the_libraries_on_repeated_examples(metric: str, ca
         targets = rng.integers(0, 11, examples) / 2  # ties, as in STS-B
         outputs = (targets + rng.normal(0, 2, examples)).round(1)[:, None].astype(np.float32)
     else:
-        classes = 2 if metric == "f1" else 3
+        classes = 2 if metric in ("f1", "f1_first") else 3
         targets = rng.integers(0, classes, examples)
         outputs = (np.eye(classes)[targets] + rng.normal(0, 0.8, (examples, classes))).astype(np.float32)
     if case == "constant predictions":

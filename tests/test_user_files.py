@@ -13,10 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supertickets.errors import TicketError
+from supertickets.evidence.record import load_subjects
 from supertickets.evidence.resampling import weighted_scores
+from supertickets.models import ModelSource, find_model
+from supertickets.studies.find import find
 from supertickets.tasks import Task, TaskSource, load_task
+from supertickets.tasks.description import describe
 from supertickets.tasks.metrics import evaluate
 from supertickets.tasks.tables import read_table, read_tsv
+from supertickets.training.objectives import describe_tokens, encode
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
@@ -494,3 +499,87 @@ def test_a_task_named_squad_may_be_of_labels(tmp_path: Path) -> None:
         TaskSource(task="squad", train_file=tmp_path / "a.jsonl", dev_file=tmp_path / "a.jsonl", label="team")
     )
     assert task.labels == ("r", "s")
+
+
+# --- what was understood, before training and afterwards --------------------------------------------------------------
+
+
+def test_classes_are_shown_with_their_counts(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.csv", "text,label\na,pos\nb,neg\nc,neg\nd,new\n")
+    dev = write(tmp_path / "dev.csv", "text,label\nc,neg\n ,neg\n")
+    found = describe(load(train, dev))
+    assert found.classes == (("neg", 2, 2), ("new", 1, 0), ("pos", 1, 0))
+    assert found.sentences() == (
+        "4 training and 2 dev examples.",
+        "3 classes (training + dev examples): 'neg' (2 + 2), 'new' (1 + 0), 'pos' (1 + 0).",
+        "train.csv: 4 rows read.",
+        "dev.csv: 2 rows read.",
+        "Every dev example is of class 'neg', so that the dev score says nothing on other classes.",
+        "1 of 2 dev texts empty or only white space.",
+        "1 of 2 dev examples also in the training set.",
+    )
+    dev = write(tmp_path / "dev.csv", "text,label\nx,neg\ny,new\n")
+    assert describe(load(train, dev)).sentences()[4:] == ("1 class has no dev example: 'pos'.",)
+    assert describe(load(train, train, metrics=("macro_f1",))).sentences()[4:] == (
+        "4 of 4 dev examples also in the training set.",
+    )
+    two = write(tmp_path / "two.csv", BINARY)
+    for positive in ("neg", "pos"):
+        said = describe(load(two, metrics=("f1",), positive=positive)).sentences()
+        assert any(sentence.endswith(f"is of class '{positive}'.") for sentence in said)
+
+
+def test_many_classes_are_shown_in_part(tmp_path: Path) -> None:
+    rows = [{"text": f"a {i}", "label": f"c{i % 30:02}"} for i in range(60)]
+    (named,) = [one for one in describe(load(jsonl(tmp_path / "a.jsonl", rows))).sentences() if "classes" in one]
+    assert named.startswith("30 classes (training + dev examples): 'c00' (2 + 2), ")
+    assert named.endswith("'c19' (2 + 2) and 10 more.")
+
+
+def test_targets_are_shown(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,1\nb,2\nc,6\n")
+    found = describe(load(path, regression=True))
+    assert found.targets == pytest.approx((1.0, 6.0, 3.0, np.std([1, 2, 6])))
+    assert found.sentences()[1] == "Training targets are from 1 to 6, with mean 3 and standard deviation 2.16025."
+
+
+def test_what_is_cut_and_unknown_is_counted(tiny_model: Path, tmp_path: Path) -> None:
+    """Inputs of 4 and 7 words, with two tokens more each; one word of eleven is none of the tokenizer's."""
+    tokenizer = ModelSource(find_model(str(tiny_model))).tokenizer
+    path = write(tmp_path / "a.csv", "text,label\nw1 w2 w3 w4,a\nw1 w2 w3 w4 w5 w6 other,b\n")
+    unknown = "9.1 % of the tokens of training texts are unknown to the model's tokenizer."
+    cut = "50.0 % of training texts are longer than 8 tokens and are cut (--max-length)."
+    assert describe_tokens(load(path), tokenizer, 8) == (cut, unknown)
+    assert describe_tokens(load(path), tokenizer, 9)[0] == "None of 2 training texts is longer than 9 tokens."
+    known = write(path, path.read_text().replace("other", "w7"))
+    assert len(describe_tokens(load(known), tokenizer, 8)) == 1
+    pair = write(tmp_path / "b.csv", "text,pair,label\nw1 w2,w3,a\nw1,w2,b\n")
+    task = load(pair, text_pair="pair")
+    assert describe_tokens(task, tokenizer, 5)[0].startswith("50.0 % of training texts are longer than 5 tokens")
+    lengths = [len(ids) for ids in encode(task, tokenizer, 40).train.ids]
+    assert sum(length > 5 for length in lengths) == 1  # as the training's own encoding has it
+
+
+def test_it_is_shown_on_the_terminal_the_page_and_the_card(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = "<b>*x*</b>"
+    rows = [{"text": f"w{i % 9} w{i % 7}", "label": bad if i % 2 else "neg"} for i in range(24)]
+    options: dict[str, Any] = {"model": str(tiny_model), "train_file": jsonl(tmp_path / "a.jsonl", rows)}
+    options |= {"levels": (0.5,), "seeds": 1, "epochs": 1, "workers": 1, "kinds": ("winning",), "max_length": 16}
+    done = find(out=tmp_path / "out", quiet=False, **options)
+    said = capsys.readouterr().err
+    assert f"2 classes (training + dev examples): '{bad}' (11 + 1), 'neg' (11 + 1)." in said
+    assert "a.jsonl: 24 rows read." in said
+    assert "None of 22 training texts is longer than 16 tokens." in said
+    page = (done.folder / "report.html").read_text()
+    assert "a.jsonl: 24 rows read.</li>" in page
+    assert bad not in page
+    assert "&lt;b&gt;*x*&lt;/b&gt;&#39; (11 + 1)" in page
+    card = (done.ticket_folder / "README.md").read_text()
+    assert "- a.jsonl: 24 rows read." in card
+    assert bad not in card
+    assert r"'\<b\>\*x\*\</b\>' (11 + 1)" in card
+    find(out=tmp_path / "quiet", quiet=True, **options)
+    assert "rows read" not in capsys.readouterr().err
+    assert load_subjects(done.folder)[0].description == load_subjects(tmp_path / "quiet")[0].description

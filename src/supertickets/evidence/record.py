@@ -40,6 +40,8 @@ class Subject:
     targets: NDArray[Any]
     source: TaskSource
     files_hash: str = ""
+    description: tuple[str, ...] = ()
+    """What was understood of its data, in sentences."""
 
     @classmethod
     def of(cls, base: BaseModel, source: TaskSource, task: Task) -> Subject:
@@ -97,6 +99,7 @@ def load_subjects(folder: Path) -> tuple[Subject, ...]:
                         "shape": Shape(**one["shape"]),
                         "labels": tuple(one["labels"]),
                         "metrics": tuple(one["metrics"]),
+                        "description": tuple(one.get("description", ())),
                         "targets": file.get_tensor(f"targets.{i}"),
                     }
                 )

@@ -1,5 +1,6 @@
 """The README of a ticket folder."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,7 @@ def _card(
     # Markdown for people, no HTML: names are put in code spans, backticks taken out of them.
     environment = Environment(loader=PackageLoader("supertickets.export"), undefined=StrictUndefined, trim_blocks=True)
     environment.filters["code"] = lambda value: f"`{str(value).replace('`', '')}`"
+    environment.filters["plain"] = _plain
     environment.filters["quote"] = shlex.quote
     environment.filters["scored"] = scored
     return (
@@ -54,3 +56,8 @@ def _card(
         )
         + "\n"
     )
+
+
+def _plain(sentence: str) -> str:
+    """Return a sentence on one line, in which names from data files are neither Markdown nor HTML nor links."""
+    return re.sub(r"([\\`*_\[\]<>&~$|#]|:(?=//))", r"\\\1", " ".join(sentence.split()))

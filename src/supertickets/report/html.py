@@ -50,6 +50,7 @@ class Study:
     versions: Mapping[str, Any]
     command: str
     sensitivity: Mapping[str, Grid] = field(default_factory=dict)
+    data: Sequence[tuple[str, Sequence[str]]] = ()
 
     @classmethod
     def of(
@@ -70,6 +71,7 @@ class Study:
             settings=record.settings,
             versions=outcome.environment if outcome is not None else {},
             command=command,
+            data=[(subject.task, subject.description) for subject in record.subjects if subject.description],
             sensitivity={title: grid(table) for title, table in (sensitivity or {}).items()},
         )
 

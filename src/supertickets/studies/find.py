@@ -210,6 +210,7 @@ def _ship(study: FindStudy, record: Record, role: Role, base: BaseModel, tasks: 
     origin = {
         "task": settings.task,
         "data_hash": record.subject.data_hash,
+        "data": list(record.subject.description),
         "kind": role.kind,
         "level": role.level,
         "seed": role.seed,

@@ -358,6 +358,7 @@ def _ship(study: ImpStudy, record: Record, seen: Magnitude, base: BaseModel, tas
         origin = {
             "task": settings.task,
             "data_hash": record.subject.data_hash,
+            "data": list(record.subject.description),
             "kind": IMP,
             "sparsity": float(sparsity),
             "seed": settings.first_seed,

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +28,7 @@ from supertickets.storage import file_digest, write_atomically
 from supertickets.studies.config import SETTINGS_FILE, S, asked_for, check_same, complete, record, recorded
 from supertickets.studies.settings import StudySettings
 from supertickets.tasks import Task, TaskSource
+from supertickets.tasks.description import describe
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS, Drawing, draw_random
 from supertickets.tickets.scoring import ScoringSettings
@@ -279,6 +280,7 @@ def conduct(
         check_device(settings.device)
         with hold(settings.folder):
             before = check_folder(settings, subjects)
+            subjects = _described(subjects, settings, base, tasks)
             settled = settings.model_copy(update={"precision": _settle_precision(settings, before)})
             if not further:
                 record(settled)
@@ -312,6 +314,21 @@ def _check_model(settings: StudySettings, base: BaseModel, tasks: Iterable[Task]
         source.check(task.form, task.outputs)
         check_task(task, source.tokenizer, settings.max_length)
     return source.notices
+
+
+def _described(subjects: Sequence[Subject], settings: StudySettings, base: BaseModel, tasks: Loaded) -> list[Subject]:
+    """Return subjects that say what was understood of their data."""
+    from supertickets.models import ModelSource
+    from supertickets.training.objectives import describe_tokens
+
+    tokenizer = ModelSource(base).tokenizer
+    return [
+        replace(
+            subject,
+            description=describe(task).sentences() + describe_tokens(task, tokenizer, settings.max_length),
+        )
+        for subject, task in zip(subjects, tasks.values(), strict=True)
+    ]
 
 
 def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudySettings | None:
@@ -368,6 +385,10 @@ def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool, notices: Sequ
             highlight=False,
             soft_wrap=True,
         )
+        for subject in study.subjects:
+            of = f"{subject.task}: " if len(study.subjects) > 1 else ""
+            for sentence in subject.description:
+                console.print(f"{of}{sentence}", markup=False, highlight=False, soft_wrap=True)
 
         for notice in notices:
             console.print(notice, markup=False, highlight=False, soft_wrap=True)

@@ -113,6 +113,40 @@ def check_task(task: Task, tokenizer: Any, max_length: int) -> None:
         Spans().encode(one, tokenizer, max_length)
 
 
+_LOOKED_AT = 10_000
+"""Of how many training texts, drawn at random, tokens are counted where there are more."""
+
+
+def describe_tokens(task: Task, tokenizer: Any, max_length: int | None) -> tuple[str, ...]:
+    """Return sentences on the share of training texts that are cut and of tokens that the tokenizer does not know.
+
+    Nothing is cut of questions' contexts and of a corpus, which become several inputs, nor where `max_length` is None.
+    """
+    rows = np.random.default_rng(0).permutation(len(task.train))[:_LOOKED_AT]
+    parts = [task.train.text, *([task.train.pair] if task.train.pair is not None else [])]
+    ids = [
+        tokenizer([texts[row] for row in rows], add_special_tokens=False, verbose=False)["input_ids"] for texts in parts
+    ]
+    lengths = [sum(map(len, both)) for both in zip(*ids, strict=True)]
+    of = "training texts" if len(rows) == len(task.train) else f"training texts ({len(rows):,} of them looked at)"
+    found = []
+    if task.form == "sequence" and max_length is not None:
+        cut = sum(n + tokenizer.num_special_tokens_to_add(pair=len(parts) > 1) > max_length for n in lengths)
+        share = f"{_percent(cut, len(rows))} of {of} are longer than {max_length} tokens and are cut (--max-length)."
+        found.append(share if cut else f"None of {len(rows):,} training texts is longer than {max_length} tokens.")
+    unknown = 0
+    if tokenizer.unk_token_id is not None:
+        unknown = sum(text.count(tokenizer.unk_token_id) for texts in ids for text in texts)
+    if unknown > 0.01 * sum(lengths):
+        found.append(f"{_percent(unknown, sum(lengths))} of the tokens of {of} are unknown to the model's tokenizer.")
+    return tuple(found)
+
+
+def _percent(number: int, total: int) -> str:
+    """Return a share in percent; what is not nothing is not shown as nothing."""
+    return "Less than 0.1 %" if 0 < number < 0.001 * total else f"{100 * number / total:.1f} %"
+
+
 def encode(task: Task, tokenizer: Any, max_length: int) -> EncodedTask:
     """Tokenise a task for inputs of at most `max_length` tokens; raises TicketError if its form cannot be made so."""
     form = objective_of(task)
