@@ -303,6 +303,12 @@ def test_labels_that_are_nearly_equal_are_told(labels: tuple[str, str], tmp_path
     assert other.notices == ("b.jsonl: 2 rows read.",) * 2
 
 
+def test_spaces_around_labels_are_told(tmp_path: Path) -> None:
+    task = load(write(tmp_path / "a.csv", "text,label\na, x\nb, y\n"))
+    assert task.labels == (" x", " y")
+    assert task.notices[1] == "a.csv: spaces around labels are part of them, as in ' x'."
+
+
 def test_the_word_nan_is_told(tmp_path: Path) -> None:
     task = load(write(tmp_path / "a.csv", "text,label\na,nan\nb,x\nc,nan\n"))
     assert task.notices[1].startswith("a.csv: 2 examples of class 'nan', a word that often stands for a missing value")
@@ -423,6 +429,9 @@ def test_targets_without_variation(tmp_path: Path) -> None:
     with pytest.raises(TicketError, match=r"every dev target is 2.5, so that no correlation with them is defined"):
         load(other, same, regression=True)
     assert load(other, other, regression=True).is_regression
+    underscored = write(tmp_path / "underscored.csv", "text,label\na,1_000\nb,3\nc,1\n")  # a number to Python alone
+    with pytest.raises(TicketError, match="example 1 has target '1_000', expected a finite number"):
+        load(other, underscored, regression=True)
 
 
 # --- SQuAD ------------------------------------------------------------------------------------------------------------

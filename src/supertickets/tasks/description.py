@@ -57,7 +57,7 @@ def describe(task: Task) -> Description:
         targets=(float(real.min()), float(real.max()), float(real.mean()), float(real.std()))
         if task.is_regression
         else None,
-        notices=(*task.notices, *_positive(task), *_variation(task), *_texts(task), *_repeated(task)),
+        notices=(*dict.fromkeys(task.notices), *_positive(task), *_variation(task), *_texts(task), *_repeated(task)),
     )
 
 

@@ -90,6 +90,9 @@ def doubts(where: str, values: Iterable[str]) -> list[str]:
         for group in alike.values()
         if len(group) > 1
     ]
+    spaced = [label for label in counts if label != label.strip()]
+    if spaced and not told:
+        told.append(f"{where}: spaces around labels are part of them, as in {shown(spaced[0])}.")
     missing = [label for label in counts if label.strip().lower() in _MISSING]
     return told + [
         f"{where}: {counted(counts[label], 'example')} of class {shown(label)}, a word that often stands for a missing "

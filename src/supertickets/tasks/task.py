@@ -115,7 +115,7 @@ def real_targets(where: str, values: Sequence[object]) -> NDArray[np.float64]:
     targets = np.empty(len(values), np.float64)
     for row, value in enumerate(values):
         try:
-            targets[row] = float(str(value))
+            targets[row] = math.nan if "_" in str(value) else float(str(value))  # Python would read 1_000 as 1000
         except ValueError:
             targets[row] = math.nan
         if not math.isfinite(targets[row]):
