@@ -239,7 +239,7 @@ BAD = {
     "NaN for a class": (changed(label=float("nan")), {}, "no label in example 1"),
     "one dev example": (ROWS[:1], {"label": "value", "regression": True}, "needs at least two dev examples"),
     "unknown metric": (ROWS, {"metrics": ("acuracy",)}, "did you mean 'accuracy'"),
-    "errors as the score": (
+    "errors as the metric": (
         ROWS,
         {"label": "value", "regression": True, "metrics": ("mae", "rmse")},
         "--metrics mae,rmse: errors are reported and are no score",
@@ -358,17 +358,13 @@ def test_metrics_against_the_libraries_and_by_hand() -> None:
     assert real["spearman"] == pytest.approx(100.0)
     assert real["pearson"] == pytest.approx(100 * np.corrcoef([1, 2, 3], [1, 2, 9])[0, 1])
     assert evaluate(("pearson",), np.arange(3.0), np.ones((3, 1)))["score"] == 0.0
-    names, targets, outputs = (
-        ("r2", "mae", "rmse"),
-        np.array([1.0, 2.0, 3.0, 9.0]),
-        np.array([[2.0], [2.0], [5.0], [4.0]]),
-    )
-    off = evaluate(names, targets, outputs)
-    assert off["r2"] == pytest.approx(100 * r2_score(targets, outputs[:, 0]))
-    assert off["mae"] == pytest.approx(mean_absolute_error(targets, outputs[:, 0]))  # not in percent
-    assert off["rmse"] == pytest.approx(root_mean_squared_error(targets, outputs[:, 0]))
-    assert off["score"] == off["r2"]
     assert evaluate(("matthews",), targets, np.zeros((5, 2)))["score"] == 0.0
+    numbers, outputs = np.array([1.0, 2.0, 3.0, 9.0]), np.array([[2.0], [2.0], [5.0], [4.0]])
+    off = evaluate(("r2", "mae", "rmse"), numbers, outputs)
+    assert off["r2"] == pytest.approx(100 * r2_score(numbers, outputs[:, 0]))
+    assert off["mae"] == pytest.approx(mean_absolute_error(numbers, outputs[:, 0]))  # not in percent
+    assert off["rmse"] == pytest.approx(root_mean_squared_error(numbers, outputs[:, 0]))
+    assert off["score"] == off["r2"]
 
 
 # --- SNLI and SciTail -------------------------------------------------------------------------------------------------

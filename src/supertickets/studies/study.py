@@ -267,7 +267,7 @@ def conduct(
     settings = settings.model_copy(update={"processes": team.size})
     subjects = [Subject.of(base, source, task) for source, task in tasks.items()]
     _check_subjects(subjects)
-    notices = _check_model(settings, base, tasks.values())
+    subjects = _described(subjects, settings, base, tasks)
     if not team.leads:
         by_hash = {subject.data_hash: task for subject, task in zip(subjects, tasks.values(), strict=True)}
         follow(team, {"models": {base.weight_hash: base}, "tasks": by_hash})
@@ -286,7 +286,7 @@ def conduct(
                 record(settled)
                 save_subjects(settled.folder, subjects)
             study = kind(settled, subjects)
-            return conclude(study, run(study, base, tasks, quiet, notices))
+            return conclude(study, run(study, base, tasks, quiet))
     finally:
         dismiss(team)
 
@@ -304,31 +304,21 @@ def _check_subjects(subjects: Sequence[Subject]) -> None:
         seen[subject.data_hash] = subject.task
 
 
-def _check_model(settings: StudySettings, base: BaseModel, tasks: Iterable[Task]) -> list[str]:
-    """Return notices about a base model; raises TicketError where its files, or the tasks' texts, do not fit it."""
-    from supertickets.models import ModelSource
-    from supertickets.training.objectives import check_task
+def _described(subjects: Sequence[Subject], settings: StudySettings, base: BaseModel, tasks: Loaded) -> list[Subject]:
+    """Return subjects that say what was understood of the base model and of their data.
 
-    source = ModelSource(base)
-    for task in tasks:
+    Raises TicketError where the model's files do not fit together, or the tasks' texts do not fit the model.
+    """
+    from supertickets.models import ModelSource
+    from supertickets.training.objectives import check_task, describe_tokens
+
+    source, found = ModelSource(base), []
+    for subject, task in zip(subjects, tasks.values(), strict=True):
         source.check(task.form, task.outputs)
         check_task(task, source.tokenizer, settings.max_length)
-    return source.notices
-
-
-def _described(subjects: Sequence[Subject], settings: StudySettings, base: BaseModel, tasks: Loaded) -> list[Subject]:
-    """Return subjects that say what was understood of their data."""
-    from supertickets.models import ModelSource
-    from supertickets.training.objectives import describe_tokens
-
-    tokenizer = ModelSource(base).tokenizer
-    return [
-        replace(
-            subject,
-            description=describe(task).sentences() + describe_tokens(task, tokenizer, settings.max_length),
-        )
-        for subject, task in zip(subjects, tasks.values(), strict=True)
-    ]
+        said = describe(task).sentences() + describe_tokens(task, source.tokenizer, settings.max_length)
+        found.append(replace(subject, description=said))
+    return [replace(found[0], description=(*source.notices, *found[0].description)), *found[1:]]
 
 
 def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudySettings | None:
@@ -365,8 +355,8 @@ def _settle_precision(settings: StudySettings, before: StudySettings | None) -> 
     return choose_precision("auto", find_device(settings.device))
 
 
-def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool, notices: Sequence[str] = ()) -> Record:
-    """Run all trials of a study that its folder does not remember, and show notices and how far it is."""
+def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool) -> Record:
+    """Run all trials of a study that its folder does not remember, and show how far it is."""
     from rich.console import Console
 
     from supertickets.lab.progress import Board, ProgressDisplay
@@ -389,9 +379,6 @@ def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool, notices: Sequ
             of = f"{subject.task}: " if len(study.subjects) > 1 else ""
             for sentence in subject.description:
                 console.print(f"{of}{sentence}", markup=False, highlight=False, soft_wrap=True)
-
-        for notice in notices:
-            console.print(notice, markup=False, highlight=False, soft_wrap=True)
 
         def then(trial: Trial, outcome: Outcome) -> Iterable[Trial]:
             study.done(trial, outcome)

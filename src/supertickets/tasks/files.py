@@ -49,9 +49,7 @@ def load_files(source: TaskFiles, train_file: Path) -> Task:
         rows = _dev_rows(str(train_file), whole.targets, source.dev_share, len(labels))
         dev = _take(whole, rows)
         train = _take(whole, np.setdiff1d(np.arange(len(whole)), rows))
-    return Task(
-        source.task, labels, metrics, train, dev, {}, standardised=source.regression, notices=tuple(notices)
-    )
+    return Task(source.task, labels, metrics, train, dev, {}, standardised=source.regression, notices=tuple(notices))
 
 
 def _metrics(source: TaskFiles) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ class Task:
     dev: Split
     extra: dict[str, Split]
     form: Form = "sequence"
-    standardised: bool = False
     notices: tuple[str, ...] = ()
+    standardised: bool = False
 
     @cached_property
     def scale(self) -> tuple[float, float]:

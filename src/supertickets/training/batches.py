@@ -61,11 +61,21 @@ class EncodedTask:
     evaluations: dict[str, Encoded]
 
 
+def tokenised(tokenizer: Any, *texts: list[str] | None, **how: Any) -> Any:
+    """Return what a tokenizer makes of texts; raises TicketError where it fails, as without an unknown token."""
+    try:
+        return tokenizer(*texts, **how)
+    except Exception as error:  # the tokenizers library raises nothing more particular
+        raise TicketError(
+            f"the model's tokenizer cannot read the task's texts ({' '.join(str(error).split())[:200]})."
+        ) from error
+
+
 def encode_split(part: Split, tokenizer: Any, max_length: int) -> Encoded:
     """Tokenise one split; inputs longer than `max_length` tokens are cut, the longer text of a pair first.
 
     Raises TicketError for a text without any token."""
-    found = tokenizer(part.text, part.pair, truncation="longest_first", max_length=max_length)
+    found = tokenised(tokenizer, part.text, part.pair, truncation="longest_first", max_length=max_length)
     empty = [row for row, ids in enumerate(found["input_ids"]) if not len(ids)]
     if empty:
         raise TicketError(

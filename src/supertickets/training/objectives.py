@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from supertickets.surgery.output_layer import full_precision_logits, rescaled_outputs
 from supertickets.tasks import Split, Task
-from supertickets.training.batches import Encoded, EncodedTask, encode_split
+from supertickets.training.batches import Encoded, EncodedTask, encode_split, tokenised
 from supertickets.training.masked import Masked, check_corpus
 from supertickets.training.spans import Spans
 
@@ -124,9 +124,8 @@ def describe_tokens(task: Task, tokenizer: Any, max_length: int | None) -> tuple
     """
     rows = np.random.default_rng(0).permutation(len(task.train))[:_LOOKED_AT]
     parts = [task.train.text, *([task.train.pair] if task.train.pair is not None else [])]
-    ids = [
-        tokenizer([texts[row] for row in rows], add_special_tokens=False, verbose=False)["input_ids"] for texts in parts
-    ]
+    how = {"add_special_tokens": False, "verbose": False}
+    ids = [tokenised(tokenizer, [texts[row] for row in rows], **how)["input_ids"] for texts in parts]
     lengths = [sum(map(len, both)) for both in zip(*ids, strict=True)]
     of = "training texts" if len(rows) == len(task.train) else f"training texts ({len(rows):,} of them looked at)"
     found = []
