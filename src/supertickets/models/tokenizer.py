@@ -57,7 +57,7 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
             f"Model {name} pads with id {pad} by its config and with id {tokenizer.pad_token_id} by its tokenizer: the "
             "tokenizer's is used, as stock pipelines do."
         )
-    if _fit_segments(name, tokenizer, config):
+    if _fit_segments(name, folder, tokenizer, config):
         notices.append(
             f"Model {name} has no second segment: its tokenizer's segment ids (token_type_ids) are left out."
         )
@@ -87,13 +87,14 @@ def _check_entries(name: str, folder: Path, tokenizer: Any, entries: Mapping[str
         )
 
 
-def _fit_segments(name: str, tokenizer: Any, config: Mapping[str, Any]) -> bool:
+def _fit_segments(name: str, folder: Path, tokenizer: Any, config: Mapping[str, Any]) -> bool:
     """Leave segment ids out where the model has no second segment; return whether that was needed."""
     names = list(tokenizer.model_input_names)
     if "token_type_ids" not in names:
         return False
     segments = config.get("type_vocab_size")
-    highest = max(tokenizer("a", "a").get("token_type_ids") or [0])
+    with as_misuse(name, folder, "use the tokenizer"):
+        highest = max(tokenizer("a", "a").get("token_type_ids") or [0])
     if segments is not None and highest < segments:
         return False
     if segments is not None and segments > 1:
