@@ -167,8 +167,7 @@ class Study(ABC):
 
     def description(self) -> str:
         """Return what is trained on what, in words."""
-        settings, subject = self.settings, self.subject
-        return f"{subject.task} on {settings.model}: {subject.train} training and {len(subject.targets)} dev examples"
+        return f"{self.subject.task} on {self.settings.model}"
 
     def record(self, outcomes: dict[str, Outcome], failures: dict[str, str], complete: bool) -> Record:
         """Return what evidence looks at: every role with its trial and outcome, where there are any."""
@@ -370,7 +369,7 @@ def run(study: Study, base: BaseModel, tasks: Loaded, quiet: bool) -> Record:
         _regain(study, where, console)
     with Lab(settings.folder, where, display) as lab, display:
         console.print(
-            f"{study.description()}, {board.total} trainings in {settings.precision}.",
+            f"{study.description()}: {board.total} trainings in {settings.precision}.",
             markup=False,
             highlight=False,
             soft_wrap=True,

@@ -75,6 +75,12 @@ def mark_cut(model: PreTrainedModel, ticket: Ticket) -> None:
         _mark(model, TicketConfig(ticket.as_dict()))
 
 
+def save_cut_model(model: PreTrainedModel, ticket: Ticket, folder: Path) -> None:
+    """Save a model that was cut to `ticket` as a Hugging Face folder, however it was cut."""
+    mark_cut(model, ticket)
+    model.save_pretrained(folder)
+
+
 def _mark(model: PreTrainedModel, config: TicketConfig) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):  # an encoder may be saved without its output layer
