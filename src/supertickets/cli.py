@@ -5,17 +5,17 @@ import json
 import math
 import os
 import sys
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from supertickets.errors import StudyError, TicketError
-from supertickets.studies.config import asked_for, flag, parse
+from supertickets.storage import UserPath
+from supertickets.studies.config import asked_for, flag, parse, read_value
 from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, StudySettings
 from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
 
@@ -29,30 +29,14 @@ app = typer.Typer(
 
 
 def _flag_type(annotation: Any) -> Any:
-    """Return what the parser takes for a settings field: choices and `auto|N` come as text, checked later.
-
-    Lists are flags that may be repeated, each with one value or several with commas between.
-    """
-    options = [part for part in typing.get_args(annotation) if part is not type(None)]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        annotation = options[0] if len(options) == 1 else str
-    annotation = getattr(annotation, "__origin__", annotation) if hasattr(annotation, "__metadata__") else annotation
-    if typing.get_origin(annotation) is tuple:
-        return list[str]
-    if typing.get_origin(annotation) is Literal:
-        return str
-    return annotation
+    """Return what the command line takes for a setting: text, read where YAML is; lists are flags to be repeated."""
+    if annotation is bool:
+        return bool
+    return list[str] if _is_list(annotation) else str
 
 
-def _flag_value(name: str, value: Any, annotation: Any) -> Any:
-    """Turn a flag's text into what the settings take."""
-    if isinstance(value, list):
-        return tuple(part.strip() for text in value for part in text.split(",") if part.strip())
-    if name == "workers" and value not in (None, "auto"):
-        return int(value) if str(value).lstrip("-").isdigit() else value
-    if name == "patience" and value == 0:
-        return None
-    return value
+def _is_list(annotation: Any) -> bool:
+    return any(typing.get_origin(part) is tuple for part in (annotation, *typing.get_args(annotation)))
 
 
 def _with_settings_flags(function: Callable[..., None], of: type[StudySettings]) -> Callable[..., None]:
@@ -74,7 +58,7 @@ def _with_settings_flags(function: Callable[..., None], of: type[StudySettings])
 
     def command(**values: Any) -> None:
         typed = {
-            name: _flag_value(name, value, fields[name].annotation)
+            name: ",".join(value) if isinstance(value, list) else value
             for name, value in values.items()
             if name in fields and value not in (None, [])
         }
@@ -93,8 +77,13 @@ def _named(name: str) -> list[str]:
 
 
 def _metavar(annotation: Any) -> str | None:
-    """Return what stands for a flag's value in its help, where it is a list."""
-    return "A,B,..." if _flag_type(annotation) == list[str] else None
+    """Return what stands for a flag's value in its help."""
+    if annotation is bool:
+        return None
+    if _is_list(annotation):
+        return "A,B,..."
+    kinds = {int: "INTEGER", float: "FLOAT", UserPath: "PATH"}
+    return next((kinds[part] for part in (annotation, *typing.get_args(annotation)) if part in kinds), "TEXT")
 
 
 def _help(field: Any) -> str:
@@ -113,7 +102,11 @@ def _help(field: Any) -> str:
 def _asked(kind: type[StudySettings], config: Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was asked for, in a file or typed; a typing error is told before anything slow is imported."""
     asked = asked_for(kind, config, settings)
-    parse(kind, asked)
+    parsed = parse(kind, asked)
+    for name in {"levels", "sparsities", "fractions"} & asked.keys():
+        given, taken = read_value(kind, name, asked[name]), getattr(parsed, name)
+        if not any(isinstance(one, str) and ".." in one for one in given) and [*map(float, given)] != [*taken]:
+            typer.echo(f"{flag(name)}: taken in order and once each: {', '.join(f'{n:g}' for n in taken)}.", err=True)
     return asked
 
 
@@ -143,8 +136,6 @@ def _find(
     from supertickets.studies.folder import disk_use
 
     asked = _asked(FindSettings, config, settings)
-    if isinstance(levels := asked.get("levels"), tuple | list):
-        _say_if_reordered(levels)
     with _stoppable():
         result = find(asked, quiet=False)
     if as_json:
@@ -418,7 +409,7 @@ def sensitivity(
     except ValueError as error:
         raise TicketError(f"--learning-rates: expected numbers with commas between, got {learning_rates!r}.") from error
     with _stoppable():
-        result = measure(folder, rates, seeds, _flag_value("workers", workers, int), device, quiet=False)
+        result = measure(folder, rates, seeds, workers, device, quiet=False)
     if as_json:
         tables = {"over_seeds": result.over_seeds, "over_learning_rates": result.over_learning_rates}
         found = {name: json.loads(table.to_json(orient="index")) for name, table in tables.items()}
@@ -428,14 +419,6 @@ def sensitivity(
         _print_table(result.over_learning_rates.reset_index(names="model"), "over learning rates (Table 8)")
         typer.echo(f"tables: {result.folder}")
     _tell_failures(result.failures)
-
-
-def _say_if_reordered(levels: Sequence[Any]) -> None:
-    numbers = [float(level) for level in levels]
-    if numbers != sorted(set(numbers)):
-        typer.echo(
-            f"--levels: taken in order and once each: {', '.join(f'{n:g}' for n in sorted(set(numbers)))}.", err=True
-        )
 
 
 def _print_means(table: Any) -> None:

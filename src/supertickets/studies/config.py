@@ -19,6 +19,7 @@ from supertickets.studies.settings import (
     FindSettings,
     ShareSettings,
     StudySettings,
+    percentage,
 )
 from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
 
@@ -60,14 +61,44 @@ def parse(kind: type[S], values: Mapping[str, Any]) -> S:
             raise unknown_name(
                 "setting", FLAGS.get(name, name), [FLAGS.get(known, known) for known in kind.model_fields]
             )
-    lists = {name for name, field in kind.model_fields.items() if "tuple" in str(field.annotation)}
-    single = {
-        name: (value,) for name, value in values.items() if name in lists and isinstance(value, (str, int, float, Path))
-    }
     try:
-        return kind(**{**values, **single})
+        return kind(**{name: read_value(kind, name, value) for name, value in values.items()})
     except ValidationError as error:
         raise TicketError(_sentence(error)) from error
+
+
+def read_value(kind: type[StudySettings], name: str, value: Any) -> Any:
+    """Return a setting's value from a flag's text, from YAML or from Python: all three are read here and mean the same.
+
+    A list may be a text with commas, or one value alone; `none` is an empty one, unless the list has such a value. A
+    share may be written as a percentage. Raises TicketError for a truth value that is none.
+    """
+    annotation = kind.model_fields[name].annotation
+    if isinstance(value, bool) and annotation is not bool:
+        raise TicketError(
+            f"{flag(name)}: expected no truth value, got {value}; YAML reads yes, no, on and off so: put it in quotes."
+        )
+    shape = str(annotation)
+    one = percentage if "float" in shape else _as_text if "str" in shape or "Path" in shape else lambda value: value
+    if "tuple" not in shape:
+        return one(value)
+    if isinstance(value, str):
+        value = [part for text in value.split(",") if (part := text.strip())]
+    elif isinstance(value, int | float | Path):
+        value = [value]
+    if not isinstance(value, tuple | list):
+        return value
+    empty = [*value] == ["none"] and name not in _WITH_NONE
+    return tuple(map(one, () if empty else value)) or (None if "None" in shape else ())
+
+
+_WITH_NONE = {"rewind"}
+"""Lists that have `none` among their values."""
+
+
+def _as_text(value: Any) -> Any:
+    """Return a whole number as text, where YAML read one and a flag would be text: a column may be named 1."""
+    return str(value) if type(value) is int else value
 
 
 _PLAIN = {"tuple_type": "expected a list", "path_type": "expected the name of a file or folder"}

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from supertickets.anatomy import Shape
 from supertickets.storage import UserPath
 from supertickets.studies.presets import task_name, weight_preset_values
-from supertickets.studies.settings import SourceSettings, StudySettings, part
+from supertickets.studies.settings import SourceSettings, StudySettings, part, percentage
 from supertickets.tickets.weights import Pruning
 
 Control = Literal["one-shot", "random", "matched", "random-weights", "shuffled-layers", "shuffled-elements"]
@@ -90,8 +90,7 @@ class ImpSettings(WeightSettings, Pruning):
     @model_validator(mode="before")
     @classmethod
     def _expanded(cls, values: Any) -> Any:
-        """Write ranges of sparsities out, and no controls as none."""
-        values = _none_is_empty(values, "controls")
+        """Write ranges of sparsities out."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
@@ -176,7 +175,7 @@ def _expand(sparsity: Any, rate: float, remaining: bool) -> list[Any]:
     if not isinstance(sparsity, str) or ".." not in sparsity:
         return [sparsity]
     try:
-        low, high = (float(end) for end in sparsity.split(".."))
+        low, high = (float(percentage(end)) for end in sparsity.split(".."))
     except ValueError:
         raise ValueError(f"--sparsities: expected a range such as 0.1..0.7, got {sparsity!r}") from None
     if not 0 <= low <= high < 1:
@@ -197,7 +196,7 @@ def _arm(text: str) -> float | None:
     if text == "none":
         return None
     try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        share = float(percentage(text))
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
@@ -241,11 +240,6 @@ class TransferSettings(StudySettings, Pruning):
     of_targets: ClassVar[tuple[str, ...]] = ("epochs", "learning_rate", "batch_size", "max_length")
     """What each target has of its own unless it is asked for."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_baselines(cls, values: Any) -> Any:
-        return _none_is_empty(values, "baselines")
-
     @property
     def title(self) -> str:
         """The study, and its targets where they are named."""
@@ -259,13 +253,6 @@ class TransferSettings(StudySettings, Pruning):
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return the preset's values; each target has its own."""
         return {}
-
-
-def _none_is_empty(values: Any, name: str) -> Any:
-    """Read `none` in a list as nothing."""
-    if isinstance(values, dict) and tuple(values.get(name) or ()) == ("none",):
-        return {**values, name: ()}
-    return values
 
 
 class PretrainSettings(WeightSettings):

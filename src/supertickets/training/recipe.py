@@ -1,6 +1,6 @@
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -24,11 +24,20 @@ class Recipe(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0, description="global l2 norm that gradients are clipped to")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the output layer")
     order: Literal["bucketed", "released"] = Field("bucketed", description="how examples become batches")
-    patience: int | None = Field(3, ge=1, description="stop after so many epochs without a better dev score (0: never)")
+    patience: int | None = Field(3, ge=0, description="stop after so many epochs without a better dev score (0: never)")
     keep_epoch: Literal["best", "last"] = Field("best", description="the epoch whose weights a training ends with")
     precision: Precision = Field("float32", description="arithmetic of the forward pass; weights are float32")
     processes: int = Field(1, ge=1, description="processes of one training, as `accelerate launch` starts them")
     threads: int = Field(1, ge=1, description="CPU threads of one training; the bits of a result depend on it")
+
+    @field_validator("patience")
+    @classmethod
+    def _never(cls, patience: int | None) -> int | None:
+        return patience or None  # one value for never, so that equal recipes have equal keys
+
+    @field_serializer("patience", when_used="json")
+    def _never_as_typed(self, patience: int | None) -> int | None:
+        return patience or 0
 
 
 class Span(BaseModel):

@@ -1,0 +1,172 @@
+"""Settings: a flag, a YAML key and a Python keyword are one thing."""
+
+import importlib
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from supertickets.cli import main
+from supertickets.errors import TicketError
+from supertickets.studies.config import STUDIES, asked_for, flag, parse
+from supertickets.studies.settings import StudySettings
+
+ONE_VALUE = ("pretrain", "seeds")
+"""A setting that has one value alone."""
+FIELDS = [(s, name) for s, kind in STUDIES.items() for name in kind.model_fields if (s, name) != ONE_VALUE]
+
+OTHER: dict[str, Any] = {
+    "address": "ray://somewhere",
+    "as_task": "cola",
+    "baselines": ("random",),
+    "choices": ("order", "importance=fisher"),
+    "control_at": (0.3, 0.5),
+    "controls": ("matched", "shuffled-layers"),
+    "fractions": (0.25, 12.0),
+    "kinds": ("winning", "losing"),
+    "levels": (0.25, 0.5),
+    "metrics": ("accuracy", "f1"),
+    "rewind": ("5%", "none"),
+    "runs": (Path("runs/a"), Path("runs/b")),
+    "sparsities": (0.25, 0.5),
+    "tasks": ("cola", "rte"),
+    "tickets": (Path("runs/a"), Path("runs/b")),
+    "track": ("tensorboard", "mlflow"),
+    "workers": 3,
+}
+"""A value that is not the default, where none can be made from the field's type."""
+WITH = {"control_at": {"sparsities": (0.3, 0.5)}}
+"""What a field needs beside it."""
+
+
+def other(kind: type[StudySettings], name: str) -> Any:
+    """Return a value of a setting that is not its default."""
+    if name in OTHER:
+        return OTHER[name]
+    field = kind.model_fields[name]
+    parts = [part for part in (field.annotation, *typing.get_args(field.annotation)) if part is not type(None)]
+    for part in parts:
+        if typing.get_origin(part) is Literal:
+            return next(value for value in typing.get_args(part) if value != field.default)
+    if bool in parts:
+        return not field.default
+    if int in parts:
+        return (field.default or 4) + 1
+    if float in parts:
+        return (field.default or 0.5) / 2
+    return Path(f"some/{name}") if Path in parts else f"some {name}"
+
+
+def as_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+class _Asked(BaseException):
+    """What a command was going to run."""
+
+
+def as_flag(study: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    def asked(config: dict[str, Any], **more: Any) -> None:
+        raise _Asked(config)
+
+    monkeypatch.setattr(importlib.import_module(f"supertickets.studies.{study}"), study, asked)
+    with pytest.raises(_Asked) as caught:
+        main([study, *arguments])
+    return dict(caught.value.args[0])
+
+
+@pytest.mark.parametrize(("study", "name"), FIELDS, ids=str)
+def test_flag_yaml_and_python_are_read_alike(
+    study: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = STUDIES[study]
+    value, beside = other(kind, name), WITH.get(name, {})
+    expected = kind(**{name: value, **beside})
+    assert getattr(expected, name) == value != kind.model_fields[name].default
+    typed = [] if isinstance(value, bool) else [flag(name), as_text(value)]
+    if isinstance(value, bool):
+        typed = ["--" + ("" if value else "no-") + flag(name).removeprefix("--")]
+    typed += [part for other_name, v in beside.items() for part in (flag(other_name), as_text(v))]
+    found = {"flag": parse(kind, as_flag(study, typed, monkeypatch))}
+    plain = [*map(str, value)] if isinstance(value, tuple) and isinstance(value[0], Path) else value
+    plain = str(plain) if isinstance(plain, Path) else [*plain] if isinstance(plain, tuple) else plain
+    for way, written in (("yaml", plain), ("yaml text", as_text(value))):
+        file = tmp_path / f"{way}.yaml"
+        more = {flag(n).removeprefix("--"): [*v] for n, v in beside.items()}
+        file.write_text(yaml.safe_dump({flag(name).removeprefix("--"): written, **more}))
+        if not isinstance(value, bool):
+            found[way] = parse(kind, asked_for(kind, file, {}))
+    for way, given in (("python", value), ("python text", as_text(value))):
+        found[way] = parse(kind, asked_for(kind, None, {name: given, **beside}))
+    assert {way: settings for way, settings in found.items() if settings != expected} == {}
+
+
+@pytest.mark.parametrize("way", ["flag", "yaml", "python"])
+@pytest.mark.parametrize(
+    ("study", "name", "written", "value"),
+    [
+        ("find", "patience", 0, None),
+        ("find", "patience", "0", None),
+        ("imp", "patience", 0, None),
+        ("find", "levels", "10%, 0.1%", (0.001, 0.1)),
+        ("find", "levels", "30 %", (0.3,)),
+        ("find", "levels", 0.25, (0.25,)),
+        ("find", "weight_decay", "1%", 0.01),
+        ("find", "fraction", "12.5%", 0.125),
+        ("adapt", "fractions", "0.1%,10%,100%", (0.001, 0.1, 1.0)),
+        ("imp", "sparsities", "10%..30%", (0.1, 0.2, 0.3)),
+        ("imp", "sparsities", "50%,70%", (0.5, 0.7)),
+        ("imp", "controls", "none", ()),
+        ("imp", "rewind", "none", ("none",)),
+        ("imp", "rewind", 0, ("0",)),
+        ("transfer", "baselines", "none", ()),
+        ("find", "track", "none", ()),
+        ("find", "metrics", "none", None),
+        ("find", "workers", "auto", "auto"),
+        ("find", "workers", "2", 2),
+        ("find", "learning_rate", "5e-5", 5e-5),
+        ("find", "label", 1, "1"),
+        ("find", "task", 2024, "2024"),
+        ("find", "out", 7, Path("7")),
+        ("share", "tickets", "a, b", (Path("a"), Path("b"))),
+    ],
+)
+def test_how_values_may_be_written(
+    study: str, name: str, written: Any, value: Any, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, config = STUDIES[study], tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({name.replace("_", "-"): written}))
+    asked = {
+        "flag": lambda: as_flag(study, [flag(name), str(written)], monkeypatch),
+        "yaml": lambda: asked_for(kind, config, {}),
+        "python": lambda: asked_for(kind, None, {name: written}),
+    }[way]()
+    assert getattr(parse(kind, asked), name) == value
+
+
+def test_never_is_one_value_in_keys_and_files() -> None:
+    never = [parse(STUDIES["find"], {"patience": value}) for value in (0, "0", None)]
+    assert never[0] == never[1] == never[2] != parse(STUDIES["find"], {})
+    assert never[0].patience is None
+    assert never[0].model_dump(mode="json")["patience"] == 0  # as it is typed
+    with pytest.raises(TicketError, match="--patience"):
+        parse(STUDIES["find"], {"patience": -1})
+
+
+@pytest.mark.parametrize("name", ["epochs", "levels", "task", "device"])
+def test_a_truth_value_is_no_number_and_no_name(name: str) -> None:
+    """YAML reads yes, no, on and off as truth values, and Python takes True for 1."""
+    with pytest.raises(TicketError, match=f"--{name}: expected no truth value, got True; YAML reads"):
+        parse(STUDIES["find"], {name: True})
+
+
+def test_lists_that_are_put_in_order_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for study, name in (("find", "levels"), ("share", "levels"), ("imp", "sparsities"), ("adapt", "fractions")):
+        as_flag(study, [flag(name), "0.5,20%,0.5"], monkeypatch)
+        assert f"--{name}: taken in order and once each: 0.2, 0.5." in capsys.readouterr().err
+        as_flag(study, [flag(name), "20%,0.5"], monkeypatch)
+        assert "taken" not in capsys.readouterr().err
