@@ -18,12 +18,14 @@ from conftest import HEADS, LAYERS, save_tiny_model
 from study_files import contents
 from supertickets.anatomy import Shape
 from supertickets.errors import StudyError, TicketError
+from supertickets.evidence.record import load_subjects
 from supertickets.evidence.table import Role, Row, results_table, select_super
 from supertickets.lab import Lab, Trial
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import load_outcome, save_outcome
 from supertickets.lab.trial import TaskTicket
 from supertickets.lab.workbench import Workbench
+from supertickets.studies.config import settings_of
 from supertickets.studies.find import FindResult, find
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
@@ -229,8 +231,32 @@ def test_data_that_changed_are_another_study(done: FindResult, tmp_path: Path, w
     changed.write_text("\n".join([lines[0].replace("w", "w1"), *lines[1:]]))
     task = load_task(TaskSource(task="words", train_file=changed, dev_file=words["dev_file"]))
     assert task.fingerprint() != load_task(TaskSource(task="words", **words)).fingerprint()
-    with pytest.raises(TicketError, match="belongs to other settings"):
+    before = contents(copy)
+    with pytest.raises(TicketError, match=rf"the folder's study has other examples \(train_file is .*{changed}\)"):
         find(SMALL, model=done.settings.model, out=copy, train_file=changed, dev_file=words["dev_file"])
+    other = save_tiny_model(tmp_path / "other", seed=5)
+    with pytest.raises(TicketError, match=rf"the folder's study has other weights \(model is .*{other}\)"):
+        find(SMALL, model=str(other), out=copy, **words)
+    assert contents(copy) == before
+
+
+def test_the_same_study_from_other_places_goes_on(
+    done: FindResult, counting: list[str], tmp_path: Path, words: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a study is about is known by hashes: other spellings of a path and moved or copied files change nothing."""
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    moved = {name: Path(shutil.copy(path, tmp_path / f"moved-{path.name}")) for name, path in words.items()}
+    shutil.copytree(done.settings.model, tmp_path / "m" / "bert")
+    monkeypatch.chdir(tmp_path)
+    for model in ("m/bert", "m/bert/", "./m/bert", str(tmp_path / "m" / "bert"), "m/../m/bert"):
+        for files in (words, moved):
+            again = find(SMALL, model=model, out=copy, **files)
+            assert counting == []
+            assert again.table.equals(done.table)
+            recorded = settings_of(copy)
+            assert (recorded.model, recorded.train_file) == (model, files["train_file"])  # type: ignore[attr-defined]
+            assert load_subjects(copy)[0].source.train_file == files["train_file"]
+    assert contents(copy).keys() == contents(done.folder).keys()
 
 
 def test_a_config_or_tokenizer_that_changed_is_another_study(
@@ -241,7 +267,7 @@ def test_a_config_or_tokenizer_that_changed_is_another_study(
     find(SMALL, model=str(model), out=shutil.copytree(done.folder, tmp_path / "same"), **words)  # the control goes on
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
-    with pytest.raises(TicketError, match="has other files of its model"):
+    with pytest.raises(TicketError, match="has other model files"):
         find(SMALL, model=str(model), out=tmp_path / "same", **words)
     (model / "config.json").write_text(json.dumps(config | {"architectures": ["Renamed"]}))
     find(SMALL, model=str(model), out=tmp_path / "same", **words)
@@ -249,7 +275,7 @@ def test_a_config_or_tokenizer_that_changed_is_another_study(
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(TicketError, match="has other files of its model"):
+    with pytest.raises(TicketError, match="has other model files"):
         find(SMALL, model=str(model), out=tmp_path / "same", **words)
 
 

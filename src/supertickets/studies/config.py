@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from supertickets.studies.settings import (
     percentage,
 )
 from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
+from supertickets.tasks import TaskSource
 
 SETTINGS_FILE = "settings.yaml"
 SETTINGS_SCHEMA = 3
@@ -29,7 +30,10 @@ SETTINGS_SCHEMA = 3
 _NO_EFFECT = {
     "out", "workers", "device", "on", "address", "cpus", "gpus", "keep", "track", "checkpoint_minutes",
     "tickets", "runs",  # places: what is in them is compared instead
+    "rate", "amount_of",  # they only spell sparsities
 }  # fmt: skip
+EXAMPLES = frozenset(TaskSource.model_fields)
+"""Fields that say where examples are found; the examples are compared by their hash, as the weights of `model` are."""
 S = TypeVar("S", bound=StudySettings)
 _KINDS = (FindSettings, CompareSettings, ShareSettings, AdaptSettings, ImpSettings, TransferSettings, PretrainSettings)
 STUDIES: dict[str, type[StudySettings]] = {kind.study: kind for kind in _KINDS}
@@ -221,17 +225,25 @@ def record(settings: StudySettings) -> None:
     write_atomically(settings.folder / SETTINGS_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def check_same(settings: StudySettings, before: StudySettings) -> None:
-    """Raise TicketError if a folder's settings differ from these in anything that could change a result."""
+def check_same(settings: StudySettings, before: StudySettings, hashed: bool) -> None:
+    """Raise TicketError if a folder's settings differ from these in anything that could change a result.
+
+    Where `hashed`, weights and examples are compared by their hashes elsewhere, and may be found in another place.
+    """
     if settings.study != before.study:
         raise TicketError(
             f"--out {settings.folder}: the folder belongs to a study of `{before.study}`; choose another folder."
         )
-    now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
-    other = [name for name in now if name not in _NO_EFFECT and now[name] != then[name]]
-    if other:
-        said = ", ".join(f"{name} is {then[name]}, not {now[name]}" for name in other[:3])
+    elsewhere = {"model", *EXAMPLES} if hashed else set()
+    if said := differences(settings, before, type(settings).model_fields.keys() - _NO_EFFECT - elsewhere):
         raise TicketError(
             f"--out {settings.folder}: the folder belongs to other settings ({said}); choose another folder, or leave "
             "out what differs."
         )
+
+
+def differences(settings: StudySettings, before: StudySettings, among: Set[str]) -> str:
+    """Say in which settings of some a folder's differ from these, three at most; nothing if in none."""
+    now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
+    other = [name for name in now if name in among and now[name] != then[name]]
+    return ", ".join(f"{FLAGS.get(name, name)} is {then[name]}, not {now[name]}" for name in other[:3])

@@ -25,7 +25,17 @@ from supertickets.lab.tracking import check_trackers
 from supertickets.lab.trial import Start, TaskTicket
 from supertickets.models import BaseModel, find_model
 from supertickets.storage import file_digest, write_atomically
-from supertickets.studies.config import SETTINGS_FILE, S, asked_for, check_same, complete, record, recorded
+from supertickets.studies.config import (
+    EXAMPLES,
+    SETTINGS_FILE,
+    S,
+    asked_for,
+    check_same,
+    complete,
+    differences,
+    record,
+    recorded,
+)
 from supertickets.studies.settings import StudySettings
 from supertickets.tasks import Task, TaskSource
 from supertickets.tasks.description import describe
@@ -327,17 +337,20 @@ def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudyS
         raise TicketError(f"--out {folder}: that is a file; expected a folder, or a name for a new one.")
     before = recorded(folder)
     if before is not None:
-        check_same(settings.model_copy(update={"precision": _settle_precision(settings, before)}), before)
         there: tuple[Subject, ...] = ()
         with suppress(TicketError):  # a damaged one is written anew
             there = load_subjects(folder)
-        for what, attribute in (
-            ("weights", "weight_hash"),
-            ("examples", "data_hash"),
-            ("files of its model (config, tokenizer)", "files_hash"),
+        settled = settings.model_copy(update={"precision": _settle_precision(settings, before)})
+        check_same(settled, before, hashed=bool(there))
+        for what, attribute, named in (
+            ("weights", "weight_hash", {"model"}),
+            ("examples", "data_hash", EXAMPLES),
+            ("model files (config, tokenizer)", "files_hash", {"model"}),
         ):
             if there and [getattr(one, attribute) for one in there] != [getattr(one, attribute) for one in subjects]:
-                raise TicketError(f"--out {folder}: the folder's study has other {what}; choose another folder.")
+                said = differences(settled, before, named)
+                said = f" ({said})" if said else ""
+                raise TicketError(f"--out {folder}: the folder's study has other {what}{said}; choose another folder.")
     elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
         raise TicketError(f"--out {folder}: the folder has other files and no {SETTINGS_FILE}; choose another folder.")
     return before
