@@ -223,7 +223,7 @@ def test_wrong_submissions(
         submit([rte, rte], out=tmp_path / "s.zip")
     with pytest.raises(TicketError, match="there is no study in it"):
         submit([tmp_path], out=tmp_path / "s.zip")
-    with pytest.raises(TicketError, match="that is a folder; expected a name for a zip file"):
+    with pytest.raises(TicketError, match="that is a folder; expected a file, or a name for a new one"):
         submit([rte], out=tmp_path, fill=True)
     with pytest.raises(TicketError, match="this machine has no such device"):
         submit([rte], out=tmp_path / "s.zip", fill=True, device="cuda:9")

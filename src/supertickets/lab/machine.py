@@ -131,3 +131,13 @@ def require_ray() -> Any:
     except ImportError as error:
         raise TicketError("--on ray needs Ray: `pip install 'supertickets[ray]'`.") from error
     return ray
+
+
+def check_ray(address: str | None) -> None:
+    """Raise TicketError unless there is Ray and, where an address is named, a cluster answers there."""
+    ray = require_ray()
+    if address is not None and not ray.is_initialized():
+        from supertickets.lab.on_ray import join
+
+        join(address)
+        ray.shutdown()

@@ -95,6 +95,15 @@ class _Mailbox:
         return taken
 
 
+def join(address: str | None) -> None:
+    """Join the Ray cluster at an address, or else this machine's, or start one; raises TicketError if none answers."""
+    try:
+        require_ray().init(address=address, log_to_driver=False, include_dashboard=False, configure_logging=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise TicketError(f"--address {address}: no Ray cluster answers there ({first}).") from error
+
+
 class RayRunner:
     """Runs jobs on a Ray cluster: the one at `address`, the one this machine belongs to, or a new local one."""
 
@@ -106,11 +115,7 @@ class RayRunner:
         self._error = RayError
         self._mine = not ray.is_initialized()
         if self._mine:
-            try:
-                ray.init(address=machine.address, log_to_driver=False, include_dashboard=False, configure_logging=False)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise TicketError(f"--address {machine.address}: no Ray cluster answers there ({first}).") from error
+            join(machine.address)
         self._options = {**options, "device": machine.device}
         # In lists, so that a task that has a bench already need not fetch them.
         self._hashes = frozenset([*machine.models, *machine.tasks])

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from supertickets.anatomy.cost import forward_flops
+from supertickets.errors import TicketError
 from supertickets.evidence.record import Record
 from supertickets.evidence.table import DENSE, Role
 from supertickets.lab import Trial
 from supertickets.models import BaseModel, ModelSource, find_model
-from supertickets.studies.config import S
+from supertickets.studies.config import S, recorded
 from supertickets.studies.settings_weights import PretrainSettings, WeightSettings
 from supertickets.studies.study import (
     Loaded,
     Study,
+    check_folder,
+    check_runner,
     check_some_finished,
+    check_tasks,
     conduct,
     prepare,
     trained_again,
@@ -25,6 +29,7 @@ from supertickets.studies.study import (
 )
 from supertickets.tasks import Task, load_task
 from supertickets.tickets import Ticket
+from supertickets.training.team import find_team
 
 BASE, MODEL = "base", "model"
 """What the folder of the study that trains a study's base model ends with; the model's folder in it."""
@@ -104,10 +109,21 @@ def with_output_layer(settings: S, base: BaseModel, task: Task, quiet: bool) -> 
     """Return a study's settings and base model, or those with a base model whose output layer has been trained first.
 
     Masked language modelling goes on with the checkpoint's own output layer. Where it has none, the dense model is
-    trained on the task first, in a study of its own beside the study's folder, and takes the base model's place.
+    trained on the task first, in a study of its own beside the study's folder, and takes the base model's place. Raises
+    TicketError for misuse of the study itself before that training.
     """
     if task.form != "masked" or ModelSource(base).has_head("masked") or not isinstance(settings, WeightSettings):
         return settings, base
+    if find_team().size > 1:
+        raise TicketError(
+            f"--model: {base.name!r} has no output layer for masked tokens; under `accelerate launch`, train one first "
+            "with `supertickets pretrain`."
+        )
+    check_runner(settings)
+    before = recorded(settings.folder)
+    trained = before is not None and Path(before.model).match(f"*-{BASE}/{MODEL}")
+    as_before = settings.model_copy(update={"model": before.model}) if before and trained else settings
+    check_folder(as_before, check_tasks(settings, base, {settings.source: task}), weights=not trained)
     same = {
         name: getattr(settings, name) for name in PretrainSettings.model_fields if name in settings.model_fields_set
     }

@@ -28,7 +28,7 @@ from supertickets.studies.pages import (
     write_transfer,
 )
 from supertickets.studies.share import ShareStudy
-from supertickets.studies.study import Study, recall
+from supertickets.studies.study import Study, check_place, recall
 from supertickets.studies.transfer import TransferStudy
 
 Alone = ShareStudy | AdaptStudy | ImpStudy | TransferStudy
@@ -69,8 +69,7 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
         looked.append(Looked(record, conclude(record)))
     default = paths[0] if len(paths) == 1 else Path("runs") / "report"
     folder = out if out is not None else default
-    if folder.exists() and not folder.is_dir():
-        raise TicketError(f"--out {folder}: that is a file; expected a folder.")
+    check_place(folder)
     if len(paths) > 1 and folder.resolve() in {path.resolve() for path in paths}:
         raise TicketError(f"--out {folder}: that is one of the studies, whose own page stays; choose another folder.")
     if folder not in paths and folder.is_dir() and (others := _others(folder)):

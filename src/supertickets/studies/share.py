@@ -19,7 +19,15 @@ from supertickets.studies.config import SETTINGS_FILE, asked_for, complete, pars
 from supertickets.studies.find import find
 from supertickets.studies.presets import task_name
 from supertickets.studies.settings import FindSettings, ShareSettings, slug
-from supertickets.studies.study import Loaded, Study, check_some_finished, conduct, trained_again, write_results
+from supertickets.studies.study import (
+    Loaded,
+    Study,
+    check_folder,
+    check_some_finished,
+    conduct,
+    trained_again,
+    write_results,
+)
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import (
@@ -272,6 +280,12 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     tickets = [member.shared for member in members if member.shared is not None]
     _check_kept(finished.folder, [task.name for task in loaded.values()], tickets)
 
+    def check() -> None:
+        for source, task in {} if tickets else loaded.items():
+            subject = Subject.of(base, source, task)
+            if _kept(finished.folder, subject) is None:
+                check_folder(complete(FindSettings, _search(finished, subject), base), [subject])
+
     def build(settled: ShareSettings, subjects: Sequence[Subject]) -> ShareStudy:
         from supertickets.export.card import ticket_card
 
@@ -281,7 +295,9 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
             shared.save(_ticket_folder(settled.folder, subject), readme)
         return ShareStudy(settled, subjects, found)
 
-    return conduct(build, finished, base, loaded, quiet, lambda study, record: _conclude(study, record, base, loaded))
+    return conduct(
+        build, finished, base, loaded, quiet, lambda study, record: _conclude(study, record, base, loaded), check=check
+    )
 
 
 def _conclude(study: ShareStudy, record: Record, base: BaseModel, loaded: Loaded) -> ShareResult:
@@ -343,16 +359,21 @@ def _check_kept(folder: Path, names: Sequence[str], tickets: Sequence[SharedTick
             )
 
 
-def _found(settings: ShareSettings, subject: Subject, quiet: bool) -> SharedTicket:
-    """Return a task's super ticket, from a study of its own with this one's recipe and seeds (appendix A.2.1)."""
-    own = {"out", "dropout", "keep", "data", "fraction_seed", "tickets"}
-    same = {name: getattr(settings, name) for name in FindSettings.model_fields if hasattr(settings, name)}
+def _search(settings: ShareSettings, subject: Subject) -> dict[str, Any]:
+    """Return what is asked of the study that finds a task's super ticket: this one's recipe, levels and seeds."""
+    own = {"out", "dropout", "keep", "data", "fraction_seed"}
+    same = {name: getattr(settings, name) for name in type(settings).model_fields.keys() & FindSettings.model_fields}
     same = {name: value for name, value in same.items() if name not in own}
     if settings.dropout is not None:
         same["dropout"] = settings.dropout
-    folder = settings.folder / FOUND / slug(subject.task)
     source = {name: value for name, value in subject.source.model_dump().items() if value is not None}
-    result = find({**same, **source}, kinds=("winning",), keep="none", out=folder, quiet=quiet)
+    folder = settings.folder / FOUND / slug(subject.task)
+    return {**same, **source, "kinds": ("winning",), "keep": "none", "out": folder}
+
+
+def _found(settings: ShareSettings, subject: Subject, quiet: bool) -> SharedTicket:
+    """Return a task's super ticket, from a study of its own with this one's recipe and seeds (appendix A.2.1)."""
+    result = find(_search(settings, subject), quiet=quiet)
     if result.failures:
         raise StudyError(
             f"task {subject.task!r}: {len(result.failures)} trials failed while its ticket was looked for: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from supertickets.evidence.table import DENSE, Role, Row
 from supertickets.lab import Lab, Outcome, Trial
 from supertickets.lab.lab import load_failure
 from supertickets.lab.lock import hold
-from supertickets.lab.machine import Machine, check_device, require_ray
+from supertickets.lab.machine import Machine, check_device, check_ray
 from supertickets.lab.outcome import WEIGHTS, outcome_of
 from supertickets.lab.together import dismiss, follow
 from supertickets.lab.tracking import check_trackers
@@ -264,32 +265,26 @@ def conduct(
     quiet: bool,
     conclude: Callable[[Any, Record], T],
     further: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> T:
     """Run a study in its folder and conclude; under `accelerate launch`, every process but the first only follows.
 
-    `further` is for a look at a study that is there: its folder's settings stay as they are. Raises TicketError for
-    misuse before anything is written, StudyError when nothing can go on.
+    `further` is for a look at a study that is there: its folder's settings stay as they are. `check` looks at what only
+    this kind of study has. Raises TicketError for misuse before anything is written, StudyError when nothing can go on.
     """
     team = find_team()
-    if settings.processes not in (1, team.size):
-        raise TicketError(f"--processes: {settings.processes} asked for, {team.size} started; see `accelerate launch`.")
-    settings = settings.model_copy(update={"processes": team.size})
-    subjects = [Subject.of(base, source, task) for source, task in tasks.items()]
-    _check_subjects(subjects)
-    subjects = _described(subjects, settings, base, tasks)
+    settings = settings.model_copy(update={"processes": check_processes(settings)})
+    subjects = check_tasks(settings, base, tasks)
     if not team.leads:
         by_hash = {subject.data_hash: task for subject, task in zip(subjects, tasks.values(), strict=True)}
         follow(team, {"models": {base.weight_hash: base}, "tasks": by_hash})
         raise SystemExit(0)
     try:
+        check_runner(settings)
         check_folder(settings, subjects)
-        check_trackers(settings.track)
-        if settings.on == "ray":
-            require_ray()
-        check_device(settings.device)
+        check()
         with hold(settings.folder):
             before = check_folder(settings, subjects)
-            subjects = _described(subjects, settings, base, tasks)
             settled = settings.model_copy(update={"precision": _settle_precision(settings, before)})
             if not further:
                 record(settled)
@@ -298,6 +293,29 @@ def conduct(
             return conclude(study, run(study, base, tasks, quiet))
     finally:
         dismiss(team)
+
+
+def check_processes(settings: StudySettings) -> int:
+    """Return how many processes train together; raises TicketError if others were asked for."""
+    size = find_team().size
+    if settings.processes not in (1, size):
+        raise TicketError(f"--processes: {settings.processes} asked for, {size} started; see `accelerate launch`.")
+    return size
+
+
+def check_runner(settings: StudySettings) -> None:
+    """Raise TicketError unless trainings can run and be tracked as asked for."""
+    check_trackers(settings.track)
+    if settings.on == "ray":
+        check_ray(settings.address)
+    check_device(settings.device)
+
+
+def check_tasks(settings: StudySettings, base: BaseModel, tasks: Loaded) -> list[Subject]:
+    """Return what a study is about; raises TicketError unless each of its tasks can be trained and scored."""
+    subjects = [Subject.of(base, source, task) for source, task in tasks.items()]
+    _check_subjects(subjects)
+    return _described(subjects, settings, base, tasks)
 
 
 def _check_subjects(subjects: Sequence[Subject]) -> None:
@@ -330,11 +348,13 @@ def _described(subjects: Sequence[Subject], settings: StudySettings, base: BaseM
     return [replace(found[0], description=(*source.notices, *found[0].description)), *found[1:]]
 
 
-def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudySettings | None:
-    """Return the settings an output folder was made with, None for a new one; raises TicketError if it is another's."""
+def check_folder(settings: StudySettings, subjects: Sequence[Subject], weights: bool = True) -> StudySettings | None:
+    """Return the settings an output folder was made with, None for a new one; raises TicketError if it is another's.
+
+    Without `weights`, the model's weights may differ: they are yet to be trained.
+    """
     folder = settings.folder
-    if folder.exists() and not folder.is_dir():
-        raise TicketError(f"--out {folder}: that is a file; expected a folder, or a name for a new one.")
+    check_place(folder)
     before = recorded(folder)
     if before is not None:
         there: tuple[Subject, ...] = ()
@@ -342,11 +362,10 @@ def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudyS
             there = load_subjects(folder)
         settled = settings.model_copy(update={"precision": _settle_precision(settings, before)})
         check_same(settled, before, hashed=bool(there))
-        for what, attribute, named in (
-            ("weights", "weight_hash", {"model"}),
-            ("examples", "data_hash", EXAMPLES),
-            ("model files (config, tokenizer)", "files_hash", {"model"}),
-        ):
+        hashes = [("examples", "data_hash", EXAMPLES)]
+        if weights:
+            hashes += [("weights", "weight_hash", {"model"}), ("model files", "files_hash", {"model"})]
+        for what, attribute, named in hashes:
             if there and [getattr(one, attribute) for one in there] != [getattr(one, attribute) for one in subjects]:
                 said = differences(settled, before, named)
                 said = f" ({said})" if said else ""
@@ -354,6 +373,16 @@ def check_folder(settings: StudySettings, subjects: Sequence[Subject]) -> StudyS
     elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
         raise TicketError(f"--out {folder}: the folder has other files and no {SETTINGS_FILE}; choose another folder.")
     return before
+
+
+def check_place(path: Path, file: bool = False) -> None:
+    """Raise TicketError unless a folder (or a `file`) is there or can be made; writes nothing."""
+    if path.exists() and path.is_dir() == file:
+        wrong, right = ("folder", "file") if file else ("file", "folder")
+        raise TicketError(f"--out {path}: that is a {wrong}; expected a {right}, or a name for a new one.")
+    above = next(up for up in (path.absolute(), *path.absolute().parents) if up.exists() or up.is_symlink())
+    if above != path.absolute() and not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise TicketError(f"--out {path}: cannot be made, since {above} is no folder to write in; choose another one.")
 
 
 def _settle_precision(settings: StudySettings, before: StudySettings | None) -> str:

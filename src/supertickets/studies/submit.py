@@ -1,5 +1,6 @@
 """The test sets: super tickets' predictions as a GLUE submission (paper, Table 2)."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from supertickets.storage import user_path
 from supertickets.studies.config import settings_of
 from supertickets.studies.presets import task_name
 from supertickets.studies.settings import FindSettings
+from supertickets.studies.study import check_place
 from supertickets.tasks.glue import GLUE, load_test_texts
 from supertickets.tasks.submission import FILES, TestFile, write_submission
 from supertickets.tickets.folder import MODEL_FOLDER
@@ -40,8 +42,9 @@ def submit(
     anything is written.
     """
     studies, path = _by_task([user_path(folder) for folder in folders]), user_path(out)
-    if path.is_dir():
-        raise TicketError(f"--out {path}: that is a folder; expected a name for a zip file.")
+    check_place(path, file=True)
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise TicketError(f"--out {path}: that file is no zip file, so no earlier submission; choose another name.")
     check_device(device)
     texts: dict[str, tuple[list[str], list[str] | None]] = {}
     why: dict[str, str] = {}
