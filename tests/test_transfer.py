@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from supertickets.studies.config import settings_of
 from supertickets.studies.find import find
 from supertickets.studies.folder import open_study, status
 from supertickets.studies.imp import imp
+from supertickets.studies.settings_weights import RECIPE
 from supertickets.studies.study import recall
 from supertickets.studies.transfer import ONE_SHOT, RANDOM, TransferResult, TransferStudy, kept_plan, transfer
 from supertickets.tickets.folder import SharedWeightTicket, load_ticket, load_weight_ticket
@@ -198,21 +199,115 @@ def test_one_target_with_its_own_recipe(asked: dict[str, Any], places: dict[str,
     assert recipes == {study.recipe.model_copy(update={"epochs": 1})}
 
 
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TransferStudy]:
+    """What `transfer` would run; nothing is trained."""
+
+    def stop(study: TransferStudy, *more: Any) -> None:
+        raise _Planned(study)
+
+    def plan(**asked: Any) -> TransferStudy:
+        with pytest.raises(_Planned) as caught:
+            transfer(**asked)
+        study: TransferStudy = caught.value.args[0]
+        return study
+
+    monkeypatch.setattr("supertickets.studies.study.run", stop)
+    return plan
+
+
+class _Planned(BaseException):
+    """The study that was going to run."""
+
+
+RECIPES: dict[str, Any] = {
+    "epochs": 5, "batch_size": 4, "learning_rate": 1e-3, "max_length": 12, "optimizer": "adamax", "warmup": 0.3,
+    "lr_schedule": "released", "weight_decay": 0.5, "max_grad_norm": 2.0, "dropout": 0.4, "order": "released",
+    "patience": 2, "keep_epoch": "best",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPE)
+def test_every_recipe_setting_reaches_every_target(
+    name: str, asked: dict[str, Any], planned: Callable[..., TransferStudy], tmp_path: Path
+) -> None:
+    usual = {trial.recipe for trial in planned(**asked, out=tmp_path / "usual").opening()}
+    changed = planned(**asked | {name: RECIPES[name]}, out=tmp_path / "out")
+    assert {trial.recipe for trial in changed.opening()} == {r.model_copy(update={name: RECIPES[name]}) for r in usual}
+    assert RECIPES[name] not in {getattr(recipe, name) for recipe in usual}
+    again = planned(config=changed.settings.folder / "settings.yaml")
+    assert [trial.key for trial in again.opening()] == [trial.key for trial in changed.opening()]
+
+
+def test_patience_0_is_never_and_nothing_is_the_targets_own(
+    asked: dict[str, Any], planned: Callable[..., TransferStudy], tmp_path: Path
+) -> None:
+    for patience, expected in ((2, 2), (0, None), (None, None)):  # imp has none
+        study = planned(**asked, patience=patience, out=tmp_path / str(patience))
+        assert {trial.recipe.patience for trial in study.opening()} == {expected}
+        assert study.settings.patience == patience
+
+
+def test_a_preset_that_is_asked_for_is_every_targets(
+    asked: dict[str, Any], planned: Callable[..., TransferStudy], tmp_path: Path
+) -> None:
+    for preset, dropout in (("paper", 0.3), ("released", 0.2)):
+        study = planned(**asked | {"tasks": ("words", "entailment"), "preset": preset}, out=tmp_path / preset)
+        recipes = [target.recipe for target in study.plan.targets]
+        assert {recipe.learning_rate for recipe in recipes} == {2e-4}  # the words' own study has 1e-2
+        assert study.settings.preset_recipe(study.subject.shape, "MNLI").dropout == dropout
+        assert study.settings.first_seed == (57 if preset == "released" else 0)
+
+
+def test_the_highest_sparsity_that_all_have(
+    asked: dict[str, Any],
+    places: dict[str, Path],
+    planned: Callable[..., TransferStudy],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Studies went to 0.5; without the tickets of 0.5 of one of them, to 0.3."""
+    free = asked | {"sparsity": None}
+    assert planned(**free, quiet=False, out=tmp_path / "out").plan.sparsity == pytest.approx(0.5, abs=1e-3)
+    assert "--sparsity: the tickets of 0.5 are taken, the highest that all --tickets have." in capsys.readouterr().err
+    planned(**asked, quiet=False, out=tmp_path / "asked")
+    assert "--sparsity" not in capsys.readouterr().err
+    short = Path(shutil.copytree(places["imp-words"], tmp_path / "short"))
+    (outcome,) = [row.outcome for row in record_of(short).rows if row.role == Role(IMP, 0.3, 0)]
+    assert outcome is not None
+    (outcome.folder / "mask.safetensors").unlink()  # of 0.5
+    pair = {"tickets": (short, places["imp-lengths"])}
+    study = planned(**free | pair, quiet=False, out=tmp_path / "low")
+    assert study.plan.sparsity == pytest.approx(0.3, abs=1e-3)
+    assert settings_of(tmp_path / "low").sparsity == 0.3  # type: ignore[attr-defined]
+    assert "tickets of 0.3 are taken" in capsys.readouterr().err
+    with pytest.raises(TicketError, match=rf"--sparsity 0.5: not all --tickets .*{short} has 0.3; .* has 0.3, 0.5"):
+        transfer(asked | pair)
+    mixed = {"tickets": (places["imp-words"], places["lengths-ticket"]), "tasks": ("words",)}
+    level = float(load_weight_ticket(places["lengths-ticket"]).origin["sparsity"])
+    assert planned(**free | mixed, out=tmp_path / "mixed").plan.sparsity == pytest.approx(level, abs=1e-3)
+    other = {0.3: 0.5, 0.5: 0.3}[level]
+    with pytest.raises(TicketError, match=rf"--sparsity {other}: not all --tickets have a ticket of it"):
+        transfer(asked | mixed | {"sparsity": other})
+
+
 def test_another_study_in_the_folder_is_refused(
     done: TransferResult, asked: dict[str, Any], places: dict[str, Path]
 ) -> None:
-    before = contents(done.folder)
+    before, settings = contents(done.folder), (done.folder / "settings.yaml").read_bytes()
     assert not list(done.folder.glob("trials/*/weights.safetensors"))  # nobody's, by default
     both = (places["imp-lengths"], places["imp-words"])
     for changes, message in (
         ({"tickets": both}, "other (sources|examples)"),
         ({"baselines": (ONE_SHOT,)}, "other settings"),
-        ({"epochs": 3}, "other settings"),
-        ({"sparsity": 0.3}, "other settings"),
+        ({"epochs": 3}, "other recipes"),
+        ({"warmup": 0.5}, "other recipes"),
+        ({"sparsity": 0.3}, "other tickets"),
     ):
         with pytest.raises(TicketError, match=message):
             transfer({**asked, **changes}, out=done.folder)
     assert contents(done.folder) == before
+    assert (done.folder / "settings.yaml").read_bytes() == settings
 
 
 # --- heads and FFNs ---------------------------------------------------------------------------------------------------
@@ -220,7 +315,9 @@ def test_another_study_in_the_folder_is_refused(
 
 def test_structured_tickets(asked: dict[str, Any], places: dict[str, Path], tmp_path: Path, ran: list[str]) -> None:
     tickets = (places["find-words"], places["find-lengths"] / "super-ticket")
-    files = {"data": None} | asked | {"tickets": tickets, "seeds": 1}
+    files = {"data": None} | asked | {"tickets": tickets, "seeds": 1, "sparsity": None}
+    with pytest.raises(TicketError, match="--sparsity: tickets of heads and FFNs have no sparsity to choose"):
+        transfer(files | {"sparsity": 0.5}, out=tmp_path / "out")
     result = transfer(files | {"tickets": (tickets[0], places["find-lengths"])}, out=tmp_path / "out")
     runs = result.transfer.runs
     assert list(dict.fromkeys(runs["source"])) == [DENSE, "words", "lengths", RANDOM]  # one-shot is of weights
@@ -274,7 +371,7 @@ def test_misuse_of_transfer(done: TransferResult, places: dict[str, Path], tmp_p
         (): "--tickets: name finished studies of `imp` or `find`",
         ("--tickets", str(tmp_path / "nowhere")): "no such folder",
         ("--tickets", str(tmp_path)): "there is no study in it",
-        ("--tickets", f"{words},{lengths}", "--sparsity", "0.7"): "known are 0.3, 0.5",
+        ("--tickets", f"{words},{lengths}", "--sparsity", "0.7"): f"{words} has 0.3, 0.5; {lengths} has 0.3, 0.5",
         ("--tickets", words, "--sparsity", "1"): "--sparsity",
         ("--tickets", words, "--model", str(wrong)): "the ticket was drawn from weights",
         ("--tickets", str(foreign)): "the ticket was drawn from weights 000000000000",
@@ -285,14 +382,14 @@ def test_misuse_of_transfer(done: TransferResult, places: dict[str, Path], tmp_p
         ("--tickets", words, "--tasks", "cola", "--data", str(tmp_path / "none")): "none",
         ("--tickets", str(done.folder)): "expected a study of `imp` or `find`, this is one of `transfer`",
         ("--tickets", str(unfinished)): "the study has not begun",
-        ("--tickets", str(stopped)): "its ticket at 0.5 is not there yet",
+        ("--tickets", str(stopped)): "no ticket of it is there yet",
         ("--tickets", str(nothing)): "there is no super ticket in it",
         ("--tickets", words, "--baselines", "one-shott"): "did you mean 'one-shot'",
         ("--tickets", words, "--max-length", "500"): "positions",
     }
     for arguments, message in cases.items():
         model = () if "--model" in arguments else ("--model", str(places["model"]))
-        level = () if "--sparsity" in arguments else ("--sparsity", "0.5")
+        level = () if "--sparsity" in arguments or str(nothing) in arguments else ("--sparsity", "0.5")
         out = tmp_path / "out"
         assert main(["transfer", *arguments, *model, *level, "--out", str(out)]) == 2, arguments
         said = capsys.readouterr().err

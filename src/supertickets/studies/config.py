@@ -29,7 +29,6 @@ SETTINGS_SCHEMA = 3
 # Fields that cannot change a result.
 _NO_EFFECT = {
     "out", "workers", "device", "on", "address", "cpus", "gpus", "keep", "track", "checkpoint_minutes",
-    "tickets", "runs",  # places: what is in them is compared instead
     "rate", "amount_of",  # they only spell sparsities
 }  # fmt: skip
 EXAMPLES = frozenset(TaskSource.model_fields)
@@ -234,8 +233,8 @@ def check_same(settings: StudySettings, before: StudySettings, hashed: bool) -> 
         raise TicketError(
             f"--out {settings.folder}: the folder belongs to a study of `{before.study}`; choose another folder."
         )
-    elsewhere = {"model", *EXAMPLES} if hashed else set()
-    if said := differences(settings, before, type(settings).model_fields.keys() - _NO_EFFECT - elsewhere):
+    compared = type(settings).model_fields.keys() - _NO_EFFECT - settings.compared_apart
+    if said := differences(settings, before, compared - ({"model", *EXAMPLES} if hashed else set())):
         raise TicketError(
             f"--out {settings.folder}: the folder belongs to other settings ({said}); choose another folder, or leave "
             "out what differs."

@@ -46,6 +46,8 @@ class StudySettings(Recipe):
 
     study: ClassVar[str]
     """The study's name: its command, and what its settings file says it is."""
+    compared_apart: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose effect, not value, is compared with that of the folder's study."""
 
     @field_validator("workers")
     @classmethod
@@ -235,6 +237,7 @@ class ShareSettings(StudySettings, TicketSettings, Sharing):
     """Settings of `supertickets share`."""
 
     study = "share"
+    compared_apart = frozenset({"tickets"})  # as the tickets in them
 
     tasks: tuple[str, ...] = Field(
         (), description="tasks that share the encoder; default: those of --tickets, or three built-in ones"
@@ -305,6 +308,7 @@ class AdaptSettings(TaskSettings):
     """Settings of `supertickets adapt`."""
 
     study = "adapt"
+    compared_apart = frozenset({"runs"})  # as the models that they have
 
     runs: tuple[UserPath, ...] = Field(
         (), description="finished studies of `find` or `share`, whose models are adapted"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Optional, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_serializer, field_validator, model_validator
 
 from supertickets.anatomy import Shape
 from supertickets.storage import UserPath
-from supertickets.studies.presets import task_name, weight_preset_values
+from supertickets.studies.presets import Preset, task_dropout, task_name, weight_preset_values
 from supertickets.studies.settings import SourceSettings, StudySettings, part, percentage
 from supertickets.tickets.weights import Pruning
+from supertickets.training.recipe import Recipe
 
 Control = Literal["one-shot", "random", "matched", "random-weights", "shuffled-layers", "shuffled-elements"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
@@ -208,37 +209,53 @@ def _said(share: float | None) -> str:
     return "not rewound" if share is None else f"rewound to {100 * share:.6g}%" if share else "rewound"
 
 
-class TransferSettings(StudySettings, Pruning):
+RECIPE = tuple(name for name in Recipe.model_fields if name not in ("precision", "processes", "threads"))
+"""The fields of a recipe that each target of `transfer` has of its own unless they are asked for."""
+
+
+def _of_target(name: str) -> Any:
+    """Return a recipe's field, None unless it is asked for."""
+    field = Recipe.model_fields[name]
+    said = f"{field.description}; default: that of the target's own study, or by preset"
+    return Annotated[Optional[field.annotation], *field.metadata, Field(description=said)], None  # noqa: UP045
+
+
+_TargetSettings: Any = create_model(
+    "_TargetSettings", __base__=StudySettings, **{name: _of_target(name) for name in RECIPE}
+)
+
+
+class TransferSettings(_TargetSettings, Pruning):
     """Settings of `supertickets transfer`."""
 
     study = "transfer"
+    compared_apart = frozenset({"tickets", "sparsity", "preset", *RECIPE})  # as a plan: masks and recipes
 
     tickets: tuple[UserPath, ...] = Field(
         (), description="studies of `imp` or `find`, or ticket folders: one source each (and each way to rewind)"
     )
     tasks: tuple[str, ...] = Field((), description="tasks to train them on; default: those the tickets were found on")
     data: UserPath | None = Field(None, description="folder of the files of tasks that no study of --tickets is about")
-    sparsity: float = Field(0.7, gt=0, lt=1, description="which of a study's tickets of weights to take")
+    preset: Preset | None = Field(
+        None, description="recipe of every target: paper or released; default: the target's own study's, or paper"
+    )
+    sparsity: float | None = Field(
+        None, gt=0, lt=1, description="which of a study's tickets of weights to take; default: the highest all have"
+    )
     baselines: tuple[Literal["one-shot", "random"], ...] = Field(
         ("one-shot",), description="tickets of no task beside them: one-shot magnitude pruning, random; or none"
     )
     seeds: int = Field(3, ge=1, description="how many seeds; tickets are those of their study's first one")
-    epochs: int | None = Field(  # type: ignore[assignment]
-        None, ge=1, description="training epochs; default: those of the target's own study, or by preset"
-    )
-    learning_rate: float | None = Field(  # type: ignore[assignment]
-        None, gt=0, description="peak learning rate; default: that of the target's own study, or by preset"
-    )
-    batch_size: int | None = Field(  # type: ignore[assignment]
-        None, ge=1, description="examples a step; default: that of the target's own study, or by preset"
-    )
-    max_length: int | None = Field(  # type: ignore[assignment]
-        None, ge=4, description="longest input in tokens; default: that of the target's own study, or by preset"
-    )
     keep: Literal["none", "all"] = Field("none", description="whose trained weights stay on disk")
 
-    of_targets: ClassVar[tuple[str, ...]] = ("epochs", "learning_rate", "batch_size", "max_length")
-    """What each target has of its own unless it is asked for."""
+    @field_validator("patience")
+    @classmethod
+    def _never(cls, patience: int | None) -> int | None:
+        return patience  # 0 is never, None what the target's own study has
+
+    @field_serializer("patience", when_used="json")
+    def _never_as_typed(self, patience: int | None) -> int | None:
+        return patience
 
     @property
     def title(self) -> str:
@@ -251,8 +268,19 @@ class TransferSettings(StudySettings, Pruning):
         return Pruning(**part(self, Pruning))
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
-        """Return the preset's values; each target has its own."""
-        return {}
+        """Return the preset's first seed; what else it has is each target's (see `preset_recipe`)."""
+        values = weight_preset_values(self.preset or "paper", shape, "")
+        return {"first_seed": values["first_seed"]} if "first_seed" in values else {}
+
+    def preset_recipe(self, shape: Shape, task: str) -> Recipe:
+        """Return the preset's recipe for a target."""
+        preset = self.preset or "paper"
+        values = {"dropout": task_dropout(preset, task), **weight_preset_values(preset, shape, task_name(task))}
+        return Recipe.model_validate({name: value for name, value in values.items() if name in Recipe.model_fields})
+
+    def asked_recipe(self) -> dict[str, Any]:
+        """Return what every target's recipe is to have."""
+        return {name: value for name in RECIPE if (value := getattr(self, name)) is not None}
 
 
 class PretrainSettings(WeightSettings):

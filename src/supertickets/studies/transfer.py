@@ -13,21 +13,21 @@ from pydantic import BaseModel as Model
 from pydantic import ConfigDict
 
 from supertickets.anatomy.cost import forward_flops
-from supertickets.errors import TicketError, unknown_name
-from supertickets.evidence.magnitude import ticket_at
+from supertickets.errors import TicketError
+from supertickets.evidence.magnitude import mask_at, ticket_at
 from supertickets.evidence.record import Record, Subject, load_subjects
 from supertickets.evidence.table import DENSE, Role
 from supertickets.evidence.transfer import AnyTicket, Transfer, conclude_transfer
 from supertickets.lab import Trial
 from supertickets.lab.trial import TicketField, WeightMask
-from supertickets.models import BaseModel, find_model, prunable_shapes, prunable_weights
+from supertickets.models import BaseModel, prunable_shapes, prunable_weights
 from supertickets.storage import write_atomically
-from supertickets.studies.config import asked_for, complete, parse, settings_of
+from supertickets.studies.config import settings_of
 from supertickets.studies.imp import ImpStudy
-from supertickets.studies.presets import task_dropout, task_name, weight_preset_values
+from supertickets.studies.presets import task_name
 from supertickets.studies.settings import FindSettings, slug
 from supertickets.studies.settings_weights import ImpSettings, TransferSettings
-from supertickets.studies.study import Study, check_some_finished, conduct, recall, write_results
+from supertickets.studies.study import Study, check_some_finished, conduct, prepare, recall, write_results
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
@@ -104,7 +104,9 @@ class TransferStudy(Study):
         return [self._cell(*cell) for cell in self._cells()]
 
     def _cell(self, role: Role, place: int, source: Source | None) -> Trial:
-        recipe = self.plan.targets[place].recipe.model_copy(update={"precision": self.settings.precision})
+        recipe = self.plan.targets[place].recipe.model_copy(
+            update={"precision": self.settings.precision, "processes": self.settings.processes}
+        )
         ticket, mask = self.full, None
         if source is not None:
             ticket, mask = source.ticket or self.full, source.mask
@@ -180,13 +182,16 @@ def transfer(
     Takes the settings of `TransferSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both.
     Raises TicketError for misuse before anything is written, StudyError if no training finished.
     """
-    asked = asked_for(TransferSettings, config, settings)
-    first = parse(TransferSettings, asked)
-    base = find_model(first.model)
-    finished = complete(TransferSettings, asked, base)
-    found = [given for path in first.tickets for given in _given(path, finished, base)]
-    if not found:
+    finished, base = prepare(TransferSettings, config, settings)
+    if not finished.tickets:
         raise TicketError("--tickets: name finished studies of `imp` or `find`, or ticket folders.")
+    sparsity = _choose_sparsity(finished)
+    if finished.sparsity != sparsity and not quiet:
+        import typer
+
+        typer.echo(f"--sparsity: the tickets of {sparsity:g} are taken, the highest that all --tickets have.", err=True)
+    finished = finished.model_copy(update={"sparsity": sparsity})
+    found = [given for path in finished.tickets for given in _given(path, sparsity, base)]
     names = [one.source.name for one in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise TicketError(f"--tickets: there are two tickets of {twice[0]}; expected each source once.")
@@ -194,18 +199,20 @@ def transfer(
     targets = _targets(finished, base, found)
     tasks = {target.source: load_task(target.source) for target in targets}
     given = [*found, *_baselines(finished, base, found, level)]
+    folder = finished.folder
+    plan = Plan(sparsity=level, sources=tuple(one.here(folder) for one in given), targets=tuple(targets))
+
+    def check() -> None:
+        _check_same_plan(folder, kept_plan(folder), plan)
 
     def build(settled: TransferSettings, subjects: Sequence[Subject]) -> TransferStudy:
-        folder = settled.folder
-        plan = Plan(sparsity=level, sources=tuple(one.here(folder) for one in given), targets=tuple(targets))
-        _check_same_plan(folder, kept_plan(folder), plan)
         for one, source in zip(given, plan.sources, strict=True):
             if one.content is not None and source.mask is not None and source.mask.path is not None:
                 write_atomically(source.mask.path, one.content)
         write_atomically(folder / PLAN, plan.model_dump_json(indent=1) + "\n")
         return TransferStudy(settled, subjects, plan)
 
-    return conduct(build, finished, base, tasks, quiet, _conclude)
+    return conduct(build, finished, base, tasks, quiet, _conclude, check=check)
 
 
 def _conclude(study: TransferStudy, record: Record) -> TransferResult:
@@ -266,20 +273,80 @@ class _Given:
         )
 
 
-def _given(path: Path, settings: TransferSettings, base: BaseModel) -> list[_Given]:
+def _given(path: Path, sparsity: float | None, base: BaseModel) -> list[_Given]:
     """Return the tickets of a folder: of a study of `imp` one for each way to rewind, of `find` the super ticket."""
+    study = _studied(path)
+    if isinstance(study, ImpSettings):
+        assert sparsity is not None
+        return _of_imp(path, study, sparsity, base)
+    return [_of_folder(path if study is None else path / "super-ticket", base)]
+
+
+def _studied(path: Path) -> ImpSettings | FindSettings | None:
+    """Return the settings of the study in a folder, None for a ticket folder; raises TicketError if it is neither."""
     if not path.is_dir():
         raise TicketError(f"--tickets {path}: no such folder.")
     if (path / TICKET_JSON).is_file():
-        return [_of_folder(path, base)]
+        return None
     study = settings_of(path)
-    if isinstance(study, ImpSettings):
-        return _of_imp(path, study, settings.sparsity, base)
-    if not isinstance(study, FindSettings):
+    if not isinstance(study, ImpSettings | FindSettings):
         raise TicketError(f"--tickets {path}: expected a study of `imp` or `find`, this is one of `{study.study}`.")
-    if not (path / "super-ticket" / TICKET_JSON).is_file():
+    if isinstance(study, FindSettings) and not (path / "super-ticket" / TICKET_JSON).is_file():
         raise TicketError(f"--tickets {path}: there is no super ticket in it; run `supertickets find` to its end.")
-    return [_of_folder(path / "super-ticket", base)]
+    return study
+
+
+def _choose_sparsity(settings: TransferSettings) -> float | None:
+    """Return the sparsity of the tickets to take, None for heads and FFNs; raises TicketError if some have none of it.
+
+    Unless one is asked for, it is the highest that every study and ticket folder has.
+    """
+    there: dict[Path, list[float]] = {}
+    for path in settings.tickets:
+        study = _studied(path)
+        if isinstance(study, ImpSettings):
+            there[path] = _sparsities(path, study)
+        elif study is None and is_of_weights(path):
+            there[path] = [load_weight_ticket(path).ticket.sparsity]
+    if not there:
+        if settings.sparsity is not None:
+            raise TicketError("--sparsity: tickets of heads and FFNs have no sparsity to choose; leave it out.")
+        return None
+    known = "; ".join(f"{path} has {', '.join(f'{s:.4g}' for s in found)}" for path, found in there.items())
+
+    def common(sparsity: float) -> bool:
+        return all(any(abs(sparsity - one) <= _ALIKE / 2 for one in found) for found in there.values())
+
+    if settings.sparsity is not None:
+        if not common(settings.sparsity):
+            raise TicketError(f"--sparsity {settings.sparsity:g}: not all --tickets have a ticket of it: {known}.")
+        return settings.sparsity
+    # A study's sparsities are the round numbers that its tickets came as near to as whole weights allow.
+    of_studies = [s for path, found in there.items() if not (path / TICKET_JSON).is_file() for s in found]
+    shared = [s for s in of_studies or [s for found in there.values() for s in found] if common(s)]
+    if not shared:
+        raise TicketError(f"--tickets: they have no sparsity in common, and only equal ones compare: {known}.")
+    return max(shared)
+
+
+def _sparsities(path: Path, settings: ImpSettings) -> list[float]:
+    """Return the sparsities at which a study has the tickets of its first seed, in every way to rewind."""
+    subjects = load_subjects(path)
+    if not subjects:
+        raise TicketError(f"--tickets {path}: the study has not begun; see `supertickets status {path}`.")
+    record = recall(ImpStudy(settings, subjects))
+    found = [
+        sparsity
+        for sparsity in settings.sparsities
+        if all(_is_there(mask_at(record, sparsity, settings.first_seed, arm.name)) for arm in settings.arms)
+    ]
+    if not found:
+        raise TicketError(f"--tickets {path}: no ticket of it is there yet; see `supertickets status {path}`.")
+    return found
+
+
+def _is_there(mask: WeightMask | None) -> bool:
+    return mask is not None and mask.path is not None and mask.path.is_file()
 
 
 def _of_folder(path: Path, base: BaseModel) -> _Given:
@@ -303,18 +370,12 @@ def _check_base(path: Path, weight_hash: str, base: BaseModel) -> None:
 def _of_imp(path: Path, settings: ImpSettings, sparsity: float, base: BaseModel) -> list[_Given]:
     """Return the tickets that a study found at a sparsity in its first seed, one for each way to rewind."""
     subjects = load_subjects(path)
-    if not subjects:
-        raise TicketError(f"--tickets {path}: the study has not begun; see `supertickets status {path}`.")
     _check_base(path, subjects[0].weight_hash, base)
-    if not any(abs(sparsity - rung) < 1e-9 for rung in settings.sparsities):
-        known = [f"{rung:g}" for rung in settings.sparsities]
-        raise unknown_name(f"sparsity of --tickets {path}:", f"{sparsity:g}", known)
     record = recall(ImpStudy(settings, subjects))
     task, found = subjects[0].task, []
     for arm in settings.arms:
         ticket = ticket_at(record, sparsity, settings.first_seed, arm.name)
-        if ticket is None:
-            raise TicketError(f"--tickets {path}: its ticket at {sparsity:g} is not there yet; run it to its end.")
+        assert ticket is not None  # see `_sparsities`
         found.append(_Given.of_weights(f"{task} ({arm.name})" if arm.name else task, task, ticket.to_bytes()))
     return found
 
@@ -357,9 +418,8 @@ def _comparable(found: Sequence[_Given], base: BaseModel, settings: TransferSett
     return given, round(sum(part.sparsity for part in parts.values()) / len(parts), 4)
 
 
-_ALIKE = (
-    0.01  # how far sparsities may be apart: without the pooler, tickets that were pruned with it are a little denser
-)
+_ALIKE = 0.01
+"""How far sparsities may be apart: without the pooler, tickets that were pruned with it are a little denser."""
 
 
 def _baselines(settings: TransferSettings, base: BaseModel, found: Sequence[_Given], level: float) -> list[_Given]:
@@ -385,20 +445,13 @@ def _targets(settings: TransferSettings, base: BaseModel, found: Sequence[_Given
         if not (path / TICKET_JSON).is_file() and isinstance(one := settings_of(path), ImpSettings | FindSettings):
             studies[task_name(one.task)] = one
     asked = settings.tasks or tuple(dict.fromkeys(one.source.task for one in found if one.source.task is not None))
-    targets = []
+    changed, targets = settings.asked_recipe(), []
     for task in asked:
         study = studies.get(task_name(task))
-        if study is not None:
-            source, recipe = study.source, study.recipe
-        else:
-            source = TaskSource.model_validate({"task": task, "data": settings.data})
-            values = weight_preset_values("paper", base.shape, task_name(task))
-            fields = {name: value for name, value in values.items() if name in Recipe.model_fields}
-            fields["dropout"] = task_dropout("paper", task)
-            recipe = Recipe.model_validate(fields)
-        own = {name: getattr(settings, name) for name in settings.of_targets}
-        changed = {name: value for name, value in own.items() if value is not None}
-        longest = min(changed.get("max_length", recipe.max_length), base.max_length)
-        recipe = recipe.model_copy(update={**changed, "max_length": longest, "threads": settings.threads})
-        targets.append(Target(source=source, recipe=recipe))
+        own = study is not None and settings.preset is None
+        source = study.source if study else TaskSource.model_validate({"task": task, "data": settings.data})
+        recipe = study.recipe if study and own else settings.preset_recipe(base.shape, task)
+        values = {**recipe.model_dump(), **changed, "threads": settings.threads}
+        values["max_length"] = min(values["max_length"], base.max_length)
+        targets.append(Target(source=source, recipe=Recipe.model_validate(values)))
     return targets
