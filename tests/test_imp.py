@@ -427,7 +427,7 @@ def mask_sizes(folder: Path) -> set[int]:
 def test_masks_alone_stay_of_rounds(done: Watched, controlled: Watched, asked: dict[str, Any], folder: Path) -> None:
     """However rounds go on: no trained weights, and masks of one size."""
     carried = watch(asked, rewind=("0", "none"), head="carry", controls="none", out=folder / "carry")
-    once = watch(asked, sparsities=0.5, head="carry", controls="none", out=folder / "once")
+    once = watch(asked, sparsities=0.5, controls="none", out=folder / "once")
     for study in (done, carried, once):
         assert trial_files(study.result.folder) == {"outcome.json", "predictions.safetensors", MASK}
         assert len(mask_sizes(study.result.folder)) == 1

@@ -318,6 +318,11 @@ def test_structured_tickets(asked: dict[str, Any], places: dict[str, Path], tmp_
     files = {"data": None} | asked | {"tickets": tickets, "seeds": 1, "sparsity": None}
     with pytest.raises(TicketError, match="--sparsity: tickets of heads and FFNs have no sparsity to choose"):
         transfer(files | {"sparsity": 0.5}, out=tmp_path / "out")
+    for name, value in (("baselines", (ONE_SHOT, RANDOM)), ("pooler", False), ("scope", "tensor")):
+        with pytest.raises(TicketError, match=f"--{name}: .* is for tickets of single weights"):
+            transfer(files | {"baselines": (RANDOM,), name: value}, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    files["baselines"] = (RANDOM,)
     result = transfer(files | {"tickets": (tickets[0], places["find-lengths"])}, out=tmp_path / "out")
     runs = result.transfer.runs
     assert list(dict.fromkeys(runs["source"])) == [DENSE, "words", "lengths", RANDOM]  # one-shot is of weights

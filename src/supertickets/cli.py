@@ -15,7 +15,7 @@ import typer
 
 from supertickets.errors import StudyError, TicketError
 from supertickets.storage import UserPath
-from supertickets.studies.config import asked_for, flag, parse, read_value
+from supertickets.studies.config import Asked, asked_for, flag, parse, read_value
 from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, StudySettings
 from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
 
@@ -99,7 +99,7 @@ def _help(field: Any) -> str:
     )
 
 
-def _asked(kind: type[StudySettings], config: Path | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(kind: type[StudySettings], config: Path | None, settings: Mapping[str, Any]) -> Asked:
     """Return what was asked for, in a file or typed; a typing error is told before anything slow is imported."""
     asked = asked_for(kind, config, settings)
     parsed = parse(kind, asked)
@@ -192,11 +192,8 @@ def _compare(
     """
     from supertickets.studies.compare import compare
 
-    asked = _asked(CompareSettings, config, settings)
-    if idle := parse(CompareSettings, asked).idle:
-        typer.echo(f"Left out, since this measure of importance does not read them: {', '.join(idle)}.", err=True)
     with _stoppable():
-        result = compare(asked, quiet=False)
+        result = compare(_asked(CompareSettings, config, settings), quiet=False)
     if as_json:
         rows = json.loads(result.comparison.to_json(orient="records"))
         typer.echo(json.dumps({"folder": str(result.folder), "failed": dict(result.failures), "comparison": rows}))

@@ -150,7 +150,7 @@ def adapt(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     runs = [_Run.of(path) for path in first.runs]
     asked.setdefault("model", runs[0].study.settings.model)
     base = find_model(str(asked["model"]))
-    finished = complete(AdaptSettings, asked, base)
+    finished = complete(AdaptSettings, asked, base, quiet)
     for run in runs:
         if run.study.subject.weight_hash != base.weight_hash:
             raise TicketError(f"{flag('runs')} {run.path}: its model is not {base.name!r}; adapt models of one base.")

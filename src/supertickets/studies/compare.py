@@ -83,7 +83,7 @@ def compare(
     Takes the settings of `CompareSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both.
     Raises TicketError for misuse before anything is written.
     """
-    first, base = prepare(CompareSettings, config, settings)
+    first, base = prepare(CompareSettings, config, settings, quiet)
     tasks = {first.source: load_task(first.source)}
 
     def conclude(study: CompareStudy, record: Record) -> CompareResult:

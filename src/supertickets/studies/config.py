@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from supertickets.anatomy import Shape
 from supertickets.errors import TicketError, unknown_name
 from supertickets.models import BaseModel as PretrainedModel
 from supertickets.storage import user_path, write_atomically
@@ -124,29 +125,39 @@ def _sentence(error: ValidationError) -> str:
     return f"{flag(name)}: {message[0].lower()}{message[1:].rstrip('.')}{got}."
 
 
-def read_config(path: Path, kind: type[StudySettings]) -> dict[str, Any]:
+def read_config(path: Path, kind: type[StudySettings]) -> Asked:
     """Return what a YAML file sets for a kind of study; keys are the flags' names, with `-` or `_`.
 
     A study's own settings file is one too. Raises TicketError if it is another study's.
     """
     found = _read(path)
     found.pop("schema", None)
-    of = found.pop("study", kind.study)
+    a_studys, of = "study" in found, found.pop("study", kind.study)
     if of != kind.study:
         raise TicketError(f"--config {path}: these are settings of `{of}`, expected those of `{kind.study}`.")
     for name in found:
         if name not in kind.model_fields:
             raise unknown_name(f"key in {path}", FLAGS.get(name, name), _shown(kind))
-    return found
+    return Asked(found, found if a_studys else ())
+
+
+class Asked(dict[str, Any]):
+    """Settings that are asked for; those of `inherited` came with the settings file of a study, which has them all."""
+
+    def __init__(self, values: Mapping[str, Any], inherited: Iterable[str] = ()) -> None:
+        super().__init__(values)
+        self.inherited = frozenset(inherited)
 
 
 def asked_for(
     kind: type[StudySettings], config: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> Asked:
     """Return what is asked for, by the settings' own names: a config (or its file) and what wins over it."""
     if isinstance(config, str | Path):
         config = read_config(user_path(config), kind)
-    return renamed({**(config or {}), **settings})
+    typed = renamed(settings)
+    inherited = config.inherited - typed.keys() if isinstance(config, Asked) else ()
+    return Asked({**renamed(config or {}), **typed}, inherited)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -163,22 +174,47 @@ def _read(path: Path) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-def complete(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel) -> S:
-    """Return settings with everything filled in that was not asked for: the preset's values, then the defaults.
+def fill(kind: type[S], asked: Mapping[str, Any], shape: Shape) -> S:
+    """Return settings with everything filled in that was not asked for: the preset's values, then the defaults."""
+    values = parse(kind, asked).preset_settings(shape)
+    return parse(kind, {name: value for name, value in values.items() if name in kind.model_fields} | dict(asked))
 
-    Raises TicketError if `max_length` was asked for beyond the model's positions.
+
+def complete(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel, quiet: bool = True) -> S:
+    """Return settings that are filled in for a base model, and say (unless `quiet`) which of the preset change nothing.
+
+    Raises TicketError if `max_length` was asked for beyond the model's positions, and for what was asked for and would
+    change nothing.
     """
-    first = parse(kind, asked)
-    filled = {name: value for name, value in first.preset_settings(base.shape).items() if name in kind.model_fields}
-    filled |= asked
-    if asked.get("max_length") is not None and first.max_length > base.max_length:
+    settings = fill(kind, asked, base.shape)
+    if asked.get("max_length") is not None and settings.max_length > base.max_length:
         raise TicketError(
-            f"--max-length: {first.max_length} is beyond the {base.max_length} positions of model {first.model!r}."
+            f"--max-length: {settings.max_length} is beyond the {base.max_length} positions of model {base.name!r}."
         )
-    settings = parse(kind, filled)
+    _check_effects(settings, asked, quiet)
     # Where each of several tasks has its own, it is None.
     longest = settings.max_length and min(settings.max_length, base.max_length)
     return settings.model_copy(update={"max_length": longest, "out": settings.folder})
+
+
+def _check_effects(settings: StudySettings, asked: Mapping[str, Any], quiet: bool) -> None:
+    """Raise TicketError for what was asked for and would change nothing; what a preset or a file brought is told."""
+    typed = asked.keys() - (asked.inherited if isinstance(asked, Asked) else ())
+    told = []
+    for name, why in settings.without_effect(asked).items():
+        if getattr(settings, name) == type(settings).model_fields[name].default and name not in _ALWAYS_TOLD:
+            continue
+        if name in typed:
+            raise TicketError(f"{flag(name)}: it would change nothing, since {why}; leave it out.")
+        told += [f"{flag(name)} changes nothing, since {why}."] if name not in _NO_EFFECT else []
+    if told and not quiet:
+        import typer
+
+        typer.echo("\n".join(told), err=True)
+
+
+_ALWAYS_TOLD = {"choices"}
+"""Of these a part may change nothing by default."""
 
 
 def recorded(folder: Path) -> StudySettings | None:

@@ -161,7 +161,7 @@ def find(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = 
     >>> result = find(task="cola", data="glue", levels=(0.1, 0.2), seeds=1)  # doctest: +SKIP
     >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
     """
-    first, base = prepare(FindSettings, config, settings)
+    first, base = prepare(FindSettings, config, settings, quiet)
     tasks = {first.source: load_task(first.source)}
     return conduct(FindStudy, first, base, tasks, quiet, lambda study, record: _conclude(study, record, base, tasks))
 

@@ -312,7 +312,7 @@ def imp(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = T
 
     >>> result = imp(task="cola", data="glue", sparsities=(0.5, 0.7), seeds=1)  # doctest: +SKIP
     """
-    first, base = prepare(ImpSettings, config, settings)
+    first, base = prepare(ImpSettings, config, settings, quiet)
     task = load_task(first.source)
     first, base = with_output_layer(first, base, task, quiet)
     tasks = {first.source: task}

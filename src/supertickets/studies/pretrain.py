@@ -80,7 +80,7 @@ def pretrain(
     Takes the settings of `PretrainSettings` by name. Raises TicketError for misuse before anything is written, and
     StudyError if the training failed.
     """
-    first, base = prepare(PretrainSettings, config, settings)
+    first, base = prepare(PretrainSettings, config, settings, quiet)
     return _pretrain(first, base, load_task(first.source), quiet)
 
 

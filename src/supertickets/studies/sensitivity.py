@@ -22,7 +22,7 @@ from supertickets.lab import Outcome, Trial
 from supertickets.lab.outcome import WEIGHTS
 from supertickets.models import find_model
 from supertickets.storage import user_path
-from supertickets.studies.config import parse, settings_of
+from supertickets.studies.config import flag, parse, settings_of
 from supertickets.studies.pages import SENSITIVITY
 from supertickets.studies.report import report
 from supertickets.studies.settings import FindSettings, ShareSettings
@@ -157,6 +157,8 @@ def sensitivity(
         raise TicketError("--seeds 1: one seed and one learning rate have no spread; expected two of either.")
     machine = {name: value for name, value in {"workers": workers, "device": device}.items() if value is not None}
     settings = parse(type(settings), {**settings.model_dump(), **machine})
+    for name in settings.without_effect(machine).keys() & machine:
+        raise TicketError(f"{flag(name)}: it would change nothing, since {settings.without_effect(machine)[name]}.")
     rates = sorted(set(learning_rates))
     if isinstance(settings, ShareSettings):
         own = settings.fine_tune_learning_rate or settings.learning_rate

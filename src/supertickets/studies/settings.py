@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
@@ -17,7 +18,7 @@ from supertickets.studies.presets import SEVERAL, Preset, preset_values, task_dr
 from supertickets.tasks import TaskFiles, TaskSource
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets.drawing import KINDS, Drawing, Kind
-from supertickets.tickets.scoring import ScoringSettings
+from supertickets.tickets.scoring import READ, ScoringSettings
 from supertickets.training.recipe import Recipe, Sharing
 
 
@@ -75,6 +76,15 @@ class StudySettings(Recipe):
         """Return what the preset sets for this study on a model of that shape."""
         raise NotImplementedError
 
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return the settings that change nothing beside the others, and why.
+
+        `asked` are the values that were asked for, as they were written.
+        """
+        if self.on == "ray":
+            return {"workers": "Ray runs as many trainings as --cpus and --gpus leave room for"}
+        return dict.fromkeys(("address", "cpus", "gpus"), "only --on ray reads it")
+
 
 def slug(name: str) -> str:
     """Return a name as one that a folder may have."""
@@ -120,6 +130,19 @@ class TaskSettings(StudySettings, TaskFiles):
         named = {"task": Path(str(self.train_file)).stem} if own else {}
         return preset_values(self.preset, shape, name, name in BUILTIN) | named
 
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also what the task's files make no use of."""
+        idle, own, name = super().without_effect(asked), self.train_file is not None, task_name(self.task)
+        if own:
+            idle["data"] = "the examples are in --train-file"
+        elif name in BUILTIN:
+            idle["data"] = f"task {self.task!r} is built in and has no files"
+        if not own or self.dev_file is not None:
+            idle["dev_share"] = "only a --train-file without --dev-file is split"
+        if name == "mlm":
+            idle["dropout"] = "masked language modelling has no dropout before its output layer"
+        return idle
+
 
 class SourceSettings(TaskSettings, TaskSource):
     """Settings of studies of one training set."""
@@ -134,6 +157,17 @@ class SourceSettings(TaskSettings, TaskSource):
         """The task, the fraction that is trained on, and the study if it is not the main one."""
         fraction = f"-{self.fraction:g}" if self.fraction < 1 else ""
         return self.task + fraction + ("" if self.study == FindSettings.study else f"-{self.study}")
+
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also a seed of fractions that nothing is drawn with."""
+        return super().without_effect(asked) | _idle_fraction_seed(self.task, self.fraction < 1, "--fraction")
+
+
+def _idle_fraction_seed(task: str, drawn: bool, how: str) -> dict[str, str]:
+    """Return why the seed of fractions is not read, by its name; nothing if it is."""
+    if task_name(task) == "mlm":
+        return {"fraction_seed": "of a text, a fraction is its first lines"}
+    return {} if drawn else {"fraction_seed": f"no part of the training set is drawn ({how})"}
 
 
 class TicketSettings(Drawing, ScoringSettings):
@@ -163,6 +197,17 @@ class TicketSettings(Drawing, ScoringSettings):
         """How tickets are drawn."""
         return Drawing(**part(self, Drawing))
 
+    def unread(self, measures: Sequence[str], randomly: bool, ranked: bool = True) -> dict[str, str]:
+        """Return what changes no ticket, and why: with such measures, with random tickets or without, ranked or not."""
+        idle = {}
+        for name in {"absolute", "accumulation"} - {name for measure in measures for name in READ.get(measure, ())}:
+            idle[name] = f"the measure of importance ({', '.join(measures)}) does not read it"
+        if not randomly:
+            idle["random"] = "no random tickets are drawn"
+        if not ranked or sum(level > 0 for level in self.levels) < 2:
+            idle["schedule"] = "no ticket is drawn after another one: there are fewer than two levels of a ranked kind"
+        return idle
+
 
 class FindSettings(SourceSettings, TicketSettings):
     """Settings of `supertickets find`."""
@@ -181,6 +226,11 @@ class FindSettings(SourceSettings, TicketSettings):
         if not kinds:
             raise ValueError("expected at least one kind")
         return tuple(kind for kind in KINDS if kind in kinds)
+
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also what no ticket is drawn by."""
+        ranked = self.kinds != ("random",)
+        return super().without_effect(asked) | self.unread([self.importance], "random" in self.kinds, ranked)
 
 
 class CompareSettings(SourceSettings, TicketSettings):
@@ -227,10 +277,25 @@ class CompareSettings(SourceSettings, TicketSettings):
             if name in ScoringSettings.model_fields and self._changes_nothing(name, CHOICES[name][-1])
         ]
 
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also what no ticket is drawn by, neither the usual ones nor those of a choice."""
+        measures = [self.importance, *(value for name, value in self.variants if name == "importance")]
+        idle = super().without_effect(asked)
+        idle |= self.unread(measures, any(name == "random" for name, _ in self.variants))
+        if any(name == "schedule" for name, _ in self.variants):
+            idle.pop("schedule", None)
+        if self.idle:
+            idle["choices"] = f"the measure of importance ({self.importance}) does not read {' and '.join(self.idle)}"
+        return idle
+
     def _changes_nothing(self, name: str, value: str) -> bool:
         if name not in ScoringSettings.model_fields or value == getattr(self, name):
             return value == getattr(self, name)
         return self.model_copy(update={name: value}).scoring == self.scoring
+
+
+DEFAULT_TASKS = ("entailment", "paraphrase", "similarity")
+"""What `share` trains where neither tasks nor tickets are named."""
 
 
 class ShareSettings(StudySettings, TicketSettings, Sharing):
@@ -300,8 +365,24 @@ class ShareSettings(StudySettings, TicketSettings, Sharing):
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return the preset's values for training several tasks."""
-        names = [task_name(task) for task in self.tasks]
-        return preset_values(self.preset, shape, SEVERAL, bool(names) and all(name in BUILTIN for name in names))
+        names = [task_name(task) for task in self.tasks or DEFAULT_TASKS]
+        return preset_values(self.preset, shape, SEVERAL, all(name in BUILTIN for name in names))
+
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also what only the search for tickets reads, where there is none, and what only fine-tuning reads."""
+        idle = super().without_effect(asked)
+        if self.tickets:
+            searched = ("levels", *Drawing.model_fields, *ScoringSettings.model_fields)
+            idle |= dict.fromkeys(searched, "--tickets names the tickets, so that none are looked for")
+        else:
+            idle |= self.unread([self.importance], randomly=False)
+        if not self.fine_tune:
+            idle |= dict.fromkeys(
+                ("fine_tune_epochs", "fine_tune_learning_rate"), "nothing is fine-tuned (--no-fine-tune)"
+            )
+        if self.at_most is None:
+            idle["fraction_seed"] = "no training set is cut (--at-most)"
+        return idle
 
 
 class AdaptSettings(TaskSettings):
@@ -332,6 +413,10 @@ class AdaptSettings(TaskSettings):
         if not fractions:
             raise ValueError("expected at least one fraction")
         return tuple(sorted(set(fractions)))
+
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also a seed of fractions that nothing is drawn with."""
+        return super().without_effect(asked) | _idle_fraction_seed(self.task, self.fractions != (1.0,), "--fractions")
 
 
 def _named_choices() -> dict[str, tuple[str, ...]]:

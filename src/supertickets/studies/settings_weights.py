@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Self, get_args
@@ -148,6 +149,19 @@ class ImpSettings(WeightSettings, Pruning):
                              f"{', '.join(f'{rung:g}' for rung in self.sparsities)}")  # fmt: skip
         return self
 
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also what no round, ticket or control is made by."""
+        idle, written = super().without_effect(asked), asked.get("sparsities", "..")
+        if ".." not in str(written):
+            idle |= dict.fromkeys(("rate", "amount_of"), "--sparsities has no range, such as 0.1..0.7")
+        if len(self.sparsities) < 2:
+            idle |= dict.fromkeys(("head", "rewind_scope"), "with one sparsity, no round follows another one")
+        if all(arm.rewind is None for arm in self.arms):
+            idle |= dict.fromkeys(("head", "rewind_scope"), "nothing is put back with --rewind none")
+        if not self.controls:
+            idle["control_at"] = "there are no --controls"
+        return idle
+
     @property
     def arms(self) -> list[Arm]:
         """The ways to go on after each pruning; the first is the study's own."""
@@ -277,6 +291,11 @@ class TransferSettings(_TargetSettings, Pruning):
         preset = self.preset or "paper"
         values = {"dropout": task_dropout(preset, task), **weight_preset_values(preset, shape, task_name(task))}
         return Recipe.model_validate({name: value for name, value in values.items() if name in Recipe.model_fields})
+
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also how baselines are pruned, where there are none."""
+        idle: dict[str, str] = super().without_effect(asked)
+        return idle if self.baselines else idle | {"scope": "there are no --baselines"}
 
     def asked_recipe(self) -> dict[str, Any]:
         """Return what every target's recipe is to have."""

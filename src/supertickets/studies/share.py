@@ -18,7 +18,7 @@ from supertickets.models import BaseModel, find_model
 from supertickets.studies.config import SETTINGS_FILE, asked_for, complete, parse, settings_of
 from supertickets.studies.find import find
 from supertickets.studies.presets import task_name
-from supertickets.studies.settings import FindSettings, ShareSettings, slug
+from supertickets.studies.settings import DEFAULT_TASKS, FindSettings, ShareSettings, slug
 from supertickets.studies.study import (
     Loaded,
     Study,
@@ -29,6 +29,7 @@ from supertickets.studies.study import (
     write_results,
 )
 from supertickets.tasks import Task, TaskSource, load_task
+from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import (
     MODEL_FOLDER,
@@ -41,7 +42,6 @@ from supertickets.tickets.folder import (
 from supertickets.training.recipe import Recipe
 from supertickets.training.team import find_team
 
-DEFAULT_TASKS = ("entailment", "paraphrase", "similarity")
 TICKETS = "tickets"
 """Below a study's folder: each task's ticket, as it is shared."""
 TASK_MODELS = "models"
@@ -174,7 +174,8 @@ def _members(settings: ShareSettings) -> list[_Member]:
 
 
 def _source(task: str, settings: ShareSettings) -> TaskSource:
-    return TaskSource.model_validate({"task": task, "data": settings.data})
+    data = None if task_name(task) in BUILTIN else settings.data
+    return TaskSource.model_validate({"task": task, "data": data})
 
 
 def _given(path: Path, settings: ShareSettings) -> _Member:
@@ -265,10 +266,12 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     members = _members(first)
     if len(members) < 2:
         raise TicketError(f"--tasks: sharing needs at least two tasks, got {members[0].source.task!r} alone.")
+    if first.data is not None and all(member.source.data != first.data for member in members):
+        raise TicketError("--data: it would change nothing: no task takes its examples from there.")
     asked["tasks"] = tuple(member.source.task for member in members)
     base = find_model(first.model)
     _check_bases(members, base)
-    finished = complete(ShareSettings, asked, base)
+    finished = complete(ShareSettings, asked, base, quiet)
     if members[0].shared is None and find_team().size > 1:
         raise TicketError("--tickets: under `accelerate launch`, find the tickets first and name their studies.")
     loaded = dict(_cut_to_size(member.source, load_task(member.source), first) for member in members)
@@ -363,7 +366,7 @@ def _search(settings: ShareSettings, subject: Subject) -> dict[str, Any]:
     """Return what is asked of the study that finds a task's super ticket: this one's recipe, levels and seeds."""
     own = {"out", "dropout", "keep", "data", "fraction_seed"}
     same = {name: getattr(settings, name) for name in type(settings).model_fields.keys() & FindSettings.model_fields}
-    same = {name: value for name, value in same.items() if name not in own}
+    same = {name: value for name, value in same.items() if name not in own | settings.without_effect({}).keys()}
     if settings.dropout is not None:
         same["dropout"] = settings.dropout
     source = {name: value for name, value in subject.source.model_dump().items() if value is not None}

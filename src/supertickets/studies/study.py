@@ -234,12 +234,12 @@ def recall(study: Study) -> Record:
 
 
 def prepare(
-    kind: type[S], config: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]
+    kind: type[S], config: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any], quiet: bool = True
 ) -> tuple[S, BaseModel]:
     """Return a study's complete settings and base model, from a config (or its file) and what wins over it."""
     asked = asked_for(kind, config, settings)
     base = find_model(str(asked.get("model", kind.model_fields["model"].default)))
-    return complete(kind, asked, base), base
+    return complete(kind, asked, base, quiet), base
 
 
 def check_some_finished(record: Record) -> None:
@@ -306,6 +306,8 @@ def check_processes(settings: StudySettings) -> int:
 def check_runner(settings: StudySettings) -> None:
     """Raise TicketError unless trainings can run and be tracked as asked for."""
     check_trackers(settings.track)
+    if find_team().size > 1 and (settings.device != "auto" or settings.workers not in ("auto", 1)):
+        raise TicketError("--device and --workers: `accelerate launch` has set both for its processes; leave them out.")
     if settings.on == "ray":
         check_ray(settings.address)
     check_device(settings.device)

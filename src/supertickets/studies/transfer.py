@@ -22,17 +22,18 @@ from supertickets.lab import Trial
 from supertickets.lab.trial import TicketField, WeightMask
 from supertickets.models import BaseModel, prunable_shapes, prunable_weights
 from supertickets.storage import write_atomically
-from supertickets.studies.config import settings_of
+from supertickets.studies.config import flag, settings_of
 from supertickets.studies.imp import ImpStudy
 from supertickets.studies.presets import task_name
 from supertickets.studies.settings import FindSettings, slug
 from supertickets.studies.settings_weights import ImpSettings, TransferSettings
 from supertickets.studies.study import Study, check_some_finished, conduct, prepare, recall, write_results
 from supertickets.tasks import TaskSource, load_task
+from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
 from supertickets.tickets.folder import TICKET_JSON, is_of_weights, load_ticket, load_weight_ticket
-from supertickets.tickets.weights import WeightTicket, check_all_tensors, check_tensors, prune_by_magnitude
+from supertickets.tickets.weights import Pruning, WeightTicket, check_all_tensors, check_tensors, prune_by_magnitude
 from supertickets.training.recipe import Recipe
 
 PLAN, MASKS = "transfer.json", "masks"
@@ -182,7 +183,7 @@ def transfer(
     Takes the settings of `TransferSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both.
     Raises TicketError for misuse before anything is written, StudyError if no training finished.
     """
-    finished, base = prepare(TransferSettings, config, settings)
+    finished, base = prepare(TransferSettings, config, settings, quiet)
     if not finished.tickets:
         raise TicketError("--tickets: name finished studies of `imp` or `find`, or ticket folders.")
     sparsity = _choose_sparsity(finished)
@@ -191,6 +192,8 @@ def transfer(
 
         typer.echo(f"--sparsity: the tickets of {sparsity:g} are taken, the highest that all --tickets have.", err=True)
     finished = finished.model_copy(update={"sparsity": sparsity})
+    if sparsity is None:
+        finished = _of_structures(finished)
     found = [given for path in finished.tickets for given in _given(path, sparsity, base)]
     names = [one.source.name for one in found]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -280,6 +283,19 @@ def _given(path: Path, sparsity: float | None, base: BaseModel) -> list[_Given]:
         assert sparsity is not None
         return _of_imp(path, study, sparsity, base)
     return [_of_folder(path if study is None else path / "super-ticket", base)]
+
+
+def _of_structures(settings: TransferSettings) -> TransferSettings:
+    """Return the settings for tickets of heads and FFNs; raises TicketError for what is of single weights alone."""
+    given = [name for name in Pruning.model_fields if getattr(settings, name) != Pruning.model_fields[name].default]
+    if ONE_SHOT in settings.baselines and "baselines" in settings.model_fields_set:
+        given.append("baselines")
+    if given:
+        raise TicketError(
+            f"{flag(given[0])}: {getattr(settings, given[0])} is for tickets of single weights; those of --tickets are "
+            "of heads and FFNs, so leave it out."
+        )
+    return settings.model_copy(update={"baselines": tuple(one for one in settings.baselines if one != ONE_SHOT)})
 
 
 def _studied(path: Path) -> ImpSettings | FindSettings | None:
@@ -445,11 +461,19 @@ def _targets(settings: TransferSettings, base: BaseModel, found: Sequence[_Given
         if not (path / TICKET_JSON).is_file() and isinstance(one := settings_of(path), ImpSettings | FindSettings):
             studies[task_name(one.task)] = one
     asked = settings.tasks or tuple(dict.fromkeys(one.source.task for one in found if one.source.task is not None))
+    if settings.data is not None and all(task_name(task) in {*studies, *BUILTIN} for task in asked):
+        raise TicketError("--data: it would change nothing: every target is built in or has a study.")
     changed, targets = settings.asked_recipe(), []
     for task in asked:
         study = studies.get(task_name(task))
         own = study is not None and settings.preset is None
-        source = study.source if study else TaskSource.model_validate({"task": task, "data": settings.data})
+        source = (
+            study.source
+            if study
+            else TaskSource.model_validate(
+                {"task": task, "data": None if task_name(task) in BUILTIN else settings.data}
+            )
+        )
         recipe = study.recipe if study and own else settings.preset_recipe(base.shape, task)
         values = {**recipe.model_dump(), **changed, "threads": settings.threads}
         values["max_length"] = min(values["max_length"], base.max_length)

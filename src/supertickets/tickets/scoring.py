@@ -20,8 +20,9 @@ class ScoringSettings(BaseModel):
 
     def read(self) -> "ScoringSettings":
         """Return these settings with what their measure does not read put at its default."""
-        read = _READ.get(self.importance, ())
+        read = READ.get(self.importance, ())
         return ScoringSettings(importance=self.importance, **{name: getattr(self, name) for name in read})
 
 
-_READ = {"sensitivity": ("absolute", "accumulation"), "fisher": ("absolute",)}
+READ = {"sensitivity": ("absolute", "accumulation"), "fisher": ("absolute",)}
+"""The other settings that a measure of importance reads."""

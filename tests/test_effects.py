@@ -1,0 +1,350 @@
+"""Every setting of every study changes what is run or what is left, or is refused: none is ignored."""
+
+import csv
+import hashlib
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import supertickets
+from conftest import save_tiny_model
+from supertickets.errors import TicketError
+from supertickets.lab import Outcome, Trial
+from supertickets.lab.machine import Machine
+from supertickets.lab.outcome import MASK, WEIGHTS
+from supertickets.models import BaseModel
+from supertickets.studies.config import STUDIES, flag
+from supertickets.studies.find import find
+from supertickets.studies.imp import imp
+from supertickets.studies.settings_weights import TransferSettings
+from supertickets.studies.share import share
+from supertickets.studies.study import Study, machine
+from test_settings import other
+
+REFUSED_ALONE = {
+    ("pretrain", "seeds"): "one model is trained",
+    ("share", "random"): "no random tickets are drawn",
+    ("transfer", "embeddings"): "no ticket of the sources has masks of embeddings",
+    ("adapt", "model"): "models that are adapted have a base model",
+    ("share", "model"): "tickets have a base model",
+    ("transfer", "model"): "tickets have a base model",
+} | {(study, "processes"): "as many were started" for study in STUDIES}
+"""Settings that have one value alone beside the others of these tests."""
+READ_AT_THE_END = {("imp", "rule"): "conclusions are drawn by it"}
+"""Settings that change what is said about trials, and no trial; they have tests of their own."""
+
+
+class _Planned(BaseException):
+    """The study that was going to run."""
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two models, tables of examples, folders of GLUE's files, and finished studies of every kind to start from."""
+    folder = tmp_path_factory.mktemp("effects")
+    found: dict[str, Any] = {
+        "model": str(save_tiny_model(folder / "model")),
+        "other": str(save_tiny_model(folder / "other", seed=1)),
+    }
+    for i, name in enumerate(("train", "dev", "train2", "dev2")):
+        rng = np.random.default_rng(i)
+        rows = [
+            {
+                "text": " ".join(f"w{w}" for w in rng.integers(0, 24, 5)),
+                "other": f"w{j} w{rng.integers(9)}",
+                "pair": f"w{j % 7}",
+                "label": j % 2,
+                "kind": "abc"[j % 3],
+            }
+            for j in range(24)
+        ]
+        found[name] = _table(folder / f"{name}.csv", rows, ",")
+    for i, name in enumerate(("glue", "glue2")):
+        for part in ("train", "dev"):
+            rows = [
+                {
+                    "index": j,
+                    "sentence1": f"w{j} w{i}",
+                    "sentence2": "w1",
+                    "label": ("entailment", "not_entailment")[j % 2],
+                }
+                for j in range(8)
+            ]
+            _table(folder / name / "RTE" / f"{part}.tsv", rows, "\t")
+        found[name] = folder / name
+    quick = {"epochs": 1, "batch_size": 8, "max_length": 16, "seeds": 1, "workers": 1, "precision": "float32"}
+    for task, part in (("words", ""), ("more", "2")):
+        files = {"train_file": found["train" + part], "dev_file": found["dev" + part], "model": found["model"]}
+        find(quick | files, task=task, levels=0.4, kinds="winning", keep="all", out=folder / f"find-{task}")
+        imp(quick | files, task=task, sparsities="0.3,0.5", controls="none", out=folder / f"imp-{task}")
+        found |= {f"{kind}-{task}": folder / f"{kind}-{task}" for kind in ("find", "imp")}
+    finds = (found["find-words"], found["find-more"])
+    found["share"] = share(quick, model=found["model"], tickets=finds, fine_tune=False, out=folder / "share").folder
+    return found
+
+
+def _table(path: Path, rows: list[dict[str, Any]], separator: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def usual(study: str, places: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked of a study, before one setting is put otherwise."""
+    own = {"task": "words", "train_file": places["train"], "dev_file": places["dev"]}
+    asked = {
+        "find": {**own, "levels": (0.3, 0.6)},
+        "compare": {**own, "levels": (0.3, 0.6)},
+        "share": {"tickets": (places["find-words"], places["find-more"])},
+        "adapt": {**own, "task": "new", "runs": (places["find-words"],), "fractions": (0.5, 1.0)},
+        "imp": {**own, "sparsities": (0.3, 0.5)},
+        "transfer": {
+            "tickets": (places["imp-words"], places["imp-more"]),
+            "baselines": ("one-shot", "random"),
+            "sparsity": 0.5,
+        },
+        "pretrain": own,
+    }[study]
+    return {"model": places["model"], "precision": "float32", "max_length": 16, **asked}
+
+
+def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
+    """Return a value of a setting that is not the usual one."""
+    value = {
+        "adapt": {"runs": (places["find-more"],)},
+        "imp": {"sparsities": (0.3, 0.4, 0.5)},
+        "share": {"tickets": (places["find-more"], places["find-words"]), "tasks": ("more", "words")},
+        "transfer": {
+            "tickets": (places["imp-more"], places["imp-words"]),
+            "sparsity": 0.3,
+            "tasks": ("words",),
+            "max_length": 12,
+        },
+    }.get(study, {})
+    value |= {"model": places["other"], "precision": "bfloat16", "keep": "all", "label": "kind", "text": "other"}
+    value |= {
+        "text_pair": "pair",
+        "train_file": places["train2"],
+        "dev_file": places["dev2"],
+        "track": ("tensorboard",),
+    }
+    value |= {"metrics": ("accuracy", "matthews"), "device": "cpu", "data": places["glue"], "max_length": 12}
+    value |= {"track": ("tensorboard",), "dev_share": 0.25, "as_task": "words", "control_at": (0.3,)}
+    value |= dict.fromkeys(("optimizer", "lr_schedule", "order"), "released")
+    value |= {"keep_epoch": "best"} if study in ("imp", "pretrain") else {}
+    return value[name] if name in value else other(STUDIES[study], name)
+
+
+def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a setting is read beside, where it is refused alone."""
+    glue = {"task": "rte", "train_file": None, "dev_file": None}
+    ray = {key: {"on": "ray"} for key in ("address", "cpus", "gpus")}
+    search = ("levels", "importance", "absolute", "accumulation", "counts", "schedule")
+    searched = {key: {"tickets": (), "tasks": None} for key in search}
+    found: dict[str, dict[str, Any]] = {**ray, "fraction_seed": {"fraction": 0.5}, "dev_share": {"dev_file": None}}
+    found["data"] = {**glue, "data": places["glue2"]}
+    found |= {
+        "share": {
+            **searched,
+            "fraction_seed": {"at_most": 12},
+            "data": {"tickets": (), "tasks": ("rte", "entailment"), "data": places["glue2"]},
+        },
+        "compare": {"random": {"choices": ("random",)}},
+        "adapt": {"as_task": {"runs": (places["share"],)}, "fraction_seed": {}},
+        "imp": {"rate": {"sparsities": "0.1..0.5"}, "amount_of": {"sparsities": "0.1..0.5"}},
+        "transfer": {"data": {"tasks": ("words", "rte"), "data": places["glue2"]}},
+    }.get(study, {})
+    return found.get(name, {})
+
+
+class _Done(Outcome):
+    """An outcome without training: all that later trials depend on follows from the trial's key."""
+
+    @classmethod
+    def of(cls, trial: Trial, folder: Path) -> "_Done":
+        digest = hashlib.sha256(trial.key.encode()).hexdigest()
+        score = int(digest[:4], 16) / 1000
+        return cls(
+            trial.key, trial, folder / trial.key, "finished", None, [{"epoch": 1, "score": score}], 1,
+            {"parameters": 1.0}, {}, {MASK: digest, WEIGHTS: digest},
+        )  # fmt: skip
+
+    def scores(self) -> tuple[Any, Any]:
+        rng = np.random.default_rng(int(self.key[:8], 16))
+        return rng.random(self.trial.ticket.shape), rng.random(self.trial.ticket.shape[0])
+
+
+def effects(study: Study, base: BaseModel, folder: Path) -> dict[str, Any]:
+    """Return all that a study does: its trials, whose weights stay, what they stand for, where and how they run."""
+    waiting, seen = deque(study.opening()), dict[str, bool]()
+    while waiting:
+        trial = waiting.popleft()
+        content = json.dumps(trial.content(), sort_keys=True, default=str)
+        if content not in seen:
+            seen[content] = study.keeps(trial)
+            outcome = _Done.of(trial, folder)
+            study.done(trial, outcome)
+            waiting += study.then(trial, outcome)
+    where = machine(study, base, {})
+    return {
+        "trials": seen,
+        "roles": [str(role) for role in study.expected()],
+        "subjects": [(one.task, one.train, one.metrics) for one in study.subjects],
+        "folder": study.settings.folder.relative_to(folder),
+        "machine": {f.name: getattr(where, f.name) for f in fields(Machine) if f.name not in ("models", "tasks")},
+    }
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
+    """What a study would do, asked for in Python; nothing is trained."""
+    number = itertools.count()
+
+    def stop(study: Study, base: BaseModel, *more: Any) -> None:
+        raise _Planned(study, base)
+
+    def plan(study: str, asked: dict[str, Any]) -> dict[str, Any]:
+        folder = tmp_path / str(next(number))
+        asked = {name: value for name, value in asked.items() if value is not None}
+        with pytest.raises(_Planned) as caught:
+            getattr(supertickets, study)({**asked, "out": folder / asked.get("out", "out")})
+        return effects(*caught.value.args, folder)
+
+    monkeypatch.setattr("supertickets.studies.study.run", stop)
+    monkeypatch.setattr("supertickets.studies.study.check_trackers", lambda names: None)
+    monkeypatch.setattr("supertickets.studies.study.check_ray", lambda address: None)
+    return plan
+
+
+@pytest.mark.parametrize(("study", "name"), [(s, name) for s, kind in STUDIES.items() for name in kind.model_fields])
+def test_every_setting_changes_something_or_is_refused(
+    study: str, name: str, places: dict[str, Any], planned: Callable[[str, dict[str, Any]], dict[str, Any]]
+) -> None:
+    asked, value = usual(study, places), otherwise(study, name, places)
+    if study not in places:
+        places[study] = planned(study, asked)
+    refused = ""
+    try:
+        changed = planned(study, asked | {name: value}) != places[study]
+    except TicketError as error:
+        refused = str(error)
+    if (study, name) in REFUSED_ALONE or (study, name) in READ_AT_THE_END:
+        assert bool(refused) == ((study, name) in REFUSED_ALONE)
+        return
+    if refused:
+        assert flag(name) in refused
+        asked |= beside(study, name, places)
+        changed = planned(study, asked | {name: value}) != planned(study, asked)
+    assert changed, f"{flag(name)} {value} changes nothing"
+
+
+def test_a_setting_that_is_ignored_would_be_seen(
+    places: dict[str, Any],
+    planned: Callable[[str, dict[str, Any]], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = usual("transfer", places)
+    with_it = planned("transfer", asked | {"warmup": 0.3})
+    monkeypatch.setattr(TransferSettings, "asked_recipe", lambda self: {"max_length": self.max_length})
+    assert planned("transfer", asked | {"warmup": 0.3}) == planned("transfer", asked) != with_it
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+
+IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "find": [
+        ({"cpus": 2}, "--cpus: it would change nothing, since only --on ray reads it"),
+        ({"address": "here:1"}, "--address"),
+        ({"gpus": 1}, "--gpus"),
+        ({"on": "ray", "workers": 2}, "--workers: it would change nothing, since Ray runs as many trainings as"),
+        ({"fraction_seed": 3}, "--fraction-seed: it would change nothing, since no part of the training set is drawn"),
+        ({"data": "glue"}, "--data: it would change nothing, since the examples are in --train-file"),
+        ({"data": "x", "task": "entailment", "train_file": None, "dev_file": None}, "'entailment' is built in"),
+        ({"dev_share": 0.2}, "--dev-share: it would change nothing, since only a --train-file without --dev-file"),
+        ({"importance": "magnitude", "absolute": "token"}, "--absolute: .* importance .magnitude. does not read it"),
+        ({"importance": "fisher", "accumulation": "decaying"}, "--accumulation"),
+        ({"kinds": "winning", "random": "with-replacement"}, "--random: .* no random tickets are drawn"),
+        ({"levels": 0.5, "schedule": "iterative"}, "--schedule: .* fewer than two levels"),
+        ({"kinds": "random", "schedule": "iterative"}, "--schedule"),
+        ({"task": "mlm", "train_file": None, "dev_file": None, "dropout": 0.2}, "--dropout"),
+        ({"task": "mlm", "train_file": None, "dev_file": None, "fraction": 0.5, "fraction_seed": 1}, "first lines"),
+    ],
+    "compare": [
+        ({"importance": "magnitude", "choices": "absolute,counts"}, "--choices: .* does not read absolute"),
+        ({"random": "with-replacement", "choices": "order"}, "--random"),
+    ],
+    "share": [
+        *(({name: value}, f"--{name}: .* --tickets names the tickets") for name, value in
+          {"levels": 0.5, "counts": "ladder", "importance": "fisher", "random": "with-replacement"}.items()),
+        ({"fine_tune": False, "fine_tune_epochs": 3}, "--fine-tune-epochs: .* nothing is fine-tuned"),
+        ({"fine_tune": False, "fine_tune_learning_rate": 1e-3}, "--fine-tune-learning-rate"),
+        ({"fraction_seed": 3}, "--fraction-seed: .* no training set is cut"),
+        ({"data": "somewhere"}, "--data: it would change nothing: no task takes its examples from there"),
+    ],
+    "adapt": [
+        ({"fractions": 1, "fraction_seed": 2}, "--fraction-seed"),
+        ({"as_task": "words"}, "--as-task words: none of the studies is one of `share`"),
+    ],
+    "imp": [
+        ({"rate": 0.2}, "--rate: it would change nothing, since --sparsities has no range"),
+        ({"amount_of": "remaining"}, "--amount-of"),
+        ({"controls": "none", "control_at": 0.3}, "--control-at: .* there are no --controls"),
+        ({"rewind": "none", "head": "carry"}, "--head: .* nothing is put back with --rewind none"),
+        ({"rewind": "none", "rewind_scope": "prunable"}, "--rewind-scope"),
+        ({"sparsities": 0.5, "head": "fresh"}, "--head: .* with one sparsity, no round follows another one"),
+    ],
+    "transfer": [
+        ({"baselines": "none", "scope": "tensor"}, "--scope: .* there are no --baselines"),
+        ({"data": "somewhere"}, "--data: it would change nothing: every target is built in or has a study"),
+    ],
+    "pretrain": [({"seeds": 2}, "--seeds")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("study", "change", "message"), [(study, *case) for study, cases in IDLE.items() for case in cases], ids=str
+)
+def test_what_would_change_nothing_is_refused(
+    study: str,
+    change: dict[str, Any],
+    message: str,
+    places: dict[str, Any],
+    planned: Callable[[str, dict[str, Any]], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(TicketError, match=message):
+        planned(study, usual(study, places) | change)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_what_comes_along_is_told(
+    places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A preset and the settings file of a study have everything; what another setting makes idle is said, and runs."""
+    monkeypatch.setattr("supertickets.studies.study.run", lambda *more: (_ for _ in ()).throw(_Planned()))
+    asked = usual("find", places) | {"preset": "released", "importance": "magnitude", "max_length": 16}
+    for way in ({**asked, "out": tmp_path / "out"}, tmp_path / "out" / "settings.yaml"):
+        with pytest.raises(_Planned):
+            find(way, quiet=False)
+        said = capsys.readouterr().err
+        assert "--absolute changes nothing, since the measure of importance (magnitude) does not read it." in said
+        assert "--accumulation changes nothing" in said
+    with pytest.raises(_Planned):
+        find(asked | {"importance": "sensitivity"}, out=tmp_path / "other", quiet=False)
+    assert "changes nothing" not in capsys.readouterr().err
+    config = tmp_path / "mine.yaml"  # a file of one's own is asked for
+    config.write_text("importance: magnitude\nabsolute: token\n")
+    with pytest.raises(TicketError, match="--absolute: it would change nothing"):
+        find(config)
