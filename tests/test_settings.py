@@ -1,16 +1,22 @@
 """Settings: a flag, a YAML key and a Python keyword are one thing."""
 
 import importlib
+import itertools
+import re
 import typing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import yaml
+from typer.main import get_command
 
-from supertickets.cli import main
+from supertickets.cli import app, main
 from supertickets.errors import TicketError
-from supertickets.studies.config import STUDIES, asked_for, flag, parse
+from supertickets.models import find_model
+from supertickets.studies.config import STUDIES, asked_for, complete, flag, parse
+from supertickets.studies.presets import DEFAULT_SHAPE
 from supertickets.studies.settings import StudySettings
 
 ONE_VALUE = ("pretrain", "seeds")
@@ -170,3 +176,47 @@ def test_lists_that_are_put_in_order_are_told(
         assert f"--{name}: taken in order and once each: 0.2, 0.5." in capsys.readouterr().err
         as_flag(study, [flag(name), "20%,0.5"], monkeypatch)
         assert "taken" not in capsys.readouterr().err
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+def helped(study: str) -> dict[str, str]:
+    """Return what each flag of a command says of its default; nothing where it says nothing."""
+    parameters = get_command(app).commands[study].params  # type: ignore[attr-defined]
+    found = {parameter.name: re.search(r"\[default: ([^\]]*)\]", parameter.help or "") for parameter in parameters}
+    return {name: match[1] if match else "" for name, match in found.items()}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_help_names_the_defaults_that_are_used(study: str) -> None:
+    kind, said = STUDIES[study], helped(study)
+    base = find_model("default")
+    assert base.shape == DEFAULT_SHAPE
+    used = complete(kind, {}, base).model_dump(mode="json") | {"out": None}
+    for name in kind.model_fields:
+        shown = re.sub(r"by preset; (.*) for the default model( and task)?$", r"\1", said[name])
+        if used[name] is None or used[name] is False or used[name] == []:
+            assert shown == "", name
+        else:
+            assert parse(kind, {name: shown}).model_dump(mode="json")[name] == used[name], name
+    # What a preset, another model or another task changes is said to depend on them.
+    models = [replace(base, config={**base.config, "hidden_size": hidden}) for hidden in (384, 768, 1024)]
+    tasks = ["mnli", "squad", "mlm"] if "task" in kind.model_fields and study != "adapt" else [None]
+    for model, preset, task in itertools.product(models, ("paper", "released"), tasks):
+        asked = {name: value for name, value in (("preset", preset), ("task", task)) if value is not None}
+        other_ones = complete(kind, asked, model).model_dump(mode="json")
+        changed = {name for name in other_ones if other_ones[name] != used[name]} - {*asked, "out"}
+        assert {name for name in changed if said[name] and not said[name].startswith("by preset; ")} == set()
+
+
+def test_help_of_recipes_names_the_presets_values() -> None:
+    found, imp = helped("find"), helped("imp")
+    on = " for the default model and task"
+    assert (found["epochs"], found["batch_size"], found["learning_rate"]) == tuple(
+        f"by preset; {value}{on}" for value in ("4", "16", "0.0003")
+    )
+    names = ("epochs", "optimizer", "learning_rate", "warmup", "weight_decay", "patience", "keep_epoch")
+    values = ("3", "adamw", "0.0002", "0", "0", "0", "last")
+    assert tuple(imp[name] for name in names) == tuple(f"by preset; {value}{on}" for value in values)
+    assert found["workers"] == "auto"

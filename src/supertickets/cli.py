@@ -15,7 +15,7 @@ import typer
 
 from supertickets.errors import StudyError, TicketError
 from supertickets.storage import UserPath
-from supertickets.studies.config import Asked, asked_for, flag, parse, read_value
+from supertickets.studies.config import Asked, asked_for, flag, help_default, parse, read_value
 from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, StudySettings
 from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
 
@@ -50,7 +50,9 @@ def _with_settings_flags(function: Callable[..., None], of: type[StudySettings])
             default=None,
             annotation=Annotated[
                 _flag_type(field.annotation) | None,
-                typer.Option(*_named(name), help=_help(field), show_default=False, metavar=_metavar(field.annotation)),
+                typer.Option(
+                    *_named(name), help=_help(of, name), show_default=False, metavar=_metavar(field.annotation)
+                ),
             ],
         )
         for name, field in fields.items()
@@ -82,20 +84,19 @@ def _metavar(annotation: Any) -> str | None:
         return None
     if _is_list(annotation):
         return "A,B,..."
-    kinds = {int: "INTEGER", float: "FLOAT", UserPath: "PATH"}
-    return next((kinds[part] for part in (annotation, *typing.get_args(annotation)) if part in kinds), "TEXT")
+    parts = [part for part in typing.get_args(annotation) or [annotation] if part is not type(None)]
+    return {int: "INTEGER", float: "FLOAT", UserPath: "PATH"}.get(parts[0], "TEXT") if len(parts) == 1 else "TEXT"
 
 
-def _help(field: Any) -> str:
+def _help(of: type[StudySettings], name: str) -> str:
     """Return a flag's help: what it is, which values it has, what it is by default."""
-    default = field.default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    field, default = of.model_fields[name], help_default(of, name)
     values = [value for value in typing.get_args(field.annotation) if isinstance(value, str)]
     named = all(value in (field.description or "") for value in values)
     return (
         f"{field.description}"
         + ("" if named else f" ({' | '.join(values)})")
-        + ("" if shown is None or shown is False else f" \\[default: {shown}]")  # or it would be markup
+        + (f" \\[default: {default}]" if default else "")  # or it would be markup
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -14,6 +16,7 @@ from supertickets.anatomy import Shape
 from supertickets.errors import TicketError, unknown_name
 from supertickets.models import BaseModel as PretrainedModel
 from supertickets.storage import user_path, write_atomically
+from supertickets.studies.presets import DEFAULT_SHAPE, Preset
 from supertickets.studies.settings import (
     AdaptSettings,
     CompareSettings,
@@ -178,6 +181,33 @@ def fill(kind: type[S], asked: Mapping[str, Any], shape: Shape) -> S:
     """Return settings with everything filled in that was not asked for: the preset's values, then the defaults."""
     values = parse(kind, asked).preset_settings(shape)
     return parse(kind, {name: value for name, value in values.items() if name in kind.model_fields} | dict(asked))
+
+
+def help_default(kind: type[StudySettings], name: str) -> str:
+    """Return what a setting is where nobody asks for it, in words: on the default model and task, if presets set it."""
+    value, by_preset = _defaults(kind)[0][name], name in _defaults(kind)[1]
+    if value is None or value is False or value == []:
+        return ""
+    every = value if isinstance(value, list) else [value]
+    shown = ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in every)
+    task = kind.model_fields.get("task")
+    on = "model" if task is not None and task.default == "" else "model and task"
+    return f"by preset; {shown} for the default {on}" if by_preset else shown
+
+
+@cache
+def _defaults(kind: type[StudySettings]) -> tuple[dict[str, Any], set[str]]:
+    """Return the settings where nothing is asked for, and the names of those that depend on preset, model or task."""
+    shapes = [replace(DEFAULT_SHAPE, hidden=hidden) for hidden in (DEFAULT_SHAPE.hidden, 768, 1024)]
+    tasks = [{"task": task} for task in ("mnli", "mlm")] if "task" in kind.model_fields else []
+    named = {
+        name
+        for preset in get_args(Preset)
+        for task in [{}, *tasks]
+        for shape in shapes
+        for name in parse(kind, {"preset": preset, **task}).preset_settings(shape)
+    }
+    return fill(kind, {}, DEFAULT_SHAPE).model_dump(mode="json"), named
 
 
 def complete(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel, quiet: bool = True) -> S:

@@ -12,6 +12,8 @@ from supertickets.training.recipe import Recipe
 
 Preset = Literal["paper", "released"]
 Size = Literal["small", "base", "large"]
+DEFAULT_SHAPE = Shape(layers=6, heads=12, hidden=384, ffn=1536)
+"""The default model's, so that help can name its settings without its files."""
 SEVERAL = "(several tasks)"
 """Stands for a task's name where several are trained together."""
 

@@ -30,7 +30,9 @@ class StudySettings(Recipe):
     )
     seeds: int = Field(2, ge=1, description="how many seeds, each with its own dense training and tickets")
     first_seed: int = Field(0, ge=0, description="the first seed; the others follow it")
-    preset: Preset = Field("paper", description="paper: the text, done right; released: what the paper's code did")
+    preset: Preset = Field(
+        "paper", description="paper: as the paper describes it; released: as its authors' code does it, bugs included"
+    )
     # A recipe's precision is settled; only settings may leave it to the machine.
     precision: Literal["auto", "float32", "bfloat16"] = Field(  # type: ignore[assignment]
         "auto", description="arithmetic of the forward pass; auto: bfloat16 where it is native"
@@ -42,7 +44,7 @@ class StudySettings(Recipe):
     cpus: float | None = Field(None, ge=0, description="CPUs a training takes on Ray; default: its threads")
     gpus: float = Field(0.0, ge=0, description="GPUs a training takes on Ray; a fraction shares one")
     track: tuple[str, ...] = Field((), description="experiment trackers: tensorboard, mlflow, wandb, trackio, ...")
-    checkpoint_minutes: float = Field(2.0, ge=0, description="how often a training saves where it stands")
+    checkpoint_minutes: float = Field(2.0, ge=0, description="minutes between two checkpoints of a training")
     out: UserPath | None = Field(None, description="output folder; default: in runs/, named after study and task")
 
     study: ClassVar[str]
