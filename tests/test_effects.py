@@ -4,6 +4,7 @@ import csv
 import hashlib
 import itertools
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -15,6 +16,7 @@ import pytest
 
 import supertickets
 from conftest import save_tiny_model
+from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.lab import Outcome, Trial
 from supertickets.lab.machine import Machine
@@ -86,6 +88,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         imp(quick | files, task=task, sparsities="0.3,0.5", controls="none", out=folder / f"imp-{task}")
         found |= {f"{kind}-{task}": folder / f"{kind}-{task}" for kind in ("find", "imp")}
     finds = (found["find-words"], found["find-more"])
+    find(quick, task="rte", data=found["glue"], model=found["model"], levels=0.4, kinds="winning", out=folder / "rte")
+    found["find-rte"] = folder / "rte"
+    found["without head"] = str(save_tiny_model(folder / "without-head", mask=True))
+    found["lines"] = folder / "lines.txt"
+    found["lines"].write_text("".join(f"w{i % 9} w{i % 7} w{i % 5}\n" for i in range(200)))
     found["share"] = share(quick, model=found["model"], tickets=finds, fine_tune=False, out=folder / "share").folder
     return found
 
@@ -348,3 +355,130 @@ def test_what_comes_along_is_told(
     config.write_text("importance: magnitude\nabsolute: token\n")
     with pytest.raises(TicketError, match="--absolute: it would change nothing"):
         find(config)
+
+
+# --- nothing is written before a misuse is told -----------------------------------------------------------------------
+
+
+def snapshot(*folders: Path) -> dict[Path, tuple[int, int]]:
+    """Return every path below some folders; of files their size and when they were written."""
+    paths = [path for folder in folders for path in folder.rglob("*") if path.name != ".lock"]
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0) for path in paths}
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a training or a prediction begins."""
+
+    def run(*asked: Any, **named: Any) -> None:
+        pytest.fail("a training began")
+
+    monkeypatch.setattr("supertickets.lab.workbench.Workbench.run", run)
+    monkeypatch.setattr("supertickets.export.predict.predict", run)
+
+
+def full_folder(out: Path, places: dict[str, Any]) -> dict[str, Any]:
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+    return {"out": out}
+
+
+def a_file(out: Path, places: dict[str, Any]) -> dict[str, Any]:
+    out.write_text("precious")
+    return {"out": out}
+
+
+MISUSE: dict[str, tuple[Callable[[Path, dict[str, Any]], dict[str, Any]], str]] = {
+    "folder of other files": (full_folder, "the folder has other files"),
+    "file": (a_file, "that is a file; expected a folder"),
+    "below a file": (lambda out, places: {"out": a_file(out, places)["out"] / "a" / "b"}, "is no folder to write in"),
+    "other study": (lambda out, places: {"out": places["find-rte"]}, "the folder belongs to"),
+    "tracker": (lambda out, places: {"track": "tensorbord", "out": out}, "unknown tracker 'tensorbord': did you mean"),
+    "device": (lambda out, places: {"device": "bogus", "out": out}, "--device bogus: this machine has no such device"),
+    "cluster": (lambda out, places: {"on": "ray", "address": "no:1", "out": out}, "--address no:1: no Ray cluster"),
+    "processes": (lambda out, places: {"processes": 3, "out": out}, "--processes: 3 asked for, 1 started"),
+    "length": (lambda out, places: {"max_length": 500, "out": out}, "--max-length: 500 is beyond the 40 positions"),
+}
+STARTS = [*STUDIES, "imp of a model without an output layer", "share without tickets"]
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("case", MISUSE)
+@pytest.mark.parametrize("start", STARTS)
+def test_a_misuse_of_a_study_leaves_everything_as_it_was(
+    start: str, case: str, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray") if case == "cluster" else None
+    if ray is not None:
+
+        def nobody(**asked: Any) -> None:
+            raise ConnectionError("nobody there")
+
+        monkeypatch.setattr(ray, "init", nobody)
+    study = start.split()[0]
+    asked = usual(study, places)
+    if start.startswith("imp of"):
+        asked |= {"model": places["without head"], "task": "mlm", "train_file": places["lines"], "dev_file": None}
+    if start.startswith("share without"):
+        asked |= {"tickets": (), "tasks": ("entailment", "paraphrase")}
+    make, message = MISUSE[case]
+    asked = {name: value for name, value in (asked | make(tmp_path / "out", places)).items() if value is not None}
+    folders = (tmp_path, Path(places["model"]).parent)
+    before = snapshot(*folders)
+    with pytest.raises(TicketError, match=message):
+        getattr(supertickets, study)(asked)
+    assert snapshot(*folders) == before
+
+
+def test_share_looks_at_the_folders_of_all_its_searches_first(
+    places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supertickets.studies.study.run", lambda *more: (_ for _ in ()).throw(_Planned()))
+    asked = usual("share", places) | {"tickets": (), "tasks": ("entailment", "paraphrase"), "out": tmp_path / "out"}
+    with pytest.raises(_Planned):  # stopped in its first search
+        share(asked)
+    full_folder(tmp_path / "out" / "find" / "paraphrase", places)
+    before = snapshot(tmp_path)
+    with pytest.raises(TicketError, match="find/paraphrase: the folder has other files"):
+        share(asked)
+    assert snapshot(tmp_path) == before
+
+
+OTHER_COMMANDS: list[tuple[list[str], str]] = [
+    (["apply", "{find-words}/super-ticket", "--out", "{full}"], "something there already"),
+    (["apply", "{find-words}/super-ticket", "--out", "{file}"], "something there already"),
+    (["apply", "{find-words}/super-ticket", "--model", "{other}", "--out", "{new}"], "--any-base"),
+    (["apply", "{full}", "--out", "{new}"], "not a ticket folder"),
+    (["import-masks", "{file}", "--task", "mlm", "--model", "{model}", "--out", "{new}"], "thesis.txt"),
+    (["import-masks", "{new}", "--task", "mlm", "--model", "{model}", "--out", "{new}"], "no such file"),
+    (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--out", "{full}"], "that is a folder"),
+    (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--out", "{file}"], "that file is no zip file"),
+    (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--out", "{file}/a.zip"], "is no folder to write in"),
+    (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--device", "bogus", "--out", "{new}"], "no such device"),
+    (["submit", "{find-rte}", "--data", "{glue}", "--out", "{new}"], "GLUE takes all 11 files"),
+    (["report", "{find-words}", "{find-more}", "--out", "{full}"], "the folder has other files (thesis.txt)"),
+    (["report", "{find-words}", "{find-more}", "--out", "{file}"], "that is a file; expected a folder"),
+    (["report", "{find-words}", "{find-more}", "--out", "{file}/a"], "is no folder to write in"),
+    (["report", "{imp-words}", "--out", "{new}"], "goes into its own folder"),
+    (["sensitivity", "{find-words}", "--device", "bogus"], "no such device"),
+    (["sensitivity", "{find-words}", "--workers", "0"], "--workers"),
+    (["sensitivity", "{find-words}", "--learning-rates", "1e-3,x"], "expected numbers with commas between"),
+    (["sensitivity", "{imp-words}"], "expected a study of `find` or `share`"),
+    (["status", "{full}"], "there is no study in it"),
+    (["clean", "{full}"], "there is no study in it"),
+]
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize(("typed", "message"), OTHER_COMMANDS, ids=str)
+def test_a_misuse_of_another_command_leaves_everything_as_it_was(
+    typed: list[str], message: str, places: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full_folder(tmp_path / "full", places)
+    named = {**places, "full": tmp_path / "full", "file": tmp_path / "full" / "thesis.txt", "new": tmp_path / "new"}
+    words = [re.sub(r"\{(.*?)\}", lambda match: str(named[match[1]]), word) for word in typed]
+    folders = (tmp_path, Path(places["model"]).parent)
+    before = snapshot(*folders)
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert snapshot(*folders) == before

@@ -188,7 +188,7 @@ def kept_origins(folder: Path) -> list[Origin]:
     try:
         content = json.loads((folder / ORIGINS).read_text(encoding="utf-8"))
         return [Origin.model_validate(one) for one in content]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (ValueError, TypeError) as error:
         first = str(error).splitlines()[0]

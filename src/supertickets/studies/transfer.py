@@ -232,7 +232,7 @@ def kept_plan(folder: Path) -> Plan | None:
     """Return what a study in a folder trains on what; None if it does not say. Raises TicketError if it is damaged."""
     try:
         return Plan.model_validate(json.loads((folder / PLAN).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError) as error:
         first = str(error).splitlines()[0]
