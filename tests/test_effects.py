@@ -288,7 +288,8 @@ IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"task": "mlm", "train_file": None, "dev_file": None, "fraction": 0.5, "fraction_seed": 1}, "first lines"),
     ],
     "compare": [
-        ({"importance": "magnitude", "choices": "absolute,counts"}, "--choices: .* does not read absolute"),
+        ({"importance": "magnitude", "choices": "absolute,counts"}, "--choices: .* since absolute is .*not read"),
+        ({"choices": "counts,importance=sensitivity"}, "since importance=sensitivity is the study's own value"),
         ({"random": "with-replacement", "choices": "order"}, "--random"),
     ],
     "share": [

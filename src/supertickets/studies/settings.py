@@ -263,20 +263,17 @@ class CompareSettings(SourceSettings, TicketSettings):
     @property
     def variants(self) -> list[tuple[str, str]]:
         """Every (setting, value) that is tried instead of the one the study has, but for those that change nothing."""
-        found: list[tuple[str, str]] = []
-        for choice in self.choices:
-            name, _, value = choice.partition("=")
-            values = [value] if value else [other for other in CHOICES[name] if other != getattr(self, name)]
-            found += [(name, other) for other in values]
-        return [one for one in dict.fromkeys(found) if not self._changes_nothing(*one)]
+        return list(dict.fromkeys(variant for choice in self.choices for variant in self._variants(choice)))
 
     @property
     def idle(self) -> list[str]:
-        """The choices that change nothing here: the measure of importance does not read them."""
+        """The choices that change nothing here: the study's own, or what the measure of importance does not read."""
+        return [choice for choice in self.choices if not self._variants(choice)]
+
+    def _variants(self, choice: str) -> list[tuple[str, str]]:
+        name, _, value = choice.partition("=")
         return [
-            name
-            for name in dict.fromkeys(choice.partition("=")[0] for choice in self.choices)
-            if name in ScoringSettings.model_fields and self._changes_nothing(name, CHOICES[name][-1])
+            (name, other) for other in ([value] if value else CHOICES[name]) if not self._changes_nothing(name, other)
         ]
 
     def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
@@ -287,7 +284,8 @@ class CompareSettings(SourceSettings, TicketSettings):
         if any(name == "schedule" for name, _ in self.variants):
             idle.pop("schedule", None)
         if self.idle:
-            idle["choices"] = f"the measure of importance ({self.importance}) does not read {' and '.join(self.idle)}"
+            named, measure = " and ".join(self.idle), self.importance
+            idle["choices"] = f"{named} is the study's own value, or not read by its measure of importance ({measure})"
         return idle
 
     def _changes_nothing(self, name: str, value: str) -> bool:
