@@ -291,6 +291,22 @@ def test_the_highest_sparsity_that_all_have(
         transfer(asked | mixed | {"sparsity": other})
 
 
+def test_sparsities_that_are_near_are_not_the_same(
+    asked: dict[str, Any],
+    places: dict[str, Path],
+    planned: Callable[..., TransferStudy],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """0.271 of one study is not 0.27 of another; a ticket folder's sparsity is what came out."""
+    there = {places["imp-words"]: [0.271, 0.3], places["imp-lengths"]: [0.27, 0.3, 0.5]}
+    monkeypatch.setattr("supertickets.studies.transfer._sparsities", lambda path, settings: there[path])
+    assert planned(**asked | {"sparsity": None}, out=tmp_path / "out").settings.sparsity == 0.3
+    there = {path: found[:1] for path, found in there.items()}
+    with pytest.raises(TicketError, match=r"no sparsity in common.* has 0.271; .* has 0.27\."):
+        transfer(asked | {"sparsity": None})
+
+
 def test_another_study_in_the_folder_is_refused(
     done: TransferResult, asked: dict[str, Any], places: dict[str, Path]
 ) -> None:

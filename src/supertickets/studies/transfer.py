@@ -330,16 +330,19 @@ def _choose_sparsity(settings: TransferSettings) -> float | None:
         return None
     known = "; ".join(f"{path} has {', '.join(f'{s:.4g}' for s in found)}" for path, found in there.items())
 
+    folders = {path for path in there if (path / TICKET_JSON).is_file()}
+
     def common(sparsity: float) -> bool:
-        return all(any(abs(sparsity - one) <= _ALIKE / 2 for one in found) for found in there.values())
+        # A study's sparsities are the round numbers that its tickets came as near to as whole weights allow.
+        far = {path: _ALIKE if path in folders else 1e-9 for path in there}
+        return all(any(abs(sparsity - one) <= far[path] for one in found) for path, found in there.items())
 
     if settings.sparsity is not None:
         if not common(settings.sparsity):
             raise TicketError(f"--sparsity {settings.sparsity:g}: not all --tickets have a ticket of it: {known}.")
         return settings.sparsity
-    # A study's sparsities are the round numbers that its tickets came as near to as whole weights allow.
-    of_studies = [s for path, found in there.items() if not (path / TICKET_JSON).is_file() for s in found]
-    shared = [s for s in of_studies or [s for found in there.values() for s in found] if common(s)]
+    known_by = there.keys() - folders or folders
+    shared = [sparsity for path in known_by for sparsity in there[path] if common(sparsity)]
     if not shared:
         raise TicketError(f"--tickets: they have no sparsity in common, and only equal ones compare: {known}.")
     return max(shared)
