@@ -146,6 +146,7 @@ def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
         "track": ("tensorboard",),
     }
     value |= {"metrics": ("accuracy", "matthews"), "device": "cpu", "data": places["glue"], "max_length": 12}
+    value |= {"labels": ("1", "0"), "positive": "0"}
     value |= {"track": ("tensorboard",), "dev_share": 0.25, "as_task": "words", "control_at": (0.3,)}
     value |= dict.fromkeys(("optimizer", "lr_schedule", "order"), "released")
     value |= {"keep_epoch": "best"} if study in ("imp", "pretrain") else {}
@@ -159,6 +160,7 @@ def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     search = ("levels", "importance", "absolute", "accumulation", "counts", "schedule")
     searched = {key: {"tickets": (), "tasks": None} for key in search}
     found: dict[str, dict[str, Any]] = {**ray, "fraction_seed": {"fraction": 0.5}, "dev_share": {"dev_file": None}}
+    found["positive"] = {"metrics": ("f1",)}
     found["data"] = {**glue, "data": places["glue2"]}
     found |= {
         "share": {
@@ -446,8 +448,8 @@ def test_share_looks_at_the_folders_of_all_its_searches_first(
 
 
 OTHER_COMMANDS: list[tuple[list[str], str]] = [
-    (["apply", "{find-words}/super-ticket", "--out", "{full}"], "something there already"),
-    (["apply", "{find-words}/super-ticket", "--out", "{file}"], "something there already"),
+    (["apply", "{find-words}/super-ticket", "--out", "{full}"], "the folder is not empty"),
+    (["apply", "{find-words}/super-ticket", "--out", "{file}"], "that is a file"),
     (["apply", "{find-words}/super-ticket", "--model", "{other}", "--out", "{new}"], "--any-base"),
     (["apply", "{full}", "--out", "{new}"], "not a ticket folder"),
     (["import-masks", "{file}", "--task", "mlm", "--model", "{model}", "--out", "{new}"], "thesis.txt"),

@@ -41,6 +41,7 @@ OTHER: dict[str, Any] = {
     "tickets": (Path("runs/a"), Path("runs/b")),
     "track": ("tensorboard", "mlflow"),
     "workers": 3,
+    "labels": ("b", "a"),
 }
 """A value that is not the default, where none can be made from the field's type."""
 WITH = {"control_at": {"sparsities": (0.3, 0.5)}}
@@ -62,7 +63,7 @@ def other(kind: type[StudySettings], name: str) -> Any:
         return (field.default or 4) + 1
     if float in parts:
         return (field.default or 0.5) / 2
-    return Path(f"some/{name}") if Path in parts else f"some {name}"
+    return Path(f"some/{name}") if "Path" in str(parts) else f"some {name}"
 
 
 def as_text(value: Any) -> str:

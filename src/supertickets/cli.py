@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from supertickets.errors import StudyError, TicketError
-from supertickets.storage import UserPath
 from supertickets.studies.config import Asked, asked_for, flag, help_default, parse, read_value
 from supertickets.studies.settings import AdaptSettings, CompareSettings, FindSettings, ShareSettings, StudySettings
 from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
@@ -85,7 +84,9 @@ def _metavar(annotation: Any) -> str | None:
     if _is_list(annotation):
         return "A,B,..."
     parts = [part for part in typing.get_args(annotation) or [annotation] if part is not type(None)]
-    return {int: "INTEGER", float: "FLOAT", UserPath: "PATH"}.get(parts[0], "TEXT") if len(parts) == 1 else "TEXT"
+    if len(parts) > 1:
+        return "TEXT"
+    return "PATH" if "Path" in str(parts[0]) else {int: "INTEGER", float: "FLOAT"}.get(parts[0], "TEXT")
 
 
 def _help(of: type[StudySettings], name: str) -> str:

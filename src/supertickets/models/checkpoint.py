@@ -49,6 +49,7 @@ def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = Non
     _check_shapes(base, tensor_shapes(base))
     with quiet_transformers(), as_misuse(base.name, base.folder):
         config.return_dict = True  # a checkpoint's may ask for tuples
+        config.chunk_size_feed_forward = 0  # or FFNs are computed in pieces, which batches must be multiples of
         if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
             raise TicketError(
                 f"model {base.name!r}: its config asks for {config.position_embedding_type} positions, which "

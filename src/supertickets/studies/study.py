@@ -366,7 +366,8 @@ def check_folder(settings: StudySettings, subjects: Sequence[Subject], weights: 
         check_same(settled, before, hashed=bool(there))
         hashes = [("examples", "data_hash", EXAMPLES)]
         if weights:
-            hashes += [("weights", "weight_hash", {"model"}), ("model files", "files_hash", {"model"})]
+            of_model = frozenset({"model"})
+            hashes += [("weights", "weight_hash", of_model), ("model files", "files_hash", of_model)]
         for what, attribute, named in hashes:
             if there and [getattr(one, attribute) for one in there] != [getattr(one, attribute) for one in subjects]:
                 said = differences(settled, before, named)
