@@ -81,18 +81,40 @@ def test_tickets_of_different_shapes_do_not_combine() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken",
+    ("broken", "message"),
     [
-        {},
-        {"shape": [2, 2], "heads": [[0]], "ffns": []},
-        {"shape": [1, 2], "heads": [[2]], "ffns": []},
-        {"shape": [1, 2], "heads": [[-1]], "ffns": []},
-        {"shape": [1, 2], "heads": [[0]], "ffns": [1]},
+        ({"shape": None}, "there is no 'shape'"),
+        ({"ffns": None}, "there is no 'ffns'"),
+        ({"heads": [[0]]}, "1 layers of heads for 2 layers"),
+        ({"heads": [[3], [0]]}, "a head of layer 0 is 3, expected 0 to 2"),
+        ({"heads": [[0], [-1]]}, "a head of layer 1 is -1, expected 0 to 2"),
+        ({"heads": [[0], [1, 1]]}, "a head of layer 1 is 1 twice, expected each once"),
+        ({"heads": [[0], [True]]}, "a head of layer 1 is True, expected a whole number"),
+        ({"heads": [[0], [1.0]]}, "a head of layer 1 is 1.0, expected a whole number"),
+        ({"heads": [[0], ["1"]]}, "a head of layer 1 is '1', expected a whole number"),
+        ({"ffns": [2]}, "an FFN is 2, expected 0 to 1"),
+        ({"ffns": [-1]}, "an FFN is -1, expected 0 to 1"),
+        ({"ffns": [0, 0]}, "an FFN is 0 twice, expected each once"),
+        ({"ffns": [False, True]}, "an FFN is False, expected a whole number"),  # a mask in place of a list of layers
+        ({"ffns": [0.0]}, "an FFN is 0.0, expected a whole number"),
+        ({"ffns": 1}, "not iterable"),
+        ({"shape": [2, True]}, "a size in `shape` is True, expected a whole number"),
+        ({"shape": [2.0, 3]}, "a size in `shape` is 2.0, expected a whole number"),
     ],
 )
-def test_json_that_is_no_ticket(broken: dict) -> None:
-    with pytest.raises(TicketError):
-        Ticket.from_dict(broken)
+def test_json_that_is_no_ticket(broken: dict, message: str) -> None:
+    whole = {"shape": [2, 3], "heads": [[0, 2], [1]], "ffns": [1]}
+    assert Ticket.from_dict(whole).as_dict() == whole  # control: the rest of it is right
+    content = {name: value for name, value in {**whole, **broken}.items() if value is not None}
+    with pytest.raises(TicketError, match=message):
+        Ticket.from_dict(content)
+
+
+@pytest.mark.parametrize("pruned", [([(0, -1)], []), ([(2, 0)], []), ([(0, True)], []), ([], [-1]), ([], [2])])
+def test_what_an_encoder_lacks_cannot_be_pruned(pruned: tuple[list, list]) -> None:
+    assert Ticket.from_pruned(2, 3, [(np.int64(1), 2)], [1]).kept_heads == 5  # control
+    with pytest.raises(TicketError, match="cannot prune what the encoder does not have: a"):
+        Ticket.from_pruned(2, 3, *pruned)
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------

@@ -49,11 +49,18 @@ class Ticket:
     def from_pruned(
         cls, layers: int, heads: int, pruned_heads: Sequence[tuple[int, int]] = (), pruned_ffns: Sequence[int] = ()
     ) -> Ticket:
-        """Return the ticket that keeps everything but the `(layer, head)` pairs and the FFNs named."""
+        """Return the ticket that keeps everything but the `(layer, head)` pairs and the FFNs named.
+
+        Raises TicketError for one that the encoder does not have.
+        """
         kept_heads, kept_ffns = np.ones((layers, heads), bool), np.ones(layers, bool)
-        for layer, head in pruned_heads:
-            kept_heads[layer, head] = False
-        kept_ffns[list(pruned_ffns)] = False
+        try:
+            for layer, head in pruned_heads:
+                kept_heads[_place(layer, layers, "a layer"), _place(head, heads, f"a head of layer {layer}")] = False
+            for layer in pruned_ffns:
+                kept_ffns[_place(layer, layers, "an FFN")] = False
+        except (TypeError, ValueError) as error:
+            raise TicketError(f"a ticket cannot prune what the encoder does not have: {error}.") from error
         return cls(kept_heads, kept_ffns)
 
     @property
@@ -93,18 +100,16 @@ class Ticket:
     def from_dict(cls, value: dict[str, Any]) -> Ticket:
         """Read the form that `as_dict` gives; raises TicketError where it is not one."""
         try:
-            layers, heads = value["shape"]
+            layers, heads = (_whole(size, "a size in `shape`") for size in value["shape"])
             if len(value["heads"]) != layers:
                 raise ValueError(f"{len(value['heads'])} layers of heads for {layers} layers")
-            kept_heads, kept_ffns = np.zeros((layers, heads), bool), np.zeros(layers, bool)
-            for layer, kept in enumerate(value["heads"]):
-                if not all(0 <= head < heads for head in kept):
-                    raise ValueError(f"layer {layer} keeps a head outside 0..{heads - 1}")
-                kept_heads[layer, kept] = True
-            kept_ffns[value["ffns"]] = True
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            rows = [_mask(kept, heads, f"a head of layer {layer}") for layer, kept in enumerate(value["heads"])]
+            kept_ffns = _mask(value["ffns"], layers, "an FFN")
+            return cls(np.array(rows, bool).reshape(layers, heads), kept_ffns)
+        except KeyError as error:
+            raise TicketError(f"not the JSON form of a ticket: there is no {error}.") from error
+        except (TypeError, ValueError) as error:
             raise TicketError(f"not the JSON form of a ticket: {error}.") from error
-        return cls(kept_heads, kept_ffns)
 
     @property
     def _size(self) -> int:
@@ -147,6 +152,32 @@ class Ticket:
     def __repr__(self) -> str:
         layers, heads = self.shape
         return f"Ticket({self.kept_heads} of {layers * heads} heads, {self.kept_ffns} of {layers} FFNs)"
+
+
+def _whole(value: object, what: str) -> int:
+    """Return a whole number; raises ValueError for anything else. Python counts True and False as numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{what} is {value!r}, expected a whole number")
+    return int(value)
+
+
+def _place(value: object, size: int, what: str) -> int:
+    """Return a place among `size`; raises ValueError for another. A negative one would count from the end."""
+    place = _whole(value, what)
+    if not 0 <= place < size:
+        raise ValueError(f"{what} is {place}, expected 0 to {size - 1}")
+    return place
+
+
+def _mask(places: Sequence[object], size: int, what: str) -> NDArray[np.bool_]:
+    """Return what stays as bool `[size]` from the list of its places; raises ValueError for one that is there twice."""
+    mask = np.zeros(size, bool)
+    for value in places:
+        place = _place(value, size, what)
+        if mask[place]:
+            raise ValueError(f"{what} is {place} twice, expected each once")
+        mask[place] = True
+    return mask
 
 
 def check_scores(heads: ArrayLike, ffns: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
