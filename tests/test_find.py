@@ -25,6 +25,7 @@ from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import load_outcome, save_outcome
 from supertickets.lab.trial import TaskTicket
 from supertickets.lab.workbench import Workbench
+from supertickets.studies.adapt import adapt
 from supertickets.studies.config import settings_of
 from supertickets.studies.find import FindResult, find
 from supertickets.tasks import TaskSource, load_task
@@ -333,6 +334,30 @@ def test_level_zero_is_the_dense_run(tiny_model: Path, words: dict[str, Path], t
     assert result.table[result.table["level"] == 0]["trial"].nunique() == 1
 
 
+def test_the_dense_run_is_never_the_super_ticket(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
+    """Neither at level 0 nor at one so low that nothing goes, though it scores best: in table, folder and page."""
+    asked = dict(SMALL, model=str(tiny_model), seeds=1, first_seed=1, kinds=("winning",), **words)
+    result = find(asked, out=tmp_path / "out", levels=(0.0, 0.01, 0.5))
+    scores = result.table.set_index(["kind", "level"])["score"]
+    dense, pruned = scores["dense", 0.0], scores["winning", 0.5]
+    assert scores["winning", 0.0] == scores["winning", 0.01] == dense > pruned  # control: it would be chosen
+    assert supertickets.load_ticket(result.ticket_folder).origin["level"] == 0.5
+    assert result.super_ticket is not None
+    assert not result.super_ticket.is_full
+    assert f"super tickets at {pruned:.2f} against {dense:.2f} for the dense model" in result.verdict
+    assert "The best single ticket is the winning one at level 0.5 of seed 1" in result.verdict
+    assert result.verdict.split(":")[0] in result.report.read_text()
+    kept = [path.parent.name for path in result.folder.glob("trials/*/weights.safetensors")]
+    assert kept == result.table[result.table["level"] == 0.5]["trial"].tolist()
+    none = find(asked, out=tmp_path / "none", levels=(0.0, 0.01))
+    assert none.super_ticket is None
+    assert not none.ticket_folder.exists()
+    assert "No super ticket: no winning ticket that prunes anything finished" in none.verdict
+    assert "No super ticket" in none.report.read_text()
+    with pytest.raises(TicketError, match="no winning ticket above level 0 has finished"):
+        adapt(runs=none.folder, out=tmp_path / "adapt", **{**words, "task": "other"})
+
+
 def test_the_released_preset_runs(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
     # Released random tickets may empty a layer of heads.
     asked = {"task": "words", "levels": (0.7,), "epochs": 1, "max_length": 16, "workers": 1, "preset": "released"}
@@ -449,6 +474,11 @@ def test_selection_takes_the_smaller_of_equal_scores() -> None:
     )
     assert select_super(table)["level"] == 0.2
     assert select_super(table[table["kind"] != "winning"]) is None
+    for what, value in (("level", 0.0), ("remaining", 1.0)):  # the dense run under the best score
+        full = table.iloc[[1]].assign(score=99.0, **{what: value})
+        assert select_super(pd.concat([full, table]))["level"] == 0.2
+        assert select_super(full) is None
+    assert select_super(pd.concat([table.iloc[[1]].assign(score=99.0), table]))["level"] == 0.1  # control
 
 
 def test_a_missing_trial_is_missing_not_zero() -> None:

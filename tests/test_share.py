@@ -545,6 +545,7 @@ def test_misuse_of_share(places: dict[str, Path], shared: ShareResult, tmp_path:
         ("--tickets", str(tmp_path / "nowhere")): "no such folder",
         ("--tasks", "entailmnet,rte"): "did you mean 'entailment'",
         ("--at-most", "1"): "--at-most",
+        ("--tasks", "entailment,paraphrase", "--levels", "0"): "--levels 0: a ticket of level 0 is the dense model",
         ("--tasks", "entailment,paraphrase", "--at-most", "2"): "--at-most 2: task 'entailment' has 3 classes",
         ("--updates", "lax"): "unknown update",
     }

@@ -16,7 +16,7 @@ from supertickets.evidence.record import Record
 from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
 from supertickets.evidence.selection import Selected, cross_fit, halved_scores
 from supertickets.evidence.statistics import Paired, bootstrap_interval, paired_t_test
-from supertickets.evidence.table import CONTROL, DENSE, Row, curves, select_super
+from supertickets.evidence.table import CONTROL, DENSE, Row, candidates, curves, select_super
 from supertickets.tickets import Ticket
 
 
@@ -79,9 +79,9 @@ def conclude(record: Record) -> Conclusions:
     dense = {role.seed: scores for role, scores in halves[DENSE].items()}
     by_seed: dict[int, list[Floats]] = {}
     for role, scores in halves["winning"].items():
-        if not role.level:
-            continue  # the dense run itself
-        by_seed.setdefault(role.seed, []).append(scores)
+        ticket = record.roles[role].ticket
+        if ticket is not None and not ticket.is_full:  # a full one is the dense run itself
+            by_seed.setdefault(role.seed, []).append(scores)
     seeds = sorted(set(by_seed) & set(dense))
     paper = honest = control = None
     remaining: tuple[float, ...] = ()
@@ -89,8 +89,7 @@ def conclude(record: Record) -> Conclusions:
         chosen, own = [cross_fit(by_seed[seed]) for seed in seeds], [cross_fit([dense[seed]]) for seed in seeds]
         paper = Gain.of(seeds, [c.paper for c in chosen], [d.paper for d in own])
         honest = Gain.of(seeds, [c.honest for c in chosen], [d.honest for d in own])
-        pruned = table[table["level"] > 0]
-        best = [select_super(pruned[pruned["seed"] == seed]) for seed in seeds]
+        best = [select_super(table[table["seed"] == seed]) for seed in seeds]
         remaining = tuple(float(row["remaining"]) for row in best if row is not None)
         if halves[CONTROL]:
             among = cross_fit(list(halves[CONTROL].values()))
@@ -180,9 +179,8 @@ def _sentences(
         return ("No super ticket: no winning tickets above level 0 were asked for.",)
     chosen = select_super(table)
     if chosen is None or paper is None or honest is None:
-        return ("No super ticket: no winning ticket finished its training.",)
-    pruned = table[(table["kind"] == "winning") & (table["level"] > 0)]
-    levels = pruned[pruned["score"].notna()]["level"].nunique()
+        return ("No super ticket: no winning ticket that prunes anything finished its training.",)
+    levels = candidates(table)["level"].nunique()
     seeds, choice = len(paper.seeds), "level" if levels == 1 else f"best of {levels} levels"
     parts = [
         f"The paper would report super tickets at {np.mean(paper.scores):.2f} against {np.mean(paper.dense):.2f} for "

@@ -125,12 +125,18 @@ def by_seed(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     return of_kind.pivot(index="seed", columns="level", values="score").astype(float)
 
 
+def candidates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished winning tickets that prune something: at level 0, or a level too low, it is the dense run."""
+    winning = table[(table["kind"] == "winning") & (table["status"] == "finished") & (table["level"] > 0)]
+    return winning[~(winning["remaining"].astype(float) >= 1)]
+
+
 def select_super(table: pd.DataFrame) -> pd.Series | None:
     """Return the row of the super ticket: the winning ticket with the best score; ties go to the smaller one.
 
-    None if no winning ticket finished (paper, section 3).
+    None if no winning ticket that prunes something finished (paper, section 3).
     """
-    winning = table[(table["kind"] == "winning") & (table["status"] == "finished")]
-    if winning.empty:
+    found = candidates(table)
+    if found.empty:
         return None
-    return winning.sort_values(["score", "parameters", "seed"], ascending=[False, True, True]).iloc[0]
+    return found.sort_values(["score", "parameters", "seed"], ascending=[False, True, True]).iloc[0]

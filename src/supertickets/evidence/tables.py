@@ -267,8 +267,7 @@ def _scores(one: Looked, of_super: bool) -> str:
     table, gain = one.record.table, one.conclusions.paper
     finished = table[table["status"] == "finished"]
     if of_super:
-        pruned = finished[finished["level"] > 0]
-        best = [select_super(pruned[pruned["seed"] == seed]) for seed in (gain.seeds if gain is not None else ())]
+        best = [select_super(finished[finished["seed"] == seed]) for seed in (gain.seeds if gain is not None else ())]
         chosen = pd.DataFrame([row for row in best if row is not None])
     else:
         chosen = finished[finished["kind"] == DENSE]

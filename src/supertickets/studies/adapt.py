@@ -244,7 +244,10 @@ class _Run:
         else:
             chosen = select_super(self.record.table)
             if chosen is None:
-                raise TicketError(f"{self.path}: there is no super ticket; run `supertickets find` to its end first.")
+                raise TicketError(
+                    f"{self.path}: there is no super ticket, as no winning ticket above level 0 has finished; run "
+                    "`supertickets find` to its end, with levels above 0."
+                )
             seed, task = int(chosen["seed"]), self.study.subject.task.upper()
             best = Role("winning", float(chosen["level"]), seed)
             roles = {f"{task}-ST-DNN": Role(DENSE, 0.0, seed), f"{task}-SuperT": best}

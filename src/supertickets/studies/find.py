@@ -138,7 +138,8 @@ class FindStudy(Study):
         return keep == "all" or (keep == "super" and self._is_winning(trial))
 
     def _is_winning(self, trial: Trial) -> bool:
-        return any(role.kind == "winning" for role in self.played_by(trial))
+        # A full ticket is the dense run, which is no candidate, at whatever level it was drawn.
+        return not trial.ticket.is_full and any(role.kind == "winning" for role in self.played_by(trial))
 
     def done(self, trial: Trial, outcome: Outcome) -> None:
         """Drop the trained weights of a winning ticket that is beaten."""

@@ -268,6 +268,8 @@ def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
         raise TicketError(f"--tasks: sharing needs at least two tasks, got {members[0].source.task!r} alone.")
     if first.data is not None and all(member.source.data != first.data for member in members):
         raise TicketError("--data: it would change nothing: no task takes its examples from there.")
+    if members[0].shared is None and not any(first.levels):
+        raise TicketError("--levels 0: a ticket of level 0 is the dense model; name one above 0 too.")
     asked["tasks"] = tuple(member.source.task for member in members)
     base = find_model(first.model)
     _check_bases(members, base)
