@@ -17,7 +17,7 @@ from supertickets.studies.find import FindResult, find
 from supertickets.studies.report import report
 from supertickets.studies.sensitivity import sensitivity
 from supertickets.studies.settings import CHOICES
-from supertickets.tasks import TaskSource, load_task
+from supertickets.tasks import TaskSource, count_of, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
 
@@ -130,6 +130,22 @@ def test_fractions_are_nested_and_recorded(words: dict[str, Path]) -> None:
     assert [text for text in kept if text in half] == half  # in the file's order
 
 
+@pytest.mark.parametrize(
+    ("fraction", "size", "count"),
+    [(0.29, 100, 29), (0.57, 100, 57), (0.07, 100, 7), (0.0058, 50_000, 290), (1 / 3, 300, 100), (2 / 3, 300, 200),
+     (7 / 549_367, 549_367, 7), (0.999, 1000, 999), (0.9999, 100, 99), (1e-05, 100_000, 1)],
+)  # fmt: skip
+def test_fractions_round_down(fraction: float, size: int, count: int) -> None:
+    assert count_of(fraction, size) == count
+
+
+def test_floats_would_round_down_too_far() -> None:
+    """Control of the test above: what floats make of numbers that are whole on paper."""
+    assert [int(0.29 * 100), int(0.57 * 100), int(0.0058 * 50_000)] == [28, 56, 290]
+    size = 64  # of every count the share that is a float's nearest gives the count back
+    assert [count_of(count / size / 3, 3 * size) for count in range(1, size)] == list(range(1, size))
+
+
 def test_too_small_a_fraction(
     words: dict[str, Path], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,8 +153,9 @@ def test_too_small_a_fraction(
     arguments = ["find", "--model", str(tiny_model), *files, "--out", str(tmp_path / "out")]
     assert main([*arguments, "--fraction", "0.01"]) == 2
     said = capsys.readouterr().err
-    assert "a fraction of 0.01 leaves 1 of 64 training examples of task 'train'" in said
-    assert "a fraction of 0.0312 or more" in said
+    assert "a fraction of 0.01 leaves 0 of 64 training examples of task 'train'" in said
+    assert "expected at least 2, a fraction of 0.0313 or more" in said
+    assert (count_of(0.0312, 64), count_of(0.0313, 64)) == (1, 2)
     assert main([*arguments, "--fraction", "0"]) == 2
     assert main([*arguments, "--fraction", "1.5"]) == 2
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """What sharing and adaptation show, against cases made by hand."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from supertickets.evidence.sharing import ALL, MT_DNN, TICKET_SHARE, TUNED, conc
 from supertickets.evidence.table import Role, Row
 from supertickets.evidence.tables import published
 from supertickets.lab.trial import TaskTicket, Trial
-from supertickets.tasks import TaskSource
+from supertickets.studies.adapt import _fractions
+from supertickets.studies.settings import AdaptSettings
+from supertickets.tasks import Split, Task, TaskSource
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket
 from supertickets.training.recipe import Recipe
@@ -280,6 +283,23 @@ def test_published_rows_of_table_4() -> None:
     seen = conclude_adaptation(adapted({"D": {549: [50], 700: [51]}}, shape=base), [])
     assert seen.table.loc["MNLI-SuperT (BERT-base, published)"].tolist() == ["82.9", "-"]
     assert not any("published" in name for name in conclude_adaptation(adapted({"D": {549: [50]}}), []).table.index)
+
+
+@pytest.mark.parametrize("name", ["snli", "scitail"])
+def test_every_published_column_of_table_4_has_its_fraction(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's fractions of a training set of the real size give the paper's numbers of examples."""
+    theirs = published()["table 4"]["base"][name]
+    size = theirs["examples"][-1]
+    train = Split(["w1"] * size, ["w2"] * size, np.arange(size) % 2)
+    whole = Task(name, ("a", "b"), ("accuracy",), train, Split(["w1"], ["w2"], np.zeros(1, int)), {})
+    monkeypatch.setattr("supertickets.studies.adapt.load_task", lambda source: whole)
+    counts = [len(task.train) for task in _fractions(AdaptSettings(task=name)).values()]
+    assert counts == theirs["examples"]
+    base = Shape(12, 12, 768, 3072)
+    seen = conclude_adaptation(adapted({"D": {count: [50] for count in counts}}, name, base), [])
+    assert seen.table.loc["MNLI-SuperT (BERT-base, published)"].tolist() == [f"{x:.1f}" for x in theirs["MNLI-SuperT"]]
+    halves_up = [math.floor(fraction * size + 0.5) for fraction in (0.001, 0.01, 0.1)]
+    assert halves_up != counts[:3]  # control
 
 
 # --- what a study is about, on disk -----------------------------------------------------------------------------------

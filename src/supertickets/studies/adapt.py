@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ from supertickets.studies.study import (
     trained_again,
     write_results,
 )
-from supertickets.tasks import Task, TaskSource, load_task, take_part
+from supertickets.tasks import Task, TaskSource, count_of, load_task, take_part
 from supertickets.tickets import Ticket
 from supertickets.training.team import find_team
 
@@ -207,7 +206,7 @@ def _fractions(settings: AdaptSettings) -> dict[TaskSource, Task]:
                 f"--fractions: {fraction:g} examples asked for, task {task.name!r} has {size} to train on."
             )
         share = fraction / size if fraction > 1 else fraction
-        count = math.floor(share * size + 0.5)
+        count = count_of(share, size)
         shares.setdefault(count, 1.0 if count == size else share)
     sources = [whole.model_copy(update={"fraction": share}) for _, share in sorted(shares.items())]
     return {source: take_part(task, source) for source in sources}

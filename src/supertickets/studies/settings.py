@@ -397,7 +397,8 @@ class AdaptSettings(TaskSettings):
     task: str = Field("", description="task to adapt to: of GLUE, built-in, snli, scitail, squad, mlm, or your own")
     fractions: tuple[float, ...] = Field(
         (0.001, 0.01, 0.1, 1.0),
-        description="shares of the training set (1: all of it), or numbers of examples; each is part of the next",
+        description="shares of the training set (1: all of it), rounded down, or numbers of examples; each is part of "
+        "the next",
     )
     fraction_seed: int = Field(0, ge=0, description="seed of the order from which fractions are taken")
     as_task: str | None = Field(None, description="whose ticket of a shared model to keep; default: the tasks' union")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from decimal import ROUND_CEILING, Context, Decimal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from supertickets.tasks import builtin, files, glue, nli, squad, tables, text
 from supertickets.tasks.source import TaskFiles, TaskSource
 from supertickets.tasks.task import Form, Split, Task
 
-__all__ = ["Form", "Split", "Task", "TaskFiles", "TaskSource", "load_task", "take_part"]
+__all__ = ["Form", "Split", "Task", "TaskFiles", "TaskSource", "count_of", "load_task", "take_part"]
 
 
 def _default(field: str) -> object:
@@ -40,18 +41,29 @@ def take_part(task: Task, source: TaskSource) -> Task:
     return task
 
 
+def count_of(fraction: float, size: int) -> int:
+    """Return how many of `size` examples a fraction is, rounded down (as in Table 4: 0.1 % of 549,367 is 549).
+
+    >>> count_of(0.29, 100)
+    29
+    """
+    # Decimal, as written: in floats 0.29 of 100 is 28.99... The ninth place is for 1/3 of 300, written 0.333...
+    return math.floor(round(Decimal(repr(float(fraction))) * size, 9))
+
+
 def _fraction(task: Task, source: TaskSource) -> Split:
     """Return a share of the training set: the first examples of one random order, so that fractions are nested.
 
     Of a corpus it is the first lines, so that a block of text goes on as it does in the whole.
     """
     whole = task.train
-    count = math.floor(source.fraction * len(whole) + 0.5)
+    count = count_of(source.fraction, len(whole))
     needed = max(len(task.labels), 2)
     if count < needed:
+        least = Context(prec=3, rounding=ROUND_CEILING).divide(Decimal(needed), Decimal(len(whole)))
         raise TicketError(
             f"a fraction of {source.fraction:.3g} leaves {count} of {len(whole)} training examples of task "
-            f"{task.name!r}; expected at least {needed}, a fraction of {needed / len(whole):.3g} or more."
+            f"{task.name!r}; expected at least {needed}, a fraction of {least:g} or more."
         )
     order = np.random.default_rng(source.fraction_seed).permutation(len(whole))
     rows = np.arange(count) if task.form == "masked" else np.sort(order[:count])

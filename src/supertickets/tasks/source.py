@@ -50,6 +50,6 @@ class TaskSource(TaskFiles):
     """Where a task's examples come from, and which part of them is trained on."""
 
     fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the training set to train on; smaller ones are parts"
+        1.0, gt=0, le=1, description="share of the training set to train on, rounded down; smaller ones are parts"
     )
     fraction_seed: int = Field(0, ge=0, description="seed of the order from which fractions are taken")
