@@ -217,7 +217,7 @@ class ImpStudy(Study):
     def _round(self, role: Role, arm: Arm | None = None, i: int = -1, **parts: Any) -> Trial:
         """Return the trial of a round of the search, with the schedule and the output layer that it is to have."""
         settings = self.settings
-        horizon = 1 if self._judged_by_rounds else len(self.rungs) + 1
+        horizon = 1 if self._judged_by_rounds else _ROUNDS
         skip = (arm.rewind or 0.0) if arm is not None else 0.0
         parts["span"] = Span.model_validate({"skip": skip, "lr_horizon": horizon})
         if arm is not None and settings.head == "fresh" and arm.rewind == 0:
@@ -270,6 +270,7 @@ class ImpStudy(Study):
         return self.settings.epochs * flops * len(self.expected())
 
 
+_ROUNDS = 10  # of the released code's schedule over all rounds, however many there are here
 _FRESH = 10_007  # far from the seeds that studies are given, so that output layers drawn anew are no other seed's
 
 

@@ -72,7 +72,9 @@ class ImpSettings(WeightSettings, Pruning):
         "after", description="prune the first time after the dense training, or before any"
     )
     lr_horizon: Literal["round", "all"] = Field(
-        "round", description="the learning rate falls to 0 over a round, or over all rounds (so never within one)"
+        "round",
+        description="the learning rate falls to 0 over a round; or (all) over ten rounds as in the released code, "
+        "starting anew in each, so that a round ends at 0.9 of the peak",
     )
     controls: tuple[Control, ...] = Field(
         ("one-shot", "random"),
