@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.lab.outcome import load_outcome
+from supertickets.models import find_model
 from supertickets.studies.compare import CompareResult, compare
+from supertickets.studies.config import complete
 from supertickets.studies.find import FindResult, find
 from supertickets.studies.report import report
 from supertickets.studies.sensitivity import sensitivity
-from supertickets.studies.settings import CHOICES
+from supertickets.studies.settings import CHOICES, AdaptSettings, FindSettings
 from supertickets.tasks import TaskSource, count_of, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
@@ -109,6 +112,53 @@ def test_what_a_measure_does_not_read_changes_no_trial(capsys: pytest.CaptureFix
     assert [name for name, _ in settings.variants] == ["counts", "random", "lr_schedule"]
     assert settings.idle == ["absolute", "accumulation"]
     assert CompareSettings().idle == []
+
+
+# --- presets ----------------------------------------------------------------------------------------------------------
+
+BASE, LARGE, MINI = Shape(12, 12, 768, 3072), Shape(24, 16, 1024, 4096), Shape(6, 12, 384, 1536)
+
+
+@pytest.mark.parametrize(
+    ("shape", "task", "epochs", "scored"),
+    [(BASE, "rte", 6, 4), (LARGE, "RTE", 6, 5), (BASE, "mrpc", 6, None), (BASE, "mnli", 3, None),
+     (BASE, "qnli", 3, None),
+     (BASE, "qqp", 6, None), (LARGE, "qqp", 5, None), (LARGE, "sst-2", 4, None), (BASE, "snli", 5, None),
+     (LARGE, "scitail", 5, None)],
+)  # fmt: skip
+def test_epochs_of_the_released_scripts(shape: Shape, task: str, epochs: int, scored: int | None) -> None:
+    """Spec section 4: epochs trained, and the epoch whose weights are scored where it is not the last."""
+    released = FindSettings.model_validate({"task": task, "preset": "released"}).preset_settings(shape)
+    assert (released["epochs"], released["score_epoch"]) == (epochs, scored)
+    paper = FindSettings.model_validate({"task": task}).preset_settings(shape)
+    assert {"epochs", "score_epoch"}.isdisjoint(paper)  # 6 with early stopping, scored where that ends
+    adapted = AdaptSettings.model_validate({"task": task, "preset": "released"}).preset_settings(shape)
+    assert adapted["epochs"] == epochs
+
+
+def test_the_epoch_that_is_scored(
+    words: dict[str, Path], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = find_model(str(tiny_model))
+    asked = {"task": "rte", "preset": "released", "model": str(tiny_model)}
+    assert complete(FindSettings, asked, base).scoring.score_epoch == 4
+    fewer = complete(FindSettings, asked | {"epochs": 3}, base)  # the preset's is one of its own six
+    assert fewer.scoring.score_epoch is None
+    assert complete(FindSettings, asked | {"epochs": 3, "score_epoch": 2}, base).scoring.score_epoch == 2
+    magnitude = complete(FindSettings, asked | {"importance": "magnitude"}, base)
+    assert magnitude.scoring.score_epoch == 4
+    flags = ["find", "--model", str(tiny_model), "--train-file", str(words["train_file"])]
+    assert main([*flags, "--out", str(tmp_path / "out"), "--epochs", "3", "--score-epoch", "4"]) == 2
+    assert "--score-epoch 4: a training has 3 epochs (--epochs)." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    small = {**SMALL, "epochs": 2, "keep_epoch": "last", "seeds": 1, "kinds": ("winning",), "model": str(tiny_model)}
+    found = [find(small | words, out=tmp_path / str(epoch), score_epoch=epoch) for epoch in (1, 2, None)]
+    dense = [load_outcome(one.folder / "trials" / one.table["trial"].iloc[0]) for one in found]
+    heads = [outcome.scores()[0] for outcome in dense if outcome is not None]
+    assert dense[0] is not None
+    assert dense[0].best_epoch == 2
+    assert np.array_equal(heads[1], heads[2])
+    assert not np.array_equal(heads[0], heads[2])
 
 
 # --- fractions of the training set ------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_trainings_that_start_from_others_find_their_weights(
     other = {"task": "lengths", "train_file": write_words(tmp_path / "lengths.jsonl", 40, 5, lambda w: len(w) % 3)}
     folders.append(find({**small, **other, "dev_file": None}, out=tmp_path / "lengths").folder)
     settings = {name: small[name] for name in ("model", "seeds", "epochs", "batch_size", "learning_rate", "max_length")}
-    settings |= {"tickets": tuple(folders), "precision": "float32"}
+    settings |= {"tickets": tuple(folders), "precision": "float32", "fine_tune_epochs": settings["epochs"]}
     local = share(settings, out=tmp_path / "local", workers=1)
     spread = share(settings, out=tmp_path / "ray", on="ray", address=cluster.address)
     assert spread.sharing.runs.drop(columns="seconds").equals(local.sharing.runs.drop(columns="seconds"))

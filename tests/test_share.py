@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,24 @@ from transformers import AutoModelForSequenceClassification
 
 from conftest import HEADS, LAYERS, save_tiny_model, write_words
 from study_files import contents
+from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import StudyError, TicketError
+from supertickets.evidence.record import Subject
 from supertickets.evidence.sharing import MT_DNN, TICKET_SHARE, TUNED
 from supertickets.export.shared import load_shared
 from supertickets.lab.outcome import WEIGHTS, load_outcome
 from supertickets.lab.workbench import Workbench
 from supertickets.models import ModelSource, find_model
 from supertickets.studies.adapt import AdaptResult, adapt
+from supertickets.studies.config import complete
 from supertickets.studies.find import find
 from supertickets.studies.folder import clean, status
 from supertickets.studies.report import report
 from supertickets.studies.sensitivity import sensitivity
-from supertickets.studies.share import ShareResult, share
-from supertickets.tasks import load_task
+from supertickets.studies.settings import FindSettings, ShareSettings
+from supertickets.studies.share import ShareResult, _found, share
+from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, load_ticket
 from supertickets.training.loop import Trainer
@@ -41,6 +46,10 @@ SMALL: dict[str, Any] = {
     "workers": 1,
     "precision": "float32",
 }
+
+
+LIKE_BERT_BASE = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "intermediate_size": 3072}
+SHARE = SMALL | {"fine_tune_epochs": 3}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +71,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, words: di
 @pytest.fixture(scope="module")
 def shared(places: dict[str, Path]) -> ShareResult:
     return share(
-        SMALL, model=str(places["model"]), tickets=(places["words"], places["lengths"]), out=places["folder"] / "share"
+        SHARE, model=str(places["model"]), tickets=(places["words"], places["lengths"]), out=places["folder"] / "share"
     )
 
 
@@ -146,7 +155,7 @@ def test_run_again_trains_nothing(shared: ShareResult, places: dict[str, Path]) 
     before = contents(shared.folder)
     stamps = {path: path.stat().st_mtime_ns for path in (shared.folder / "trials").glob("*/outcome.json")}
     model = (shared.model_folder / "shared.json").stat().st_mtime_ns
-    again = share(SMALL, model=str(places["model"]), tickets=(places["words"], places["lengths"]), out=shared.folder)
+    again = share(SHARE, model=str(places["model"]), tickets=(places["words"], places["lengths"]), out=shared.folder)
     assert contents(again.folder) == before
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert (shared.model_folder / "shared.json").stat().st_mtime_ns == model
@@ -170,7 +179,7 @@ def test_lost_weights_are_trained_again_when_needed(
     tuned = next(outcome.folder for outcome in outcomes if outcome is not None and outcome.trial.start is not None)
     (tuned / "outcome.json").unlink()
     settings = {"model": str(places["model"]), "tickets": (places["words"], places["lengths"]), "out": copy}
-    share(SMALL, **settings)
+    share(SHARE, **settings)
     found, expected = load_outcome(tuned), load_outcome(shared.folder / "trials" / tuned.name)
     assert found is not None
     assert expected is not None
@@ -223,7 +232,7 @@ def test_a_failed_trial_gets_its_start_back(shared: ShareResult, places: dict[st
     for path in (copy / "trials").glob(f"*/{WEIGHTS}"):
         path.unlink()
     settings = {"model": str(places["model"]), "tickets": (places["words"], places["lengths"])}
-    result = share(SMALL, **settings, out=copy)
+    result = share(SHARE, **settings, out=copy)
     assert not result.failures
     assert load_outcome(tuned) is not None
 
@@ -248,15 +257,23 @@ def test_places_and_what_is_kept_may_change(shared: ShareResult, places: dict[st
         shutil.copytree(places[task], elsewhere / task)
     stamps = {path: path.stat().st_mtime_ns for path in copy.rglob("outcome.json")}
     tickets = (elsewhere / "words", elsewhere / "lengths")
-    share(SMALL, model=str(places["model"]), tickets=tickets, out=copy, keep="all")
+    share(SHARE, model=str(places["model"]), tickets=tickets, out=copy, keep="all")
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
 def test_a_failure_while_a_ticket_is_looked_for_ends_the_study(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = SMALL | {"seeds": 1, "epochs": 1, "levels": (0.3, 0.6), "at_most": 24, "fine_tune": False}
+    settings = SMALL | {
+        "seeds": 1,
+        "epochs": 1,
+        "find_epochs": 1,
+        "levels": (0.3, 0.6),
+        "at_most": 24,
+        "fine_tune": False,
+    }
     settings |= {"model": str(tiny_model), "tasks": ("similarity", "paraphrase"), "out": tmp_path / "out"}
+    settings |= {"at_most": 24, "fine_tune": False}
     run = Workbench.run
 
     def breaking(self: Workbench, job: Any, tell: Any) -> Any:
@@ -274,7 +291,15 @@ def test_a_failure_while_a_ticket_is_looked_for_ends_the_study(
 
 
 def test_tickets_are_found_first_where_none_are_given(tiny_model: Path, tmp_path: Path) -> None:
-    settings = SMALL | {"seeds": 1, "epochs": 1, "levels": (0.5,), "at_most": 24, "fine_tune": False, "keep": "none"}
+    settings = SMALL | {
+        "seeds": 1,
+        "epochs": 1,
+        "find_epochs": 1,
+        "levels": (0.5,),
+        "at_most": 24,
+        "fine_tune": False,
+        "keep": "none",
+    }
     result = share(settings, model=str(tiny_model), tasks=("similarity", "paraphrase"), out=tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out" / "find").iterdir()) == ["paraphrase", "similarity"]
     assert list(result.tickets) == ["similarity", "paraphrase"]
@@ -293,9 +318,52 @@ def test_tickets_are_found_first_where_none_are_given(tiny_model: Path, tmp_path
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_every_task_has_its_own_dropout(places: dict[str, Path]) -> None:
-    from supertickets.studies.settings import ShareSettings
+SETTLED = {"tasks": ("rte", "mnli"), "precision": "float32"}
 
+
+def subject_of(task: str) -> Subject:
+    source = TaskSource(task=task)
+    shape = Shape(12, 12, 768, 3072)
+    return Subject("m", "bert", "w", shape, task, task, (), ("accuracy",), 9, np.zeros(2), source)
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [("paper", {"rte": (6, None), "mnli": (6, None)}), ("released", {"rte": (6, 4), "mnli": (3, None)})],
+)
+def test_epochs_of_a_single_task_are_not_those_of_the_sharing(
+    preset: str, expected: dict[str, tuple[int, int | None]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Tickets are looked for with each task's own epochs, fine-tuning has six; the sharing itself five."""
+    base = replace(find_model("default"), config={**find_model("default").config, **LIKE_BERT_BASE})
+    settings = complete(ShareSettings, SETTLED | {"preset": preset, "out": tmp_path}, base)
+    assert settings.recipe.epochs == 5
+    assert [settings.fine_tuning(task).epochs for task in settings.tasks] == [6, 6]
+    looked: dict[str, tuple[int, int | None]] = {}
+
+    class FoundError(Exception):
+        pass
+
+    def found(asked: dict[str, Any], **more: Any) -> None:
+        whole = complete(FindSettings, asked | {name: more[name] for name in ("kinds", "out")}, base)
+        looked[whole.task] = whole.epochs, whole.score_epoch
+        assert whole.learning_rate == settings.learning_rate
+        raise FoundError
+
+    monkeypatch.setattr("supertickets.studies.share.find", found)
+    for task in settings.tasks:
+        with pytest.raises(FoundError):
+            _found(settings, subject_of(task), quiet=True)
+    assert looked == expected
+    for task in settings.tasks:
+        with pytest.raises(FoundError):
+            _found(settings.model_copy(update={"find_epochs": 2}), subject_of(task), quiet=True)
+    assert looked == dict.fromkeys(expected, (2, None))
+    small = complete(ShareSettings, SETTLED, find_model("default"))
+    assert (small.epochs, small.fine_tune_epochs) == (4, 4)  # our own tuning of small encoders
+
+
+def test_every_task_has_its_own_dropout(places: dict[str, Path]) -> None:
     paper = ShareSettings(tasks=("MNLI", "CoLA", "rte"), precision="float32")
     assert [paper.dropout_of(task) for task in paper.tasks] == [0.3, 0.05, 0.1]
     released = paper.model_copy(update={"preset": "released"})
@@ -305,9 +373,6 @@ def test_every_task_has_its_own_dropout(places: dict[str, Path]) -> None:
 
 
 def test_the_released_preset_leaks() -> None:
-    from supertickets.studies.config import complete
-    from supertickets.studies.settings import ShareSettings
-
     base = find_model("default")
     assert complete(ShareSettings, {"preset": "released"}, base).updates == "leaky"
     assert complete(ShareSettings, {"preset": "released"}, base).epochs == 5
@@ -601,7 +666,7 @@ def test_a_folder_of_other_tickets_is_refused(shared: ShareResult, places: dict[
     changed = Ticket.from_pruned(LAYERS, HEADS, [(0, 0)])
     SharedTicket(changed, ticket.base, ticket.origin, ticket.versions).save(other / "super-ticket", "")
     with pytest.raises(TicketError, match="shares another ticket of 'words'"):
-        share(SMALL, model=str(places["model"]), tickets=(other, places["lengths"]), out=shared.folder)
+        share(SHARE, model=str(places["model"]), tickets=(other, places["lengths"]), out=shared.folder)
 
 
 def test_one_task_under_two_names_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
@@ -610,12 +675,12 @@ def test_one_task_under_two_names_is_refused(places: dict[str, Path], tmp_path: 
     settings = (again / "settings.yaml").read_text()
     (again / "settings.yaml").write_text(settings.replace("task: words", "task: others"))
     with pytest.raises(TicketError, match="tasks 'words' and 'others' have the same examples"):
-        share(SMALL, model=str(places["model"]), tickets=(places["words"], again), out=tmp_path / "out")
+        share(SHARE, model=str(places["model"]), tickets=(places["words"], again), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_commands_speak(shared: ShareResult, adapted: AdaptResult, places: dict[str, Path], capsys: Any) -> None:
-    flags = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    flags = [part for name, value in SHARE.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     tickets = ["--tickets", f"{places['words']},{places['lengths']}", "--model", str(places["model"])]
     assert main(["share", *flags, *tickets, "--out", str(shared.folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

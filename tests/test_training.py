@@ -2,6 +2,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,14 @@ from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
+from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.batches import ORDERS, EncodedTask, bucketed
 from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.devices import choose_precision
 from supertickets.training.loop import Learner, Trainer
 from supertickets.training.objectives import encode, example_losses
 from supertickets.training.optimisers import ReleasedAdamax, build_optimizer, build_schedule, released_factor
-from supertickets.training.recipe import Recipe
+from supertickets.training.recipe import Recipe, Span
 from supertickets.training.vocabulary import UsedVocabulary
 
 CPU = torch.device("cpu")
@@ -224,6 +226,37 @@ def test_a_stopped_training_ends_bit_identical(
     for have, want in zip(*(r.predictions["words"]["dev"] for r in (trainer.result, expected)), strict=True):
         assert np.array_equal(have, want)
     assert attempt(None, identity="another")[2][0] == 1  # control: another trial's checkpoint is not taken
+
+
+def test_importance_is_measured_after_the_epoch_asked_for(source: ModelSource, task: Task, tmp_path: Path) -> None:
+    """On the weights of a training of the same schedule that ends there; the training itself goes on to its end."""
+    recipe = RECIPE.model_copy(update={"epochs": 6, "keep_epoch": "last", "dropout": 0.1, "learning_rate": 1e-2})
+    data = encode(task, source.tokenizer, recipe.max_length)
+
+    def scores(stop_at: int | None = None, **options: Any) -> tuple[Trainer, list[np.ndarray]]:
+        def report(event: dict) -> None:
+            if event["step"] == stop_at:
+                raise StoppedError
+
+        model = source.build(task.outputs, recipe.dropout, 0)
+        trainer = Trainer([Learner(data, model, FULL)], recipe, 0, CPU, report, **options)
+        trainer.train()
+        return trainer, list(trainer.score(ScoringSettings.model_validate({}), lambda: model))
+
+    whole, at_its_end = scores()
+    part, expected = scores(span=Span(skip=0.0, stop=4 / 6, lr_horizon=1))
+    assert len(part.result.epochs) == 4
+    asked, found = scores(score_epoch=4)
+    assert all(map(np.array_equal, found, expected))
+    assert not any(map(np.array_equal, found, at_its_end))  # control
+    assert asked.result.epochs == whole.result.epochs
+    (learner,) = asked.learners  # the weights that are kept are the last epoch's again
+    last = asked.predict(learner, learner.data.evaluations["dev"])
+    assert np.array_equal(last, whole.result.predictions["words"]["dev"][5])
+    checkpoint = {"checkpoint": tmp_path / "checkpoint", "checkpoint_every": 0.0, "identity": "this"}
+    with pytest.raises(StoppedError):
+        scores(stop_at=43, score_epoch=4, **checkpoint)  # in the last epoch
+    assert all(map(np.array_equal, scores(score_epoch=4, **checkpoint)[1], expected))
 
 
 def test_a_damaged_checkpoint_is_not_taken(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ class Workbench:
             trial.sharing,
             ticket,
             trial.span,
+            trial.scoring.score_epoch if trial.scoring is not None else None,
         )
         status, reason = "finished", None
         arrays: dict[str, dict[str, np.ndarray]] = {}

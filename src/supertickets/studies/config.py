@@ -180,6 +180,8 @@ def _read(path: Path) -> dict[str, Any]:
 def fill(kind: type[S], asked: Mapping[str, Any], shape: Shape) -> S:
     """Return settings with everything filled in that was not asked for: the preset's values, then the defaults."""
     values = parse(kind, asked).preset_settings(shape)
+    if "epochs" in asked:
+        values.pop("score_epoch", None)  # the preset's is one of its own epochs
     return parse(kind, {name: value for name, value in values.items() if name in kind.model_fields} | dict(asked))
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from supertickets.anatomy import Shape
 from supertickets.errors import unknown_name
@@ -202,7 +202,7 @@ class TicketSettings(Drawing, ScoringSettings):
     def unread(self, measures: Sequence[str], randomly: bool, ranked: bool = True) -> dict[str, str]:
         """Return what changes no ticket, and why: with such measures, with random tickets or without, ranked or not."""
         idle = {}
-        for name in {"absolute", "accumulation"} - {name for measure in measures for name in READ.get(measure, ())}:
+        for name in {"absolute", "accumulation", "score_epoch"} - {name for measure in measures for name in READ[measure]}:
             idle[name] = f"the measure of importance ({', '.join(measures)}) does not read it"
         if not randomly:
             idle["random"] = "no random tickets are drawn"
@@ -211,7 +211,17 @@ class TicketSettings(Drawing, ScoringSettings):
         return idle
 
 
-class FindSettings(SourceSettings, TicketSettings):
+class _DrawnSettings(SourceSettings, TicketSettings):
+    """Settings of studies that draw tickets from the dense runs of one task."""
+
+    @model_validator(mode="after")
+    def _scores_an_epoch_there_is(self) -> Self:
+        if self.score_epoch is not None and self.score_epoch > self.epochs:
+            raise ValueError(f"--score-epoch {self.score_epoch}: a training has {self.epochs} epochs (--epochs)")
+        return self
+
+
+class FindSettings(_DrawnSettings):
     """Settings of `supertickets find`."""
 
     study = "find"
@@ -235,7 +245,7 @@ class FindSettings(SourceSettings, TicketSettings):
         return super().without_effect(asked) | self.unread([self.importance], "random" in self.kinds, ranked)
 
 
-class CompareSettings(SourceSettings, TicketSettings):
+class CompareSettings(_DrawnSettings):
     """Settings of `supertickets compare`."""
 
     study = "compare"
@@ -313,14 +323,15 @@ class ShareSettings(StudySettings, TicketSettings, Sharing):
     data: UserPath | None = Field(None, description="folder of the tasks' files (without it, GLUE comes from the hub)")
     at_most: int | None = Field(None, ge=2, description="training examples of a task at most; larger sets are cut")
     fraction_seed: int = Field(0, ge=0, description="seed of the order from which larger sets are cut")
-    epochs: int = Field(5, ge=1, description="training epochs at most")
+    epochs: int = Field(5, ge=1, description="epochs of the shared training at most")
+    find_epochs: int | None = Field(
+        None, ge=1, description="epochs at most of the trainings that find tickets first; default: by preset and task"
+    )
     dropout: float | None = Field(  # type: ignore[assignment]
         None, ge=0, lt=1, description="dropout before every output layer; default: each task's own, by preset"
     )
     fine_tune: bool = Field(True, description="also fine-tune the shared models on each task")
-    fine_tune_epochs: int | None = Field(
-        None, ge=1, description="epochs of the fine-tuning at most; default: as many as the shared training's"
-    )
+    fine_tune_epochs: int = Field(6, ge=1, description="epochs of the fine-tuning at most, as of a single task")
     fine_tune_learning_rate: float | None = Field(
         None, gt=0, description="learning rate of the fine-tuning; default: the shared training's"
     )
@@ -359,9 +370,9 @@ class ShareSettings(StudySettings, TicketSettings, Sharing):
 
     def fine_tuning(self, task: str) -> Recipe:
         """Return how a shared model is fine-tuned on one of its tasks."""
-        change = {"epochs": self.fine_tune_epochs, "learning_rate": self.fine_tune_learning_rate}
-        change = {name: value for name, value in change.items() if value is not None}
-        return self.recipe.model_copy(update={**change, "dropout": self.dropout_of(task)})
+        change = {"epochs": self.fine_tune_epochs, "dropout": self.dropout_of(task)}
+        rate = self.fine_tune_learning_rate
+        return self.recipe.model_copy(update=change | ({} if rate is None else {"learning_rate": rate}))
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return the preset's values for training several tasks."""

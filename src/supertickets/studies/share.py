@@ -126,8 +126,8 @@ class ShareStudy(Study):
             for tickets in self._tickets.values()
             for ticket, subject in zip(tickets, self.subjects, strict=True)
         )
-        tuned = settings.fine_tune_epochs or settings.epochs
-        return len(self.seeds) * once * (settings.epochs + (tuned if settings.fine_tune else 0))
+        tuned = settings.fine_tune_epochs if settings.fine_tune else 0
+        return len(self.seeds) * once * (settings.epochs + tuned)
 
     def description(self) -> str:
         """Return which tasks share what, in words."""
@@ -365,10 +365,17 @@ def _check_kept(folder: Path, names: Sequence[str], tickets: Sequence[SharedTick
 
 
 def _search(settings: ShareSettings, subject: Subject) -> dict[str, Any]:
-    """Return what is asked of the study that finds a task's super ticket: this one's recipe, levels and seeds."""
-    own = {"out", "dropout", "keep", "data", "fraction_seed"}
+    """Return what is asked of the study that finds a task's super ticket: this one's recipe, levels and seeds.
+
+    Its epochs are those of a single task: the preset's, or as many as were asked for (appendix A.2.1).
+    """
+    own = {"out", "dropout", "keep", "data", "fraction_seed", "epochs"}
     same = {name: getattr(settings, name) for name in type(settings).model_fields.keys() & FindSettings.model_fields}
     same = {name: value for name, value in same.items() if name not in own | settings.without_effect({}).keys()}
+    if settings.score_epoch is None:
+        same.pop("score_epoch", None)  # the task's own, by preset
+    if settings.find_epochs is not None:
+        same["epochs"] = settings.find_epochs
     if settings.dropout is not None:
         same["dropout"] = settings.dropout
     source = {name: value for name, value in subject.source.model_dump().items() if value is not None}

@@ -17,12 +17,23 @@ class ScoringSettings(BaseModel):
     accumulation: Literal["mean", "decaying"] = Field(
         "mean", description="mean over examples, or the released code's sum over batches of mean losses, never zeroed"
     )
+    score_epoch: int | None = Field(
+        None,
+        ge=1,
+        description="measure importance on the weights after this epoch; default, and where a training ends sooner: on "
+        "those that it ends with",
+    )
 
     def read(self) -> "ScoringSettings":
         """Return these settings with what their measure does not read put at its default."""
-        read = READ.get(self.importance, ())
+        read = READ[self.importance]
         return ScoringSettings(importance=self.importance, **{name: getattr(self, name) for name in read})
 
 
-READ = {"sensitivity": ("absolute", "accumulation"), "fisher": ("absolute",)}
-"""The other settings that a measure of importance reads."""
+READ: dict[str, tuple[str, ...]] = {
+    "sensitivity": ("absolute", "accumulation", "score_epoch"),
+    "fisher": ("absolute", "score_epoch"),
+    **dict.fromkeys(("magnitude", "taylor", "movement"), ("score_epoch",)),
+    "random": (),
+}
+"""The other settings that each measure of importance reads."""

@@ -91,7 +91,8 @@ class Trainer:
 
     Several share an encoder, as `sharing` says: a batch is of one task, whose ticket alone acts and learns then.
     With a `weight_ticket` the models must lack what it lacks (`surgery.masks.zero`), and they will when trained.
-    `span` says which part of the recipe's training there is; without one, all of it.
+    `span` says which part of the recipe's training there is; without one, all of it. `score_epoch` is the epoch whose
+    weights `score` measures, where it is not the one that is kept.
     With a `checkpoint` file, where the training stands is written there every `checkpoint_every` seconds, and a
     training with the same `identity` goes on from it.
     """
@@ -109,6 +110,7 @@ class Trainer:
         sharing: Sharing | None = None,
         weight_ticket: WeightTicket | None = None,
         span: Span | None = None,
+        score_epoch: int | None = None,
     ) -> None:
         self.recipe, self.seed, self.device, self.report = recipe, seed, device, report
         self._team = find_team()
@@ -143,6 +145,8 @@ class Trainer:
         # Where the training stands: epochs done, batches done in this one and their losses, the best epoch's weights.
         self._epoch, self._losses = 0, list[float]()
         self._best: list[Tensor] = []
+        self._score_epoch = score_epoch
+        self._to_score: list[Tensor] = []  # the weights after that epoch
         self._decay = self._best_decay = 1.0  # the product of all steps' weight decay, owed to the embeddings left out
         self._started = self._saved = time.monotonic()
 
@@ -169,14 +173,17 @@ class Trainer:
                 self._train_epoch()
         finally:
             self.result.cost.seconds += time.monotonic() - self._started
-        with torch.no_grad():
-            for parameter, kept in zip(self._parameters, self._best, strict=True):
-                parameter.copy_(kept)
-                parameter.grad = None
+        self._put(self._best)
         self._decay = self._best_decay
         cost = self.result.cost
         cost.tokens, cost.flops = map(int, self._team.sum_array(np.array([cost.tokens, cost.flops])))
         return self.result
+
+    def _put(self, weights: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, kept in zip(self._parameters, weights, strict=True):
+                parameter.copy_(kept)
+                parameter.grad = None
 
     def _train_epoch(self) -> None:
         for which, rows in self._orders[self._epoch][len(self._losses) :]:
@@ -201,6 +208,8 @@ class Trainer:
         if score > best or self.recipe.keep_epoch == "last":
             self._best = [p.detach().clone() for p in self._parameters]
             self._best_decay, self.result.best_epoch = self._decay, self._epoch
+        if self._epoch == self._score_epoch:
+            self._to_score = [p.detach().clone() for p in self._parameters]
 
     @property
     def steps_done(self) -> int:
@@ -227,6 +236,7 @@ class Trainer:
             return
         tensors = {f"now.{i}": parameter for i, parameter in enumerate(self._parameters)}
         tensors |= {f"best.{i}": kept for i, kept in enumerate(self._best)}
+        tensors |= {f"score.{i}": kept for i, kept in enumerate(self._to_score)}
         for i, parameter in enumerate(self._parameters):
             tensors |= {f"optimizer.{i}.{name}": value for name, value in self._optimizer.state[parameter].items()}
         tensors["random"] = torch.get_rng_state()
@@ -267,6 +277,8 @@ class Trainer:
                 }
         if "best.0" in tensors:
             self._best = [tensors[f"best.{i}"].to(self.device) for i in range(len(self._parameters))]
+        if "score.0" in tensors:
+            self._to_score = [tensors[f"score.{i}"].to(self.device) for i in range(len(self._parameters))]
         self._epoch, self._losses = state["epoch"], state["losses"]
         self._decay, self._best_decay = state["decay"]
         self.result.epochs, self.result.best_epoch = state["epochs"], state["best_epoch"]
@@ -311,6 +323,7 @@ class Trainer:
 
                 yield loss
 
+        self._put(self._to_score or self._best)
         scores = importance(
             Measured(
                 learner.model,
@@ -323,6 +336,7 @@ class Trainer:
                 seed=self.seed,
             )
         )
+        self._put(self._best)
         self.result.cost.seconds += time.monotonic() - started
         return scores
 
