@@ -551,6 +551,66 @@ def test_a_shared_model_adapts_with_one_tasks_ticket(
     assert "One seed allows no test." in result.adaptation.verdict
 
 
+def test_the_trained_output_layer_may_go_on(
+    shared: ShareResult, places: dict[str, Path], words: dict[str, Path], tmp_path: Path
+) -> None:
+    """With a learning rate of almost zero, the adapted model says what the trained one said: output layer and all."""
+    still = SMALL | {"seeds": 1, "epochs": 1, "learning_rate": 1e-12, "fractions": (12,), "task": "again", **words}
+
+    def outputs(runs: Path, name: str, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        result = adapt(still, runs=runs, out=tmp_path / name, **options)
+        found, expected = [], []
+        for path in sorted((result.folder / "trials").iterdir()):
+            after = load_outcome(path)
+            assert after is not None
+            assert after.trial.start is not None
+            before = load_outcome(after.trial.start.folder)
+            assert before is not None
+            assert [task.source.task for task in before.trial.tasks][after.trial.start.output_layer or 0] == "words"
+            found.append(after.predictions()["dev"][0])
+            expected.append(before.predictions(after.trial.start.output_layer or 0)["dev"][before.best_epoch - 1])
+        assert len(found) == 2
+        return np.stack(found), np.stack(expected)
+
+    found, expected = outputs(places["words"], "trained", output_layer="trained")
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert np.abs(expected).max() > 1e-2
+    found, expected = outputs(shared.folder, "shared", output_layer="trained", as_task="words")
+    # MT-DNN, and Ticket-Share with the ticket under which that output layer was trained
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-6)
+    found, expected = outputs(places["words"], "new")  # control
+    assert np.abs(found - expected).max(axis=(1, 2)).min() > 1e-2
+
+
+def test_few_examples_get_the_steps_that_are_asked_for(
+    places: dict[str, Path], words: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    asked = SMALL | {"seeds": 1, "patience": 1, "task": "again", "runs": places["words"], **words}
+    result = adapt(asked, fractions=(12, 30, 64), least_steps=15, out=tmp_path / "least", quiet=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "With 12 examples a training has up to 8 epochs, and at least 15 steps (--least-steps)." in said
+    assert "With 30 examples a training has up to 4 epochs, and at least 15 steps (--least-steps)." in said
+    assert "With 64 examples" not in said  # 3 epochs of 8 steps, of which early stopping ends none before the second
+    for path in (result.folder / "trials").iterdir():
+        outcome = load_outcome(path)
+        assert outcome is not None
+        count = len(load_task(outcome.trial.tasks[0].source).train)
+        steps = len(outcome.epochs) * -(-count // 8)
+        assert steps >= 15, count
+        assert (outcome.trial.recipe.epochs, outcome.trial.recipe.patience) == {
+            12: (8, 7), 30: (4, 3), 64: (3, 1),
+        }[count]  # fmt: skip
+    verdict = result.adaptation.verdict
+    assert "With 12 examples trainings had up to 8 epochs in place of 3, for 15 update steps at least." in verdict
+    assert "With 64 examples" not in verdict
+    assert "in place of 3, for 15 update steps" in result.report.read_text()
+    usual = adapt(asked, fractions=(12,), out=tmp_path / "usual")  # control: by default nothing is longer
+    (outcome, _) = (load_outcome(path) for path in (usual.folder / "trials").iterdir())
+    assert outcome is not None
+    assert outcome.trial.recipe.epochs == 3
+    assert "update steps" not in usual.adaptation.verdict
+
+
 # --- sensitivity ------------------------------------------------------------------------------------------------------
 
 
@@ -629,6 +689,9 @@ def test_misuse_of_adapt(
 ) -> None:
     new = ["--task", "new", "--train-file", str(places["folder"] / "new-train_file.jsonl")]
     run = ["--from", str(shared.folder)]
+    graded = write_words(tmp_path / "graded.jsonl", 30, 5, lambda w: len(w) / 9)
+    half, trained = ("--fractions", "0.5"), ("--output-layer", "trained")
+    real = ["--task", "new", "--train-file", str(graded), "--regression", "--fractions", "20"]
     wrong = save_tiny_model(tmp_path / "wrong", seed=3)
     capsys.readouterr()
     cases: dict[tuple[str, ...], str] = {
@@ -647,6 +710,12 @@ def test_misuse_of_adapt(
         (*new, *run, "--fractions", "inf"): "--fractions",
         (*new, *run, "--fractions", "nan"): "--fractions",
         (*new, *run, "--as-task", "word"): "did you mean 'words'",
+        (*new, *run, *half, *trained): "name one with --as-task (words, lengths).",
+        (*new, *run, *half, *trained, "--as-task", "lengths"): "has the labels 0, 1, 2, 'new' the labels 0, 1;",
+        (*real, "--from", str(places["words"]), *trained): "'new' a real number as target; expected",
+        (*new, *run, "--output-layer", "old"): "known are new, trained",
+        (*new, *run, "--least-steps", "-1"): "--least-steps",
+        ("--task", "mlm", *run, "--fractions", "0.5", "--least-steps", "9"): "task 'mlm' is trained in blocks of text",
         (*new, "--from", str(places["words"]), "--as-task", "words"): "none of the studies is one of `share`",
         (*run, "--task", "snli"): "name the folder of its files with --data",
     }

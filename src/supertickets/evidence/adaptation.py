@@ -129,6 +129,18 @@ def gains(found: pd.DataFrame, pairs: Sequence[Compared]) -> pd.DataFrame:
     return frame.assign(p_holm=holm(frame["p"].tolist()))
 
 
+def _longer(record: Record) -> list[str]:
+    """Say where trainings had more epochs than asked for, because of the least number of steps."""
+    usual = record.settings.get("epochs")
+    epochs = {int(role.variant.split()[0]): row.trial.recipe.epochs for role, row in record.roles.items() if row.trial}
+    return [
+        f"With {examples:,} examples trainings had up to {count} epochs in place of {usual}, for "
+        f"{record.settings['least_steps']} update steps at least."
+        for examples, count in sorted(epochs.items())
+        if record.settings.get("least_steps") and count != usual
+    ]
+
+
 def _sentences(record: Record, compared: pd.DataFrame) -> tuple[str, ...]:
     said = []
     for (ticket, dense), rows in compared.groupby(["ticket", "over"], sort=False):
@@ -147,4 +159,4 @@ def _sentences(record: Record, compared: pd.DataFrame) -> tuple[str, ...]:
             + ("is none of these." if beyond.empty else "are "
                + ", ".join(f"{row['ticket']} at {row['examples']:,}" for _, row in beyond.iterrows()) + ".")
         )  # fmt: skip
-    return tuple(said) or ("No pair of models has runs to compare yet.",)
+    return (*(said or ["No pair of models has runs to compare yet."]), *_longer(record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,9 @@ from supertickets.studies.study import (
     write_results,
 )
 from supertickets.tasks import Task, TaskSource, count_of, load_task, take_part
+from supertickets.tasks.metrics import REGRESSION
 from supertickets.tickets import Ticket
+from supertickets.training.recipe import Recipe
 from supertickets.training.team import find_team
 
 ORIGINS = "origins.json"
@@ -95,7 +98,20 @@ class AdaptStudy(Study):
 
     def opening(self) -> list[Trial]:
         """Return all trials; none waits for another."""
-        return [self.trial(role, {place: origin.ticket}, start=origin.start) for role, place, origin in self._roles()]
+        return [
+            self.trial(role, {place: origin.ticket}, recipe=self.recipe_of(place), start=origin.start)
+            for role, place, origin in self._roles()
+        ]
+
+    def recipe_of(self, place: int) -> Recipe:
+        """Return how a training on one number of examples goes: long enough for the least number of steps."""
+        settings = self.settings
+        needed = math.ceil(settings.least_steps / math.ceil(self.subjects[place].train / settings.batch_size))
+        patience = settings.patience and max(
+            settings.patience, needed - 1
+        )  # it ends no training before epoch 1 + itself
+        change = {"epochs": max(settings.epochs, needed), "patience": patience}
+        return settings.recipe.model_copy(update=change)
 
     def keeps(self, trial: Trial) -> bool:
         """Whether trained weights stay."""
@@ -103,14 +119,22 @@ class AdaptStudy(Study):
 
     def expected_cost(self) -> float:
         """Return the cost of all trials there will be."""
-        once = sum(self._flops(origin.ticket, self.subjects[place].train) for _, place, origin in self._roles())
-        return once * self.settings.epochs
+        return sum(
+            self.recipe_of(place).epochs * self._flops(origin.ticket, self.subjects[place].train)
+            for _, place, origin in self._roles()
+        )
 
     def description(self) -> str:
         """Return what is adapted to what, in words."""
         names = ", ".join(origin.name for origin in self.origins)
         counts = ", ".join(str(subject.train) for subject in self.subjects)
-        return f"{names} on {self.subject.task} with {counts} examples"
+        longer = [
+            f" With {subject.train:,} examples a training has up to {recipe.epochs} epochs, and at least "
+            f"{self.settings.least_steps} steps (--least-steps)."
+            for place, subject in enumerate(self.subjects)
+            if (recipe := self.recipe_of(place)) != self.settings.recipe
+        ]
+        return f"{names} on {self.subject.task} with {counts} examples{''.join(longer)}"
 
     @property
     def pairs(self) -> list[Compared]:
@@ -158,9 +182,17 @@ def adapt(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool =
     if before and [one.what for one in before] != [what for run in runs for what in run.models(finished.as_task)]:
         raise TicketError(f"--out {finished.folder}: the folder's study adapts other models; choose another folder.")
     loaded = _fractions(finished)
+    task = next(iter(loaded.values()))
+    if finished.least_steps and task.form == "masked":
+        raise TicketError(
+            f"--least-steps {finished.least_steps}: steps are counted by examples, task {task.name!r} is trained in "
+            "blocks of text; leave it out and set --epochs."
+        )
+    for run in runs:
+        run.check_output_layer(finished, task)
 
     def build(settled: AdaptSettings, subjects: Sequence[Subject]) -> AdaptStudy:
-        found = [origin for run in runs for origin in run.origins(settled.as_task, base, quiet, before)]
+        found = [origin for run in runs for origin in run.origins(settled, base, quiet, before)]
         content = [origin.model_dump(mode="json") for origin in found]
         write_atomically(settled.folder / ORIGINS, json.dumps(content, indent=1) + "\n")
         study = AdaptStudy(settled, subjects, found)
@@ -272,21 +304,22 @@ class _Run:
         """The keys of the trials that trained the models."""
         return [key for _, key, _ in self.models(None)]
 
-    def origins(self, as_task: str | None, base: BaseModel, quiet: bool, before: Sequence[Origin]) -> list[Origin]:
+    def origins(self, settings: AdaptSettings, base: BaseModel, quiet: bool, before: Sequence[Origin]) -> list[Origin]:
         """Return the models to adapt; what was adapted `before` goes on from the same weights, wherever they are now.
 
         Without weights to go on from, they are trained again.
         """
         found: list[Origin] = []
         earlier = {origin.name: origin for origin in before}
-        for name, key, kept in self.models(as_task):
+        for name, key, kept in self.models(settings.as_task):
             if name in earlier:
                 weights, ticket = earlier[name].start.weights, earlier[name].start.ticket
                 folder = self._place(key, weights)
             else:
                 outcome = self.regained(key, base, quiet)
                 weights, ticket, folder = outcome.files[WEIGHTS], outcome.trial.ticket, outcome.folder.resolve()
-            start = Start(trial=key, folder=folder, weights=weights, ticket=ticket)
+            layer = self._output_layer(settings)
+            start = Start(trial=key, folder=folder, weights=weights, ticket=ticket, output_layer=layer)
             dense = found[0].name if found else None
             found.append(Origin(name=name, run=self.path, start=start, ticket=kept, dense=dense))
         return found
@@ -314,6 +347,28 @@ class _Run:
             raise unknown_name(f"--as-task of {self.path}:", task, names)
         return names.index(task_name(task))
 
+    def _output_layer(self, settings: AdaptSettings) -> int | None:
+        """Return the place of the task whose trained output layer is kept; None for a new one."""
+        if settings.output_layer == "new":
+            return None
+        return (self.place_of(settings.as_task) if settings.as_task is not None else None) or 0
+
+    def check_output_layer(self, settings: AdaptSettings, task: Task) -> None:
+        """Raise TicketError if a trained output layer is asked for that is not one for a task."""
+        place, wanted = self._output_layer(settings), f"{flag('output_layer')} {settings.output_layer}"
+        if place is None:
+            return
+        if isinstance(self.study, ShareStudy) and settings.as_task is None:
+            names = ", ".join(subject.task for subject in self.study.subjects)
+            raise TicketError(f"{wanted}: {self.path} has an output layer a task; name one with --as-task ({names}).")
+        subject = self.study.subjects[place]
+        if _outputs(subject.labels, subject.metrics) != _outputs(task.labels, task.metrics):
+            raise TicketError(
+                f"{wanted}: {subject.task!r} in {self.path} has {_outputs(subject.labels, subject.metrics)}, "
+                f"{task.name!r} {_outputs(task.labels, task.metrics)}; expected the same in the same order, or "
+                f"{flag('output_layer')} new."
+            )
+
     def regained(self, key: str, base: BaseModel, quiet: bool) -> Outcome:
         """Return a trial's outcome with its weights, training again for them if they were not kept."""
         from rich.console import Console
@@ -338,6 +393,15 @@ class _Run:
         tasks = {one.source: load_task(one.source) for one in self.study.subjects if one.data_hash in wanted}
         with hold(self.path):
             return trained_again(self.study, base, tasks, trial)
+
+
+def _outputs(labels: Sequence[str], metrics: Sequence[str]) -> str:
+    """Say what the numbers of a task's output layer stand for: labels in their order, a real number, tokens."""
+    if labels:
+        return f"the labels {', '.join(labels)}"
+    return (
+        "a real number as target" if set(metrics) <= set(REGRESSION) else f"outputs for tokens ({', '.join(metrics)})"
+    )
 
 
 def _check_names(runs: Sequence[_Run], settings: AdaptSettings) -> None:

@@ -413,6 +413,17 @@ class AdaptSettings(TaskSettings):
     )
     fraction_seed: int = Field(0, ge=0, description="seed of the order from which fractions are taken")
     as_task: str | None = Field(None, description="whose ticket of a shared model to keep; default: the tasks' union")
+    output_layer: Literal["new", "trained"] = Field(
+        "new",
+        description="start from a new output layer, or from the trained one of the adapted model, whose task must have "
+        "the same labels (of a shared model that of --as-task)",
+    )
+    least_steps: int = Field(
+        0,
+        ge=0,
+        description="update steps of a training at least: few examples get more epochs, and early stopping waits; 0: "
+        "the epochs alone decide, as in the paper",
+    )
     seeds: int = Field(3, ge=1, description="how many seeds")
     keep: Literal["none", "all"] = Field("none", description="whose trained weights stay on disk")
 
