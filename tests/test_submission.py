@@ -1,21 +1,29 @@
 """GLUE submissions: what GLUE takes is written, what it refuses is told."""
 
 import io
+import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoConfig
 
 from conftest import SHARED, save_tiny_model
+from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
+from supertickets.evidence.record import Record, Subject
+from supertickets.evidence.table import Role
+from supertickets.evidence.tables import published, table_2
 from supertickets.export.predict import predict
 from supertickets.lab.outcome import load_outcome
 from supertickets.studies.find import FindResult, find
-from supertickets.studies.submit import submit
-from supertickets.tasks import submission
+from supertickets.studies.submit import _choose, _Found, submit
+from supertickets.tasks import TaskSource, submission
+from supertickets.tasks.glue import GLUE
 from supertickets.tasks.submission import FILES, TestFile, read_submission, write_submission
 
 OFFICIAL = {  # gluebenchmark.com's list of files, and the sizes of its test sets
@@ -27,8 +35,6 @@ OFFICIAL = {  # gluebenchmark.com's list of files, and the sizes of its test set
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> dict[str, TestFile]:
     """The same files with three rows each."""
-    from dataclasses import replace
-
     files = {name: replace(file, rows=3) for name, file in FILES.items()}
     monkeypatch.setattr(submission, "FILES", files)
     monkeypatch.setattr("supertickets.studies.submit.FILES", files)
@@ -189,6 +195,118 @@ def test_predictions_are_those_of_the_training(studies: dict[str, FindResult], g
         expected = outcome.predictions()["dev"][outcome.best_epoch - 1]
         np.testing.assert_allclose(outputs, expected, atol=1e-5)
         assert np.std(expected) > 1e-3
+
+
+def made_up(task: str, by_seed: dict[int, float], weights: str = "w") -> _Found:
+    """A study of which only each seed's score is known."""
+    shape, source = Shape(12, 12, 768, 3072), TaskSource(task=task)
+    subject = Subject("m", "bert", weights, shape, task, task, (), GLUE[task].metrics, 9, np.zeros(2), source)
+    runs = {seed: (Role("winning", 0.1, seed), score) for seed, score in by_seed.items()}
+    return _Found(None, Record((subject,), Path(task), {}, []), runs)  # type: ignore[arg-type]
+
+
+def test_one_seed_predicts_all_tasks() -> None:
+    """That with the best average over tasks (A.1.3), not each task's own best; by hand."""
+    rte, cola = made_up("rte", {0: 70.0, 1: 60.0, 2: 66.0, 5: 90.0}), made_up("cola", {0: 50.0, 1: 57.0, 2: 55.0})
+    seeds, said = _choose({"rte": rte, "cola": cola}, "super ticket")
+    assert seeds == {"rte": 2, "cola": 2}  # 60.0, 58.5, 60.5; seed 5 has no CoLA
+    assert said == (
+        "The super tickets of seed 2 predict all 2 tasks: their average dev score is 60.50, the best of seeds 0, 1, 2."
+    )
+    assert (rte.best, cola.best) == (5, 1)  # control: each task's own best
+    seeds, said = _choose({"rte": rte}, "dense model")
+    assert seeds == {"rte": 5}
+    assert said == "The dense model of seed 5 predicts rte: its dev score is 90.00, the best of seeds 0, 1, 2, 5."
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (made_up("cola", {7: 50.0, 8: 51.0}), "The studies have no seed in common"),
+        (made_up("cola", {0: 50.0, 8: 51.0}, "v"), "The studies have different base models"),
+    ],
+)
+def test_where_seeds_cannot_be_compared_each_task_has_its_own(other: _Found, reason: str) -> None:
+    seeds, said = _choose({"rte": made_up("rte", {0: 70.0, 1: 71.0}), "cola": other}, "super ticket")
+    assert seeds == {"rte": 1, "cola": 8}
+    assert (
+        said
+        == f"{reason}, so each task is predicted by its own best super ticket on the dev set: rte seed 1, cola seed 8."
+    )
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_seeds_models_predict(
+    dense: bool, glue: Path, studies: dict[str, FindResult], short: dict[str, TestFile], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of each task the chosen seed's run, trained again where its weights are gone, says what it said in training."""
+    from supertickets.tasks.tables import read_tsv
+
+    asked = studies["rte"].settings.model_dump() | {"seeds": 2, "levels": (0.3, 0.5)}
+    asked = {name: value for name, value in asked.items() if name not in ("out", "task", "first_seed")}
+    both = {task: find(asked, task=task, out=tmp_path / task) for task in ("rte", "stsb")}
+    kind = "dense" if dense else "winning"
+    scores = [one.table[one.table["kind"] == kind].groupby("seed")["score"].max() for one in both.values()]
+    best = int((sum(scores) / 2).idxmax())
+    said: dict[str, np.ndarray] = {}
+
+    def watched(model: Path, text: Any, pair: Any, *how: Any) -> np.ndarray:
+        task = "stsb" if AutoConfig.from_pretrained(model).num_labels == 1 else "rte"
+        table = read_tsv(glue / {"rte": "RTE", "stsb": "STS-B"}[task] / "dev.tsv")
+        said[task] = predict(model, table["sentence1"], table["sentence2"], *how)
+        return predict(model, text, pair, *how)
+
+    monkeypatch.setattr("supertickets.export.predict.predict", watched)
+    flags = ["--dense"] if dense else []
+    arguments = [*(str(one.folder) for one in both.values()), *flags, "--fill", "--out", str(tmp_path / "s.zip")]
+    assert main(["submit", *arguments]) == 0
+    shown = capsys.readouterr()
+    assert f"of seed {best} predict all 2 tasks" in shown.out
+    trained_again = f"rte, dense seed {best}: its trained weights were not kept; it is trained again in"
+    assert (trained_again in shown.err) == dense
+    assert set(said) == set(both)
+    for task, outputs in said.items():
+        table = both[task].table
+        runs = table[(table["kind"] == kind) & (table["seed"] == best)].sort_values(
+            ["score", "parameters"], ascending=[False, True]
+        )
+        outcome = load_outcome(both[task].folder / "trials" / runs["trial"].iloc[0])
+        assert outcome is not None
+        expected = outcome.predictions()["dev"][outcome.best_epoch - 1]
+        np.testing.assert_allclose(outputs, expected, atol=1e-5)
+        others = table[table["trial"] != outcome.key]["trial"].unique()
+        for key in others:  # control: no other run says the same
+            other = load_outcome(both[task].folder / "trials" / key)
+            assert np.abs(other.predictions()["dev"][other.best_epoch - 1] - expected).max() > 1e-3
+    assert main(["submit", *arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["table 2"] == {}  # not the paper's model
+
+
+def test_the_papers_test_results_stand_beside() -> None:
+    subjects = [made_up(task, {0: 1.0}).record.subject for task in ("cola", "mnli", "rte", "wnli")]
+    table = table_2(subjects)
+    assert list(table.columns) == ["RTE Acc", "CoLA Mcc", "MNLI-m/mm Acc", "Average Score", "Average Compression"]
+    assert table.loc["ST-DNN (BERT-base, published)"].tolist() == [
+        "66.4",
+        "52.1",
+        "84.6/83.4",
+        "79.6 (8 tasks)",
+        "100.0%",
+    ]
+    assert table.loc["SuperT (BERT-base, published)"].tolist() == [
+        "69.6",
+        "54.3",
+        "84.6/83.8",
+        "80.4 (8 tasks)",
+        "86.8%",
+    ]
+    large = [replace(one, shape=Shape(24, 16, 1024, 4096)) for one in subjects]  # which the paper did not submit
+    assert table_2(large).empty
+    for row in published()["table 2"]["base"].values():  # its averages are of nine figures
+        figures = [value for values in row.values() if isinstance(values, list) for value in values]
+        assert len(figures) == 9
+        assert np.mean(figures) == pytest.approx(row["average"], abs=0.051)
 
 
 def test_a_submission_that_is_not_whole_is_refused(

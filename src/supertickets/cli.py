@@ -468,17 +468,28 @@ def submit(
     data: Annotated[Path | None, typer.Option(help="folder of GLUE's TSV files; default: the studies' own")] = None,
     out: Annotated[Path, typer.Option(help="zip file to write")] = Path("submission.zip"),
     fill: Annotated[bool, typer.Option("--fill", help="write one label where no study or test file is there")] = False,
+    dense: Annotated[bool, typer.Option("--dense", help="predict with dense models in place of super tickets")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Predict GLUE's test sets with super tickets and write a submission: eleven files, zipped and checked."""
+    """Predict GLUE's test sets with super tickets and write a submission: eleven files, zipped and checked.
+
+    Where studies share seeds, every task is predicted by the best ticket of one seed, that with the best average of dev
+    scores over tasks (A.1.3). A model whose weights were not kept is trained again. GLUE's server scores the file; what
+    the paper printed (Table 2) is shown beside it.
+    """
     from supertickets.studies.submit import submit as predict
 
-    made = predict(folders, data, out, fill, device)
+    with _stoppable():
+        made = predict(folders, data, out, fill, device, dense, quiet=False)
     if as_json:
-        typer.echo(json.dumps({"path": str(made.path), "predicted": made.predicted, "filled": made.filled}))
+        said = {"path": str(made.path), "predicted": made.predicted, "filled": made.filled, "chosen": made.chosen}
+        typer.echo(json.dumps({**said, "table 2": json.loads(made.table_2.to_json(orient="index"))}))
         return
     typer.echo(f"{made.path}: predicted {', '.join(made.predicted) or 'nothing'}.")
+    typer.echo(made.chosen)
+    if not made.table_2.empty:
+        _print_table(made.table_2.reset_index(names="model"), "GLUE's test sets in the paper (Table 2)")
     if made.filled:
         typer.echo(f"Filled with one label each, so their scores mean nothing: {', '.join(made.filled)}.", err=True)
 

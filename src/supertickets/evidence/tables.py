@@ -240,6 +240,25 @@ def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
     return {"table 1": table(one_rows, extra), **{title: table(rows) for title, rows in tables.items()}}
 
 
+def table_2(subjects: Sequence[Subject]) -> pd.DataFrame:
+    """Return what the paper printed of GLUE's test sets (Table 2) for GLUE tasks; no rows if the model is not theirs.
+
+    Cells are text. Only GLUE's server can score a submission, so that there are no figures of our own.
+    """
+    size = published_model(subjects[0])
+    theirs = published()["table 2"]
+    ordered = sorted(subjects, key=lambda one: ORDER.index(one.task))
+    rows = {
+        published_label(name, str(size)): {
+            **{theirs["columns"][one.task]: published_cell(row, one, str(size)) for one in ordered if one.task in row},
+            "Average Score": f"{row['average']:.1f} (8 tasks)",
+            "Average Compression": f"{row['compression']:.1f}%",
+        }
+        for name, row in theirs.get(size, {}).items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def published_label(name: str, size: str) -> str:
     """Return the name of a row of the paper's own figures for one of its models."""
     return f"{name} ({published()['models'][size]['name']}, published)"

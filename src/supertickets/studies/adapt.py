@@ -19,7 +19,6 @@ from supertickets.evidence.sharing import MT_DNN, TICKET_SHARE
 from supertickets.evidence.table import DENSE, Role, Row, select_super
 from supertickets.lab import Outcome, Trial
 from supertickets.lab.lab import AGAIN, TRIALS
-from supertickets.lab.lock import hold
 from supertickets.lab.outcome import WEIGHTS, load_outcome
 from supertickets.lab.trial import Start, TicketField
 from supertickets.models import BaseModel, find_model
@@ -36,14 +35,13 @@ from supertickets.studies.study import (
     conduct,
     lost_starts,
     recall,
-    trained_again,
+    with_weights,
     write_results,
 )
 from supertickets.tasks import Task, TaskSource, count_of, load_task, take_part
 from supertickets.tasks.metrics import REGRESSION
 from supertickets.tickets import Ticket
 from supertickets.training.recipe import Recipe
-from supertickets.training.team import find_team
 
 ORIGINS = "origins.json"
 """In a study's folder: the models that it adapts."""
@@ -371,28 +369,8 @@ class _Run:
 
     def regained(self, key: str, base: BaseModel, quiet: bool) -> Outcome:
         """Return a trial's outcome with its weights, training again for them if they were not kept."""
-        from rich.console import Console
-
         name, row = next(item for item in self.rows().items() if item[1].trial is not None and item[1].trial.key == key)
-        trial, outcome = row.trial, row.outcome
-        assert trial is not None
-        assert outcome is not None
-        if outcome.has_weights:
-            return outcome
-        if find_team().size > 1:
-            raise TicketError(
-                f"{self.path}: the weights of {name} were not kept; under `accelerate launch` they cannot be trained "
-                "again, so begin without it, or keep them (`--keep all`)."
-            )
-        Console(stderr=True, quiet=quiet).print(
-            f"{name}: its trained weights were not kept; it is trained again in {self.path}.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        wanted = {task.data_hash for task in trial.tasks}
-        tasks = {one.source: load_task(one.source) for one in self.study.subjects if one.data_hash in wanted}
-        with hold(self.path):
-            return trained_again(self.study, base, tasks, trial)
+        return with_weights(self.study, row, name, base, quiet)
 
 
 def _outputs(labels: Sequence[str], metrics: Sequence[str]) -> str:

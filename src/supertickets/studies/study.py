@@ -38,7 +38,7 @@ from supertickets.studies.config import (
     recorded,
 )
 from supertickets.studies.settings import StudySettings
-from supertickets.tasks import Task, TaskSource
+from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tasks.description import describe
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS, Drawing, draw_random
@@ -484,6 +484,38 @@ def machine(study: Study, base: BaseModel, tasks: Loaded) -> Machine:
         models={base.weight_hash: base},
         tasks={subject.data_hash: tasks[subject.source] for subject in study.subjects if subject.source in tasks},
     )
+
+
+def with_weights(study: Study, row: Row, name: str, base: BaseModel, quiet: bool) -> Outcome:
+    """Return the outcome of a finished study's run with its trained weights, trained again if they were not kept.
+
+    `name` is what the run is called when that is told. Raises TicketError if the examples are others by now.
+    """
+    from rich.console import Console
+
+    trial, outcome = row.trial, row.outcome
+    assert trial is not None
+    assert outcome is not None
+    if outcome.has_weights:
+        return outcome
+    folder = study.settings.folder
+    if find_team().size > 1:
+        raise TicketError(
+            f"{folder}: the weights of {name} were not kept; under `accelerate launch` they cannot be trained again, "
+            "so begin without it, or keep them (`--keep all`)."
+        )
+    wanted = {task.data_hash for task in trial.tasks}
+    tasks = {one.source: load_task(one.source) for one in study.subjects if one.data_hash in wanted}
+    if {task.fingerprint() for task in tasks.values()} != wanted:
+        raise TicketError(
+            f"{folder}: the weights of {name} were not kept, and the task has other examples than when it was trained; "
+            "put its files back."
+        )
+    Console(stderr=True, quiet=quiet).print(
+        f"{name}: its trained weights were not kept; it is trained again in {folder}.", highlight=False, soft_wrap=True
+    )
+    with hold(folder):
+        return trained_again(study, base, tasks, trial)
 
 
 def trained_again(study: Study, base: BaseModel, tasks: Loaded, trial: Trial) -> Outcome:
