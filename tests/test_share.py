@@ -222,6 +222,24 @@ def test_weights_trained_again_leave_outcomes_as_they_are(
             adapt(settings, out=tmp_path / "same")
 
 
+def test_weights_are_not_trained_again_on_other_examples(tiny_model: Path, tmp_path: Path) -> None:
+    files = {
+        name: write_words(tmp_path / f"{name}.jsonl", 24, seed) for seed, name in enumerate(("train_file", "dev_file"))
+    }
+    asked = SMALL | {"seeds": 1, "epochs": 1, "task": "first", "model": str(tiny_model), **files}
+    found = find(asked | {"levels": (0.4,), "kinds": ("winning",)}, keep="none", out=tmp_path / "find")
+    new = {name: write_words(tmp_path / f"new-{name}.jsonl", 24, 7) for name in files}
+    settings = asked | new | {"task": "new", "fractions": (12,), "runs": found.folder}
+    content = files["train_file"].read_text()
+    write_words(files["train_file"], 24, 9)
+    with pytest.raises(
+        TicketError, match="FIRST-ST-DNN were not kept, and the task has other examples than when it was"
+    ):
+        adapt(settings, out=tmp_path / "adapt")
+    files["train_file"].write_text(content)  # control: with its own examples it goes on
+    assert not adapt(settings, out=tmp_path / "adapt").failures
+
+
 def test_a_failed_trial_gets_its_start_back(shared: ShareResult, places: dict[str, Path], tmp_path: Path) -> None:
     copy = tmp_path / "share"
     shutil.copytree(shared.folder, copy)
