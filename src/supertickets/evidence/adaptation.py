@@ -131,13 +131,15 @@ def gains(found: pd.DataFrame, pairs: Sequence[Compared]) -> pd.DataFrame:
 
 def _longer(record: Record) -> list[str]:
     """Say where trainings had more epochs than asked for, because of the least number of steps."""
-    usual = record.settings.get("epochs")
+    if not record.settings.get("least_steps"):
+        return []
+    usual, least = record.settings["epochs"], record.settings["least_steps"]
     epochs = {int(role.variant.split()[0]): row.trial.recipe.epochs for role, row in record.roles.items() if row.trial}
     return [
-        f"With {examples:,} examples trainings had up to {count} epochs in place of {usual}, for "
-        f"{record.settings['least_steps']} update steps at least."
+        f"With {examples:,} examples trainings had up to {count} epochs in place of {usual}, for {least} update steps at "
+        "least."
         for examples, count in sorted(epochs.items())
-        if record.settings.get("least_steps") and count != usual
+        if count != usual
     ]
 
 
