@@ -136,8 +136,8 @@ def _longer(record: Record) -> list[str]:
     usual, least = record.settings["epochs"], record.settings["least_steps"]
     epochs = {int(role.variant.split()[0]): row.trial.recipe.epochs for role, row in record.roles.items() if row.trial}
     return [
-        f"With {examples:,} examples trainings had up to {count} epochs in place of {usual}, for {least} update steps at "
-        "least."
+        f"With {examples:,} examples trainings had up to {count} epochs in place of {usual}, for {least} update steps "
+        "at least."
         for examples, count in sorted(epochs.items())
         if count != usual
     ]
