@@ -29,7 +29,7 @@ from supertickets.studies.settings_weights import ImpSettings, PretrainSettings,
 from supertickets.tasks import TaskSource
 
 SETTINGS_FILE = "settings.yaml"
-SETTINGS_SCHEMA = 3
+SETTINGS_SCHEMA = 4
 # Fields that cannot change a result.
 _NO_EFFECT = {
     "out", "workers", "device", "on", "address", "cpus", "gpus", "keep", "track", "checkpoint_minutes",

@@ -202,7 +202,8 @@ class TicketSettings(Drawing, ScoringSettings):
     def unread(self, measures: Sequence[str], randomly: bool, ranked: bool = True) -> dict[str, str]:
         """Return what changes no ticket, and why: with such measures, with random tickets or without, ranked or not."""
         idle = {}
-        for name in {"absolute", "accumulation", "score_epoch"} - {name for measure in measures for name in READ[measure]}:
+        read = {name for measure in measures for name in READ[measure]}
+        for name in {"absolute", "accumulation", "score_epoch"} - read:
             idle[name] = f"the measure of importance ({', '.join(measures)}) does not read it"
         if not randomly:
             idle["random"] = "no random tickets are drawn"
