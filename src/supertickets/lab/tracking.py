@@ -1,14 +1,13 @@
 """Experiment trackers (TensorBoard, MLflow, W&B, trackio, ...) through accelerate: each trial is a run."""
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Self
 
 from supertickets.errors import TicketError, unknown_name
 from supertickets.lab.jobs import Job
-
-if TYPE_CHECKING:
-    from supertickets.training.loop import Report  # importing it would import torch
+from supertickets.training.team import process_state
 
 _LOG_EVERY = 10  # steps
 
@@ -29,37 +28,45 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Tracking:
-    """Passes a training's reports on and tells them to trackers."""
+    """Passes a training's reports on and tells them to trackers; as a context manager it ends their runs.
 
-    def __init__(self, names: Sequence[str], job: Job, report: "Report") -> None:
+    Raises what a tracker raises that cannot begin; those that had begun are ended.
+    """
+
+    def __init__(self, names: Sequence[str], job: Job, report: Callable[[dict[str, Any]], None]) -> None:
         self._report = report
         self._trackers: list[Any] = []
         if not names:
             return
-        from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        PartialState()  # trackers log on the main process, and ask this which one that is
+        process_state()  # trackers log on the main process, and ask this which one that is
         folder = job.folder.parent.parent / "tracking"
         run = f"{job.label.replace(' ', '-')}-{job.trial.key[:8]}"
-        for name in names:
-            kind = LOGGER_TYPE_TO_CLASS[name]
-            tracker = kind(run, str(folder)) if kind.requires_logging_directory else kind(run)
-            if hasattr(tracker, "start"):
-                tracker.start()
-            tracker.store_init_configuration(
-                {
-                    **{
-                        field: value if value is not None else ""
-                        for field, value in job.trial.recipe.model_dump().items()
-                    },
-                    "seed": job.trial.seed,
-                    "heads": job.trial.ticket.kept_heads,
-                    "ffns": job.trial.ticket.kept_ffns,
-                    "trial": job.trial.key,
-                }
-            )
-            self._trackers.append(tracker)
+        configuration = {
+            **{field: value if value is not None else "" for field, value in job.trial.recipe.model_dump().items()},
+            "seed": job.trial.seed,
+            "heads": job.trial.ticket.kept_heads,
+            "ffns": job.trial.ticket.kept_ffns,
+            "trial": job.trial.key,
+        }
+        try:
+            for name in names:
+                kind = LOGGER_TYPE_TO_CLASS[name]
+                tracker = kind(run, str(folder)) if kind.requires_logging_directory else kind(run)
+                self._trackers.append(tracker)
+                if hasattr(tracker, "start"):
+                    tracker.start()
+                tracker.store_init_configuration(configuration)
+        except BaseException:
+            self.finish()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.finish()
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take a report of the training."""
@@ -87,3 +94,5 @@ class Tracking:
             except Exception as error:  # whatever a tracker raises, a training is worth more than its log
                 self._trackers.remove(tracker)
                 warnings.warn(f"tracker {tracker.name} stopped: {error}", stacklevel=2)
+                with suppress(Exception):  # a run that stays open would take the next trial's
+                    tracker.finish()

@@ -96,35 +96,35 @@ class Workbench:
         learners = [
             Learner(encoded, model, task.ticket) for encoded, model, task in zip(data, models, trial.tasks, strict=True)
         ]
-        follow = Tracking(self._trackers if self._writes else (), job, report)
-        trainer = Trainer(
-            learners,
-            trial.recipe,
-            trial.seed,
-            self.device,
-            follow,
-            checkpoint,
-            self._checkpoint_every,
-            trial.key,
-            trial.sharing,
-            ticket,
-            trial.span,
-            trial.scoring.score_epoch if trial.scoring is not None else None,
-        )
         status, reason = "finished", None
         arrays: dict[str, dict[str, np.ndarray]] = {}
-        try:
-            training = trainer.train()
-            if trial.scoring is not None:
-                heads, ffns = trainer.score(trial.scoring, lambda: self._start(job, source, data, ticket)[0])
-                arrays[SCORES] = {"heads": heads, "ffns": ffns}
-            arrays[PREDICTIONS] = {
-                name: np.stack(outputs)
-                for task, predictions in enumerate(training.predictions.values())
-                for name, outputs in named(predictions, task).items()
-            }
-        except DivergedError as error:
-            training, status, reason = trainer.result, "diverged", str(error)
+        with Tracking(self._trackers if self._writes else (), job, report) as follow:
+            trainer = Trainer(
+                learners,
+                trial.recipe,
+                trial.seed,
+                self.device,
+                follow,
+                checkpoint,
+                self._checkpoint_every,
+                trial.key,
+                trial.sharing,
+                ticket,
+                trial.span,
+                trial.scoring.score_epoch if trial.scoring is not None else None,
+            )
+            try:
+                training = trainer.train()
+                if trial.scoring is not None:
+                    heads, ffns = trainer.score(trial.scoring, lambda: self._start(job, source, data, ticket)[0])
+                    arrays[SCORES] = {"heads": heads, "ffns": ffns}
+                arrays[PREDICTIONS] = {
+                    name: np.stack(outputs)
+                    for task, predictions in enumerate(training.predictions.values())
+                    for name, outputs in named(predictions, task).items()
+                }
+            except DivergedError as error:
+                training, status, reason = trainer.result, "diverged", str(error)
         files = {name: arrays_to_bytes(values) for name, values in arrays.items()}
         if status == "finished" and (job.keep_weights or trial.prune is not None):
             trainer.restore()
@@ -147,7 +147,6 @@ class Workbench:
         if self._writes:
             save_outcome(outcome)
             checkpoint.unlink(missing_ok=True)
-            follow.finish()
         return outcome
 
     def _start(

@@ -165,7 +165,7 @@ class Trainer:
 
         Raises DivergedError when a loss is NaN or infinite.
         """
-        torch.manual_seed(self.seed + self._team.rank)
+        torch.manual_seed(self._team.seed(self.seed))
         self._started = self._saved = time.monotonic()
         self._resume()
         try:

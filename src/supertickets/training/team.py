@@ -1,12 +1,18 @@
 """One training on several processes, as `accelerate launch` starts them: each takes its share of every batch."""
 
+import multiprocessing
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun and `accelerate launch` set besides WORLD_SIZE."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,13 @@ class Team:
     def share(self, items: Any) -> Any:
         """Return this process's part of a batch, or of a list of batches."""
         return items[self.rank :: self.size]
+
+    def seed(self, seed: int) -> int:
+        """Return this process's seed of random numbers in a training with `seed`: the leader's is `seed` itself.
+
+        Others' are mixed from both numbers, so that no process repeats what one of another seed draws.
+        """
+        return int(np.random.SeedSequence((seed, self.rank)).generate_state(1, np.uint64)[0]) if self.rank else seed
 
     def sum_gradients(self, parameters: Sequence[Any]) -> None:
         """Add up each parameter's gradient over the team; one that some process has not counts as zero there."""
@@ -56,9 +69,43 @@ class Team:
 
 def find_team() -> Team:
     """Return this process's team: alone, unless `accelerate launch` (or torchrun) started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _launched():
         return Team()
-    from accelerate import PartialState
-
-    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"))
+    state = process_state()
     return Team(state.process_index, state.num_processes)
+
+
+def process_state() -> Any:
+    """Return accelerate's state of this process, which joins the others if a launcher started several."""
+    from accelerate import PartialState
+    from accelerate.utils import patch_environment
+
+    if not _launched():
+        with patch_environment(local_rank=-1):  # accelerate takes this number alone for a launch, and waits for others
+            return PartialState()
+    return PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"))
+
+
+def _launched() -> bool:
+    """Whether a launcher started several processes; clusters and notebooks may set WORLD_SIZE without one."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size in ("0", "1"):
+        return False
+    if lacking := [name for name in _BY_LAUNCHERS if not os.environ.get(name, "").strip()]:
+        _say_alone(f"{', '.join(lacking)}, which torchrun and `accelerate launch` set as well, cannot be found there")
+    elif not size.isdecimal():
+        _say_alone("it is not a number")
+    else:
+        return True
+    return False
+
+
+@cache
+def _say_alone(why: str) -> None:
+    """Say once why WORLD_SIZE is ignored; worker processes leave it to the first."""
+    if multiprocessing.parent_process() is None:
+        size = os.environ["WORLD_SIZE"]
+        print(
+            f"WORLD_SIZE={size} in the environment is ignored because {why}: each training runs on one process.",
+            file=sys.stderr,
+        )
