@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from conftest import save_tiny_model, write_words
-from study_files import contents
+from helpers.models import save_tiny_model
+from helpers.study_files import contents
+from helpers.trials import write_words
 
 
 def outcomes(folder: Path) -> dict[str, int]:

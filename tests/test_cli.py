@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import save_tiny_model
+from helpers.models import save_tiny_model
 from supertickets.cli import main
 from supertickets.models import find_model
 from supertickets.studies.config import complete

@@ -14,8 +14,8 @@ import yaml
 from transformers import AutoModelForSequenceClassification
 
 import supertickets
-from conftest import HEADS, LAYERS, save_tiny_model
-from study_files import contents
+from helpers.models import HEADS, LAYERS, save_tiny_model
+from helpers.study_files import contents
 from supertickets.anatomy import Shape
 from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.record import load_subjects
@@ -368,7 +368,7 @@ def test_the_released_preset_runs(tiny_model: Path, words: dict[str, Path], tmp_
 
 
 def test_regression(tiny_model: Path, tmp_path: Path) -> None:
-    from conftest import write_words
+    from helpers.trials import write_words
 
     files = {
         name: write_words(tmp_path / f"{name}.jsonl", 40, seed, lambda w: sum(i < 12 for i in w) / len(w))

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from conftest import LAYERS
-from study_files import contents
+from helpers.models import LAYERS
+from helpers.study_files import contents
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.evidence.magnitude import IMP, ROUND, START

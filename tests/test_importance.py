@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from conftest import HEADS, HIDDEN, LAYERS, make_loud, tiny_config
+from helpers.models import HEADS, HIDDEN, LAYERS, make_loud, tiny_config
 from supertickets.surgery.cut import cut
 from supertickets.surgery.gate import gated, ticket_gated
 from supertickets.surgery.structures import sum_by_structure

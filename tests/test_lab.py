@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import save_tiny_model
-from study_files import contents
+from helpers.models import save_tiny_model
+from helpers.study_files import contents
+from helpers.trials import make_trial
 from supertickets.cli import main
 from supertickets.errors import NoSpaceError, StudyError, TicketError
 from supertickets.lab import Lab, Trial
@@ -25,31 +26,13 @@ from supertickets.lab.lock import hold, holder
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import load_outcome
 from supertickets.lab.progress import Board, describe, duration
-from supertickets.lab.trial import TaskTicket
 from supertickets.lab.workbench import Workbench
 from supertickets.lab.workers import WorkerPool
-from supertickets.models import find_model
 from supertickets.storage import write_atomically
 from supertickets.studies.find import FindResult, find
 from supertickets.studies.folder import clean, status
-from supertickets.tasks import TaskSource, load_task
-from supertickets.tickets import Ticket
-from supertickets.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def make_trial(model: Path, words: dict[str, Path], seed: int = 0, **recipe: Any) -> Trial:
-    source = TaskSource(task="words", **words)
-    base = find_model(str(model))
-    settings = {"epochs": 1, "batch_size": 8, "max_length": 16, **recipe}
-    return Trial(
-        model=str(model),
-        weight_hash=base.weight_hash,
-        tasks=(TaskTicket(source=source, data_hash=load_task(source).fingerprint(), ticket=Ticket.full(3, 4)),),
-        recipe=Recipe(**settings),
-        seed=seed,
-    )
 
 
 @pytest.fixture

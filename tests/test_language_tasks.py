@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering, PreTrainedModel
 
 import supertickets  # noqa: F401  (stock classes load cut models once it is imported)
-from conftest import FAMILIES, HEADS, LAYERS, SHARED, VOCABULARY, make_loud, save_tiny_model, tiny_config
+from helpers.models import FAMILIES, HEADS, LAYERS, VOCABULARY, make_loud, save_tiny_model, tiny_config
+from helpers.places import SHARED
 from supertickets.errors import TicketError
 from supertickets.evidence.resampling import weighted_scores
 from supertickets.evidence.selection import halved_scores

@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import supertickets
-from conftest import save_tiny_model
+from helpers.models import save_tiny_model
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.export.weights import import_masks

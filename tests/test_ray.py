@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from conftest import write_words
-from study_files import contents
+from helpers.study_files import contents
+from helpers.trials import write_words
 from supertickets.studies.find import find
 from supertickets.studies.imp import imp
 from supertickets.studies.share import share

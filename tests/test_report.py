@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from browser import browser, requests, set_screen, why_not
-from conftest import save_tiny_model, write_words
+from helpers.browser import browser, requests, set_screen, why_not
+from helpers.models import save_tiny_model
+from helpers.trials import write_words
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError

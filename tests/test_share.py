@@ -13,8 +13,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from conftest import HEADS, LAYERS, save_tiny_model, write_words
-from study_files import contents
+from helpers.models import HEADS, LAYERS, save_tiny_model
+from helpers.study_files import contents
+from helpers.trials import write_words
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import StudyError, TicketError

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from browser import browser, requests, set_screen, why_not
+from helpers.browser import browser, requests, set_screen, why_not
 from supertickets.anatomy import Shape
 from supertickets.evidence.adaptation import Compared, conclude_adaptation
 from supertickets.evidence.record import Record, Subject

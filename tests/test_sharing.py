@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import PreTrainedModel
 
-from conftest import HEADS, LAYERS, without_dropout
+from helpers.models import HEADS, LAYERS, without_dropout
 from supertickets.anatomy.blocks import blocks_of
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from transformers import AutoConfig
 
-from conftest import SHARED, save_tiny_model
+from helpers.models import save_tiny_model
+from helpers.places import SHARED
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError

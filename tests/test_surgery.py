@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from conftest import FAMILIES, HEADS, LAYERS, make_loud, save_tiny_model, tiny_config
+from helpers.models import FAMILIES, HEADS, LAYERS, make_loud, save_tiny_model, tiny_config
 from supertickets.anatomy.blocks import blocks_of, shape_of
 from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import TicketError

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, matthews_corrcoef, mean_absolute_error, r2_score, root_mean_squared_error
 
-from conftest import SHARED
+from helpers.places import SHARED
 from supertickets.errors import TicketError
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tasks.builtin import BUILTIN

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from conftest import FAMILIES, HEADS, LAYERS, save_tiny_model, without_dropout
+from helpers.models import FAMILIES, HEADS, LAYERS, save_tiny_model, without_dropout
 from supertickets.errors import DivergedError
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from conftest import save_tiny_model, write_words
-from study_files import contents
+from helpers.models import save_tiny_model
+from helpers.study_files import contents
+from helpers.trials import write_words
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.evidence.magnitude import IMP

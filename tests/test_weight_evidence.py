@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from helpers.weight_records import imp_record, random_ticket, transfer_record
 from supertickets.evidence.magnitude import (
     RULES,
     conclude_magnitude,
@@ -23,7 +24,6 @@ from supertickets.evidence.magnitude import (
 from supertickets.evidence.transfer import AnyTicket, conclude_transfer, overlaps, own_tickets
 from supertickets.tickets import Ticket
 from supertickets.tickets.weights import WeightTicket
-from weight_records import imp_record, random_ticket, transfer_record
 
 DENSE = ("dense", "", 0.0)
 

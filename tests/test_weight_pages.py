@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 import supertickets
-from browser import browser, requests, set_screen, why_not
+from helpers.browser import browser, requests, set_screen, why_not
+from helpers.weight_records import imp_record, random_ticket, transfer_record
 from supertickets.cli import main
 from supertickets.evidence.magnitude import conclude_magnitude
 from supertickets.evidence.transfer import AnyTicket, conclude_transfer
@@ -23,7 +24,6 @@ from supertickets.report.shades import Shades, most_of, strength_of
 from supertickets.report.transfer import write_transfer_report
 from supertickets.studies.report import report
 from supertickets.tickets import Ticket
-from weight_records import imp_record, random_ticket, transfer_record
 
 HOSTILE = "<b>x</b>"
 RUNGS = (0.3, 0.5, 0.7)

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from conftest import FAMILIES, HEADS, LAYERS, make_loud, save_tiny_model, tiny_config, without_dropout
+from helpers.models import FAMILIES, HEADS, LAYERS, make_loud, save_tiny_model, tiny_config, without_dropout
 from supertickets.anatomy.blocks import blocks_of
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model, prunable_weights

@@ -1,0 +1,113 @@
+"""Tiny random models of every family, with weights large enough that attention is far from uniform.
+
+With the usual 0.02 initialisation a whole ticket moves the outputs by 1e-4, and wrong code passes.
+"""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from supertickets.models import ModelSource
+from supertickets.tasks import Form
+
+LAYERS, HEADS, HIDDEN, FFN, VOCABULARY = 3, 4, 32, 48, 120
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
+
+
+def tiny_config(family: str, **more: object) -> AutoConfig:
+    if family == "distilbert":
+        sizes = {"n_layers": LAYERS, "n_heads": HEADS, "dim": HIDDEN, "hidden_dim": FFN}
+    else:
+        sizes = {
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "hidden_size": HIDDEN,
+            "intermediate_size": FFN,
+        }
+    if family == "electra":
+        sizes["embedding_size"] = 16
+    return AutoConfig.for_model(family, vocab_size=VOCABULARY, max_position_embeddings=40, **sizes, **more)
+
+
+def make_loud(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+    """Give every matrix N(0, 0.5) and every bias N(0, 0.2)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+            elif name.endswith("bias"):
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def save_tiny_model(
+    folder: Path,
+    family: str = "bert",
+    seed: int = 0,
+    heads: int = HEADS,
+    scale: float = 0.15,
+    auto: type = AutoModel,
+    mask: bool = False,
+) -> Path:
+    """Save a tiny encoder (or what `auto` makes) with a word tokenizer as a Hugging Face folder.
+
+    With `mask` the tokenizer has a mask token.
+    """
+    config = tiny_config(family)
+    if heads != HEADS:
+        config.num_attention_heads = heads
+    torch.manual_seed(seed)
+    model = auto.from_config(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(folder)
+    specials = ["<s>", "<pad>", "</s>", "<unk>"] if "roberta" in family else ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    names = dict(
+        zip(
+            ["cls", "pad", "sep", "unk"],
+            specials if "roberta" in family else [specials[i] for i in (1, 0, 2, 3)],
+            strict=True,
+        )
+    )
+    if mask:
+        names["mask"] = "<mask>" if "roberta" in family else "[MASK]"
+        specials = [*specials, names["mask"]]
+    words = specials + [f"w{i}" for i in range(VOCABULARY - len(specials))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=names["unk"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    cls, sep = names["cls"], names["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(cls, words.index(cls)), (sep, words.index(sep))],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **{f"{name}_token": token for name, token in names.items()},
+        model_max_length=40,
+        model_input_names=["input_ids", "attention_mask"]
+        + (["token_type_ids"] if family in ("bert", "electra") else []),
+    ).save_pretrained(folder)
+    return folder
+
+
+def without_dropout(source: ModelSource) -> ModelSource:
+    """Let a source build models without any dropout."""
+    build = source.build
+
+    def quiet(outputs: int, dropout: float, seed: int, form: Form = "sequence") -> PreTrainedModel:
+        model = build(outputs, dropout, seed, form)
+        model.config.attention_probs_dropout_prob = 0.0
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        return model
+
+    source.build = quiet  # type: ignore[method-assign]
+    return source
