@@ -4,6 +4,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -46,44 +48,130 @@ NO_TORCH = (
 )
 
 
-def room(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def room(module: str) -> str:
+    """The first part of a module's name inside the package; the package's own file is a room too."""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
-def imports(path: Path, inside_functions: bool = True) -> set[str]:
+def modules(source: Path) -> dict[str, Path]:
+    """Every module of the package in a folder, by its full name."""
+    return {
+        ".".join([source.name, *path.relative_to(source).with_suffix("").parts]).removesuffix(".__init__"): path
+        for path in sorted(source.rglob("*.py"))
+    }
+
+
+def at_import(statement: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a module is imported: no functions' bodies, and nothing that is for type checkers alone."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        return
+    yield statement
+    children: Iterable[ast.AST] = ast.iter_child_nodes(statement)
+    if isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING"):
+        children = statement.orelse
+    for child in children:
+        yield from at_import(child)
+
+
+def imports(path: Path, name: str, known: Iterable[str] = (), everywhere: bool = True) -> set[str]:
+    """What a module imports, by full names; `everywhere`: in functions and for type checkers as well.
+
+    `from package import module` is an import of that module, and dots are counted from the module's own place.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = ast.walk(tree) if inside_functions else tree.body
     found = set()
-    for node in nodes:
+    for node in ast.walk(tree) if everywhere else at_import(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
+            up = node.level - (path.name == "__init__.py")  # a package's dot is itself
+            above = name.split(".")[: len(name.split(".")) - up] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            found |= {full if (full := f"{base}.{alias.name}") in known else base for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_point_one_way(path: Path) -> None:
-    mine = room(path)
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] == "supertickets" and len(parts) > 1 and parts[1] != mine:
-            assert parts[1] in MAY_IMPORT[mine], f"{mine} must not import {name}"
+def wrong_ways(source: Path, may_import: dict[str, set[str]]) -> list[str]:
+    """Imports from a room into one that it may not know, wherever they stand in the file."""
+    every = modules(source)
+    return [
+        f"{name} imports {other}"
+        for name, path in every.items()
+        for other in sorted(imports(path, name, every))
+        if other.split(".")[0] == source.name and room(other) not in {room(name), *may_import[room(name)]}
+    ]
 
 
-def test_the_rooms_have_no_cycle() -> None:
-    done: set[str] = set()
-    while len(done) < len(MAY_IMPORT):
-        free = {name for name, needs in MAY_IMPORT.items() if name not in done and needs <= done}
-        assert free, f"a cycle among {set(MAY_IMPORT) - done}"
-        done |= free
+def circle(source: Path) -> list[str]:
+    """Modules that import each other in a circle when they are imported; empty if there are none."""
+    every = modules(source)
+    graph = {name: imports(path, name, every, everywhere=False) - {name} for name, path in every.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_imports_point_one_way() -> None:
+    assert wrong_ways(SOURCE, MAY_IMPORT) == []
+    TopologicalSorter(MAY_IMPORT).prepare()  # and the list itself has no circle
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle(SOURCE) == []
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Callable[[str], Path]:
+    """A package of two rooms, `low` and `high`; the module `low.one` is what a test plants."""
+
+    def plant(text: str) -> Path:
+        files = {"low/one": text, "low/two": "from house.low.one import x", "high/top": "from house.low import two"}
+        for name, content in {**files, "__init__": "", "low/__init__": "", "high/__init__": ""}.items():
+            path = tmp_path / "house" / f"{name}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        return tmp_path / "house"
+
+    return plant
+
+
+UP = "from house.high.top import x"
+
+
+@pytest.mark.parametrize(
+    ("text", "turns", "climbs"),
+    [
+        ("", False, False),
+        ("from house.low.two import x", True, False),
+        ("from house.low import two", True, False),
+        ("from .two import x", True, False),
+        ("from . import two", True, False),
+        ("try:\n    import house.low.two\nexcept ImportError:\n    pass", True, False),
+        ("class A:\n    import house.low.two", True, False),
+        ("def f():\n    from house.low.two import x", False, False),
+        ("if TYPE_CHECKING:\n    from house.low.two import x", False, False),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    from house.low.two import x", True, False),
+        (UP, True, True),
+        (f"def f():\n    {UP}", False, True),
+        (f"if TYPE_CHECKING:\n    {UP}", False, True),
+        ("def f():\n    from ..high import top", False, True),
+        ("def f():\n    from .. import high", False, True),
+    ],
+)
+def test_what_is_planted_is_found(planted: Callable[[str], Path], text: str, turns: bool, climbs: bool) -> None:
+    source = planted(text)
+    assert bool(circle(source)) == turns
+    assert bool(wrong_ways(source, {"__init__": set(), "low": set(), "high": {"low"}})) == climbs
 
 
 @pytest.mark.parametrize("place", NO_TORCH)
 def test_where_there_is_no_torch(place: str) -> None:
     for path in SOURCE.rglob("*.py"):
         if str(path.relative_to(SOURCE)).startswith(place):
-            assert not {name.split(".")[0] for name in imports(path)} & {"torch", "transformers"}, path
+            found = {name.split(".")[0] for name in imports(path, "supertickets")}
+            assert not found & {"torch", "transformers"}, path
 
 
 def test_a_study_starts_without_torch() -> None:

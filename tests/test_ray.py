@@ -1,20 +1,32 @@
 """The same study on a real Ray cluster of two nodes on this machine, one of which is killed in the middle."""
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
+from helpers.models import save_tiny_model
 from helpers.study_files import contents
-from helpers.trials import write_words
+from helpers.trials import make_trial, write_words
+from supertickets.lab import Trial, on_ray
+from supertickets.lab.jobs import Job, Message
+from supertickets.lab.machine import Machine
+from supertickets.lab.on_ray import RayRunner
+from supertickets.lab.outcome import WEIGHTS
+from supertickets.lab.trial import Start
+from supertickets.models import find_model
+from supertickets.storage import write_atomically
 from supertickets.studies.find import find
 from supertickets.studies.imp import imp
 from supertickets.studies.share import share
@@ -22,14 +34,29 @@ from supertickets.studies.share import share
 ray = pytest.importorskip("ray", reason="Ray is an optional dependency")
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The temporary folder of workers, but not of Ray itself, whose sockets need a short path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        yield Path(os.environ["TMPDIR"])
+
+
+@pytest.fixture(scope="module")
+def cluster(temporary: Path) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.fixture
+def at_work(temporary: Path) -> Callable[[], list[Path]]:
+    """The folders of trials that are there."""
+    return lambda: list(temporary.glob(f"{on_ray._PREFIX}*"))
 
 
 @pytest.fixture
@@ -49,10 +76,12 @@ def study(tiny_model: Path, words: dict[str, Path]) -> dict[str, Any]:
     }
 
 
-def test_two_nodes_one_killed_in_the_middle(cluster: Any, study: dict[str, Any], tmp_path: Path) -> None:
+def test_two_nodes_one_killed_in_the_middle(
+    cluster: Any, at_work: Callable[[], list[Path]], study: dict[str, Any], tmp_path: Path
+) -> None:
     second = cluster.add_node(num_cpus=1)
     local = find(study, out=tmp_path / "local", workers=1)
-    killed: list[float] = []
+    killed: list[int] = []
 
     def kill_when_both_work() -> None:
         """Each node has one CPU: two trials that have begun to train are on two nodes."""
@@ -62,7 +91,7 @@ def test_two_nodes_one_killed_in_the_middle(cluster: Any, study: dict[str, Any],
                 running = json.loads((tmp_path / "ray" / "progress.json").read_text())["running"]
                 if sum("step" in line for line in running) == 2:
                     cluster.remove_node(second, allow_graceful=False)
-                    killed.append(time.monotonic())
+                    killed.append(len(at_work()))
             time.sleep(0.1)
 
     killer = threading.Thread(target=kill_when_both_work, daemon=True)
@@ -70,6 +99,8 @@ def test_two_nodes_one_killed_in_the_middle(cluster: Any, study: dict[str, Any],
     spread = find(study, out=tmp_path / "ray", on="ray", address=cluster.address)
     killer.join(1)
     assert killed, "the two nodes never worked side by side"
+    assert killed[0] >= 1  # and each has a folder while it works
+    assert at_work() == []  # what the killed one left is swept by the next trial
     assert contents(spread.folder) == contents(local.folder)
 
 
@@ -123,3 +154,166 @@ def test_masks_and_the_weights_of_a_round_before_travel(cluster: Any, study: dic
     assert len(set(masks.values())) == 3  # the dense run's, and each way's next one
     for key, mask in masks.items():
         assert (tmp_path / "ray" / "trials" / key / "mask.safetensors").read_bytes() == mask
+
+
+def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
+    cluster: Any, at_work: Callable[[], list[Path]], tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    trial = make_trial(tiny_model, words, epochs=10_000)
+    job = Job(trial, tmp_path / "trials" / trial.key, False, "x")
+    waiting, seen = [job], []
+
+    def interrupt(message: Message) -> None:
+        if message[0] == "progress":
+            seen.extend(at_work())
+            raise KeyboardInterrupt
+
+    base = find_model(str(tiny_model))
+    runner = Machine(on="ray", address=cluster.address, models={base.weight_hash: base}).runner()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(lambda: waiting.pop() if waiting else None, interrupt)
+    finally:
+        runner.close()
+    assert len(seen) == 1
+    assert at_work() == []
+
+
+@pytest.mark.parametrize("releases", [True, False])
+def test_files_stay_in_ray_no_longer_than_trials_need_them(
+    cluster: Any, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, releases: bool
+) -> None:
+    """A trial each that starts from files A and B, and from B again; control: nothing is released."""
+
+    def starting_from(content: bytes, seed: int) -> Job:
+        write_atomically(tmp_path / content.decode() / WEIGHTS, content)
+        digest = hashlib.sha256(content).hexdigest()
+        start = {"trial": "x", "folder": tmp_path / content.decode(), "weights": digest, "ticket": trial.ticket}
+        changed = trial.model_copy(update={"start": Start.model_validate(start), "seed": seed})
+        return Job(changed, tmp_path / "trials" / str(seed), False, "x")
+
+    if not releases:
+        monkeypatch.setattr(RayRunner, "_release", lambda self: None)
+    runner = Machine(on="ray", address=cluster.address, cpus=0).runner()
+    assert isinstance(runner, RayRunner)
+
+    def answer(text: str, keep: bool, label: str, start: bytes, *rest: Any) -> tuple[Message, dict[str, bytes]]:
+        return ("done", start.decode(), None), {}
+
+    runner._submit = ray.remote(num_cpus=0)(answer)
+    put: dict[str, list[str]] = {"A": [], "B": []}
+    there, done = [], []
+
+    def in_ray() -> str:
+        counts = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
+        known = {key.decode() for key in counts}
+        return "".join(name for name, references in put.items() if known & set(references))
+
+    original = ray.put
+
+    def putting(value: Any) -> Any:
+        reference = original(value)
+        if isinstance(value, bytes):
+            put[value.decode()].append(reference.hex())
+        return reference
+
+    monkeypatch.setattr(ray, "put", putting)
+    jobs = [starting_from(content, seed) for seed, content in enumerate((b"A", b"B", b"B"))]
+    handed: list[Job] = []
+
+    def next_job() -> Job | None:
+        """One at a time: the next when the last one is done."""
+        there.append(in_ray())
+        if len(handed) > len(done) or len(handed) == len(jobs):
+            return None
+        handed.append(jobs[len(handed)])
+        return handed[-1]
+
+    try:
+        runner.run(next_job, lambda message: done.append(message[1]))
+        there.append(in_ray())
+    finally:
+        runner.close()
+    assert done == ["A", "B", "B"]
+    assert there[-1] == ("" if releases else "AB")
+    assert ("B" in there) == releases  # A went while B was at work
+
+
+@pytest.fixture
+def trial(tiny_model: Path, words: dict[str, Path]) -> Trial:
+    return make_trial(tiny_model, words)
+
+
+# --- a worker, without Ray --------------------------------------------------------------------------------------------
+
+
+class FakeRay:
+    """What a worker asks Ray for: things it has put there."""
+
+    def get(self, value: Any) -> Any:
+        return value
+
+
+class FakeMailbox:
+    """Looks, whenever the trial tells something, at the folder that it works in."""
+
+    def __init__(self) -> None:
+        self.put, self.seen = self, []
+
+    def remote(self, message: Message) -> None:
+        self.seen.append(sorted(path.name for path in on_ray._FOLDER.iterdir()) if on_ray._FOLDER.exists() else [])
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """Run a trial as a Ray worker does; return what was in its folder meanwhile."""
+    monkeypatch.setattr(on_ray, "require_ray", FakeRay)
+    monkeypatch.setattr(on_ray, "_bench", None)
+    monkeypatch.setattr(on_ray, "_bench_for", None)
+    monkeypatch.setattr(on_ray, "_FOLDER", tmp_path / f"{on_ray._PREFIX}mine")
+
+    def run(trial: Trial, **options: Any) -> list[list[str]]:
+        base = find_model(trial.model)
+        packed = {base.weight_hash: on_ray._pack(base)}
+        hashes, mailbox = frozenset(packed), FakeMailbox()
+        elsewhere = trial.model_copy(update={"model": "not to be found here"}).model_dump_json()
+        message, files = on_ray._run_remotely(
+            elsewhere, False, "x", None, None, hashes, [packed], [{}], {"device": "cpu", **options}, mailbox
+        )
+        assert message[0] == "done", message
+        assert sorted(Path(name).name for name in files) == ["outcome.json", "predictions.safetensors"]
+        assert not any(path.name.startswith(on_ray._PREFIX) and path != held for path in tmp_path.iterdir())
+        return mailbox.seen
+
+    held = tmp_path / f"{on_ray._PREFIX}of-another-worker"
+    return run
+
+
+def test_a_worker_goes_on_with_its_bench_and_takes_another_for_another_study(
+    work: Callable[..., list[list[str]]], tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    first = work(make_trial(tiny_model, words))
+    assert first[0] == []
+    weights = find_model(str(tiny_model)).weight_hash
+    assert any(weights in names for names in first)  # control: a model was there
+    bench = on_ray._bench
+    work(make_trial(tiny_model, words, seed=1))
+    assert on_ray._bench is bench
+    other = save_tiny_model(tmp_path / "other", seed=5)
+    seen = work(make_trial(other, words))
+    assert on_ray._bench is not bench
+    assert not any(weights in names for names in seen)
+    bench = on_ray._bench
+    work(make_trial(other, words), checkpoint_every=7.0)  # another study of the same model, with other options
+    assert on_ray._bench is not bench
+
+
+def test_what_killed_trials_left_is_swept_but_not_what_others_work_in(
+    work: Callable[..., list[list[str]]], trial: Trial, tmp_path: Path
+) -> None:
+    for name in ("killed", "of-another-worker"):
+        (tmp_path / f"{on_ray._PREFIX}{name}" / "model").mkdir(parents=True)
+    with FileLock(tmp_path / f"{on_ray._PREFIX}of-another-worker" / ".lock"):
+        work(trial)
+        assert (tmp_path / f"{on_ray._PREFIX}of-another-worker" / "model").is_dir()
+    assert not (tmp_path / f"{on_ray._PREFIX}killed").exists()

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from supertickets.errors import TicketError
-from supertickets.lab.jobs import InProcess, Runner
+from supertickets.lab.in_process import InProcess
+from supertickets.lab.jobs import Runner
 from supertickets.lab.together import TogetherRunner
 from supertickets.models import BaseModel
 from supertickets.tasks import Task
@@ -44,7 +45,9 @@ class Machine:
         if self.on == "ray":
             from supertickets.lab.on_ray import RayRunner
 
-            return RayRunner(self, options)
+            return RayRunner(
+                {**options, "device": self.device}, self.models, self.tasks, self.address, self._cpus, self.gpus
+            )
         at_hand = {"models": self.models, "tasks": self.tasks}
         if (team := find_team()).size > 1:
             return TogetherRunner(team, {**options, **at_hand})
@@ -58,7 +61,7 @@ class Machine:
     def describe(self) -> str:
         """Return where trials run, in a few words."""
         if self.on == "ray":
-            return f"on Ray, {self.cpus or self.threads:g} CPUs and {self.gpus:g} GPUs each"
+            return f"on Ray, {self._cpus:g} CPUs and {self.gpus:g} GPUs each"
         if (team := find_team()).size > 1:
             return f"each on {team.size} processes"
         devices = self.devices()
@@ -68,8 +71,13 @@ class Machine:
     def as_dict(self) -> dict[str, Any]:
         """Return the choice made, to be recorded."""
         if self.on == "ray":
-            return {"on": "ray", "address": self.address, "cpus": self.cpus or self.threads, "gpus": self.gpus}
+            return {"on": "ray", "address": self.address, "cpus": self._cpus, "gpus": self.gpus}
         return {"on": "local", "devices": self.devices(), "threads": self.threads, "processes": find_team().size}
+
+    @property
+    def _cpus(self) -> float:
+        """How many CPUs one trial takes on Ray."""
+        return self.threads if self.cpus is None else self.cpus
 
     def devices(self) -> list[str]:
         """Return the device of each worker; under `accelerate launch`, all processes are one worker."""
@@ -122,22 +130,3 @@ def check_device(name: str) -> None:
     except (RuntimeError, AssertionError) as error:  # what torch raises, by build and device
         have = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise TicketError(f"--device {name}: this machine has no such device; it has {', '.join(have)}.") from error
-
-
-def require_ray() -> Any:
-    """Return the ray module; raises TicketError, saying what to install, if there is none."""
-    try:
-        import ray
-    except ImportError as error:
-        raise TicketError("--on ray needs Ray: `pip install 'supertickets[ray]'`.") from error
-    return ray
-
-
-def check_ray(address: str | None) -> None:
-    """Raise TicketError unless there is Ray and, where an address is named, a cluster answers there."""
-    ray = require_ray()
-    if address is not None and not ray.is_initialized():
-        from supertickets.lab.on_ray import join
-
-        join(address)
-        ray.shutdown()

@@ -1,28 +1,43 @@
 """Trials on Ray: each is a Ray task, its files come back through Ray. No disk needs to be shared between machines."""
 
 import hashlib
+import shutil
 import tempfile
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from supertickets.errors import TicketError
-from supertickets.lab.jobs import Job, Message, NextJob, Send, run_job
-from supertickets.lab.machine import require_ray
+from supertickets.lab.in_process import run_job
+from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.outcome import OUTCOME, WEIGHTS
 from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
-
-if TYPE_CHECKING:
-    from supertickets.lab.machine import Machine
+from supertickets.tasks import Task
 
 _POLL = 0.3  # seconds between two looks at what runs
 _bench: Any = None  # Ray keeps its worker processes: base weights and token ids stay in memory between trials
-_bench_for: frozenset[str] = frozenset()
+_bench_for: Any = None  # the models and tasks in it, by hash, and its options: a driver may run several studies
+_PREFIX = "supertickets-trial-"
+_FOLDER = Path(tempfile.gettempdir()) / f"{_PREFIX}{uuid.uuid4().hex}"  # one name, as a bench knows its models' place
+_TO_STOP = 5.0  # seconds that a training has to stop by itself
 
 Files = dict[str, bytes]
+
+
+def require_ray() -> Any:
+    """Return the ray module; raises TicketError, saying what to install, if there is none."""
+    try:
+        import ray
+    except ImportError as error:
+        raise TicketError("--on ray needs Ray: `pip install 'supertickets[ray]'`.") from error
+    return ray
 
 
 def _run_remotely(
@@ -41,13 +56,7 @@ def _run_remotely(
     global _bench, _bench_for
     from supertickets.lab.workbench import Workbench
 
-    if _bench is None or _bench_for != hashes:
-        ray = require_ray()
-        packed = ray.get(models[0])
-        _bench = Workbench(
-            models={key: _unpack(model) for key, model in packed.items()}, tasks=ray.get(tasks[0]), **options
-        )
-        _bench_for = hashes
+    ray = require_ray()
     last: list[Message] = []
 
     def send(message: Message) -> None:
@@ -58,13 +67,33 @@ def _run_remotely(
 
     found = Trial.model_validate_json(trial)
     mailbox.put.remote(("started", found.key, None))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "trials" / found.key
-        run_job(_bench, Job(found, folder, keep_weights, label, start, mask), send)
-        files = {
-            str(path.relative_to(temporary)): path.read_bytes() for path in Path(temporary).rglob("*") if path.is_file()
-        }
+    with _work_folder() as here:
+        unpacked = {key: _unpack(model, here / key) for key, model in ray.get(models[0]).items()}
+        if _bench_for != (hashes, options):
+            _bench = Workbench(models=unpacked, tasks=ray.get(tasks[0]), **options)
+            _bench_for = (hashes, options)
+        study = here / "study"
+        job = Job(found, study / "trials" / found.key, keep_weights, label, start, mask)
+        run_job(_bench, job, send)
+        files = {str(path.relative_to(study)): path.read_bytes() for path in study.rglob("*") if path.is_file()}
     return last[-1], files
+
+
+@contextmanager
+def _work_folder() -> Iterator[Path]:
+    """Give a trial an empty folder of this machine's, the same for all trials of a worker, gone when the trial ends.
+
+    What trials left whose process was killed goes as well: the system has let go of their locks.
+    """
+    for left in _FOLDER.parent.glob(f"{_PREFIX}*"):
+        with suppress(Timeout, OSError), FileLock(left / ".lock", timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
+    _FOLDER.mkdir(mode=0o700)
+    try:
+        with FileLock(_FOLDER / ".lock"):
+            yield _FOLDER
+    finally:
+        shutil.rmtree(_FOLDER, ignore_errors=True)
 
 
 def _pack(model: BaseModel) -> tuple[BaseModel, Files]:
@@ -72,10 +101,10 @@ def _pack(model: BaseModel) -> tuple[BaseModel, Files]:
     return model, {path.name: path.read_bytes() for path in model.files}
 
 
-def _unpack(packed: tuple[BaseModel, Files]) -> BaseModel:
-    """Write a base model's files on this machine."""
+def _unpack(packed: tuple[BaseModel, Files], folder: Path) -> BaseModel:
+    """Write a base model's files into a new folder of this machine."""
     model, files = packed
-    folder = Path(tempfile.mkdtemp(prefix="supertickets-model-"))
+    folder.mkdir()
     for name, content in files.items():
         (folder / Path(name).name).write_bytes(content)
     return replace(model, folder=folder)
@@ -104,10 +133,38 @@ def join(address: str | None) -> None:
         raise TicketError(f"--address {address}: no Ray cluster answers there ({first}).") from error
 
 
-class RayRunner:
-    """Runs jobs on a Ray cluster: the one at `address`, the one this machine belongs to, or a new local one."""
+def check_ray(address: str | None) -> None:
+    """Raise TicketError unless there is Ray and, where an address is named, a cluster answers there."""
+    ray = require_ray()
+    if address is not None and not ray.is_initialized():
+        join(address)
+        ray.shutdown()
 
-    def __init__(self, machine: "Machine", options: dict[str, Any]) -> None:
+
+def _files_of(trial: Trial) -> list[tuple[Path, str] | None]:
+    """Return where the weights that a trial starts from and its ticket of weights are, and their hashes."""
+    start, mask = trial.start, trial.mask
+    return [
+        (start.folder / WEIGHTS, start.weights) if start is not None else None,
+        (mask.path, mask.digest) if mask is not None and mask.path and mask.digest else None,
+    ]
+
+
+class RayRunner:
+    """Runs jobs on a Ray cluster: the one at `address`, the one this machine belongs to, or a new local one.
+
+    A trial takes `cpus` and `gpus`, and a workbench with these `options`; `models` and `tasks` travel with it.
+    """
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        models: Mapping[str, BaseModel],
+        tasks: Mapping[str, Task],
+        address: str | None,
+        cpus: float,
+        gpus: float,
+    ) -> None:
         ray = self._ray = require_ray()
         from ray.exceptions import RayError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -115,22 +172,20 @@ class RayRunner:
         self._error = RayError
         self._mine = not ray.is_initialized()
         if self._mine:
-            join(machine.address)
-        self._options = {**options, "device": machine.device}
-        # In lists, so that a task that has a bench already need not fetch them.
-        self._hashes = frozenset([*machine.models, *machine.tasks])
-        self._models = [ray.put({key: _pack(model) for key, model in machine.models.items()})]
-        self._tasks = [ray.put(dict(machine.tasks))]
+            join(address)
+        self._options = options
+        # In lists, so that they are fetched where they are used: tasks once for a bench.
+        self._hashes = frozenset([*models, *tasks])
+        self._models = [ray.put({key: _pack(model) for key, model in models.items()})]
+        self._tasks = [ray.put(dict(tasks))]
         # Beside this process, so that losing another machine does not lose it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
         # max_retries: a machine that is lost takes a try that the lab counts, not one that Ray repeats unseen.
-        self._submit = ray.remote(
-            num_cpus=machine.cpus if machine.cpus is not None else machine.threads, num_gpus=machine.gpus, max_retries=0
-        )(_run_remotely)
+        self._submit = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run_remotely)
         self._running: dict[Any, Job] = {}
         self._files: dict[str, Any] = {}
-        self._cpus, self._gpus = machine.cpus if machine.cpus is not None else machine.threads, machine.gpus
+        self._cpus, self._gpus = cpus, gpus
 
     @property
     def side_by_side(self) -> int:
@@ -147,7 +202,7 @@ class RayRunner:
                     job.trial.model_dump_json(),
                     job.keep_weights,
                     job.label,
-                    *self._files_of(job.trial),
+                    *map(self._sent, _files_of(job.trial)),
                     self._hashes,
                     self._models,
                     self._tasks,
@@ -155,6 +210,7 @@ class RayRunner:
                     self._mailbox,
                 )
                 self._running[reference] = job
+            self._release()
             if not self._running:
                 return
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_POLL)
@@ -163,22 +219,22 @@ class RayRunner:
             for reference in ready:
                 self._collect(reference, send)
 
-    def _files_of(self, trial: Trial) -> tuple[Any, Any]:
-        """Return the weights that a trial starts from and its ticket of weights; None for what is not in a file."""
-        start, mask = trial.start, trial.mask
-        return (
-            self._sent(start.folder / WEIGHTS, start.weights) if start is not None else None,
-            self._sent(mask.path, mask.digest) if mask is not None and mask.path and mask.digest else None,
-        )
-
-    def _sent(self, path: Path, digest: str) -> Any:
+    def _sent(self, file: tuple[Path, str] | None) -> Any:
         """Return a file put into Ray, once; None if it is gone or another than it should be: the trial will say so."""
+        if file is None:
+            return None
+        path, digest = file
         if digest not in self._files:
             with suppress(OSError):
                 content = path.read_bytes()
                 if hashlib.sha256(content).hexdigest() == digest:
                     self._files[digest] = self._ray.put(content)
         return self._files.get(digest)
+
+    def _release(self) -> None:
+        """Let go of files that no trial needs, when all that wait are with Ray; later ones are put there again."""
+        needed = {file[1] for job in self._running.values() for file in _files_of(job.trial) if file is not None}
+        self._files = {digest: reference for digest, reference in self._files.items() if digest in needed}
 
     def _collect(self, reference: Any, send: Send) -> None:
         job = self._running.pop(reference)
@@ -192,8 +248,14 @@ class RayRunner:
         send(message)
 
     def close(self) -> None:
-        """Cancel what still runs and leave the cluster."""
-        for reference in self._running:
-            self._ray.cancel(reference, force=True)
+        """Stop what still runs, at first so that it removes its files, and leave the cluster."""
+        running = list(self._running)
+        with suppress(self._error):
+            for reference in running:
+                self._ray.cancel(reference)
+            if running:
+                self._ray.wait(running, num_returns=len(running), timeout=_TO_STOP)
+            for reference in running:
+                self._ray.cancel(reference, force=True)
         if self._mine:
             self._ray.shutdown()

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from supertickets.lab.jobs import Job, NextJob, Send, run_job
+from supertickets.lab.in_process import run_job
+from supertickets.lab.jobs import Job, NextJob, Send
 from supertickets.training.team import Team
 
 

@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
 
-from supertickets.lab.jobs import Job, Message, NextJob, Send, run_job
+from supertickets.lab.in_process import run_job
+from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.trial import Trial
 
 _SPAWN = mp.get_context("spawn")  # fork would copy a process whose torch has threads

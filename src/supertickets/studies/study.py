@@ -19,7 +19,8 @@ from supertickets.evidence.table import DENSE, Role, Row
 from supertickets.lab import Lab, Outcome, Trial
 from supertickets.lab.lab import load_failure
 from supertickets.lab.lock import hold
-from supertickets.lab.machine import Machine, check_device, check_ray
+from supertickets.lab.machine import Machine, check_device
+from supertickets.lab.on_ray import check_ray
 from supertickets.lab.outcome import WEIGHTS, outcome_of
 from supertickets.lab.together import dismiss, follow
 from supertickets.lab.tracking import check_trackers
