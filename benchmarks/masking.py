@@ -51,7 +51,10 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--memory", action="store_true", help="also run rounds of pruning and watch memory and disk")
+    parser.add_argument("--smallest", action="store_true", help="one step of few examples, and one round of pruning")
     options = parser.parse_args()
+    if options.smallest:
+        options.rounds, options.batch_size = 1, 4
     torch.set_num_threads(1)
     source = ModelSource(find_model("default"))
     recipe = Recipe(
@@ -78,23 +81,25 @@ def main() -> None:
         ratio = statistics.median(a / b for a, b in zip(taken, seconds["dense"], strict=True))
         print(f"{name:22} {ratio:.3f}   {statistics.median(taken):.3f} s")
     if options.memory:
-        watch_rounds()
+        for last in (0.1,) if options.smallest else (0.1, 0.5, 0.9):
+            watch_rounds(last, 0.01 if options.smallest else 0.1)
 
 
-def watch_rounds() -> None:
-    """Print the most memory that studies of more and more rounds take, each in a process of its own, and their disk."""
-    for last in (0.1, 0.5, 0.9):
-        process = multiprocessing.get_context("spawn").Process(target=run_rounds, args=(last,))
-        process.start()
-        process.join()
+def watch_rounds(last: float, fraction: float) -> None:
+    """Print the most memory that a study takes with rounds up to a sparsity, in a process of its own, and its disk."""
+    process = multiprocessing.get_context("spawn").Process(target=run_rounds, args=(last, fraction))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
 
 
-def run_rounds(last: float) -> None:
+def run_rounds(last: float, fraction: float) -> None:
     """Prune up to a sparsity without rewinding, so that each round starts from the last one's weights."""
     with tempfile.TemporaryDirectory() as folder:
         imp(
             task="entailment",
-            fraction=0.1,
+            fraction=fraction,
             sparsities=(f"0.1..{last}",),
             seeds=1,
             epochs=1,

@@ -42,12 +42,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--levels", default="0.1,0.3,0.5,0.8")
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--smallest", action="store_true", help="one step of few examples at one level")
     options = parser.parse_args()
+    if options.smallest:
+        options.rounds, options.levels, options.batch_size = 1, "0.5", 4
     torch.set_num_threads(1)
     base = find_model("default")
     source, shape = ModelSource(base), base.shape
     full = Ticket.full(shape.layers, shape.heads)
-    recipe = Recipe(epochs=1, batch_size=32, max_length=32, precision=options.precision)
+    recipe = Recipe(epochs=1, batch_size=options.batch_size, max_length=32, precision=options.precision)
     dense = trainer_of(source, [full], recipe, full)
     rows = dense._orders[0][0][1]
     print("level  FLOPs   in a shared encoder  by masks  (share of a dense step, medians of paired steps)")

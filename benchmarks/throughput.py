@@ -15,14 +15,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ARMS = ("auto", "one worker", "transformers Trainer")
 
 
-def lab_arm(task: str, trainings: int, workers: str) -> None:
-    """Dense trainings only: no tickets are drawn at level 0 of a kind that needs no scores."""
+def lab_arm(asked: dict[str, Any], trainings: int, workers: str) -> None:
+    """Dense trainings only, with the recipe that `find` has for the task."""
     from supertickets.lab import Lab, Trial
     from supertickets.lab.machine import Machine
+    from supertickets.lab.trial import TaskTicket
     from supertickets.models import find_model
     from supertickets.studies.config import complete
     from supertickets.studies.settings import FindSettings
@@ -31,16 +33,15 @@ def lab_arm(task: str, trainings: int, workers: str) -> None:
     from supertickets.training.devices import choose_precision, find_device
 
     base = find_model("default")
-    settings = complete(FindSettings, {"task": task}, base)
+    settings = complete(FindSettings, asked, base)
     settings = settings.model_copy(update={"precision": choose_precision("auto", find_device())})
-    data = load_task(settings.source)
+    ticket = Ticket.full(base.shape.layers, base.shape.heads)
+    task = TaskTicket(source=settings.source, data_hash=load_task(settings.source).fingerprint(), ticket=ticket)
     trials = [
         Trial(
             model="default",
             weight_hash=base.weight_hash,
-            source=settings.source,
-            data_hash=data.fingerprint(),
-            ticket=Ticket.full(base.shape.layers, base.shape.heads),
+            tasks=(task,),
             recipe=settings.recipe.model_copy(update={"patience": None}),
             seed=seed,
         )
@@ -53,7 +54,7 @@ def lab_arm(task: str, trainings: int, workers: str) -> None:
         print(json.dumps([outcome.score for outcome in outcomes.values()]))
 
 
-def trainer_arm(task: str, trainings: int) -> None:
+def trainer_arm(asked: dict[str, Any], trainings: int) -> None:
     """What one would write by hand: the stock model, dynamic padding, a loop over seeds, all threads."""
     import numpy as np
     import torch
@@ -75,7 +76,7 @@ def trainer_arm(task: str, trainings: int) -> None:
     from supertickets.training.devices import choose_precision, find_device
 
     base = find_model("default")
-    recipe = complete(FindSettings, {"task": task}, base)
+    recipe = complete(FindSettings, asked, base)
     data = load_task(recipe.source)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
 
@@ -130,18 +131,24 @@ def main() -> int:
     parser.add_argument("--task", default="acceptability")
     parser.add_argument("--trainings", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--smallest", action="store_true", help="one round of one training, an epoch of few examples")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    asked: dict[str, Any] = {"task": options.task}
+    if options.smallest:
+        options.trainings, options.rounds = 1, 1
+        asked |= {"epochs": 1, "fraction": 0.01}
     if options.arm == "transformers Trainer":
-        trainer_arm(options.task, options.trainings)
+        trainer_arm(asked, options.trainings)
         return 0
     if options.arm:
-        lab_arm(options.task, options.trainings, "auto" if options.arm == "auto" else "1")
+        lab_arm(asked, options.trainings, "auto" if options.arm == "auto" else "1")
         return 0
     hours: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for turn in range(options.rounds):
         for arm in ARMS:
             command = [sys.executable, __file__, "--arm", arm, "--task", options.task]
+            command += ["--smallest"] if options.smallest else []
             started = time.monotonic()
             done = subprocess.run(
                 [*command, "--trainings", str(options.trainings)], capture_output=True, text=True, check=False

@@ -1,14 +1,15 @@
-"""Kill a study with SIGKILL at random moments, workers included, until it is done; compare with an unbroken run.
+"""Kill a study with SIGKILL, workers included, until it is done; compare with an unbroken run.
 
     python scripts/survive_kills.py --kills 20
     python scripts/survive_kills.py --kills 20 --study share
 
-Uses a tiny random model and a task of random words, so a training takes a second or two. Prints what was compared and
-exits with 1 if anything differs (times aside) or if a trial that had finished ran again.
+Every second kill comes as soon as a training has a new checkpoint, the others at random moments. Uses a tiny random
+model and a task of random words, so a training takes a second or two. Prints what was compared and exits with 1 if
+anything differs (times aside), if a trial that had finished ran again, if the study was never killed, or if no training
+went on from a checkpoint: then nothing was tested.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -24,10 +26,73 @@ from helpers.models import save_tiny_model
 from helpers.study_files import contents
 from helpers.trials import write_words
 
+POLL = 0.02  # seconds
+WENT_ON = ": goes on from step "
+"""What a study says of a training that takes up a checkpoint."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--study", choices=("find", "share", "imp"), default="find")
+    parser.add_argument("--workers", default="2")
+    parser.add_argument("--epochs", default="20")
+    parser.add_argument("--seeds", default="2")
+    parser.add_argument("--moments", type=int, default=0, help="seed of the random moments at which to kill")
+    parser.add_argument("--smallest", action="store_true", help="one kill, seed and worker, if no more are asked for")
+    options = parser.parse_args()
+    if options.smallest:
+        parser.set_defaults(kills=1, epochs="12", seeds="1", workers="1")
+        options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        size = ("--epochs", options.epochs, "--seeds", options.seeds, "--workers", options.workers)
+        return survive(root, command_of(options.study, root, size), options.kills, random.Random(options.moments))
+
+
+def command_of(study: str, root: Path, size: tuple[str, ...]) -> list[str]:
+    """Return the command of a study on a tiny model, all but its folder."""
+    model = save_tiny_model(root / "model")
+    searches = {
+        "find": [*of_task(root, "words"), "--levels", "0.2,0.5"],
+        "imp": [*of_task(root, "words"), "--sparsities", "0.3,0.6", "--rewind", "0,none", "--controls", "random"],
+        "share": ["--tickets", f"{root / 'words'},{root / 'lengths'}"],
+    }
+    command = [
+        *(sys.executable, "-m", "supertickets", study, "--model", str(model), "--max-length", "16"),
+        *("--batch-size", "4", "--patience", "0", "--learning-rate", "0.01", "--checkpoint-minutes", "0.002", *size),
+    ]
+    if study == "share":  # the tickets of two tasks are found first
+        from supertickets import find
+
+        for task in ("words", "lengths"):
+            _, _, _, train, _, dev = of_task(root, task)
+            small = {"epochs": 1, "seeds": 1, "levels": (0.4,), "kinds": ("winning",), "workers": 1, "max_length": 16}
+            find(small, model=str(model), task=task, train_file=train, dev_file=dev, out=root / task)
+    return [*command, *searches[study]]
+
+
+def of_task(root: Path, task: str) -> list[str]:
+    """Return a task's arguments, its files written: which words are many (`words`), or how many there are."""
+    label = {"label": lambda words: len(words) % 3} if task == "lengths" else {}
+    files = [str(write_words(root / f"{task}-{name}.jsonl", 96, seed, **label)) for seed, name in enumerate(("t", "d"))]
+    return ["--task", task, "--train-file", files[0], "--dev-file", files[1]]
+
 
 def outcomes(folder: Path) -> dict[str, int]:
     """Return when each finished trial's outcome was written."""
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("trials/*/outcome.json")}
+
+
+def checkpoints(folder: Path) -> dict[Path, int]:
+    """Return when each checkpoint was written."""
+    found = {}
+    for path in folder.glob("trials/*/checkpoint.safetensors"):
+        try:
+            found[path] = path.stat().st_mtime_ns
+        except OSError:  # its training just ended
+            continue
+    return found
 
 
 def at_work(folder: Path) -> bool:
@@ -38,67 +103,14 @@ def at_work(folder: Path) -> bool:
         return False
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--study", choices=("find", "share", "imp"), default="find")
-    parser.add_argument("--workers", default="2")
-    parser.add_argument("--epochs", default="20")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments at which to kill")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        command = command_of(options.study, root, options.epochs, options.workers)
-        return survive(root, command, options.kills, random.Random(options.seed))
-
-
-def command_of(study: str, root: Path, epochs: str, workers: str) -> list[str]:
-    """Return a study's command, all but its folder."""
-    if study == "share":
-        return sharing(root, epochs, workers)
-    return pruning(root, epochs, workers) if study == "imp" else finding(root, "words", epochs, workers)
-
-
-def training(command: str, root: Path, epochs: str, workers: str) -> list[str]:
-    """Return a command on a tiny model, with checkpoints every third of a second."""
-    model = root / "model"
-    if not model.is_dir():
-        save_tiny_model(model)
-    return [
-        *(sys.executable, "-m", "supertickets", command, "--model", str(model), "--max-length", "16"),
-        *("--batch-size", "4", "--seeds", "2", "--epochs", epochs, "--patience", "0", "--workers", workers),
-        *("--learning-rate", "0.01", "--checkpoint-minutes", "0.005"),
-    ]
-
-
-def finding(root: Path, task: str, epochs: str, workers: str) -> list[str]:
-    """Return a command that finds a ticket: of which words there are many, or of how many there are."""
-    return [*training("find", root, epochs, workers), *of_task(root, task), "--levels", "0.2,0.5"]
-
-
-def pruning(root: Path, epochs: str, workers: str) -> list[str]:
-    """Return a command that finds tickets of single weights, rewound and not."""
-    search = ["--sparsities", "0.3,0.6", "--rewind", "0,none", "--controls", "random"]
-    return [*training("imp", root, epochs, workers), *of_task(root, "words"), *search]
-
-
-def of_task(root: Path, task: str) -> list[str]:
-    """Return a task's arguments, its files written."""
-    label = {"label": lambda words: len(words) % 3} if task == "lengths" else {}
-    files = []
-    for seed, name in enumerate(("train", "dev")):
-        files.append(str(write_words(root / f"{task}-{name}.jsonl", 96, seed, **label)))
-    return ["--task", task, "--train-file", files[0], "--dev-file", files[1]]
-
-
-def sharing(root: Path, epochs: str, workers: str) -> list[str]:
-    """Return a command that shares the tickets of two tasks, which are found here."""
-    for task in ("words", "lengths"):
-        subprocess.run([*finding(root, task, "2", workers), "--out", str(root / task)], check=True, capture_output=True)
-    return [*training("share", root, epochs, workers), "--tickets", f"{root / 'words'},{root / 'lengths'}"]
+def wait_until(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
+    """Return when it is so, or when the process has ended."""
+    while process.poll() is None and not ready():
+        time.sleep(POLL)
 
 
 def survive(root: Path, command: list[str], kills: int, moments: random.Random) -> int:
+    """Run a command twice, the second time with kills; return 0 if it came to the same and something was tested."""
 
     def start(out: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -108,59 +120,60 @@ def survive(root: Path, command: list[str], kills: int, moments: random.Random) 
             start_new_session=True,  # a process group of its own: the kill takes the workers with it
         )
 
+    broken = root / "broken"
     started = time.monotonic()
     whole = start("whole")
-    _, said = whole.communicate()
+    said = whole.communicate()[1].decode()
     took = time.monotonic() - started
     if whole.returncode:
-        print(said.decode())
+        print(said)
         return 1
     print(f"unbroken run: {took:.0f} s")
     finished: dict[str, int] = {}
-    again, went_on = 0, 0
-    for kill in range(kills):
+    killed = again = went_on = 0
+    for kill in range(kills + 1):
         process = start("broken")
-        while process.poll() is None and not at_work(root / "broken"):
-            time.sleep(0.05)
-        after = moments.uniform(0.0, 0.07) * took
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(after)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        now = outcomes(root / "broken")
+        if kill < kills:
+            before = checkpoints(broken)
+            if kill % 2 == 0:
+                wait_until(process, lambda before=before: bool(checkpoints(broken).items() - before.items()))
+            else:
+                wait_until(process, lambda: at_work(broken))
+                until = time.monotonic() + moments.uniform(0.0, 0.07) * took
+                wait_until(process, lambda until=until: time.monotonic() > until)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        said = process.communicate()[1].decode()
+        now = outcomes(broken)
         again += sum(finished[key] != now.get(key) for key in finished)
         finished = now
-        checkpoints = len(list((root / "broken").glob("trials/*/checkpoint.safetensors")))
-        went_on += checkpoints
-        print(
-            f"kill {kill + 1:2}: {after:4.1f} s into the work, {len(finished):2} trials done, "
-            f"{checkpoints} with a checkpoint"
-        )
-        if process.returncode == 0:
-            print("the study was done before it could be killed")
+        went_on += said.count(WENT_ON)
+        if process.returncode != -signal.SIGKILL:
             break
-    last = start("broken")
-    _, said = last.communicate()
-    if last.returncode:
-        print(said.decode())
+        killed += 1
+        print(f"kill {killed:2}: {len(finished):2} trials done, {len(checkpoints(broken))} with a checkpoint")
+    if process.returncode:
+        print(said)
         return 1
-    now = outcomes(root / "broken")
-    again += sum(finished[key] != now.get(key) for key in finished)
-    one, other = contents(root / "whole"), contents(root / "broken")
+    one, other = contents(root / "whole"), contents(broken)
     differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-    print(
-        json.dumps(
-            {
-                "files compared": len(one),
-                "files that differ": differ,
-                "finished trials that ran again": again,
-                "trainings found in the middle, by a checkpoint": went_on,
-            },
-            indent=1,
-        )
-    )
-    return 1 if differ or again else 0
+    found = {
+        "kills": killed,
+        "trainings that went on from a checkpoint": went_on,
+        "files compared": len(one),
+        "files that differ": differ,
+        "finished trials that ran again": again,
+    }
+    print(json.dumps(found, indent=1))
+    faults = {
+        "the study was done before it could be killed": not killed,
+        "no training went on from a checkpoint": not went_on,
+        "the broken run came to another end": bool(differ),
+        "finished trials ran again": bool(again),
+    }
+    for fault in (fault for fault, so in faults.items() if so):
+        print(f"failed: {fault}")
+    return int(any(faults.values()))
 
 
 if __name__ == "__main__":

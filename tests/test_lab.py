@@ -1,8 +1,8 @@
 """The lab survives: kills, damage, full disks, second comers. And it runs anywhere with the same result."""
 
+import io
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from helpers.models import save_tiny_model
+from helpers.optional import optional_import
 from helpers.study_files import contents
 from helpers.trials import make_trial
 from supertickets.cli import main
@@ -25,7 +27,7 @@ from supertickets.lab.jobs import Job, Message
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import load_outcome
-from supertickets.lab.progress import Board, describe, duration
+from supertickets.lab.progress import Board, ProgressDisplay, describe, duration
 from supertickets.lab.workbench import Workbench
 from supertickets.lab.workers import WorkerPool
 from supertickets.storage import write_atomically
@@ -64,15 +66,6 @@ def done(study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Fin
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("study", ["find", "share", "imp"])
-def test_a_study_survives_sigkill(tmp_path: Path, study: str) -> None:
-    """Two kills here; scripts/survive_kills.py does twenty."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    from survive_kills import command_of, survive
-
-    assert survive(tmp_path, command_of(study, tmp_path, "3", "2"), 2, random.Random(1)) == 0
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "other key", "older schema"])
@@ -141,6 +134,7 @@ def test_three_tries(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert "try 3 went wrong" in lab.failures[trial.key]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
     """Really killed, from outside, while it trains."""
     trials = [make_trial(tiny_model, words, seed, epochs=30) for seed in range(3)]
@@ -323,6 +317,22 @@ def test_time_left_knows_that_pruned_trials_are_cheap(trial: Trial, monkeypatch:
     assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
 
 
+def test_it_is_said_that_a_training_goes_on_from_a_checkpoint(trial: Trial, tmp_path: Path) -> None:
+    def said(first_step: int) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        board = Board(1, 1.0, lambda one: 1.0)
+        board.names[trial.key] = "dense seed 0"
+        board.asked(trial, False)
+        display = ProgressDisplay(console, board, tmp_path)
+        display.message(("started", trial.key, None))
+        for step in (first_step, first_step + 1):
+            display.message(("progress", trial.key, {"step": step, "steps": 9, "epoch": 1, "epochs": 1, "loss": 1.0}))
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    assert said(5) == "dense seed 0: goes on from step 4 of 9\n"
+    assert said(1) == ""  # control: it begins
+
+
 def test_live_state_is_written_while_it_runs(study: dict[str, Any], tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
     run = Workbench.run
@@ -341,6 +351,7 @@ def test_live_state_is_written_while_it_runs(study: dict[str, Any], tmp_path: Pa
     assert status(tmp_path / "out")["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_within_seconds_and_says_how_to_go_on(study: dict[str, Any], tmp_path: Path) -> None:
     arguments = {**study, "workers": 2, "epochs": 500, "patience": 0, "out": tmp_path / "out"}
     typed = [part for name, value in arguments.items() for part in (f"--{name.replace('_', '-')}", _typed(value))]
@@ -361,7 +372,7 @@ def test_ctrl_c_ends_within_seconds_and_says_how_to_go_on(study: dict[str, Any],
 
 
 def test_tensorboard(study: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    optional_import("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     find(study, out=tmp_path / "out", track=("tensorboard",), kinds=("winning",))
@@ -396,6 +407,7 @@ def test_workers_on_gpus_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
     assert Machine(workers=2, device="cuda").devices() == ["cuda:0", "cuda:1"]
 
 
+@pytest.mark.slow
 def test_accelerate_launch_trains_one_trial_on_two_processes(
     study: dict[str, Any], words: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -433,6 +445,7 @@ def test_accelerate_launch_trains_one_trial_on_two_processes(
         assert outcome.cost["tokens"] == expected.cost["tokens"]
 
 
+@pytest.mark.slow
 def test_a_script_need_not_be_guarded(study: dict[str, Any], tmp_path: Path) -> None:
     """Worker processes do not run the user's script again."""
     script = tmp_path / "script.py"

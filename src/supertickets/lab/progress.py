@@ -182,7 +182,11 @@ class ProgressDisplay:
         """Show and write what a runner tells."""
         what, key, detail = message
         took = time.monotonic() - self.board.running[key]["since"] if key in self.board.running else 0.0
+        begins = key in self.board.running and self.board.running[key]["share_at_start"] is None
         self.board.message(message)
+        if what == "progress" and begins and detail["step"] > 1:  # a training's first report is never left out
+            line = f"{self.board.names.get(key, key)}: goes on from step {detail['step'] - 1} of {detail['steps']}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         if what in ("failed", "refused", "again") or (what == "done" and not self._console.is_terminal):
             state = {"done": "done", "again": "failed, tried again"}.get(what, "failed")
             reason = f": {detail.strip().splitlines()[-1]}" if detail else ""

@@ -1,0 +1,152 @@
+"""Every script runs at its smallest, and the one that kills studies fails where it tests nothing."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+KILLS = ROOT / "scripts" / "survive_kills.py"
+
+
+def numbers(pattern: str, text: str) -> list[float]:
+    """Return what the groups of a pattern, which must be there once, are as numbers."""
+    (found,) = re.findall(pattern, text, re.M)
+    return [float(one) for one in (found if isinstance(found, tuple) else (found,))]
+
+
+def check_throughput(said: str) -> None:
+    for arm in ("auto", "one worker", "transformers Trainer"):
+        seconds, an_hour, score = numbers(rf"^round 1, {arm}: (\d+) s, (\d+) trials an hour, mean score (.+)$", said)
+        assert an_hour == pytest.approx(3600 / seconds, rel=0.2)
+        assert -100 <= score <= 100
+    for arm in ("one worker", "transformers Trainer"):
+        assert numbers(rf"^auto against {arm}: (.+) times as many \(median of 1 pairs\)$", said)[0] > 0
+
+
+def check_sharing(said: str) -> None:
+    level, flops, shared, masks = numbers(r"^ *(\S+) +(\S+) +(\S+) +(\S+)$", said)
+    assert level == 0.5
+    assert 0.3 < flops < 0.7  # about half of the encoder is left
+    assert shared > 0
+    assert masks > 0
+
+
+def check_masking(said: str) -> None:
+    assert numbers(r"^dense +(\S+) +\S+ s$", said) == [1.0]
+    for arm in ("kept at zero", "torch.nn.utils.prune"):
+        assert min(numbers(rf"^{arm} +(\S+) +(\S+) s$", said)) > 0
+    rounds, memory, disk, masks, weights = numbers(
+        r"^(\d+) rounds: (\d+) MiB of memory at most, (\S+) MiB on disk, masks of \{(\d+)\} bytes, (\d+) files", said
+    )
+    assert (rounds, weights) == (1, 0)
+    assert memory > 100
+    assert disk > masks / 2**20 > 1  # a bit for each of 10 million weights
+
+
+def check_kills(said: str) -> None:
+    found = json.loads(said[said.index("{") : said.rindex("}") + 1])
+    assert found["kills"] == 1
+    assert found["trainings that went on from a checkpoint"] >= 1
+    assert found["files compared"] > 10
+    assert found["files that differ"] == []
+    assert found["finished trials that ran again"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "check"),
+    [
+        ("benchmarks/throughput.py", check_throughput),
+        ("benchmarks/sharing.py", check_sharing),
+        ("benchmarks/masking.py --memory", check_masking),
+        ("scripts/survive_kills.py --workers 2", check_kills),
+        ("scripts/survive_kills.py --study share", check_kills),
+        ("scripts/survive_kills.py --study imp", check_kills),
+    ],
+)
+def test_a_script_at_its_smallest(script: str, check: Callable[[str], None]) -> None:
+    path, *arguments = script.split()
+    command = [sys.executable, str(ROOT / path), "--smallest", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check(done.stdout)
+
+
+def test_no_script_is_left_out() -> None:
+    (marker,) = (mark for mark in test_a_script_at_its_smallest.pytestmark if mark.name == "parametrize")
+    there = {str(path.relative_to(ROOT)) for room in ("benchmarks", "scripts") for path in (ROOT / room).glob("*.py")}
+    assert {script.split()[0] for script, _ in marker.args[1]} == there
+
+
+@pytest.fixture(scope="module")
+def kills() -> ModuleType:
+    spec = spec_from_file_location("survive_kills", KILLS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# A study of one trial that is done in a moment, or works until it is killed once or goes on from a checkpoint.
+FAKE = """
+import json, sys, time
+from pathlib import Path
+how, out = sys.argv[1], Path(sys.argv[3])
+trial = out / "trials" / "a"
+trial.mkdir(parents=True, exist_ok=True)
+checkpoint, outcome = trial / "checkpoint.safetensors", trial / "outcome.json"
+if out.name == "broken" and how != "done at once" and not outcome.exists():
+    if checkpoint.exists():
+        if how != "starts anew":
+            print("dense seed 0: goes on from step 3 of 9", file=sys.stderr, flush=True)
+    else:
+        checkpoint.touch()
+        time.sleep(60)
+content = {"cost": {"seconds": time.time()}, "digest": "", "trial": {"start": None, "mask": None}, "score": 1}
+content["score"] += how == "ends otherwise" and out.name == "broken"
+outcome.write_text(json.dumps(content))
+checkpoint.unlink(missing_ok=True)
+sys.exit(how == "fails" and out.name == "broken")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [
+        ("survives", None),  # control
+        ("done at once", "failed: the study was done before it could be killed"),
+        ("starts anew", "failed: no training went on from a checkpoint"),
+        ("ends otherwise", "failed: the broken run came to another end"),
+        ("fails", ""),
+    ],
+)
+def test_survive_kills_fails_where_it_should(
+    kills: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, fault: str | None
+) -> None:
+    command = [sys.executable, "-c", FAKE, how]
+    code = kills.survive(tmp_path, command, 1, random.Random(0))
+    said = capsys.readouterr().out
+    assert code == (fault is not None), said
+    assert (fault or "") in said
+
+
+def test_survive_kills_fails_without_a_kill(kills: ModuleType, tmp_path: Path) -> None:
+    assert kills.survive(tmp_path, [sys.executable, "-c", FAKE, "done at once"], 0, random.Random(0)) == 1
+
+
+def test_survive_kills_tells_trials_that_ran_again(
+    kills: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([{"a": 1}, {"a": 2}])
+    monkeypatch.setattr(kills, "outcomes", lambda folder: next(times))
+    assert kills.survive(tmp_path, [sys.executable, "-c", FAKE, "survives"], 1, random.Random(0)) == 1
+    assert "failed: finished trials ran again" in capsys.readouterr().out
