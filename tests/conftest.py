@@ -1,10 +1,14 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from helpers.browser import browser, why_not
 from helpers.models import FAMILIES, VOCABULARY, make_loud, save_tiny_model, tiny_config
+from helpers.optional import lack
 from helpers.trials import write_words
 
 
@@ -41,3 +45,12 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "train_file": write_words(folder / "train.jsonl", 64, 0),
         "dev_file": write_words(folder / "dev.jsonl", 40, 1),
     }
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real browser."""
+    if reason := why_not():
+        lack(reason)
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found

@@ -33,6 +33,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_find_from_the_shell_and_as_json(mine: list[str], tmp_path: Path) -> None:
     done = run(*mine, "--out", str(tmp_path / "out"), "--json")
     assert done.returncode == 0, done.stderr

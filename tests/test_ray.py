@@ -17,6 +17,7 @@ import pytest
 from filelock import FileLock
 
 from helpers.models import save_tiny_model
+from helpers.optional import optional_import
 from helpers.study_files import contents
 from helpers.trials import make_trial, write_words
 from supertickets.lab import Trial, on_ray
@@ -31,7 +32,7 @@ from supertickets.studies.find import find
 from supertickets.studies.imp import imp
 from supertickets.studies.share import share
 
-ray = pytest.importorskip("ray", reason="Ray is an optional dependency")
+ray = optional_import("ray")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,7 @@ def study(tiny_model: Path, words: dict[str, Path]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_two_nodes_one_killed_in_the_middle(
     cluster: Any, at_work: Callable[[], list[Path]], study: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -104,6 +106,7 @@ def test_two_nodes_one_killed_in_the_middle(
     assert contents(spread.folder) == contents(local.folder)
 
 
+@pytest.mark.slow
 def test_on_a_laptop_a_local_ray_starts_by_itself(study: dict[str, Any], tmp_path: Path) -> None:
     typed = [
         part
@@ -121,6 +124,7 @@ def test_on_a_laptop_a_local_ray_starts_by_itself(study: dict[str, Any], tmp_pat
     assert (tmp_path / "out" / "super-ticket" / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_trainings_that_start_from_others_find_their_weights(
     cluster: Any, study: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -141,6 +145,7 @@ def test_trainings_that_start_from_others_find_their_weights(
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_masks_and_the_weights_of_a_round_before_travel(cluster: Any, study: dict[str, Any], tmp_path: Path) -> None:
     """Rounds of pruning on Ray find the local tickets, bit for bit: masks travel, and weights to go on from."""
     names = ("model", "task", "train_file", "dev_file", "batch_size", "learning_rate", "max_length")
@@ -156,6 +161,7 @@ def test_masks_and_the_weights_of_a_round_before_travel(cluster: Any, study: dic
         assert (tmp_path / "ray" / "trials" / key / "mask.safetensors").read_bytes() == mask
 
 
+@pytest.mark.slow
 def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
     cluster: Any, at_work: Callable[[], list[Path]], tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -179,6 +185,7 @@ def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
     assert at_work() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("releases", [True, False])
 def test_files_stay_in_ray_no_longer_than_trials_need_them(
     cluster: Any, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, releases: bool

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.browser import browser, requests, set_screen, why_not
+from helpers.browser import requests, set_screen
 from helpers.models import save_tiny_model
 from helpers.trials import write_words
 from supertickets.anatomy import Shape
@@ -430,15 +430,6 @@ def test_a_damaged_subject_is_told(studies: dict[str, FindResult], tmp_path: Pat
 def pages(studies: dict[str, FindResult], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     every = report([one.folder for one in studies.values()], tmp_path_factory.mktemp("pages") / "all")
     return {"one study": studies["words"].report, "hostile": studies["hostile"].report, "several": every.page}
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
-    with browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.mark.parametrize("page", ["one study", "hostile", "several"])

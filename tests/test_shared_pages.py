@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.browser import browser, requests, set_screen, why_not
+from helpers.browser import requests, set_screen
 from supertickets.anatomy import Shape
 from supertickets.evidence.adaptation import Compared, conclude_adaptation
 from supertickets.evidence.record import Record, Subject
@@ -202,15 +202,6 @@ def test_cells_of_a_grid() -> None:
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 PLOTS = {"three": 5, "two": 1, "adapted": 1, "adapting": 1}
-
-
-@pytest.fixture(scope="module")
-def driver(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
-    with browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.mark.parametrize("page", PLOTS)

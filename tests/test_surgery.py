@@ -135,31 +135,38 @@ def test_refuses_what_does_not_fit(loud_model: PreTrainedModel) -> None:
         cut(loud_model, TICKET)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_loads_in_a_fresh_process_with_stock_classes(family: str, tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path / "base", family, scale=0.5)
-    model = cut(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval(), TICKET)
-    model.save_pretrained(tmp_path / "small")
+LOAD = """
+import sys, torch
+torch.set_num_threads(int(sys.argv[1]))  # bits depend on it
+%s
+for folder in sys.argv[2:]:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder + "/small").eval()
+    expected = torch.load(folder + "/expected.pt", weights_only=True)
     ids = torch.arange(5, 77).view(6, 12)
     with torch.no_grad():
-        expected = model(ids).logits
-    torch.save(expected, tmp_path / "expected.pt")
-    script = f"""
-import sys, torch
-torch.set_num_threads({torch.get_num_threads()})  # bits depend on it
-import {"supertickets, " if family != "bert" else ""}transformers
-{"import supertickets" if family == "bert" else ""}
-model = transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1] + "/small").eval()
-expected = torch.load(sys.argv[1] + "/expected.pt", weights_only=True)
-with torch.no_grad():
-    assert torch.equal(model(torch.arange(5, 77).view(6, 12)).logits, expected)
-model.train()(torch.arange(5, 77).view(6, 12), labels=torch.ones(6).long()).loss.backward()
-model.half().float().save_pretrained(sys.argv[1] + "/again")
-again = transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1] + "/again")
-assert again.num_parameters() == model.num_parameters()
+        assert torch.equal(model(ids).logits, expected), folder
+    model.train()(ids, labels=torch.ones(6).long()).loss.backward()
+    model.half().float().save_pretrained(folder + "/again")
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(folder + "/again")
+    assert again.num_parameters() == model.num_parameters(), folder
+    print(folder)
 """
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("imports", ["import supertickets, transformers", "import transformers, supertickets"])
+def test_loads_in_a_fresh_process_with_stock_classes(imports: str, tmp_path: Path) -> None:
+    """All families in one process; transformers may be imported before the package or after it."""
+    for family in FAMILIES:
+        folder = save_tiny_model(tmp_path / family / "base", family, scale=0.5)
+        model = cut(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval(), TICKET)
+        model.save_pretrained(tmp_path / family / "small")
+        with torch.no_grad():
+            torch.save(model(torch.arange(5, 77).view(6, 12)).logits, tmp_path / family / "expected.pt")
+    folders = [str(tmp_path / family) for family in FAMILIES]
+    command = [sys.executable, "-c", LOAD % imports, str(torch.get_num_threads()), *folders]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == folders
 
 
 NO_HEAD = Ticket.from_pruned(LAYERS, HEADS, pruned_heads=[(1, head) for head in range(HEADS)], pruned_ffns=[2])

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import supertickets
-from helpers.browser import browser, requests, set_screen, why_not
+from helpers.browser import requests, set_screen
 from helpers.weight_records import imp_record, random_ticket, transfer_record
 from supertickets.cli import main
 from supertickets.evidence.magnitude import conclude_magnitude
@@ -252,15 +252,6 @@ def test_shades() -> None:
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 PLOTS = {"imp": 2, "hostile": 2, "single": 1, "pruning": 2, "begun": 0, "transfer": 0, "transferring": 0}
-
-
-@pytest.fixture(scope="module")
-def driver(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
-    with browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.mark.parametrize("page", PLOTS)
