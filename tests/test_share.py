@@ -408,27 +408,29 @@ def best_shared(result: ShareResult) -> Any:
 
 
 def test_shared_models_predict_as_in_training(shared: ShareResult) -> None:
+    """In a fresh process, together and each task's model alone."""
     outcome = best_shared(shared)
     script = """
 import json, sys
 from supertickets import load_shared
 from supertickets.export.predict import predict
 from pathlib import Path
-folder, model, task, texts = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-shared = load_shared(folder).predict(task, texts)
-alone = predict(Path(model), texts, None, 16)
-print(json.dumps([shared.tolist(), alone.tolist()]))
+shared = load_shared(sys.argv[1])
+for task, (folder, texts) in json.loads(sys.argv[2]).items():
+    print(json.dumps([shared.predict(task, texts).tolist(), predict(Path(folder), texts, None, 16).tolist()]))
 """
-    for place, task in enumerate(("words", "lengths")):
-        texts = load_task(outcome.trial.tasks[place].source).dev.text
-        arguments = [shared.model_folder, shared.task_folders[task] / "model", task, json.dumps(texts)]
-        done = subprocess.run(
-            [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=True
-        )
+    tasks = {task: place for place, task in enumerate(("words", "lengths"))}
+    asked = {
+        task: (str(shared.task_folders[task] / "model"), load_task(outcome.trial.tasks[place].source).dev.text)
+        for task, place in tasks.items()
+    }
+    command = [sys.executable, "-c", script, str(shared.model_folder), json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for place, line in zip(tasks.values(), done.stdout.splitlines(), strict=True):
         expected = outcome.predictions(place)["dev"][outcome.best_epoch - 1]
-        for found in json.loads(done.stdout.splitlines()[-1]):
-            assert np.allclose(found, expected, rtol=1e-4, atol=1e-5)
         assert expected.std(axis=0).max() > 1e-2  # a constant would show nothing
+        for found in json.loads(line):
+            assert np.allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_shared_model_has_one_encoder_and_small_parts(shared: ShareResult, places: dict[str, Path]) -> None:
