@@ -35,7 +35,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ({"WORLD_SIZE": "0"}, ""),
         ({"WORLD_SIZE": "4"}, "because RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, which"),
         ({**LAUNCH, "WORLD_SIZE": "4", "LOCAL_RANK": ""}, "because LOCAL_RANK, which torchrun and `accelerate launch`"),
-        ({**LAUNCH, "WORLD_SIZE": "many"}, "WORLD_SIZE=many in the environment is ignored because it is not a number"),
+        ({**LAUNCH, "WORLD_SIZE": "many"}, "WORLD_SIZE=many in the environment is ignored because it is not a"),
+        ({**LAUNCH, "WORLD_SIZE": "-3"}, "because it is not a number of processes: each training runs on one process."),
         ({"WORLD_SIZE": ""}, "WORLD_SIZE= in the environment is ignored"),
     ]
     + [({**LAUNCH, "WORLD_SIZE": "4", name: ""}, f"because {name}, which") for name in LAUNCH],

@@ -94,7 +94,7 @@ def _launched() -> bool:
     if lacking := [name for name in _BY_LAUNCHERS if not os.environ.get(name, "").strip()]:
         _say_alone(f"{', '.join(lacking)}, which torchrun and `accelerate launch` set as well, cannot be found there")
     elif not size.isdecimal():
-        _say_alone("it is not a number")
+        _say_alone("it is not a number of processes")
     else:
         return True
     return False
