@@ -201,6 +201,13 @@ def test_cells_of_a_grid() -> None:
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
+
+@pytest.fixture(scope="module")
+def driver(pages: dict[str, str], driver: Any) -> Any:
+    """The browser, when the pages lie in their folder."""
+    return driver
+
+
 PLOTS = {"three": 5, "two": 1, "adapted": 1, "adapting": 1}
 
 

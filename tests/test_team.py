@@ -11,6 +11,7 @@ from supertickets.models import ModelSource, find_model
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.training import loop, team
+from supertickets.training.devices import find_device
 from supertickets.training.loop import Learner, Trainer
 from supertickets.training.objectives import encode
 from supertickets.training.recipe import Recipe
@@ -62,11 +63,12 @@ def test_a_launch_is_one(environment: pytest.MonkeyPatch) -> None:
     assert find_team() == Team(2, 4)
 
 
-def test_trackers_do_not_wait_for_processes_that_nobody_started(environment: pytest.MonkeyPatch) -> None:
+def test_nothing_waits_for_processes_that_nobody_started(environment: pytest.MonkeyPatch) -> None:
     """accelerate takes LOCAL_RANK alone, which scripts for clusters set, for a launch, and asks for the rest of it."""
     environment.setattr(PartialState, "_shared_state", {})
     environment.setenv("WORLD_SIZE", "4")
     environment.setenv("LOCAL_RANK", "2")
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
     assert team.process_state().num_processes == 1
     PartialState._shared_state.clear()
     with pytest.raises(ValueError, match="expected"):  # control

@@ -251,6 +251,13 @@ def test_shades() -> None:
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
+
+@pytest.fixture(scope="module")
+def driver(pages: dict[str, str], driver: Any) -> Any:
+    """The browser, when the pages lie in their folder."""
+    return driver
+
+
 PLOTS = {"imp": 2, "hostile": 2, "single": 1, "pruning": 2, "begun": 0, "transfer": 0, "transferring": 0}
 
 

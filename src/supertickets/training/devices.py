@@ -7,15 +7,14 @@ from typing import Literal
 import torch
 
 from supertickets.training.recipe import Precision
+from supertickets.training.team import process_state
 
 
 def find_device(name: str = "auto") -> torch.device:
     """Return the device accelerate picks (a GPU if there is one), or the one named."""
     if name != "auto":
         return torch.device(name)
-    from accelerate import PartialState
-
-    return PartialState().device
+    return process_state().device
 
 
 def choose_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
