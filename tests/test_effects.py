@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import supertickets
-from conftest import save_tiny_model
+from helpers.models import save_tiny_model
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.lab import Outcome, Trial
@@ -146,7 +146,7 @@ def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
         "track": ("tensorboard",),
     }
     value |= {"metrics": ("accuracy", "matthews"), "device": "cpu", "data": places["glue"], "max_length": 12}
-    value |= {"labels": ("1", "0"), "positive": "0"}
+    value |= {"labels": ("1", "0"), "positive": "0", "score_epoch": 2}
     value |= {"track": ("tensorboard",), "dev_share": 0.25, "as_task": "words", "control_at": (0.3,)}
     value |= dict.fromkeys(("optimizer", "lr_schedule", "order"), "released")
     value |= {"keep_epoch": "best"} if study in ("imp", "pretrain") else {}

@@ -22,7 +22,7 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from conftest import FAMILIES, save_tiny_model
+from helpers.models import FAMILIES, save_tiny_model
 from supertickets.errors import TicketError
 from supertickets.lab.jobs import Job
 from supertickets.lab.trial import TaskTicket, Trial

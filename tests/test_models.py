@@ -11,7 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file, save_model
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from conftest import FAMILIES, VOCABULARY, save_tiny_model
+from helpers.models import FAMILIES, VOCABULARY, save_tiny_model
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model, load_model, load_tokenizer
 from supertickets.models.base import _NOT_NEEDED

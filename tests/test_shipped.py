@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from conftest import FAMILIES, save_tiny_model, write_words
+from helpers.models import FAMILIES, save_tiny_model
+from helpers.trials import write_words
 from supertickets.errors import StudyError, TicketError
 from supertickets.export.predict import predict
 from supertickets.export.reloaded import check_reloaded, outputs_again
