@@ -364,7 +364,7 @@ def test_epochs_of_a_single_task_are_not_those_of_the_sharing(
         pass
 
     def found(asked: dict[str, Any], **more: Any) -> None:
-        whole = complete(FindSettings, asked | {name: more[name] for name in ("kinds", "out")}, base)
+        whole = complete(FindSettings, asked, base)
         looked[whole.task] = whole.epochs, whole.score_epoch
         assert whole.learning_rate == settings.learning_rate
         raise FoundError

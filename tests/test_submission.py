@@ -255,7 +255,7 @@ def test_the_seeds_models_predict(
     def watched(model: Path, text: Any, pair: Any, *how: Any) -> np.ndarray:
         task = "stsb" if AutoConfig.from_pretrained(model).num_labels == 1 else "rte"
         table = read_tsv(glue / {"rte": "RTE", "stsb": "STS-B"}[task] / "dev.tsv")
-        said[task] = predict(model, table["sentence1"], table["sentence2"], *how)
+        said[task] = predict(model, table.columns["sentence1"], table.columns["sentence2"], *how)
         return predict(model, text, pair, *how)
 
     monkeypatch.setattr("supertickets.export.predict.predict", watched)

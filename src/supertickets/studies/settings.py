@@ -384,7 +384,7 @@ class ShareSettings(StudySettings, TicketSettings, Sharing):
         """Return also what only the search for tickets reads, where there is none, and what only fine-tuning reads."""
         idle = super().without_effect(asked)
         if self.tickets:
-            searched = ("levels", *Drawing.model_fields, *ScoringSettings.model_fields)
+            searched = ("levels", "find_epochs", *Drawing.model_fields, *ScoringSettings.model_fields)
             idle |= dict.fromkeys(searched, "--tickets names the tickets, so that none are looked for")
         else:
             idle |= self.unread([self.importance], randomly=False)
