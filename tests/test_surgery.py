@@ -17,7 +17,7 @@ from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import TicketError
 from supertickets.surgery.cut import BiasAlone, cut
 from supertickets.surgery.gate import ticket_gated
-from supertickets.surgery.reload import IMPORT_FIRST
+from supertickets.surgery.saving import IMPORT_FIRST
 from supertickets.tickets import Ticket
 
 TICKET = Ticket.from_pruned(LAYERS, HEADS, [(0, 1), (1, 0), (1, 2), (1, 3), (2, 2)], [1])

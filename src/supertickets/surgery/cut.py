@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from supertickets.anatomy.blocks import Block, blocks_of, shape_of
 from supertickets.errors import TicketError
-from supertickets.surgery.reload import mark_cut
+from supertickets.surgery.saving import mark_cut
 from supertickets.tickets import Ticket
 
 

@@ -7,22 +7,32 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from supertickets.anatomy.blocks import blocks_of
+from supertickets.errors import TicketError
 
 MATRICES = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
 
 
 def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
-    """Draw the whole model anew as its config says: matrices N(0, initializer_range), biases 0, norms 1."""
+    """Draw the whole model anew as its config says: matrices N(0, initializer_range), biases 0, norms 1.
+
+    Raises TicketError for a parameter of another kind of module: it would keep its pre-trained values.
+    """
     spread = model.config.initializer_range
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             module.weight.data.normal_(0.0, spread, generator=generator)
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight.data[module.padding_idx].zero_()
         elif isinstance(module, nn.LayerNorm):
             module.weight.data.fill_(1.0)
-        if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
-            module.bias.data.zero_()
+        for part, parameter in module.named_parameters(recurse=False):
+            if part == "bias":
+                parameter.data.zero_()
+            elif not isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm):
+                raise TicketError(
+                    f"random weights: {name}.{part} belongs to a {type(module).__name__}, which cannot be drawn anew; "
+                    "expected linears, embeddings and LayerNorms alone."
+                )
 
 
 def shuffle_layers(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
