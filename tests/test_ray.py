@@ -116,9 +116,15 @@ def test_on_a_laptop_a_local_ray_starts_by_itself(study: dict[str, Any], tmp_pat
             ",".join(map(str, value)) if isinstance(value, tuple) else str(value),
         )
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "supertickets", "find", *typed], capture_output=True, text=True, env=dict(os.environ)
-    )
+    # Ray writes there which clusters this machine has: those of other tests are none of this one's. Sockets' names are
+    # short.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as apart:
+        done = subprocess.run(
+            [sys.executable, "-m", "supertickets", "find", *typed],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "RAY_TMPDIR": apart},
+        )
     assert done.returncode == 0, done.stderr
     assert "report: " in done.stdout
     assert (tmp_path / "out" / "super-ticket" / "model" / "model.safetensors").is_file()
