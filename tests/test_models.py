@@ -1,7 +1,10 @@
 """A model folder against what its architecture needs: whatever is missing, unused or new is an error, or is said."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file, save_model
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from helpers.hub import hub
 from helpers.models import FAMILIES, VOCABULARY, save_tiny_model
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model, load_model, load_tokenizer
@@ -229,6 +233,39 @@ def test_from_the_hub_all_tokenizer_files_and_no_other_weights() -> None:
         "0_Transformer/config.json",
     ]  # fmt: skip
     assert list(filter_repo_objects(needed + left, ignore_patterns=[*_NOT_NEEDED, "*.bin"])) == needed
+
+
+FETCH = """
+import sys
+from supertickets.models import ModelSource, find_model
+base = find_model(sys.argv[1])
+source = ModelSource(base)
+print(base.weight_hash, source.tokenizer("w1 w2")["input_ids"], sorted(path.name for path in base.files))
+"""
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_model_from_a_hub(folder: Path, tmp_path: Path, pickled: bool) -> None:
+    """The real client and a server: every file of the tokenizer comes, other weights and subfolders do not."""
+    for name in ("sentencepiece.bpe.model", "added_tokens.json", "onnx/model.onnx", "old/model.safetensors", "tf.h5"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}" + " " * len(name))  # one blob a file: the client fetches equal ones once
+    if pickled:
+        torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+        (folder / WEIGHTS).unlink()
+    else:
+        (folder / "pytorch_model.bin").write_bytes(b"never read")
+    expected = find_model(str(folder)), AutoTokenizer.from_pretrained(folder)("w1 w2")["input_ids"]
+    with hub({"me/tiny": folder}) as (address, fetched):
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run([sys.executable, "-c", FETCH, "me/tiny"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    weights = "pytorch_model.bin" if pickled else WEIGHTS
+    assert done.stdout.startswith(f"{expected[0].weight_hash} {expected[1]} ")
+    assert set(fetched) == {
+        "config.json", "tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "added_tokens.json",
+        weights,
+    }  # fmt: skip
 
 
 # --- the tokenizer ----------------------------------------------------------------------------------------------------

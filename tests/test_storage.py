@@ -9,7 +9,7 @@ import pytest
 
 from supertickets import storage
 from supertickets.errors import TicketError
-from supertickets.storage import atomic_folder, check_free, clear_left_overs, write_atomically
+from supertickets.storage import atomic_folder, check_free, clear_left_overs, user_path, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -208,6 +208,44 @@ def test_without_exchange_the_fallback_is_taken(tmp_path: Path, monkeypatch: pyt
     write(tmp_path / "model", "newer")
     assert (tmp_path / "model" / "config.json").read_text() == "newer"
     assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("failing", [{2}, {2, 3}])
+def test_the_fallback_loses_no_folder_when_renaming_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: set[int]
+) -> None:
+    """The second rename puts the new folder in place, the third one the old one back; either may fail."""
+    rename, calls = os.rename, iter(range(1, 9))
+
+    def sometimes(source: Path, target: Path) -> None:
+        if next(calls) in failing:
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    write(tmp_path / "model", "old")
+    with monkeypatch.context() as during:
+        during.setattr(storage, "_rename_exchange", lambda *names: False)
+        during.setattr(os, "rename", sometimes)
+        with pytest.raises((TicketError, PermissionError)):
+            write(tmp_path / "model", "new")
+    clear_left_overs(tmp_path / "model")
+    assert (tmp_path / "model" / "config.json").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_what_others_put_below_a_folder_of_ours_stays(tmp_path: Path) -> None:
+    (tmp_path / "model" / "onnx").mkdir(parents=True)
+    for name in ("onnx/model.onnx", "model-2.safetensors", "notes"):
+        (tmp_path / "model" / name).write_text("theirs")
+    with atomic_folder(tmp_path / "model", ours=("*.safetensors",)) as new:
+        (new / "config.json").write_text("new")
+    assert names(tmp_path / "model") == ["config.json", "notes", "onnx"]  # a shard of an earlier model is ours
+    assert (tmp_path / "model" / "onnx" / "model.onnx").read_text() == "theirs"
+
+
+def test_a_home_of_nobody_is_a_ticket_error() -> None:
+    with pytest.raises(TicketError, match="nobody-of-this-name"):
+        user_path("~nobody-of-this-name/x")
 
 
 def test_home_is_expanded_wherever_a_path_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

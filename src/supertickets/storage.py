@@ -10,7 +10,7 @@ import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
@@ -18,13 +18,17 @@ from pydantic import AfterValidator
 
 from supertickets.errors import NoSpaceError, TicketError
 
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
-"""A path as a user gives it in settings: `~` is the home folder, whoever passed it (a shell, YAML or Python)."""
-
 
 def user_path(path: Path | str) -> Path:
-    """Return a path as a user gives it to a function, `~` expanded."""
-    return Path(path).expanduser()
+    """Return a path as a user gives it, `~` expanded; raises TicketError for the home of a user that there is not."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise TicketError(f"{path}: there is no user of that name on this machine.") from error
+
+
+UserPath = Annotated[Path, AfterValidator(user_path)]
+"""A path as a user gives it in settings: `~` is the home folder, whoever passed it (a shell, YAML or Python)."""
 
 
 _TEMPORARY = ".supertickets-"
@@ -81,11 +85,11 @@ def is_left_over(path: Path) -> bool:
 def atomic_folder(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
     """Give a folder to write into, which becomes `folder` if all went well; otherwise `folder` stays as it was.
 
-    An existing folder is exchanged for the new one, so that a crash leaves the old or the new one whole; entries of it
-    that the new one does not have are kept, but for those named in `ours`. A symbolic link stays one. An empty folder
-    that cannot be exchanged (a mount point, the working directory) is filled, and emptied again by the next call if
-    that was cut short. Raises NoSpaceError if the disk is full, TicketError if the folder can be neither exchanged nor
-    filled.
+    An existing folder is exchanged for the new one, so that a crash leaves the old or the new one whole; files in it
+    that the new one does not have are kept, but for those that match a pattern of `ours`. A symbolic link stays one.
+    An empty folder that cannot be exchanged (a mount point, the working directory) is filled, and emptied again by the
+    next call if that was cut short. Raises NoSpaceError if the disk is full, TicketError if the folder can be neither
+    exchanged nor filled.
     """
     target = Path(os.path.realpath(folder))
     clear_left_overs(target)
@@ -164,7 +168,12 @@ def _owner(temporary: Path) -> dict[str, Any] | None:
 
 
 def _delete_temporary(temporary: Path) -> None:
-    """Delete what we made in a temporary folder, and the folder if nothing else is in it."""
+    """Delete what we made in a temporary folder, and the folder if nothing else is in it.
+
+    A folder that was moved aside is deleted only if the new one has taken its place.
+    """
+    if (temporary / _OLD).exists() and (temporary / _NEW).exists():
+        return
     for name in (_NEW, _OLD, _LOCK, _OWNER):
         _delete(temporary / name)
     with suppress(OSError):
@@ -197,24 +206,35 @@ def _exchange(target: Path, temporary: Path, ours: Collection[str]) -> None:
     if not target.exists():
         os.rename(new, target)
         return
-    for path in target.iterdir():  # what is not ours stays
-        if path.name not in ours and not (new / path.name).exists():
-            if path.is_dir() and not path.is_symlink():
-                shutil.copytree(path, new / path.name, symlinks=True)
-            else:
-                shutil.copy2(path, new / path.name, follow_symlinks=False)
+    _keep(target, new, "", ours)
     if _rename_exchange(new, target):
         os.rename(new, old)
-        return
-    try:
-        os.rename(target, old)
-    except OSError as error:
-        raise TicketError(f"{target}: the folder cannot be replaced ({error.strerror}); choose another one.") from error
-    try:
-        os.rename(new, target)
-    except BaseException:
-        os.rename(old, target)
-        raise
+    else:
+        try:
+            os.rename(target, old)
+            os.rename(new, target)
+        except BaseException as error:
+            if old.exists() and not target.exists():
+                os.rename(old, target)
+            if isinstance(error, OSError):
+                left = f"; what was in it lies in {old}" if old.exists() else ""
+                raise TicketError(
+                    f"{target}: the folder cannot be replaced ({error.strerror}){left}; choose another one."
+                ) from error
+            raise
+    _delete(old)  # only now: until the new folder has the name, it is the user's
+
+
+def _keep(old: Path, new: Path, place: str, ours: Collection[str]) -> None:
+    """Copy what an old folder has and a new one has not into the new one, but for files of our own."""
+    for path in old.iterdir():
+        name = f"{place}{path.name}"
+        if path.is_dir() and not path.is_symlink():
+            if not (new / path.name).is_file():
+                _keep(path, new / path.name, f"{name}/", ours)
+        elif not (new / path.name).exists() and not any(PurePosixPath(name).match(pattern) for pattern in ours):
+            new.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
 def _rename_exchange(one: Path, other: Path) -> bool:

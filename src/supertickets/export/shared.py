@@ -18,7 +18,7 @@ from supertickets.errors import TicketError, unknown_name
 from supertickets.export.predict import outputs_of
 from supertickets.export.ship import describe_outputs, ship
 from supertickets.lab.outcome import WEIGHTS, Outcome, named, of_task, task_weights
-from supertickets.models import BaseModel, ModelSource, load_tokenizer, quiet_transformers
+from supertickets.models import BaseModel, ModelSource, load_tokenizer, own_files, quiet_transformers
 from supertickets.storage import atomic_folder, user_path, write_atomically
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
@@ -82,7 +82,7 @@ def ship_shared(
             for task, part in zip(tasks, trial.tasks, strict=True)
         ],
     }
-    with atomic_folder(folder) as new, quiet_transformers():
+    with atomic_folder(folder, ours=own_files(ENCODER)) as new, quiet_transformers():
         encoder.save_pretrained(new / ENCODER)
         source.tokenizer.save_pretrained(new / ENCODER)
         write_atomically(new / OUTPUTS, save(outputs))

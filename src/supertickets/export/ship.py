@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from supertickets.export.card import ticket_card
 from supertickets.export.reloaded import check_reloaded
 from supertickets.lab.outcome import WEIGHTS, Outcome, task_weights
-from supertickets.models import BaseModel, ModelSource, load_model, quiet_transformers
+from supertickets.models import BaseModel, ModelSource, load_model, own_files, quiet_transformers
 from supertickets.storage import atomic_folder
 from supertickets.surgery.cut import cut
 from supertickets.surgery.output_layer import rescale
@@ -25,7 +25,7 @@ def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, fo
     `place` is the task's among those of the outcome's trial. A crash leaves the folder as it was, or the whole new one.
     Raises StudyError if the model, loaded again, does not give what was measured.
     """
-    with atomic_folder(folder, ours=(MODEL_FOLDER,)) as new:
+    with atomic_folder(folder, ours=own_files(MODEL_FOLDER)) as new:
         if outcome.has_weights:
             reloaded = save_trained_model(outcome, base, task, new / MODEL_FOLDER, place)
             shared = replace(shared, origin={**shared.origin, "reloaded": reloaded})

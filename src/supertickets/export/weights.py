@@ -8,7 +8,7 @@ from typing import Any
 from supertickets.export.card import weight_ticket_card
 from supertickets.export.ship import save_trained_model
 from supertickets.lab.outcome import Outcome
-from supertickets.models import BaseModel, find_model, prunable_weights
+from supertickets.models import BaseModel, find_model, own_files, prunable_weights
 from supertickets.storage import atomic_folder, check_free, file_digest, user_path
 from supertickets.tasks import Task
 from supertickets.tickets.folder import MODEL_FOLDER, SharedWeightTicket
@@ -21,7 +21,7 @@ def ship_weights(shared: SharedWeightTicket, outcome: Outcome, base: BaseModel, 
 
     The model is a plain one, with zeros where the ticket has nothing: stock transformers loads it.
     """
-    with atomic_folder(folder, ours=(MODEL_FOLDER,)) as new:
+    with atomic_folder(folder, ours=own_files(MODEL_FOLDER)) as new:
         if outcome.has_weights:
             reloaded = save_trained_model(outcome, base, task, new / MODEL_FOLDER)
             shared = replace(shared, origin={**shared.origin, "reloaded": reloaded})

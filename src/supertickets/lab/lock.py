@@ -36,6 +36,10 @@ def hold(folder: Path) -> Iterator[None]:
             f"--out {folder}: process {who['pid']} on {who['host']} has been working in this folder since "
             f"{who['since']}; wait for it, or choose another folder."
         ) from None
+    except OSError as error:
+        raise TicketError(
+            f"--out {folder}: nothing can be written there ({error.strerror}); choose another folder."
+        ) from error
     try:
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_atomically(folder / _HOLDER, json.dumps(mine))
@@ -57,5 +61,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
             return dict(json.loads((folder / _HOLDER).read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return {"pid": "?", "host": "?", "since": "?"}
+    except OSError:  # a folder that others may only read
+        return None
     lock.release()
     return None

@@ -1,6 +1,6 @@
 """Base models: a name into a local folder, a folder into a dense model with a new output layer and its tokenizer."""
 
-from supertickets.models.base import DEFAULT_MODEL, BaseModel, find_model
+from supertickets.models.base import DEFAULT_MODEL, BaseModel, find_model, own_files
 from supertickets.models.checkpoint import load_model, quiet_transformers
 from supertickets.models.source import (
     STOCK_CLASSES,
@@ -20,6 +20,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "new_modules",
+    "own_files",
     "prunable_shapes",
     "prunable_weights",
     "quiet_transformers",

