@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tickets": {"errors", "storage"},
     "anatomy": {"errors", "tickets"},
     "models": {"errors", "storage", "anatomy", "tasks", "tickets", "surgery"},
-    "surgery": {"errors", "anatomy", "tickets"},
+    "surgery": {"errors", "storage", "anatomy", "tickets"},
     "tasks": {"errors", "storage"},
     "training": {"errors", "storage", "anatomy", "tickets", "surgery", "tasks"},
     "lab": {"errors", "storage", "anatomy", "models", "tickets", "surgery", "tasks", "training"},

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,20 @@ def test_loads_in_a_fresh_process_with_stock_classes(imports: str, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == folders
+
+
+def test_saving_to_the_hub_hands_on_what_was_asked(tmp_path: Path) -> None:
+    """As transformers does: who may see it, with which token, into which revision; only the main process writes."""
+    model = cut(AutoModel.from_config(tiny_config("bert")), TICKET)
+    asked: dict[str, Any] = {"private": True, "token": "t", "revision": "r", "create_pr": True}
+    calls: list[dict[str, Any]] = []
+    model.push_to_hub = lambda **options: calls.append(options)
+    model.save_pretrained(tmp_path / "mine", push_to_hub=True, **asked)
+    model.save_pretrained(tmp_path / "named", push_to_hub=True, repo_id="me/x")
+    model.save_pretrained(tmp_path / "other", is_main_process=False, push_to_hub=True)
+    model.save_pretrained(tmp_path / "here", token="t")
+    assert calls == [{"repo_id": "mine", **asked}, {"repo_id": "me/x"}]
+    assert not (tmp_path / "other" / "config.json").exists()
 
 
 NO_HEAD = Ticket.from_pruned(LAYERS, HEADS, pruned_heads=[(1, head) for head in range(HEADS)], pruned_ffns=[2])

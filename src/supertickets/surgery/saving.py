@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from supertickets.storage import write_atomically
 from supertickets.tickets import Ticket
 
 METHOD = "supertickets"
@@ -39,6 +40,11 @@ def mark_as(model: PreTrainedModel, config: TicketConfig) -> None:
             module.save_pretrained = _SavePretrained(module)
 
 
+_HUB = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags",
+        "max_shard_size")  # fmt: skip
+"""What `save_pretrained` hands on to the hub."""
+
+
 class _SavePretrained:
     """`save_pretrained` of a cut model: as transformers does it, and config.json gets what transformers leaves out.
 
@@ -52,14 +58,18 @@ class _SavePretrained:
         """Save the model as `PreTrainedModel.save_pretrained` does."""
         model = self._model()
         assert model is not None
-        target = {name: kwargs.pop(name) for name in ("repo_id", "commit_message") if push_to_hub and name in kwargs}
-        type(model).save_pretrained(model, save_directory, *args, **kwargs)
+        to_hub = {name: kwargs[name] for name in _HUB if push_to_hub and name in kwargs}
+        here = {
+            name: value for name, value in kwargs.items() if name not in _HUB or name in ("token", "max_shard_size")
+        }
+        type(model).save_pretrained(model, save_directory, *args, **here)
         path = Path(save_directory) / "config.json"
-        if path.is_file():  # where only adapters are saved there is none
+        main = args[0] if args else kwargs.get("is_main_process", True)
+        if main and path.is_file():  # where only adapters are saved there is none
             content = json.loads(path.read_text(encoding="utf-8")) | {"transformers_weights": IMPORT_FIRST}
-            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        if push_to_hub:
-            model.push_to_hub(**{"repo_id": Path(save_directory).name, **target})
+            write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        if main and push_to_hub:
+            model.push_to_hub(**{"repo_id": Path(save_directory).name, **to_hub})
 
     def __reduce__(self) -> Any:
         return _SavePretrained, (self._model(),)  # copied and pickled with its model
