@@ -378,6 +378,11 @@ def test_regression(tiny_model: Path, tmp_path: Path) -> None:
     assert {"pearson", "spearman"} <= set(result.table.columns)
     model = AutoModelForSequenceClassification.from_pretrained(result.ticket_folder / "model")
     assert model.config.problem_type == "regression"
+    other = {"task": "other", "regression": True, "fractions": (12,), "output_layer": "trained", **files}
+    with pytest.raises(
+        TicketError, match=r"--output-layer trained.* standardises its targets .* expected --output-lay"
+    ):
+        adapt(runs=result.folder, out=tmp_path / "adapted", **other)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------

@@ -366,6 +366,17 @@ class _Run:
                 f"{task.name!r} {_outputs(task.labels, task.metrics)}; expected the same in the same order, or "
                 f"{flag('output_layer')} new."
             )
+        trained = next(iter(self.rows().values())).trial
+        assert trained is not None
+        for name, standardised in {
+            subject.task: trained.tasks[place].source.regression,
+            task.name: task.standardised,
+        }.items():
+            if standardised:
+                raise TicketError(
+                    f"{wanted}: {name!r} standardises its targets by its own training examples, so an output layer of "
+                    f"one task predicts on another scale than the other's; expected {flag('output_layer')} new."
+                )
 
     def regained(self, key: str, base: BaseModel, quiet: bool) -> Outcome:
         """Return a trial's outcome with its weights, training again for them if they were not kept."""
