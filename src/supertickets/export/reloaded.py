@@ -16,12 +16,15 @@ from supertickets.training.recipe import Precision
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """How far outputs may be from those measured, as a share of the largest one: the study may have run on another machine.
 On the same one they are the same bit for bit."""
+_SCORES = 1.0
+"""How far scores of answers and of masked tokens may be apart, in percent, for the same reason."""
 
 
 def check_reloaded(folder: Path, outcome: Outcome, task: Task, place: int = 0) -> dict[str, Any]:
     """Return how a saved model does on the dev set when stock transformers loads it again.
 
-    `largest_difference` is that of its outputs, in the training's precision, from those that were measured; `float32`
+    `largest_difference` is that of its outputs (of answers and masked tokens: of its score), in the training's
+    precision, from those that were measured; `float32`
     has the metrics in float32, as stock classes compute. `place` is the task's among those of the outcome's trial.
     Raises StudyError if the outputs are others than were measured.
     """
@@ -29,8 +32,15 @@ def check_reloaded(folder: Path, outcome: Outcome, task: Task, place: int = 0) -
     best = [entry["epoch"] for entry in outcome.epochs].index(outcome.best_epoch)
     measured = outcome.predictions(place)["dev"][best]
     found = outputs_again(folder, task, recipe.max_length, recipe.batch_size, recipe.precision, recipe.threads)
-    difference = float(np.abs(found - measured).max()) if found.shape == measured.shape else np.inf
-    if not difference <= _TOLERANCE[recipe.precision] * max(1.0, float(np.abs(measured).max())):
+    if found.shape != measured.shape:
+        difference, allowed = np.inf, 0.0
+    elif task.form == "sequence":
+        difference = float(np.abs(found - measured).max())
+        allowed = _TOLERANCE[recipe.precision] * max(1.0, float(np.abs(measured).max()))
+    else:  # of tokens only judgements are kept: a near tie that falls otherwise moves an answer
+        scores = [evaluate(task.metrics, task.dev.targets, outputs)["score"] for outputs in (found, measured)]
+        difference, allowed = abs(scores[0] - scores[1]), _SCORES
+    if not difference <= allowed:
         raise StudyError(
             f"{folder}: the saved model gives other outputs on the dev set than were measured (largest difference "
             f"{difference:.3g}), so it is not shipped; please report this."

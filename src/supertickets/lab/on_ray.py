@@ -175,7 +175,7 @@ class RayRunner:
             join(address)
         self._options = options
         # In lists, so that they are fetched where they are used: tasks once for a bench.
-        self._hashes = frozenset([*models, *tasks])
+        self._hashes = frozenset([*models, *(model.files_hash for model in models.values()), *tasks])
         self._models = [ray.put({key: _pack(model) for key, model in models.items()})]
         self._tasks = [ray.put(dict(tasks))]
         # Beside this process, so that losing another machine does not lose it.

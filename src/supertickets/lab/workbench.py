@@ -72,9 +72,9 @@ class Workbench:
         self._writes = find_team().leads
         self._trackers, self._checkpoint_every = trackers, checkpoint_every
         self._models = dict(models or {})
-        self._sources: dict[str, ModelSource] = {}
+        self._sources: dict[tuple[str, str], ModelSource] = {}
         self._tasks = dict(tasks or {})
-        self._encoded: dict[tuple[str, str, int], EncodedTask] = {}
+        self._encoded: dict[tuple[str, str, str, int], EncodedTask] = {}
 
     def run(self, job: Job, report: Report) -> Outcome:
         """Run a job's trial, leave everything in its folder and return the outcome.
@@ -198,14 +198,15 @@ class Workbench:
         return drawn_weights(mask, found, source.encoder_weights)
 
     def _source(self, trial: Trial) -> ModelSource:
-        if trial.weight_hash not in self._sources:
+        key = trial.weight_hash, trial.files_hash
+        if key not in self._sources:
             base = self._models.get(trial.weight_hash) or find_model(trial.model)
             if base.weight_hash != trial.weight_hash:
                 raise TicketError(f"model {trial.model!r} has other weights than when the study began.")
             if trial.files_hash not in ("", base.files_hash):
                 raise TicketError(f"model {trial.model!r} has another config or tokenizer than when the study began.")
-            self._sources[trial.weight_hash] = ModelSource(base)
-        return self._sources[trial.weight_hash]
+            self._sources[key] = ModelSource(base)
+        return self._sources[key]
 
     def _data(self, trial: Trial, of: TaskTicket, source: ModelSource) -> EncodedTask:
         if of.data_hash not in self._tasks:
@@ -213,7 +214,7 @@ class Workbench:
             if task.fingerprint() != of.data_hash:
                 raise TicketError(f"task {of.source.task!r} has other examples than when the study began.")
             self._tasks[of.data_hash] = task
-        key = (of.data_hash, trial.weight_hash, trial.recipe.max_length)
+        key = (of.data_hash, trial.weight_hash, trial.files_hash, trial.recipe.max_length)
         if key not in self._encoded:
             self._encoded[key] = encode(self._tasks[of.data_hash], source.tokenizer, trial.recipe.max_length)
         return self._encoded[key]
