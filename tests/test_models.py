@@ -324,6 +324,14 @@ def test_no_padding_token_and_padding_on_the_left(folder: Path) -> None:
     assert "no padding token" in refusal(folder)
 
 
+@pytest.mark.parametrize("wrong", [0, -1, True, float("nan")])
+def test_the_tokenizers_longest_text_is_a_number(folder: Path, wrong: object) -> None:
+    edit_tokenizer(folder, lambda content: content.update(model_max_length=float("inf")))  # the control
+    positions = load_tokenizer("x", folder).tokenizer.model_max_length
+    edit_tokenizer(folder, lambda content: content.update(model_max_length=wrong))
+    assert f"expected a number of tokens, such as {positions}." in refusal(folder)
+
+
 def test_segment_ids_are_left_out_where_the_model_has_one_segment(tmp_path: Path) -> None:
     """Also by what is saved with the model; a stock class would run past its one segment."""
     folder = save_tiny_model(tmp_path / "model", "roberta")

@@ -65,7 +65,13 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
         _set(tokenizer, "padding_side", "right")  # positions are counted from the first token on
         notices.append(f"The tokenizer of model {name} pads on the left: set to the right, as it is trained here.")
     positions = family_of(config["model_type"]).max_length(config)
-    _set(tokenizer, "model_max_length", min(int(tokenizer.model_max_length), positions))
+    longest: object = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
+        raise TicketError(
+            f"model {name!r}: tokenizer_config.json has model_max_length {longest!r}; expected a number of tokens, "
+            f"such as {positions}."
+        )
+    _set(tokenizer, "model_max_length", int(min(longest, positions)))
     return FittedTokenizer(tokenizer, tuple(notices))
 
 
