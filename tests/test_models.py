@@ -235,6 +235,17 @@ def test_from_the_hub_all_tokenizer_files_and_no_other_weights() -> None:
     assert list(filter_repo_objects(needed + left, ignore_patterns=[*_NOT_NEEDED, "*.bin"])) == needed
 
 
+def test_ffns_in_pieces_are_computed_whole(folder: Path) -> None:
+    """A config may ask for FFNs in pieces of so many tokens, of which every text must then have a multiple."""
+    change_config(folder, chunk_size_feed_forward=7)
+    ids = torch.tensor([[1, 2, 3, 4, 5]])
+    with pytest.raises(ValueError, match="multiple of the chunk size"):  # the control
+        AutoModel.from_pretrained(folder)(ids)
+    found = load_model(find_model(str(folder)), AutoModel, torch.float32).model.eval()(ids).last_hidden_state
+    change_config(folder, chunk_size_feed_forward=0)
+    torch.testing.assert_close(found, AutoModel.from_pretrained(folder)(ids).last_hidden_state)
+
+
 FETCH = """
 import sys
 from supertickets.models import ModelSource, find_model
