@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 demo: .venv/demo-installed  ## find a super ticket with the built-in default: small encoder, generated task, two seeds
 	$(BIN)/supertickets find --out demo
 
-test: .venv/dev-installed  ## all tests but the slow ones: kills, Ray, scripts, whole runs from the shell
+test: .venv/dev-installed  ## all tests but the slow ones: kills, Ray, fuzzing, scripts, whole runs from the shell
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 check: lint types  ## what CI runs: lint, types and every test; a missing browser or Ray is an error

@@ -241,6 +241,7 @@ def try_model(folder: Path, source: TaskSource, task: Task, left: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_model_folders(folders: list[Path], tmp_path: Path) -> None:
     source = write_task(tmp_path)
     task = load_task(source)
@@ -376,6 +377,7 @@ def try_data(path: Path, content: bytes, base: BaseModel, dice: Dice, left: Path
     return True
 
 
+@pytest.mark.slow
 def test_data_files(tiny_model: Path, tmp_path: Path) -> None:
     base = find_model(str(tiny_model))
     trained = dict.fromkeys((".csv", ".tsv", ".jsonl", ".parquet"), 0)
