@@ -368,15 +368,12 @@ class _Run:
             )
         trained = next(iter(self.rows().values())).trial
         assert trained is not None
-        for name, standardised in {
-            subject.task: trained.tasks[place].source.regression,
-            task.name: task.standardised,
-        }.items():
-            if standardised:
-                raise TicketError(
-                    f"{wanted}: {name!r} standardises its targets by its own training examples, so an output layer of "
-                    f"one task predicts on another scale than the other's; expected {flag('output_layer')} new."
-                )
+        if trained.tasks[place].source.regression or task.standardised:
+            name = task.name if task.standardised else subject.task
+            raise TicketError(
+                f"{wanted}: {name!r} standardises its targets by its own training examples, so an output layer of "
+                f"one task predicts on another scale than the other's; expected {flag('output_layer')} new."
+            )
 
     def regained(self, key: str, base: BaseModel, quiet: bool) -> Outcome:
         """Return a trial's outcome with its weights, training again for them if they were not kept."""
