@@ -201,7 +201,7 @@ def _stays_in_place(target: Path) -> bool:
 
 
 def _exchange(target: Path, temporary: Path, ours: Collection[str]) -> None:
-    """Put the new folder in the place of `target`; the old one is in the temporary folder afterwards."""
+    """Put the new folder in the place of `target`; the old one is in the temporary folder afterwards, as `_OLD`."""
     new, old = temporary / _NEW, temporary / _OLD
     if not target.exists():
         os.rename(new, target)
@@ -222,7 +222,6 @@ def _exchange(target: Path, temporary: Path, ours: Collection[str]) -> None:
                     f"{target}: the folder cannot be replaced ({error.strerror}){left}; choose another one."
                 ) from error
             raise
-    _delete(old)  # only now: until the new folder has the name, it is the user's
 
 
 def _keep(old: Path, new: Path, place: str, ours: Collection[str]) -> None:

@@ -3,13 +3,13 @@
 import re
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from supertickets.models import DEFAULT_MODEL, STOCK_CLASSES
+from supertickets.storage import user_path
 from supertickets.tasks import Form
 from supertickets.tasks.metrics import scored
 from supertickets.tickets import Ticket
@@ -33,7 +33,7 @@ def weight_ticket_card(
 def _card(
     template: str, ticket: object, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool, form: Form
 ) -> str:
-    on_hub = not Path(base["name"]).expanduser().is_dir() and base["name"] != DEFAULT_MODEL
+    on_hub = not user_path(base["name"]).is_dir() and base["name"] != DEFAULT_MODEL
     header = ModelCardData(
         library_name="supertickets",
         base_model=base["name"] if on_hub else None,
