@@ -248,6 +248,16 @@ def test_a_label_is_not_blank(label: str | None, tmp_path: Path) -> None:
         load(path)
 
 
+def write_frame(path: Path, frame: pd.DataFrame) -> Path:
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep="," if path.suffix == ".csv" else "\t")
+    return path
+
+
 WRITTEN = {
     "int": [0, 1, 1, 0], "float": [0.0, 1.0, 1.0, 0.0], "text": ["0", "1", "1", "0"],
     "float text": ["0.0", "1.00", "1.", "0.0"],
@@ -258,13 +268,7 @@ WRITTEN = {
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_one_number_is_one_label_however_it_is_written(kind: str, ending: str, tmp_path: Path) -> None:
     frame = pd.DataFrame({"text": list("abcd"), "label": WRITTEN[kind]})
-    path = tmp_path / f"dev.{ending}"
-    if ending == "parquet":
-        frame.to_parquet(path)
-    elif ending == "jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    else:
-        frame.to_csv(path, index=False, sep="," if ending == "csv" else "\t")
+    path = write_frame(tmp_path / f"dev.{ending}", frame)
     train = write(tmp_path / "train.csv", "text,label\na,0\nb,1\n")
     for first, second in ((train, path), (path, train)):
         task = load(first, second)
@@ -275,13 +279,7 @@ def test_one_number_is_one_label_however_it_is_written(kind: str, ending: str, t
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_truth_values_have_one_spelling(ending: str, tmp_path: Path) -> None:
     frame = pd.DataFrame({"text": list("abcd"), "label": [True, False, True, False]})
-    path = tmp_path / f"dev.{ending}"
-    if ending == "parquet":
-        frame.to_parquet(path)
-    elif ending == "jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    else:
-        frame.to_csv(path, index=False)  # True, False
+    path = write_frame(tmp_path / f"dev.{ending}", frame)  # as CSV: True, False
     task = load(write(tmp_path / "train.csv", "text,label\na,true\nb,FALSE\n"), path)
     assert task.labels == ("false", "true")
     assert task.dev.targets.tolist() == [1, 0, 1, 0]

@@ -24,8 +24,8 @@ def check_reloaded(folder: Path, outcome: Outcome, task: Task, place: int = 0) -
     """Return how a saved model does on the dev set when stock transformers loads it again.
 
     `largest_difference` is that of its outputs (of answers and masked tokens: of its score), in the training's
-    precision, from those that were measured; `float32`
-    has the metrics in float32, as stock classes compute. `place` is the task's among those of the outcome's trial.
+    precision, from those that were measured; `float32` has the metrics in float32, as stock classes compute. `place` is
+    the task's among those of the outcome's trial.
     Raises StudyError if the outputs are others than were measured.
     """
     recipe = outcome.trial.recipe
