@@ -50,7 +50,7 @@ def test_a_plugin_that_cannot_be_imported_is_named_and_the_rest_works() -> None:
 )
 def test_two_of_one_name_are_refused_and_the_rest_works(points: list[tuple[str, str]]) -> None:
     found = _with_plugins(*points)
-    with pytest.raises(TicketError, match="is registered by .* and by string:octdigits; uninstall all but one"):
+    with pytest.raises(TicketError, match=r"is registered by .* and by string:octdigits; uninstall all but one"):
         found[points[0][0]]
     assert found["green"]
 
