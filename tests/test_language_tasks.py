@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering, PreTrainedModel
 
-import supertickets  # noqa: F401  (stock classes load cut models once it is imported)
+import supertickets
 from helpers.models import FAMILIES, HEADS, LAYERS, VOCABULARY, make_loud, save_tiny_model, tiny_config
 from helpers.places import SHARED
+from helpers.study_files import super_ticket
 from supertickets.errors import TicketError
 from supertickets.evidence.resampling import weighted_scores
 from supertickets.evidence.selection import halved_scores
@@ -22,8 +23,7 @@ from supertickets.export.predict import predict
 from supertickets.lab.outcome import load_outcome
 from supertickets.lab.workbench import _weights
 from supertickets.models import ModelSource, find_model
-from supertickets.studies.find import FindResult, find
-from supertickets.studies.share import share
+from supertickets.studies.run import Result
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
 from supertickets.surgery.gate import gated
@@ -31,10 +31,12 @@ from supertickets.tasks import Split, Task, TaskSource, load_task
 from supertickets.tasks.metrics import evaluate, judge_answer, normalise_answer
 from supertickets.tickets import Ticket
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.loop import Learner, Trainer
+from supertickets.training.learner import Learner
+from supertickets.training.loop import Checkpoints, Plan, Trainer
 from supertickets.training.masked import IGNORED, Blocks, Masked
 from supertickets.training.objectives import encode, objective_of
 from supertickets.training.recipe import Recipe
+from supertickets.training.scoring import score
 from supertickets.training.spans import Spans, Windows, decode
 
 CPU = torch.device("cpu")
@@ -118,7 +120,7 @@ def trainer_of(
 ) -> Trainer:
     model = cut(source.build(task.outputs, recipe.dropout, seed, task.form), ticket)
     learner = Learner(encode(task, source.tokenizer, recipe.max_length), model, ticket)
-    return Trainer([learner], recipe, seed, CPU, more.pop("report", lambda event: None), **more)
+    return Trainer([learner], Plan(recipe, seed), CPU, **more)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ def test_squad_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise ConnectionError
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(TicketError, match=r"the hub did not give rajpurkar/squad .*--data"):
+    with pytest.raises(TicketError, match=r"rajpurkar/squad could not be downloaded .*--data"):
         load_task(TaskSource(task="squad"))
 
 
@@ -236,11 +238,11 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "wiki.train.raw").write_text("text")
     with pytest.raises(TicketError, match=r"wiki\.train\.raw and no wiki\.valid\.raw or"):
         load_task(TaskSource(task="mlm", data=tmp_path))
-    with pytest.raises(TicketError, match="1 line cannot give a dev set"):
+    with pytest.raises(TicketError, match="has 1 line, too few for a dev set"):
         load_task(TaskSource(task="mlm", train_file=tmp_path / "wiki.train.raw"))
-    with pytest.raises(TicketError, match="--label speaks of the columns of a table, which task 'mlm' has not"):
+    with pytest.raises(TicketError, match="--label describes columns of a table, but the files of task 'mlm'"):
         load_task(TaskSource(task="mlm", train_file=tmp_path / "wiki.train.raw", label="x"))
-    with pytest.raises(TicketError, match="name a file of the same format with --dev-file"):
+    with pytest.raises(TicketError, match="name a dev file of the same format with --dev-file"):
         load_task(TaskSource(task="squad", train_file=tmp_path / "a.json"))
     with pytest.raises(TicketError, match="did you mean 'squad'"):
         load_task(TaskSource(task="squat"))
@@ -417,7 +419,7 @@ def test_windows_against_a_naive_reading(source: ModelSource) -> None:
             ]
             assert data.begins[place][offset + k] == (others[int(np.argmax(around))] == (first, count))
     assert 40 < inside_answers < len(expected)  # both kinds are there
-    with pytest.raises(TicketError, match=r"--max-length 8 leaves a context no room.*at least 11"):
+    with pytest.raises(TicketError, match=r"--max-length 8 leaves no space for the context.*at least 11"):
         Spans().encode(part, source.tokenizer, 8)
 
 
@@ -557,14 +559,12 @@ def test_a_stopped_training_ends_bit_identical(kind: str, source: ModelSource, t
             if event["step"] == stop:
                 raise StoppedError
 
-        more: dict[str, Any] = {"checkpoint": tmp_path / "checkpoint", "checkpoint_every": 0.0, "report": report}
-        trainer = trainer_of(source, task, recipe, **more)
-        np.random.default_rng()
+        trainer = trainer_of(source, task, recipe, checkpoints=Checkpoints(tmp_path / "checkpoint", every=0.0))
         torch.manual_seed(99)
-        trainer.train()
+        trainer.train(report)
         return trainer
 
-    steps = whole.steps // 2
+    steps = whole.total // 2
     for stop in (steps // 2, steps + 2):
         with pytest.raises(StoppedError):
             attempt(stop)
@@ -630,7 +630,7 @@ def test_importance_is_measured_on_fixed_examples(kind: str, source: ModelSource
     trainer = trainer_of(source, task, RECIPE.model_copy(update={"epochs": 1}))
     trainer.train()
     settings = ScoringSettings.model_validate({})
-    (heads, ffns), (again, _) = (trainer.score(settings, lambda: None) for _ in range(2))  # type: ignore[arg-type, return-value]
+    (heads, ffns), (again, _) = (score(trainer, settings, lambda: None) for _ in range(2))  # type: ignore[arg-type, return-value]
     assert heads.shape == (LAYERS, HEADS)
     assert (heads > 0).all()
     assert (ffns > 0).all()
@@ -674,23 +674,20 @@ SMALL: dict[str, Any] = {
 
 
 def exported(
-    done: FindResult, task: Task, stock: Callable[[Path], PreTrainedModel]
+    done: Result, task: Task, stock: Callable[[Path], PreTrainedModel]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the outputs that a study remembers of its super ticket, and those of the exported model."""
     source = ModelSource(find_model(str(done.settings.model)))
-    model = stock(done.ticket_folder / "model")
+    model = stock(done.shipped["ticket"] / "model")
     best = done.table[done.table["kind"] == "winning"].iloc[0]
-    ticket = done.super_ticket
-    assert ticket is not None
+    ticket = super_ticket(done)
     outcome = load_outcome(done.folder / "trials" / best["trial"])
     assert outcome is not None
     recipe = outcome.trial.recipe
     data = encode(task, source.tokenizer, recipe.max_length)
     remembered = outcome.predictions()["dev"][outcome.best_epoch - 1]
-    trainer = Trainer([Learner(data, model, ticket)], recipe, 0, CPU, lambda event: None)
-    dense = Trainer(
-        [Learner(data, source.build(task.outputs, 0.1, 0, task.form), FULL)], recipe, 0, CPU, lambda event: None
-    )
+    trainer = Trainer([Learner(data, model, ticket)], Plan(recipe), CPU)
+    dense = Trainer([Learner(data, source.build(task.outputs, 0.1, 0, task.form), FULL)], Plan(recipe), CPU)
     found, other = (one.predict(one.learners[0], one.learners[0].data.evaluations["dev"]) for one in (trainer, dense))
     return remembered, found, other
 
@@ -698,31 +695,31 @@ def exported(
 def test_finds_a_ticket_of_a_masked_language_model(model_folder: Path, tmp_path: Path) -> None:
     task = text_task(tmp_path)
     files = {"train_file": tmp_path / "train.txt", "dev_file": tmp_path / "dev.txt"}
-    done = find(SMALL, task="mlm", model=str(model_folder), out=tmp_path / "study", **files)
+    done = supertickets.find(SMALL, task="mlm", model=str(model_folder), out=tmp_path / "study", **files)
     assert not done.failures
     assert {"token_accuracy", "perplexity"} <= {*done.table.columns}
     assert np.allclose(done.table["score"], done.table["token_accuracy"])
     remembered, found, other = exported(done, task, AutoModelForMaskedLM.from_pretrained)
     assert np.array_equal(remembered, found)
     assert not np.allclose(remembered, other, rtol=1e-2)  # control: the untrained model
-    model = AutoModelForMaskedLM.from_pretrained(done.ticket_folder / "model")
+    model = AutoModelForMaskedLM.from_pretrained(done.shipped["ticket"] / "model")
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert done.report.is_file()
-    again = find(SMALL, task="mlm", model=str(model_folder), out=tmp_path / "study", **files)
+    again = supertickets.find(SMALL, task="mlm", model=str(model_folder), out=tmp_path / "study", **files)
     assert again.table.equals(done.table)
 
 
 def test_finds_a_ticket_of_a_reader(model_folder: Path, tmp_path: Path) -> None:
     task = squad_task(tmp_path / "squad", marked_answers(40, 0), marked_answers(20, 1))
-    done = find(SMALL, task="squad", data=tmp_path, model=str(model_folder), out=tmp_path / "study")
+    done = supertickets.find(SMALL, task="squad", data=tmp_path, model=str(model_folder), out=tmp_path / "study")
     assert not done.failures
     assert np.allclose(done.table["score"], done.table["answer_f1"])
     assert "exact_match" in done.table.columns
-    card = (done.ticket_folder / "README.md").read_text()
+    card = (done.shipped["ticket"] / "README.md").read_text()
     assert "AutoModelForQuestionAnswering.from_pretrained" in card
     assert "(answer_f1; level" in card  # what the score is, without what is only reported
-    with pytest.raises(TicketError, match="expected a model of whole texts, this one is a BertForQuestionAnswering"):
-        predict(done.ticket_folder / "model", ["w1"], ["w2"], 20)
+    with pytest.raises(TicketError, match="expected a sequence classification model, got a BertForQuestionAnswering"):
+        predict(done.shipped["ticket"] / "model", ["w1"], ["w2"], 20)
     remembered, found, other = exported(done, task, AutoModelForQuestionAnswering.from_pretrained)
     assert np.array_equal(remembered, found)
     assert not np.array_equal(remembered, other)
@@ -734,14 +731,16 @@ def test_misuse_is_told_before_anything_is_written(model_folder: Path, tiny_mode
     with pytest.raises(
         TicketError, match=r"the dev set has 6 tokens, expected at least 2 blocks of 18 .--max-length 20"
     ):
-        find(SMALL, model=str(model_folder), **files)
+        supertickets.find(SMALL, model=str(model_folder), **files)
     with pytest.raises(TicketError, match="needs a mask token"):
-        find(SMALL, model=str(tiny_model), **files)
+        supertickets.find(SMALL, model=str(tiny_model), **files)
     squad_task(tmp_path, marked_answers(8, 0), marked_answers(4, 1))
-    with pytest.raises(TicketError, match="--max-length 6 leaves a context no room"):
-        find({**SMALL, "max_length": 6}, model=str(model_folder), task="squad", data=tmp_path, out=tmp_path / "out")
-    with pytest.raises(TicketError, match="task 'mlm' gives outputs for tokens"):
-        share(tasks=("mlm", "entailment"), out=tmp_path / "out")
+    with pytest.raises(TicketError, match="--max-length 6 leaves no space for the context"):
+        supertickets.find(
+            {**SMALL, "max_length": 6}, model=str(model_folder), task="squad", data=tmp_path, out=tmp_path / "out"
+        )
+    with pytest.raises(TicketError, match="task 'mlm' has outputs for each token"):
+        supertickets.share(tasks=("mlm", "entailment"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,5 @@
 import json
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ from sklearn.metrics import f1_score, matthews_corrcoef, mean_absolute_error, r2
 
 from helpers.places import SHARED
 from supertickets.errors import TicketError
-from supertickets.tasks import Task, TaskSource, load_task
+from supertickets.tasks import TASKS, Task, TaskSource, load_task, loader_of
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tasks.glue import GLUE
 from supertickets.tasks.metrics import evaluate
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # A few lines of every official file, as GLUE ships them.
 FILES = {
@@ -146,7 +149,7 @@ def test_no_hub_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(TicketError, match=r"the hub did not give nyu-mll/glue.*--data"):
+    with pytest.raises(TicketError, match=r"nyu-mll/glue could not be downloaded.*--data"):
         load_task(TaskSource(task="cola"))
 
 
@@ -216,7 +219,7 @@ def test_equal_numbers_are_one_label(tmp_path: Path) -> None:
 
 
 def test_flags_of_own_files_need_files() -> None:
-    with pytest.raises(TicketError, match=r"--regression speaks of your own files: name them with --train-file"):
+    with pytest.raises(TicketError, match=r"--regression describes your own files: name them with --train-file"):
         load_task(TaskSource(task="sentiment", regression=True))
 
 
@@ -242,7 +245,7 @@ BAD = {
     "errors as the metric": (
         ROWS,
         {"label": "value", "regression": True, "metrics": ("mae", "rmse")},
-        "--metrics mae,rmse: errors are reported and are no score",
+        "--metrics mae,rmse: error metrics cannot be the score",
     ),
     "metric of regression": (ROWS, {"metrics": ("pearson",)}, "metric for classes 'pearson'"),
 }
@@ -307,6 +310,17 @@ def test_bad_glue_folders(files: dict[str, str], task: str, message: str, tmp_pa
         load_task(TaskSource(task=task, data=write(tmp_path, files)))
 
 
+def test_tasks_are_found_by_their_names() -> None:
+    for name in TASKS:
+        assert getattr(TASKS[name], "name", name) == name
+    assert {name for name in TASKS if TASKS[name].built_in} == {*BUILTIN}
+    assert {name: TASKS[name].form for name in ("squad", "mlm", "rte")} == {
+        "squad": "spans", "mlm": "masked", "rte": "sequence",
+    }  # fmt: skip
+    assert loader_of("SST-2") is GLUE["sst2"]
+    assert loader_of("mine") is None
+
+
 # --- built-in tasks ---------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +339,16 @@ def test_builtin_tasks(name: str) -> None:
     else:
         shares = np.bincount(task.train.targets) / len(task.train)
         assert shares.min() > 0.8 / len(task.labels)
+
+
+def test_builtin_tasks_are_what_their_grammars_give() -> None:
+    from pyarrow import parquet
+
+    script = spec_from_file_location("make_builtin_tasks", ROOT / "scripts" / "make_builtin_tasks.py")
+    made = module_from_spec(script)
+    script.loader.exec_module(made)
+    assert parquet.read_table(made.PLACE).to_pylist() == list(made.examples())
+    assert made.PLACE.stat().st_size < 150_000
 
 
 @pytest.mark.parametrize("name", [name for name in BUILTIN if BUILTIN[name].labels])

@@ -3,20 +3,28 @@
 import math
 from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
-from pathlib import Path
 
 import numpy as np
 
 from supertickets.errors import TicketError, unknown_name
-from supertickets.tasks import builtin, files, glue, nli, squad, tables, text
+from supertickets.tasks.files import load_files
+from supertickets.tasks.loader import TASKS, TaskLoader, loader_of
 from supertickets.tasks.source import TaskFiles, TaskSource
 from supertickets.tasks.task import Form, Split, Task
 
-__all__ = ["Form", "Split", "Task", "TaskFiles", "TaskSource", "count_of", "load_task", "take_part"]
-
-
-def _default(field: str) -> object:
-    return TaskSource.model_fields[field].default
+__all__ = [
+    "TASKS",
+    "Form",
+    "Split",
+    "Task",
+    "TaskFiles",
+    "TaskLoader",
+    "TaskSource",
+    "count_of",
+    "load_task",
+    "loader_of",
+    "take_part",
+]
 
 
 def load_task(source: TaskSource) -> Task:
@@ -67,65 +75,32 @@ def _fraction(task: Task, source: TaskSource) -> Split:
         )
     order = np.random.default_rng(source.fraction_seed).permutation(len(whole))
     rows = np.arange(count) if task.form == "masked" else np.sort(order[:count])
-    pair = None if whole.pair is None else [whole.pair[row] for row in rows]
-    answers = None if whole.answers is None else [whole.answers[row] for row in rows]
-    return Split([whole.text[row] for row in rows], pair, whole.targets[rows], answers)
-
-
-SPANS, MASKED = "squad", "mlm"
-"""The tasks whose examples are no rows of a table."""
+    return whole.take(rows)
 
 
 def _load(source: TaskSource) -> Task:
-    name = source.task.lower().replace("-", "")
+    loader = loader_of(source.task)
     _refuse_unused(source)
-    if source.train_file is not None and (name == MASKED or _is_squad(source, source.train_file)):
-        _refuse_columns(source, f"speaks of the columns of a table, which task {name!r} has not")
-        if name == MASKED:
-            return text.load_text_files(name, source.train_file, source.dev_file, source.dev_share)
-        return squad.load_squad_files(name, source.train_file, source.dev_file)
-    if source.train_file is not None:
-        return files.load_files(source, source.train_file)
-    if source.dev_file is not None:
+    if source.train_file is not None and (loader is None or not loader.reads(source)):
+        return load_files(source)
+    if source.train_file is None and source.dev_file is not None:
         raise TicketError(f"--dev-file {source.dev_file} was given without --train-file; expected both.")
-    _refuse_columns(source, "speaks of your own files: name them with --train-file")
-    if name in builtin.BUILTIN:
-        return builtin.load_builtin(name)
-    if name in nli.NLI:
-        return nli.load_nli(name, source.data)
-    if name == SPANS:
-        return squad.load_squad(source.data)
-    if name == MASKED:
-        return text.load_text(name, source.data)
-    if name not in glue.GLUE:
-        raise unknown_name("task", source.task, [*builtin.BUILTIN, *glue.GLUE, *nli.NLI, SPANS, MASKED])
-    return glue.load_glue(name, source.data)
-
-
-def _is_squad(source: TaskSource, train_file: Path) -> bool:
-    """Whether a user's file is in SQuAD's format; a task named `squad` may also be of a table with labels."""
-    if source.task.lower() != SPANS or train_file.suffix.lower() == ".json":
-        return source.task.lower() == SPANS
-    return not _columns_named(source) and not {"text", "label"} <= {*tables.read_table(train_file).columns}
+    if fields := source.table_fields:
+        why = "describes your own files: name them with --train-file"
+        if source.train_file is not None:
+            why = f"describes columns of a table, but the files of task {source.task.lower()!r} are not tables"
+        raise TicketError(f"--{fields[0].replace('_', '-')} {why}.")
+    if loader is None:
+        raise unknown_name("task", source.task, TASKS)
+    return loader.load(source)
 
 
 def _refuse_unused(source: TaskSource) -> None:
     """Raise TicketError if one of the places that examples come from would be passed over."""
     if source.data is not None and source.train_file is not None:
         raise TicketError(f"--data {source.data} and --train-file {source.train_file} were both given; leave one out.")
-    if source.dev_share != _default("dev_share") and (source.train_file is None or source.dev_file is not None):
+    split = source.train_file is not None and source.dev_file is None
+    if source.dev_share != TaskSource.model_fields["dev_share"].default and not split:
         raise TicketError(
-            f"--dev-share {source.dev_share:g} makes a part of --train-file the dev set, where there is no --dev-file; "
-            "leave it out."
+            f"--dev-share {source.dev_share:g} is used only with a --train-file without --dev-file; leave it out."
         )
-
-
-def _refuse_columns(source: TaskSource, why: str) -> None:
-    """Raise TicketError if a column, or what is done with one, was named."""
-    if own := _columns_named(source):
-        raise TicketError(f"--{own[0].replace('_', '-')} {why}.")
-
-
-def _columns_named(source: TaskSource) -> list[str]:
-    fields = ("text", "text_pair", "label", "regression", "labels", "positive", "metrics")
-    return [field for field in fields if getattr(source, field) != _default(field)]

@@ -14,12 +14,14 @@ from supertickets.tasks.tables import column, counted, read_table, text_column
 from supertickets.tasks.task import Split, Task, class_targets, real_targets
 
 
-def load_files(source: TaskFiles, train_file: Path) -> Task:
+def load_files(source: TaskFiles) -> Task:
     """Load a task from the user's files; without a dev file, a share of the training file (drawn once) becomes it.
 
     The drawn dev set has each class in the training file's proportions. The label set is what the training file has, in
     the order of `labels`, or numbers in their order, then other labels alphabetically.
     """
+    train_file = source.train_file
+    assert train_file is not None
     metrics = _metrics(source)
     notices: list[str] = []
 
@@ -47,8 +49,7 @@ def load_files(source: TaskFiles, train_file: Path) -> Task:
         train, dev = whole, split(source.dev_file, *read(source.dev_file))
     else:
         rows = _dev_rows(str(train_file), whole.targets, source.dev_share, len(labels))
-        dev = _take(whole, rows)
-        train = _take(whole, np.setdiff1d(np.arange(len(whole)), rows))
+        dev, train = whole.take(rows), whole.take(np.setdiff1d(np.arange(len(whole)), rows))
     return Task(source.task, labels, metrics, train, dev, {}, standardised=source.regression, notices=tuple(notices))
 
 
@@ -60,14 +61,14 @@ def _metrics(source: TaskFiles) -> tuple[str, ...]:
             raise unknown_name("metric for regression" if source.regression else "metric for classes", metric, known)
     if not scored(chosen):
         raise TicketError(
-            f"--metrics {','.join(chosen)}: errors are reported and are no score, since less is better; add r2, "
+            f"--metrics {','.join(chosen)}: error metrics cannot be the score, since lower is better; add r2, "
             "pearson or spearman."
         )
     for flag in ("labels", "positive"):
         if source.regression and getattr(source, flag):
-            raise TicketError(f"--{flag} speaks of classes, which a task with --regression has not; leave one out.")
+            raise TicketError(f"--{flag} is for classes, --regression for real numbers; leave one of them out.")
     if source.positive and "f1" not in chosen:
-        raise TicketError("--positive says which class metric f1 is of; add it with --metrics f1.")
+        raise TicketError("--positive chooses the class for metric f1; add --metrics f1.")
     return chosen
 
 
@@ -93,10 +94,10 @@ def _dev_rows(where: str, targets: NDArray[np.generic], share: float, classes: i
     there = np.bincount(kinds)
     cut = round(share * len(targets))
     if not 1 <= cut <= len(targets) - len(there):
-        of_each = f", with one of each of {len(there)} classes in training" if classes else ""
+        of_each = f" that leaves an example of each of {len(there)} classes for training" if classes else ""
         raise TicketError(
-            f"{where}: {counted(len(targets), 'example')} cannot give a dev set of share {share}{of_each}; name one "
-            "with --dev-file."
+            f"{where} has {counted(len(targets), 'example')}, too few for a dev set of --dev-share {share}{of_each}; "
+            "name a dev file with --dev-file."
         )
     wanted = cut * there / len(targets)
     taken = np.minimum(np.floor(wanted).astype(np.int64), there - 1)
@@ -105,8 +106,3 @@ def _dev_rows(where: str, targets: NDArray[np.generic], share: float, classes: i
         lacking = np.where(taken < there - 1, wanted - taken, -np.inf)
         taken[first[np.argmax(lacking[first])]] += 1
     return np.sort(np.concatenate([order[kinds[order] == kind][: taken[kind]] for kind in range(len(there))]))
-
-
-def _take(split: Split, rows: NDArray[np.int64]) -> Split:
-    pair = [split.pair[row] for row in rows] if split.pair is not None else None
-    return Split([split.text[row] for row in rows], pair, split.targets[rows])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from supertickets.errors import TicketError
+from supertickets.tasks.loader import TaskLoader, ask_hub
+from supertickets.tasks.source import TaskSource
 from supertickets.tasks.tables import column, read_tsv
 from supertickets.tasks.task import Split, Task, class_targets, real_targets
 
@@ -17,9 +19,13 @@ HUB_ID = "nyu-mll/glue"
 
 
 @dataclass(frozen=True)
-class GlueTask:
-    """One task's folder, columns and labels; `hub_texts` are the hub's column names where they differ."""
+class GlueTask(TaskLoader):
+    """A task's folder, columns and labels; `hub_texts` are the hub's column names where they differ.
 
+    Its examples are in `source.data`, the folder that holds `CoLA/`, `SST-2/` and so on, or else on the hub.
+    """
+
+    name: str
     folder: str
     texts: tuple[str, ...]
     label: str
@@ -32,43 +38,37 @@ class GlueTask:
     extra: tuple[tuple[str, str, str], ...] = ()  # (name here, file, hub split)
     hub_dev: str = "validation"
 
+    def load(self, source: TaskSource) -> Task:
+        """Return the task; raises TicketError for any fault in its files, or if the hub does not give them."""
+        return _from_hub(self) if source.data is None else _from_folder(self, source.data)
+
 
 _BINARY = ("0", "1")
 _ENTAILMENT = ("not_entailment", "entailment")
+_TWO = ("sentence1", "sentence2")
 
-GLUE: dict[str, GlueTask] = {
-    "cola": GlueTask("CoLA", ("sentence",), "label", _BINARY, ("matthews",), ("source", "label", "mark", "sentence")),
-    "sst2": GlueTask("SST-2", ("sentence",), "label", _BINARY),
-    "mrpc": GlueTask(
-        "MRPC",
-        ("#1 String", "#2 String"),
-        "Quality",
-        _BINARY,
-        ("accuracy", "f1"),
-        hub_texts=("sentence1", "sentence2"),
-    ),
-    "stsb": GlueTask("STS-B", ("sentence1", "sentence2"), "score", (), ("pearson", "spearman")),
-    "qqp": GlueTask("QQP", ("question1", "question2"), "is_duplicate", _BINARY, ("accuracy", "f1"), skip_short=True),
-    "mnli": GlueTask(
-        "MNLI",
-        ("sentence1", "sentence2"),
-        "gold_label",
-        ("contradiction", "neutral", "entailment"),
-        hub_texts=("premise", "hypothesis"),
-        dev="dev_matched",
-        extra=(("dev_mismatched", "dev_mismatched", "validation_mismatched"),),
-        hub_dev="validation_matched",
-    ),
-    "qnli": GlueTask("QNLI", ("question", "sentence"), "label", _ENTAILMENT),
-    "rte": GlueTask("RTE", ("sentence1", "sentence2"), "label", _ENTAILMENT),
-    "wnli": GlueTask("WNLI", ("sentence1", "sentence2"), "label", _BINARY),
-}
-
-
-def load_glue(name: str, data: Path | None) -> Task:
-    """Load a GLUE task from `data`, the folder that holds `CoLA/`, `SST-2/` and so on, or from the hub if None."""
-    task = GLUE[name]
-    return _from_folder(name, task, data) if data is not None else _from_hub(name, task)
+COLA = GlueTask(
+    "cola", "CoLA", ("sentence",), "label", _BINARY, ("matthews",), header=("source", "label", "mark", "sentence")
+)
+SST2 = GlueTask("sst2", "SST-2", ("sentence",), "label", _BINARY)
+MRPC = GlueTask("mrpc", "MRPC", ("#1 String", "#2 String"), "Quality", _BINARY, ("accuracy", "f1"), hub_texts=_TWO)
+STSB = GlueTask("stsb", "STS-B", _TWO, "score", (), ("pearson", "spearman"))
+QQP = GlueTask("qqp", "QQP", ("question1", "question2"), "is_duplicate", _BINARY, ("accuracy", "f1"), skip_short=True)
+MNLI = GlueTask(
+    "mnli",
+    "MNLI",
+    _TWO,
+    "gold_label",
+    ("contradiction", "neutral", "entailment"),
+    hub_texts=("premise", "hypothesis"),
+    dev="dev_matched",
+    extra=(("dev_mismatched", "dev_mismatched", "validation_mismatched"),),
+    hub_dev="validation_matched",
+)
+QNLI = GlueTask("qnli", "QNLI", ("question", "sentence"), "label", _ENTAILMENT)
+RTE = GlueTask("rte", "RTE", _TWO, "label", _ENTAILMENT)
+WNLI = GlueTask("wnli", "WNLI", _TWO, "label", _BINARY)
+GLUE = {task.name: task for task in (COLA, SST2, MRPC, STSB, QQP, MNLI, QNLI, RTE, WNLI)}
 
 
 def _task_folder(task: GlueTask, data: Path) -> Path:
@@ -85,7 +85,7 @@ def _task_folder(task: GlueTask, data: Path) -> Path:
     raise TicketError(f"--data {data}: there is no folder {task.folder} in it; {found}.")
 
 
-def _from_folder(name: str, task: GlueTask, data: Path) -> Task:
+def _from_folder(task: GlueTask, data: Path) -> Task:
     folder = _task_folder(task, data)
     notices: list[str] = []
 
@@ -97,7 +97,7 @@ def _from_folder(name: str, task: GlueTask, data: Path) -> Task:
 
     train, dev = split("train"), split(task.dev)
     extra = {here: split(stem) for here, stem, _ in task.extra if (folder / f"{stem}.tsv").is_file()}
-    return Task(name, task.labels, task.metrics, train, dev, extra, notices=tuple(notices))
+    return Task(task.name, task.labels, task.metrics, train, dev, extra, notices=tuple(notices))
 
 
 def load_test_texts(
@@ -130,19 +130,11 @@ def _test_from_hub(task: GlueTask, hub: tuple[str, str]) -> tuple[list[str], lis
 
 
 def _ask_hub(name: str) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(HUB_ID, name)
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets raises when offline is one of these
-        raise TicketError(
-            f"task {name!r}: the hub did not give {HUB_ID} ({type(error).__name__}); name a folder of GLUE's TSV files "
-            "with --data."
-        ) from error
+    return ask_hub(name, HUB_ID, name, files="a folder of GLUE's TSV files")
 
 
-def _from_hub(name: str, task: GlueTask) -> Task:
-    data = _ask_hub(name)
+def _from_hub(task: GlueTask) -> Task:
+    data = _ask_hub(task.name)
 
     def split(hub_split: str) -> Split:
         rows = data[hub_split]
@@ -152,10 +144,10 @@ def _from_hub(name: str, task: GlueTask) -> Task:
             names = data["train"].features["label"].names
             # The hub names 0/1 classes by words; their order is the files'.
             values = [names[value] if set(names) == set(task.labels) else str(value) for value in values]
-        return _split(f"{HUB_ID} {name} {hub_split}", task, [list(text) for text in texts], list(values))
+        return _split(f"{HUB_ID} {task.name} {hub_split}", task, [list(text) for text in texts], list(values))
 
     extra = {here: split(hub) for here, _, hub in task.extra if hub in data}
-    return Task(name, task.labels, task.metrics, split("train"), split(task.hub_dev), extra)
+    return Task(task.name, task.labels, task.metrics, split("train"), split(task.hub_dev), extra)
 
 
 def _split(where: str, task: GlueTask, texts: list[list[str]], values: list[Any]) -> Split:

@@ -11,7 +11,7 @@ from supertickets.errors import TicketError, unknown_name
 from supertickets.tasks.tables import counted, shown
 
 _MISSING = {"nan", "null", "none", "na", "n/a", "<na>", "nat"}
-"""What programs write where a value is missing; as a class each is told."""
+"""What programs write for missing values; there is a notice for a class of such a name."""
 
 
 def label_text(value: object) -> str:
@@ -52,7 +52,7 @@ def class_order(where: str, column: str, values: Sequence[str], asked: Sequence[
         advice = "for real-valued targets add --regression" if all(numbers) else "name the classes' column with --label"
         raise TicketError(
             f"{where}: column {column!r} has {len(labels)} different labels in {counted(len(values), 'example')}, "
-            f"which are no classes; {advice}, or name all classes with --labels."
+            f"which do not look like classes; {advice}, or name all classes with --labels."
         )
     if asked is None:
         return labels

@@ -1,7 +1,11 @@
-"""Metrics as GLUE defines them, in percent, from scikit-learn and scipy; those of SQuAD and of masked tokens.
+"""Metrics: GLUE's, errors of numbers, those of SQuAD and of masked tokens. Each is computed for many resamples at once.
+
+`weights` `[resamples, examples]` say how often each example counts in each resample; a row of ones is the set itself.
+Thousands of resamples of every run would take minutes with scikit-learn and scipy; matrix products give them at once.
+Tests hold the results equal to those libraries'.
 
 What a model says of a masked block or of a question is judged where it is computed (`training.masked`, `.spans`);
-outputs are the judgements then, and a metric of many is a ratio of sums:
+outputs are the judgements then, which are small, and a metric of any resample is a ratio of sums:
 
 - masked: `[blocks, 3]`, how many tokens were masked, how many of them were right, the sum of their losses;
 - spans: `[questions, 4]`, exact match (0 or 1), F1 (0 to 1), the answer's first character and the one after its last.
@@ -9,7 +13,6 @@ outputs are the judgements then, and a metric of many is a ratio of sums:
 
 import re
 import string
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,80 +21,106 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Metric = Callable[[NDArray[Any], NDArray[Any]], float]
-"""(targets, predictions) -> value; predictions are class indices, or real numbers in regression."""
+Floats = NDArray[np.float64]
 
 
-def _accuracy(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-    return float(np.mean(targets == predictions))
+@dataclass(frozen=True)
+class Counts:
+    """Weighted counts of examples: all `[resamples]`; by class `[resamples, classes]` of targets, of predictions, and
+    of examples where both are that class.
+    """
+
+    total: Floats
+    actual: Floats
+    predicted: Floats
+    right: Floats
 
 
-def _f1(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(targets, predictions, zero_division=0.0))
-
-
-def _f1_first(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-    """Return F1 of the first of two classes, where `--positive` names it."""
-    return _f1(1 - targets, 1 - predictions)
+def _counts(targets: NDArray[Any], predicted: NDArray[Any], classes: int, weights: Floats) -> Counts:
+    every = np.arange(max(classes, int(targets.max()) + 1))
+    actual, said = ((values[:, None] == every).astype(np.float64) for values in (targets, predicted))
+    return Counts(weights.sum(axis=1), *np.hsplit(weights @ np.hstack([actual, said, actual * said]), 3))
 
 
-def _macro_f1(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(targets, predictions, average="macro", zero_division=0.0))
-
-
-def _matthews(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(targets, predictions))
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """Return above / below, 0 where below is 0, as the libraries do."""
+    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
 
 
-def _correlation(name: str) -> Metric:
-    def correlation(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-        from scipy import stats
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            value = float(getattr(stats, name)(targets, predictions).statistic)
-        return 0.0 if np.isnan(value) else value  # constant predictions correlate with nothing
-
-    return correlation
+def _accuracy(counts: Counts) -> Floats:
+    return _ratio(counts.right.sum(axis=1), counts.total)
 
 
-CLASSIFICATION: dict[str, Metric] = {
+def _f1_by_class(counts: Counts) -> Floats:
+    return _ratio(2 * counts.right, counts.actual + counts.predicted)
+
+
+def _macro_f1(counts: Counts) -> Floats:
+    """Return the mean F1 of the classes that occur among targets or predictions."""
+    return _ratio(_f1_by_class(counts).sum(axis=1), (counts.actual + counts.predicted > 0).sum(axis=1).astype(float))
+
+
+def _matthews(counts: Counts) -> Floats:
+    total = counts.total
+    covariance = counts.right.sum(axis=1) * total - (counts.actual * counts.predicted).sum(axis=1)
+    spread = (total**2 - (counts.actual**2).sum(axis=1)) * (total**2 - (counts.predicted**2).sum(axis=1))
+    return _ratio(covariance, np.sqrt(np.maximum(spread, 0.0)))
+
+
+CLASSIFICATION: dict[str, Callable[[Counts], Floats]] = {
     "accuracy": _accuracy,
-    "f1": _f1,
-    "f1_first": _f1_first,
+    "f1": lambda counts: _f1_by_class(counts)[:, 1],
+    "f1_first": lambda counts: _f1_by_class(counts)[:, 0],  # of the first of two classes, where `--positive` names it
     "macro_f1": _macro_f1,
     "matthews": _matthews,
 }
 
 
-def _r2(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-    spread = float(np.sum((targets - np.mean(targets)) ** 2))
-    return 1.0 - float(np.sum((targets - predictions) ** 2)) / spread if spread > 0 else 0.0
+def _mean(values: Floats, weights: Floats) -> Floats:
+    return _ratio((weights * values).sum(axis=1), weights.sum(axis=1))
 
 
-def _mae(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-    return float(np.mean(np.abs(predictions - targets)))
+def _centred(values: Floats, weights: Floats) -> Floats:
+    """Return `[examples]` or `[resamples, examples]` less their means `[resamples, 1]`; zeros where all are equal."""
+    drawn = weights > 0
+    least, most = np.where(drawn, values, np.inf).min(axis=1), np.where(drawn, values, -np.inf).max(axis=1)
+    # Not by the differences: the mean of equal floats may be the float beside them.
+    return np.where((most > least)[:, None], values - _mean(values, weights)[:, None], 0.0)
 
 
-def _rmse(targets: NDArray[Any], predictions: NDArray[Any]) -> float:
-    return float(np.sqrt(np.mean((predictions - targets) ** 2)))
+def _pearson(targets: Floats, predicted: Floats, weights: Floats) -> Floats:
+    """Return the correlation, 0 where targets or predictions are all equal: they correlate with nothing."""
+    x, y = _centred(targets, weights), _centred(predicted, weights)
+    spread = (weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1)
+    return np.clip(_ratio((weights * x * y).sum(axis=1), np.sqrt(spread)), -1.0, 1.0)
 
 
-ERRORS: dict[str, Metric] = {"mae": _mae, "rmse": _rmse}
+def _ranks(values: Floats, weights: Floats) -> Floats:
+    """Return the mean rank of each value among those drawn, `[resamples, examples]`; equal values share theirs."""
+    distinct, place = np.unique(values, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(distinct)))
+    drawn = np.add.reduceat(weights[:, order], starts, axis=1)
+    return (np.cumsum(drawn, axis=1) - drawn / 2)[:, place]
+
+
+def _spearman(targets: Floats, predicted: Floats, weights: Floats) -> Floats:
+    return _pearson(_ranks(targets, weights), _ranks(predicted, weights), weights)
+
+
+def _r2(targets: Floats, predicted: Floats, weights: Floats) -> Floats:
+    spread = _mean(_centred(targets, weights) ** 2, weights)
+    return np.where(spread > 0, 1.0 - _ratio(_mean((targets - predicted) ** 2, weights), spread), 0.0)
+
+
+OfNumbers = Callable[[Floats, Floats, Floats], Floats]
+ERRORS: dict[str, OfNumbers] = {
+    "mae": lambda targets, predicted, weights: _mean(np.abs(predicted - targets), weights),
+    "rmse": lambda targets, predicted, weights: np.sqrt(_mean((predicted - targets) ** 2, weights)),
+}
 """Mean absolute error and root mean squared error, in the targets' units. No correlation sees these, or an offset:
 `r2`, the share of the targets' variance that predictions explain, is what makes a score see them."""
-REGRESSION: dict[str, Metric] = {
-    "pearson": _correlation("pearsonr"),
-    "spearman": _correlation("spearmanr"),
-    "r2": _r2,
-    **ERRORS,
-}
+REGRESSION: dict[str, OfNumbers] = {"pearson": _pearson, "spearman": _spearman, "r2": _r2, **ERRORS}
 
 
 @dataclass(frozen=True)
@@ -105,8 +134,8 @@ class Judged:
     below: int | None = None
     shown: Callable[[Any], Any] = lambda ratio: 100.0 * ratio
 
-    def of(self, outputs: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the metric for each row of `weights` `[resamples, examples]`: how often each example counts."""
+    def of(self, outputs: NDArray[Any], weights: Floats) -> Floats:
+        """Return the metric for each row of `weights`."""
         found = outputs.astype(np.float64)
         above = weights @ found[:, self.above]
         below = weights.sum(axis=1) if self.below is None else weights @ found[:, self.below]
@@ -114,7 +143,7 @@ class Judged:
         return np.asarray(self.shown(ratio))
 
 
-def _perplexity(loss: NDArray[np.float64]) -> NDArray[np.float64]:
+def _perplexity(loss: Floats) -> Floats:
     return np.exp(np.minimum(loss, 700.0))  # beyond it is infinite, which JSON has no word for
 
 
@@ -134,20 +163,24 @@ def scored(names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in UNSCORED]
 
 
-def evaluate(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any]) -> dict[str, float]:
-    """Return each metric in percent (perplexity and errors as they are), and the scored ones' mean as `score`.
+def resampled(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any], weights: Floats) -> dict[str, Floats]:
+    """Return each metric in percent (perplexity and errors as they are) for each row of `weights`.
 
     `outputs` are logits `[examples, outputs]`, or judgements (see above), for which `targets` are not read.
     """
     if all(name in JUDGED for name in names):
-        once = np.ones((1, len(outputs)))
-        values = {name: float(JUDGED[name].of(outputs, once)[0]) for name in names}
-    else:
-        regression = all(name in REGRESSION for name in names)
-        predictions = outputs[:, 0] if regression else outputs.argmax(axis=1)
-        known = REGRESSION if regression else CLASSIFICATION
-        predictions = predictions.astype(np.float64) if regression else predictions
-        values = {name: (1.0 if name in ERRORS else 100.0) * known[name](targets, predictions) for name in names}
+        return {name: JUDGED[name].of(outputs, weights) for name in names}
+    if all(name in REGRESSION for name in names):
+        numbers = (np.asarray(targets, np.float64), outputs[:, 0].astype(np.float64), weights)
+        return {name: (1.0 if name in ERRORS else 100.0) * REGRESSION[name](*numbers) for name in names}
+    counts = _counts(targets, outputs.argmax(axis=1), outputs.shape[1], weights)
+    return {name: 100.0 * CLASSIFICATION[name](counts) for name in names}
+
+
+def evaluate(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any]) -> dict[str, float]:
+    """Return each metric of a whole set (see `resampled`), and the scored ones' mean as `score`."""
+    found = resampled(names, targets, outputs, np.ones((1, len(outputs))))
+    values = {name: float(value[0]) for name, value in found.items()}
     return {**values, "score": float(np.mean([values[name] for name in scored(values)]))}
 
 

@@ -9,7 +9,7 @@ from supertickets.tasks.labels import label_text
 
 
 class TaskFiles(BaseModel):
-    """Where a task's examples are: a built-in generator, GLUE and SQuAD (a folder or the hub), SNLI, SciTail and
+    """Where a task's examples are: in this package, GLUE and SQuAD (a folder or the hub), SNLI, SciTail and
     WikiText (a folder), or the user's files.
     """
 
@@ -17,25 +17,30 @@ class TaskFiles(BaseModel):
 
     task: str
     data: UserPath | None = Field(
-        None, description="folder of the task's files (without it, GLUE and SQuAD come from the hub)"
+        None, description="folder with the task's files; default: GLUE and SQuAD are downloaded from the hub"
     )
     train_file: UserPath | None = Field(
         None,
-        description="your own training file: .csv, .tsv, .jsonl or .parquet; for mlm plain text, for squad also .json",
+        description="your own training file: .csv, .tsv, .jsonl or .parquet; for --task mlm plain text, for --task "
+        "squad also .json",
     )
-    dev_file: UserPath | None = Field(
-        None, description="your own evaluation file (without it, a share of the training file)"
-    )
-    text: str = Field("text", description="column of the text")
-    text_pair: str | None = Field(None, description="column of the second text, if there is one")
-    label: str = Field("label", description="column of the label or target")
-    regression: bool = Field(False, description="targets are real numbers")
+    dev_file: UserPath | None = Field(None, description="your own dev file; default: --dev-share of the training file")
+    text: str = Field("text", description="column with the text")
+    text_pair: str | None = Field(None, description="column with the second text, if there is one")
+    label: str = Field("label", description="column with the label or target")
+    regression: bool = Field(False, description="the targets are real numbers")
     labels: tuple[str, ...] | None = Field(
-        None, description="every class of your own task, in the order of the model's outputs; default: sorted"
+        None, description="all classes of your own task, in the order of the model's outputs; default: sorted"
     )
-    positive: str | None = Field(None, description="class that metric f1 is of; default: the second one")
-    metrics: tuple[str, ...] | None = Field(None, description="metrics of your own task; their mean is the score")
-    dev_share: float = Field(0.1, gt=0, lt=1, description="share of the training file that becomes the dev set")
+    positive: str | None = Field(None, description="class for which metric f1 is computed; default: the second one")
+    metrics: tuple[str, ...] | None = Field(None, description="metrics for your own task; their mean is the score")
+    dev_share: float = Field(0.1, gt=0, lt=1, description="fraction of --train-file to use as the dev set")
+
+    @property
+    def table_fields(self) -> list[str]:
+        """Which of the settings that are about columns of a table are not at their defaults."""
+        fields = ("text", "text_pair", "label", "regression", "labels", "positive", "metrics")
+        return [field for field in fields if getattr(self, field) != TaskFiles.model_fields[field].default]
 
     @field_validator("labels", "positive", mode="before")
     @classmethod
@@ -50,6 +55,9 @@ class TaskSource(TaskFiles):
     """Where a task's examples come from, and which part of them is trained on."""
 
     fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the training set to train on, rounded down; smaller ones are parts"
+        1.0,
+        gt=0,
+        le=1,
+        description="fraction of the training set to train on; smaller fractions are subsets of larger ones",
     )
-    fraction_seed: int = Field(0, ge=0, description="seed of the order from which fractions are taken")
+    fraction_seed: int = Field(0, ge=0, description="random seed that decides which examples are in a fraction")

@@ -14,40 +14,56 @@ from typing import Any
 import numpy as np
 
 from supertickets.errors import TicketError
+from supertickets.tasks.loader import TaskLoader, ask_hub, first_file
+from supertickets.tasks.source import TaskSource
 from supertickets.tasks.tables import counted, parse_json, read_table, read_text, shown
 from supertickets.tasks.task import Split, Task
 
 HUB_ID = "rajpurkar/squad"
 METRICS = ("answer_f1", "exact_match")
-_FOLDERS = ("", "squad", "SQuAD")
+_FOLDERS = ("squad", "SQuAD")
 _TRAIN, _DEV = "train-v1.1.json", "dev-v1.1.json"
 
 _Question = tuple[str, str, str, list[tuple[int, str]]]
 """Id, question, context, gold answers."""
 
 
-def load_squad(data: Path | None) -> Task:
-    """Load SQuAD v1.1 from a folder, or from the hub if None; raises TicketError if its files are not that."""
-    if data is None:
-        return _from_hub()
-    if not data.is_dir():
-        raise TicketError(f"--data {data}: no such folder.")
-    for folder in _FOLDERS:
-        if (data / folder / _TRAIN).is_file():
-            return load_squad_files("squad", data / folder / _TRAIN, data / folder / _DEV)
-    raise TicketError(f"--data {data}: there is no {_TRAIN} in it (nor in {' or '.join(filter(None, _FOLDERS))}).")
+class SquadTask(TaskLoader):
+    """SQuAD v1.1 from a folder, from the hub, or the user's own files in its format."""
+
+    form = "spans"
+
+    def reads(self, source: TaskSource) -> bool:
+        """Return whether the user's file is in SQuAD's format: it may also be a table of texts and labels."""
+        assert source.train_file is not None
+        if source.train_file.suffix.lower() == ".json":
+            return True
+        return not source.table_fields and not {"text", "label"} <= {*read_table(source.train_file).columns}
+
+    def load(self, source: TaskSource) -> Task:
+        """Return the task; raises TicketError if a file is missing or not in SQuAD's format."""
+        if source.train_file is not None:
+            return _from_files(source.train_file, source.dev_file)
+        if source.data is None:
+            data = ask_hub("squad", HUB_ID, files=f"the folder of {_TRAIN} and {_DEV}")
+            train, dev = (_split(f"{HUB_ID} {p}", _from_rows(Path(HUB_ID), data[p])) for p in ("train", "validation"))
+            return _task(train, dev)
+        train_file = first_file(source.data, _FOLDERS, (_TRAIN,))
+        return _from_files(train_file, train_file.with_name(_DEV))
 
 
-def load_squad_files(name: str, train_file: Path, dev_file: Path | None) -> Task:
-    """Load a task from files in SQuAD's format; raises TicketError if one is missing or not in it."""
+SQUAD = SquadTask()
+
+
+def _from_files(train_file: Path, dev_file: Path | None) -> Task:
     if dev_file is None:
-        raise TicketError(f"--train-file {train_file}: name a file of the same format with --dev-file.")
+        raise TicketError(f"--train-file {train_file}: name a dev file of the same format with --dev-file.")
     (train, read), (dev, also_read) = _read(train_file), _read(dev_file)
-    return _task(name, train, dev, (*read, *also_read))
+    return _task(train, dev, (*read, *also_read))
 
 
-def _task(name: str, train: Split, dev: Split, notices: tuple[str, ...] = ()) -> Task:
-    return Task(name, (), METRICS, train, dev, {}, "spans", notices)
+def _task(train: Split, dev: Split, notices: tuple[str, ...] = ()) -> Task:
+    return Task("squad", (), METRICS, train, dev, {}, "spans", notices)
 
 
 def _read(path: Path) -> tuple[Split, tuple[str, ...]]:
@@ -129,7 +145,7 @@ def _split(where: str, questions: Iterator[_Question]) -> Split:
     if impossible:
         raise TicketError(
             f"{where}: {impossible:,} of {counted(len(found), 'question')} without an answer, as in SQuAD v2; expected "
-            "v1.1, where every question has one: leave these out."
+            "v1.1, in which every question has one: remove these."
         )
     for name, question, context, answers in found:
         for text, what in ((question, "question"), (context, "context")):
@@ -150,18 +166,3 @@ def _check_answer(where: str, name: str, context: str, start: int, text: str) ->
     there = context.find(text)
     hint = f"it is at {there}" if there >= 0 else "the context does not have it at all"
     raise TicketError(f"{where}: question {name!r} has no answer {text[:60]!r} at character {start}; {hint}.")
-
-
-def _from_hub() -> Task:
-    import datasets
-
-    try:
-        data = datasets.load_dataset(HUB_ID)
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets raises when offline is one of these
-        raise TicketError(
-            f"task 'squad': the hub did not give {HUB_ID} ({type(error).__name__}); name the folder of {_TRAIN} and "
-            f"{_DEV} with --data."
-        ) from error
-
-    train, dev = (_split(f"{HUB_ID} {part}", _from_rows(Path(HUB_ID), data[part])) for part in ("train", "validation"))
-    return _task("squad", train, dev)

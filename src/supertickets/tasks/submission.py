@@ -116,7 +116,7 @@ def _predictions(where: str, file: TestFile, content: bytes) -> list[str]:
     if lines[0] != HEADER:
         raise TicketError(f"{where}, line 1: expected the header 'index<TAB>prediction', got {lines[0][:40]!r}.")
     if lines[-1] != "":
-        raise TicketError(f"{where}: the last line does not end.")
+        raise TicketError(f"{where}: the last line has no line break.")
     rows = lines[1:-1]
     if len(rows) != file.rows:
         raise TicketError(f"{where}: {len(rows)} predictions, expected {file.rows}.")

@@ -23,7 +23,7 @@ from supertickets.errors import TicketError, unknown_name
 
 @dataclass(frozen=True)
 class Table:
-    """A file's columns by name, all of one length, and what its reader has to be told of how it was read."""
+    """A file's columns by name, all of one length, and sentences on how it was read."""
 
     path: Path
     columns: dict[str, list[Any]]
@@ -96,7 +96,7 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, skip_short: bool =
 
 
 def read_table(path: Path, ending: str | None = None) -> Table:
-    """Read a user's CSV, TSV, JSONL or Parquet file, told apart by its ending unless one is given."""
+    """Read a user's CSV, TSV, JSONL or Parquet file, by its ending unless one is given."""
     ending = ending or path.suffix.lower()
     if ending not in FORMATS:
         raise unknown_name(f"file format of {path}:", ending or "(none)", FORMATS)
@@ -127,10 +127,10 @@ def _columns(
     """Return the columns of numbered rows; raises TicketError for a row that is too short or too long."""
     names = [name.strip() for name in header]
     if not rows:
-        raise TicketError(f"{path}: a header and no examples.")
+        raise TicketError(f"{path}: the file has a header and no examples.")
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
-        raise TicketError(f"{path}: the header has column {twice[0]!r} twice; give each a name of its own.")
+        raise TicketError(f"{path}: the header has column {twice[0]!r} twice; give each column its own name.")
     for number, cells in rows:
         if len(cells) != len(names):
             raise TicketError(
@@ -152,7 +152,7 @@ def _read(path: Path, columns: dict[str, list[Any]], rows: int, skipped: Sequenc
 
 
 def told(table: Table, notice: str) -> Table:
-    """Return a table with one more thing to be told."""
+    """Return a table with one more notice."""
     return replace(table, notices=(*table.notices, notice))
 
 
@@ -213,7 +213,7 @@ def _read_parquet(path: Path) -> Table:
     try:
         names = parquet.read_schema(path).names
         if twice := [name for name in names if names.count(name) > 1]:
-            raise TicketError(f"{path}: the file has column {twice[0]!r} twice; give each a name of its own.")
+            raise TicketError(f"{path}: the file has column {twice[0]!r} twice; give each column its own name.")
         columns = parquet.read_table(path).to_pydict()
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # a string that is not UTF-8 is a ValueError
         if isinstance(error, TicketError):
@@ -222,7 +222,7 @@ def _read_parquet(path: Path) -> Table:
         raise TicketError(f"{path}: not a Parquet file that can be read ({said}).") from error
     rows = len(next(iter(columns.values()), []))
     if not rows:
-        raise TicketError(f"{path}: no examples.")
+        raise TicketError(f"{path}: the file has no examples.")
     return _read(path, columns, rows)
 
 

@@ -35,6 +35,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.text)
 
+    def take(self, rows: NDArray[np.int64]) -> "Split":
+        """Return the examples at `rows`, in that order."""
+        pair = None if self.pair is None else [self.pair[row] for row in rows]
+        answers = None if self.answers is None else [self.answers[row] for row in rows]
+        return Split([self.text[row] for row in rows], pair, self.targets[rows], answers)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -44,7 +50,8 @@ class Task:
     `score` of an evaluation is the mean of the task's metrics, in percent, as GLUE averages them (but see
     `metrics.UNSCORED`). Labels are of the form `sequence` only. Models learn `standardised` targets by the training
     set's mean and standard deviation, and are judged and shipped in the targets' own units: a user's may have any.
-    `notices` are sentences on how its files were read.
+    STS-B and the built-in tasks are trained on raw targets, as published. `notices` are sentences on how its files were
+    read.
     """
 
     name: str

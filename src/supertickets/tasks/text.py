@@ -9,60 +9,64 @@ from pathlib import Path
 import numpy as np
 
 from supertickets.errors import TicketError
-from supertickets.tasks.builtin import BUILTIN, load_builtin
+from supertickets.tasks.builtin import sentences
+from supertickets.tasks.loader import TaskLoader, first_file
+from supertickets.tasks.source import TaskSource
 from supertickets.tasks.tables import counted, read_text
 from supertickets.tasks.task import Split, Task
 
 METRICS = ("token_accuracy", "perplexity")
-_FOLDERS = ("", "wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
+_FOLDERS = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
 _TRAIN = ("wiki.train.raw", "wiki.train.tokens")
 _DEV = ("wiki.valid.raw", "wiki.valid.tokens")
 
 
-def load_text(name: str, data: Path | None) -> Task:
-    """Load WikiText from a folder, or without one the sentences of the built-in tasks as a small corpus.
+class TextTask(TaskLoader):
+    """WikiText from a folder, the user's own plain text, or else the built-in tasks' sentences as a small corpus."""
 
-    Raises TicketError if there are no such files in the folder, or one is empty or not UTF-8.
-    """
-    if data is None:
-        return _builtin(name)
-    if not data.is_dir():
-        raise TicketError(f"--data {data}: no such folder.")
-    for folder in _FOLDERS:
-        train = _first(data / folder, _TRAIN)
-        if train is not None:
-            dev = _first(data / folder, _DEV)
-            if dev is None:
-                raise TicketError(f"{data / folder}: there is {train.name} and no {' or '.join(_DEV)} in it.")
-            return _task(name, *_lines(train, dev))
-    raise TicketError(f"--data {data}: there is no {' or '.join(_TRAIN)} in it (nor in {', '.join(_FOLDERS[1:])}).")
+    form = "masked"
+
+    def reads(self, source: TaskSource) -> bool:
+        """Return True: any file is plain text."""
+        return True
+
+    def load(self, source: TaskSource) -> Task:
+        """Return the task; raises TicketError if there are no such files, or one is empty or not UTF-8."""
+        if source.train_file is not None:
+            return _from_files(source.train_file, source.dev_file, source.dev_share)
+        if source.data is None:
+            return _task([sentences("train"), sentences("dev")])
+        train = first_file(source.data, _FOLDERS, _TRAIN)
+        dev = next((train.with_name(name) for name in _DEV if train.with_name(name).is_file()), None)
+        if dev is None:
+            raise TicketError(f"{train.parent}: there is {train.name} and no {' or '.join(_DEV)} in it.")
+        return _task(*_lines(train, dev))
 
 
-def load_text_files(name: str, train_file: Path, dev_file: Path | None, dev_share: float) -> Task:
-    """Load the user's own plain text; without a dev file the last lines, a share of them, become the dev set."""
+MLM = TextTask()
+
+
+def _from_files(train_file: Path, dev_file: Path | None, dev_share: float) -> Task:
+    """Load plain text; without a dev file the last lines, a share of them, become the dev set."""
     if dev_file is not None:
-        return _task(name, *_lines(train_file, dev_file))
+        return _task(*_lines(train_file, dev_file))
     (lines,), notices = _lines(train_file)
     cut = round(dev_share * len(lines))
     if not 1 <= cut < len(lines):
         raise TicketError(
-            f"{train_file}: {counted(len(lines), 'line')} cannot give a dev set of share {dev_share}; name one with "
-            "--dev-file."
+            f"{train_file} has {counted(len(lines), 'line')}, too few for a dev set of --dev-share {dev_share}; name a "
+            "dev file with --dev-file."
         )
-    return _task(name, [lines[:-cut], lines[-cut:]], notices)
+    return _task([lines[:-cut], lines[-cut:]], notices)
 
 
-def _task(name: str, parts: list[list[str]], notices: tuple[str, ...] = ()) -> Task:
+def _task(parts: list[list[str]], notices: tuple[str, ...] = ()) -> Task:
     train, dev = (_split(lines) for lines in parts)
-    return Task(name, (), METRICS, train, dev, {}, "masked", notices)
+    return Task("mlm", (), METRICS, train, dev, {}, "masked", notices)
 
 
 def _split(lines: list[str]) -> Split:
     return Split(lines, None, np.zeros(len(lines)))
-
-
-def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _lines(*paths: Path) -> tuple[list[list[str]], tuple[str, ...]]:
@@ -75,16 +79,3 @@ def _lines(*paths: Path) -> tuple[list[list[str]], tuple[str, ...]]:
         left_out = f", of which {counted(blank, 'blank line')} left out" if blank else ""
         notices.append(f"{path.name}: {counted(len(lines), 'line')} read{left_out}.")
     return found, tuple(notices)
-
-
-def _builtin(name: str) -> Task:
-    tasks = [load_builtin(one) for one in BUILTIN]
-    parts = [[text for task in tasks for text in _texts(getattr(task, part))] for part in ("train", "dev")]
-    return _task(name, parts)
-
-
-def _texts(split: Split) -> list[str]:
-    """Return the texts of a split, the two of a pair one after the other."""
-    if split.pair is None:
-        return split.text
-    return [text for both in zip(split.text, split.pair, strict=True) for text in both]
