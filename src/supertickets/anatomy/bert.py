@@ -1,9 +1,8 @@
 from dataclasses import replace
 
-from supertickets.anatomy.family import Family, register_family
+from supertickets.anatomy.family import Family
 
 BERT = Family(
-    model_types=("bert",),
     layers="encoder.layer",
     attention="attention.self",
     query="attention.self.query",
@@ -13,8 +12,5 @@ BERT = Family(
     ffn_in="intermediate.dense",
     ffn_out="output.dense",
 )
-register_family(BERT)
-
-# Same modules under the same names.
-register_family(replace(BERT, model_types=("roberta", "xlm-roberta"), positions_after_padding=True))
-register_family(replace(BERT, model_types=("electra",)))
+"""BERT and ELECTRA: the same modules under the same names."""
+ROBERTA = replace(BERT, positions_after_padding=True)

@@ -33,7 +33,9 @@ class Block:
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
     """Return the encoder inside a model with an output layer, or the model itself if it is a bare encoder."""
-    return model.base_model
+    encoder = model.base_model
+    assert isinstance(encoder, PreTrainedModel)  # transformers promises no more than a module
+    return encoder
 
 
 def shape_of(model: PreTrainedModel) -> Shape:
@@ -44,4 +46,6 @@ def shape_of(model: PreTrainedModel) -> Shape:
 def blocks_of(model: PreTrainedModel) -> list[Block]:
     """Return the layers of a model, first to last; raises UnknownNameError for a family that is not registered."""
     family = family_of(model.config.model_type)
-    return [Block(family, layer) for layer in encoder_of(model).get_submodule(family.layers)]
+    layers = encoder_of(model).get_submodule(family.layers)
+    assert isinstance(layers, nn.ModuleList)
+    return [Block(family, layer) for layer in layers]

@@ -1,10 +1,16 @@
-"""What a model family calls its parts. A family is data: names of modules and of config fields, no code."""
+"""What a model family calls its parts. A family is data: names of modules and of config fields, no code.
+
+A package adds one in its pyproject.toml, under the `model_type` of its config.json:
+
+    [project.entry-points."supertickets.families"]
+    camembert = "my_package.camembert:CAMEMBERT"
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from supertickets.errors import unknown_name
+from supertickets.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,6 @@ class Family:
     With `positions_after_padding` (RoBERTa) positions are counted from the config's padding index plus 1 on.
     """
 
-    model_types: tuple[str, ...]
     layers: str
     attention: str
     query: str
@@ -63,17 +68,20 @@ class Family:
         return int(config["max_position_embeddings"]) - reserved
 
 
-_FAMILIES: dict[str, Family] = {}
-
-
-def register_family(family: Family) -> None:
-    """Make a family known under each of its `model_types` (config.json's `model_type`)."""
-    for model_type in family.model_types:
-        _FAMILIES[model_type] = family
+FAMILIES: Registry[Family] = Registry(
+    "model family",
+    "families",
+    {
+        "bert": "supertickets.anatomy.bert:BERT",
+        "electra": "supertickets.anatomy.bert:BERT",
+        "roberta": "supertickets.anatomy.bert:ROBERTA",
+        "xlm-roberta": "supertickets.anatomy.bert:ROBERTA",
+        "distilbert": "supertickets.anatomy.distilbert:DISTILBERT",
+    },
+)
+"""Families by the `model_type` of config.json."""
 
 
 def family_of(model_type: str) -> Family:
     """Return the family of a `model_type`; raises UnknownNameError for one that is not registered."""
-    if model_type not in _FAMILIES:
-        raise unknown_name("model family", model_type, _FAMILIES)
-    return _FAMILIES[model_type]
+    return FAMILIES[model_type]

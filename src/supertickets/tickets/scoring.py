@@ -1,6 +1,47 @@
-from typing import Literal
+"""How importance is measured, in settings. A package adds a measure in its pyproject.toml:
 
-from pydantic import BaseModel, ConfigDict, Field
+[project.entry-points."supertickets.measures"]
+depth = "my_package.depth:DEPTH"
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticKnownError
+
+from supertickets.registry import Registry
+
+Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Importance of heads `[layers, heads]` and FFNs `[layers]`; 0 for what the model has not got."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of importance: `function` returns the scores of a trained model (an `importance.Measured`).
+
+    `reads` names the other settings that it reads. `gradients` says by what a backward pass takes derivatives: by gates
+    alone, or by all weights, which costs twice as much. `order` says from the settings which order of examples the
+    measure depends on: examples of like length together, or as they come in the file.
+    """
+
+    function: Callable[[Any], Scores]
+    reads: tuple[str, ...] = ()
+    gradients: Literal["gates", "weights"] = "gates"
+    order: Callable[["ScoringSettings"], Literal["length", "file"]] = lambda settings: "length"
+
+
+MEASURES: Registry[Measure] = Registry(
+    "measure of importance",
+    "measures",
+    {
+        name: f"supertickets.tickets.importance.{name}:{name.upper()}"
+        for name in ("sensitivity", "magnitude", "taylor", "fisher", "movement", "random")
+    },
+)
 
 
 class ScoringSettings(BaseModel):
@@ -8,32 +49,36 @@ class ScoringSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    importance: Literal["sensitivity", "magnitude", "taylor", "fisher", "movement", "random"] = Field(
-        "sensitivity", description="measure of importance; sensitivity is the paper's"
+    importance: str = Field(
+        "sensitivity",
+        description="measure of importance that ranks heads and FFNs; sensitivity is the paper's "
+        f"({' | '.join(MEASURES)})",
     )
     absolute: Literal["example", "token"] = Field(
-        "example", description="take |.| of an example's derivative (paper) or at each of its positions (released code)"
+        "example",
+        description="take the absolute value of the derivative of each example (paper) or of each token (released "
+        "code)",
     )
     accumulation: Literal["mean", "decaying"] = Field(
-        "mean", description="mean over examples, or the released code's sum over batches of mean losses, never zeroed"
+        "mean",
+        description="mean over examples (mean), or over batches without ever zeroing the gradients, as in the "
+        "released code (decaying)",
     )
     score_epoch: int | None = Field(
         None,
         ge=1,
-        description="measure importance on the weights after this epoch; default, and where a training ends sooner: on "
-        "those that it ends with",
+        description="measure importance on the weights after this epoch; default, and if a training ends earlier: on "
+        "its final weights",
     )
+
+    @field_validator("importance")
+    @classmethod
+    def _is_a_measure(cls, name: str) -> str:
+        if name not in MEASURES:  # as a Literal would say it
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, MEASURES))})
+        return name
 
     def read(self) -> "ScoringSettings":
         """Return these settings with what their measure does not read put at its default."""
-        read = READ[self.importance]
+        read = MEASURES[self.importance].reads
         return ScoringSettings(importance=self.importance, **{name: getattr(self, name) for name in read})
-
-
-READ: dict[str, tuple[str, ...]] = {
-    "sensitivity": ("absolute", "accumulation", "score_epoch"),
-    "fisher": ("absolute", "score_epoch"),
-    **dict.fromkeys(("magnitude", "taylor", "movement"), ("score_epoch",)),
-    "random": (),
-}
-"""The other settings that each measure of importance reads."""

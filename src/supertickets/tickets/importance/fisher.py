@@ -1,4 +1,4 @@
-from supertickets.tickets.importance.measured import Measured, Scores
+from supertickets.tickets.importance.measured import Measure, Measured, Scores
 from supertickets.tickets.importance.sensitivity import mean_over_examples
 
 
@@ -8,3 +8,6 @@ def fisher(measured: Measured) -> Scores:
     Source: Kwon et al., A Fast Post-Training Pruning Framework for Transformers (NeurIPS 2022), section 4.
     """
     return mean_over_examples(measured, 2)
+
+
+FISHER = Measure(fisher, reads=("absolute", "score_epoch"))

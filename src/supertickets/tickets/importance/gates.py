@@ -5,15 +5,19 @@ gradient. A gate of its own for each example and position makes autograd compute
 *summed* loss gives the derivative for every example of a batch, whatever the batch size, and no parameter gradient.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from supertickets.tickets.importance.measured import Loss, Measured, Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def mask_derivatives(measured: Measured) -> Iterator[Scores]:
@@ -44,6 +48,8 @@ def frozen(model: nn.Module, parameters: bool = True) -> Iterator[None]:
 
 
 def _of_batch(measured: Measured, loss: Loss) -> Scores:
+    import torch
+
     head_gates: dict[int, Tensor] = {}
     ffn_gates: dict[int, Tensor] = {}
 

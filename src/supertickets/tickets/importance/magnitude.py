@@ -1,6 +1,6 @@
 import numpy as np
 
-from supertickets.tickets.importance.measured import Measured, Scores
+from supertickets.tickets.importance.measured import Measure, Measured, Scores
 
 
 def magnitude(measured: Measured) -> Scores:
@@ -10,3 +10,6 @@ def magnitude(measured: Measured) -> Scores:
     """
     heads, ffns = measured.by_structure(lambda parameter: parameter.detach().double() ** 2)
     return np.sqrt(heads), np.sqrt(ffns)
+
+
+MAGNITUDE = Measure(magnitude, reads=("score_epoch",))

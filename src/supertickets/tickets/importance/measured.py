@@ -1,21 +1,22 @@
 """What a measure of importance may ask of a trained model."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from supertickets.tickets.scoring import ScoringSettings
+from supertickets.tickets.scoring import Measure, Scores, ScoringSettings
 from supertickets.tickets.ticket import Ticket
 
-Loss = Callable[[], Tensor]
+if TYPE_CHECKING:  # settings ask a measure what it reads, and a study starts without torch
+    from torch import Tensor, nn
+
+__all__ = ["Gate", "Loss", "Measure", "Measured", "Scores"]
+
+Loss = Callable[[], "Tensor"]
 """Runs the model on one batch and returns each example's loss `[batch]`."""
-Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Importance of heads `[layers, heads]` and FFNs `[layers]`; 0 for what the model has not got."""
 
 
 class Gate(Protocol):
@@ -30,9 +31,9 @@ class Gate(Protocol):
 class Measured:
     """A trained model under measurement; nothing here knows which library the model comes from.
 
-    `ticket` is what the model was cut to. `losses` gives the training set's batches. `by_structure` takes a function of
-    a parameter that returns a tensor of its shape, and sums that over each head's and each FFN's weights. `start` gives
-    a parameter's value before training.
+    `ticket` is what the model was cut to: iterative pruning scores rewound tickets, not the dense model alone. `losses`
+    gives the training set's batches. `by_structure` takes a function of a parameter that returns a tensor of its shape,
+    and sums that over each head's and each FFN's weights. `start` gives a parameter's value before training.
     """
 
     model: nn.Module
@@ -43,6 +44,3 @@ class Measured:
     start: Callable[[nn.Parameter], Tensor]
     settings: ScoringSettings
     seed: int
-
-
-Measure = Callable[[Measured], Scores]

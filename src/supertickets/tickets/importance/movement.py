@@ -1,4 +1,4 @@
-from supertickets.tickets.importance.measured import Measured, Scores
+from supertickets.tickets.importance.measured import Measure, Measured, Scores
 
 
 def movement(measured: Measured) -> Scores:
@@ -10,3 +10,6 @@ def movement(measured: Measured) -> Scores:
     return measured.by_structure(
         lambda parameter: (parameter.detach().double() ** 2 - measured.start(parameter).double() ** 2) / 2
     )
+
+
+MOVEMENT = Measure(movement, reads=("score_epoch",))

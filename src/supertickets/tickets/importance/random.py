@@ -1,6 +1,6 @@
 import numpy as np
 
-from supertickets.tickets.importance.measured import Measured, Scores
+from supertickets.tickets.importance.measured import Measure, Measured, Scores
 
 
 def random(measured: Measured) -> Scores:
@@ -8,3 +8,6 @@ def random(measured: Measured) -> Scores:
     rng = np.random.default_rng([measured.seed, 7])
     kept = measured.ticket
     return rng.random(kept.heads.shape) * kept.heads, rng.random(kept.ffns.shape) * kept.ffns
+
+
+RANDOM = Measure(random)

@@ -2,7 +2,7 @@ import numpy as np
 
 from supertickets.tickets import released
 from supertickets.tickets.importance.gates import mask_derivatives
-from supertickets.tickets.importance.measured import Measured, Scores
+from supertickets.tickets.importance.measured import Measure, Measured, Scores
 
 
 def sensitivity(measured: Measured) -> Scores:
@@ -27,3 +27,10 @@ def mean_over_examples(measured: Measured, power: int) -> Scores:
         total_ffns = total_ffns + (ffns**power).sum(axis=0)
         examples += len(ffns)
     return total_heads / examples, total_ffns / examples
+
+
+SENSITIVITY = Measure(
+    sensitivity,
+    reads=("absolute", "accumulation", "score_epoch"),
+    order=lambda settings: "file" if settings.accumulation == "decaying" else "length",
+)

@@ -1,8 +1,7 @@
 import numpy as np
-import torch
 
 from supertickets.tickets.importance.gates import frozen
-from supertickets.tickets.importance.measured import Measured, Scores
+from supertickets.tickets.importance.measured import Measure, Measured, Scores
 
 
 def taylor(measured: Measured) -> Scores:
@@ -11,6 +10,8 @@ def taylor(measured: Measured) -> Scores:
     Batches are weighted by their examples. The gradient is a batch's, not an example's: the score depends on the batch
     size. Source: Molchanov et al., Importance Estimation for Neural Network Pruning (CVPR 2019), |.| for each weight.
     """
+    import torch
+
     total_heads, total_ffns = np.zeros(measured.ticket.heads.shape), np.zeros(measured.ticket.ffns.shape)
     examples = 0
     parameters = [parameter for parameter in measured.model.parameters() if parameter.requires_grad]
@@ -23,3 +24,6 @@ def taylor(measured: Measured) -> Scores:
             total_heads, total_ffns = total_heads + len(losses) * heads, total_ffns + len(losses) * ffns
             examples += len(losses)
     return total_heads / examples, total_ffns / examples
+
+
+TAYLOR = Measure(taylor, reads=("score_epoch",), gradients="weights")
