@@ -258,13 +258,13 @@ def test_home_is_expanded_wherever_a_path_is_given(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("HOME", str(tmp_path))
     seen = set()
     for kind in STUDIES.values():
-        for name, field in kind.model_fields.items():
+        for name, field in kind.settings.model_fields.items():
             if "Path" in str(field.annotation):
                 value = ["~/x"] if "tuple" in str(field.annotation) else "~/x"
-                found = getattr(parse(kind, {name: value}), name)
+                found = getattr(parse(kind.settings, {name: value}), name)
                 assert (list(found) if isinstance(found, tuple) else [found]) == [tmp_path / "x"]
                 seen.add(name)
-    assert seen == {"data", "train_file", "dev_file", "out", "tickets", "runs"}
+    assert seen == {"data", "train_file", "dev_file", "out", "tickets", "sources"}
     assert TypeAdapter(Path).validate_python("~/x") == Path("~/x")  # the control: a plain Path keeps it
     with pytest.raises(TicketError, match=str(tmp_path / "x")):
         status(Path("~/x"))

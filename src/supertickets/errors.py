@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class TicketError(ValueError):
-    """Something was asked for that cannot be done; the message says what would be right. Exit code 2."""
+    """Wrong usage or wrong input; the message says what was expected. Exit code 2."""
 
 
 class UnknownNameError(TicketError, KeyError):
@@ -16,11 +16,11 @@ class UnknownNameError(TicketError, KeyError):
 
 
 class StudyError(RuntimeError):
-    """The work was well asked for and failed while running. Exit code 1."""
+    """A valid command failed while it ran. Exit code 1."""
 
 
 class NoSpaceError(StudyError):
-    """The disk is full; everything waits until there is room."""
+    """The disk is full: the study stops, and resumes when there is space."""
 
 
 class DivergedError(StudyError):

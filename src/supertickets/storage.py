@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, told apart by what is in them, and only our own ever deleted."""
+"""Files and folders: written atomically, identified by their hashes; only this package's own files are ever deleted."""
 
 import ctypes
 import errno
@@ -217,7 +217,7 @@ def _exchange(target: Path, temporary: Path, ours: Collection[str]) -> None:
             if old.exists() and not target.exists():
                 os.rename(old, target)
             if isinstance(error, OSError):
-                left = f"; what was in it lies in {old}" if old.exists() else ""
+                left = f"; its former content is in {old}" if old.exists() else ""
                 raise TicketError(
                     f"{target}: the folder cannot be replaced ({error.strerror}){left}; choose another one."
                 ) from error
@@ -268,7 +268,7 @@ def _full_disk_as_no_space(path: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or f"(os error {errno.ENOSPC})" in str(error):  # as safetensors says it
             raise NoSpaceError(
-                f"no space left for {path.name} on the disk of {path.parent}; make room and run the same command "
-                "again: what is done is kept."
+                f"no space left for {path.name} on the disk of {path.parent}; free some and run the same command "
+                "again: finished trainings are kept."
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""A model's name into a folder with everything that is needed, told by its weights' hash. Needs no torch."""
+"""Finds the folder of a base model by its name, and the hash of its weights. Needs no torch."""
 
 import importlib.util
 import json
@@ -23,7 +23,8 @@ _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A pre-trained encoder on disk. `weight_hash` is the SHA-256 of its weight file, the one model hubs show.
+    """A pre-trained encoder on disk. `weight_hash` is the SHA-256 of its weight file, the one model hubs show: anybody
+    can check it, and it takes no torch to compute.
 
     `files_hash` is one of what else decides its outputs: the architecture in its config, and its tokenizer's files.
     `weights` are the names of its weight files in `folder`, as transformers chooses them.
@@ -77,8 +78,8 @@ def find_model(name: str) -> BaseModel:
     adapters = [file for file in _ADAPTERS if (folder / file).exists()]
     if adapters:
         raise TicketError(
-            f"model {name!r}: {folder} has adapter files ({adapters[0]}), which would be left out; merge them into the "
-            "model first (`merge_and_unload` of peft) and name the merged model."
+            f"model {name!r}: {folder} has adapter files ({adapters[0]}), which would be ignored; merge them into the "
+            "model first (peft's `merge_and_unload`) and use the merged model."
         )
     weights = _weights(name, folder)
     hashes = [file_digest(folder / file) for file in weights]
@@ -121,21 +122,22 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise TicketError(f"model {name!r}: {path} is not a model's config ({error!r}).") from error
     if "quantization_config" in config:
-        raise TicketError(f"model {name!r} is quantised or already cut; a base model must be dense.")
+        raise TicketError(f"model {name!r} is quantized or already cut; a base model must be dense.")
     family = family_of(model_type)
     try:
         shape, longest, _ = family.shape(config), family.max_length(config), int(config["vocab_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise TicketError(
-            f"model {name!r}: {path} does not say how large the model is ({type(error).__name__}: {error})."
+            f"model {name!r}: {path} does not define the size of the model ({type(error).__name__}: {error})."
         ) from error
     if min(vars(shape).values()) < 1 or shape.hidden % shape.heads:
         raise TicketError(
-            f"model {name!r}: {path} says {shape.layers} layers, {shape.heads} heads, width {shape.hidden}, FFN width "
-            f"{shape.ffn}; expected sizes of at least 1, and a width that the heads divide."
+            f"model {name!r}: {path} says {shape.layers} layers, {shape.heads} heads, hidden size {shape.hidden}, FFN "
+            f"size {shape.ffn}; expected at least 1 of each, and a hidden size that is divisible by the number of "
+            "heads."
         )
     if longest < 4:
-        raise TicketError(f"model {name!r}: {path} leaves {longest} positions for tokens; expected at least 4.")
+        raise TicketError(f"model {name!r}: {path} allows {longest} token positions; expected at least 4.")
     return dict(config)
 
 
@@ -152,7 +154,7 @@ def _weights(name: str, folder: Path) -> tuple[str, ...]:
                 raise TicketError(f"model {name!r}: {index} is not an index of weight files ({error!r}).") from error
             missing = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
             if missing or not shards:
-                raise TicketError(f"model {name!r}: {index.name} names {missing or 'no file'}, not there in {folder}.")
+                raise TicketError(f"model {name!r}: {index.name} names {missing or 'no files'}, missing in {folder}.")
             return tuple(shards)
     others = sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHT_ENDINGS)
     hint = f" (it has {', '.join(others[:3])})" if others else ""
@@ -182,6 +184,6 @@ def _locate(name: str) -> Path:
         return folder
     except Exception as error:  # the client lets errors of its HTTP library through, which are of many kinds
         raise TicketError(
-            f"model {name!r} is neither a folder nor a model that the hub gave ({type(error).__name__}); "
+            f"model {name!r} is not a folder and could not be downloaded from the hub ({type(error).__name__}); "
             f"expected a folder, a hub id such as bert-base-uncased, or {DEFAULT_MODEL!r}."
         ) from error

@@ -52,8 +52,8 @@ def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = Non
         config.chunk_size_feed_forward = 0  # or FFNs are computed in pieces, which batches must be multiples of
         if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
             raise TicketError(
-                f"model {base.name!r}: its config asks for {config.position_embedding_type} positions, which "
-                f"transformers has no more for {config.model_type}; expected absolute ones."
+                f"model {base.name!r}: its config has position_embedding_type {config.position_embedding_type}, which "
+                f"transformers no longer supports for {config.model_type}; expected absolute."
             )
         state = read_state(base)
         with torch.device("meta"):
@@ -108,8 +108,8 @@ def _check_sizes(base: BaseModel, model: "PreTrainedModel", shapes: Mapping[str,
         for there in (name, f"{model.base_model_prefix}.{name}"):
             if there in shapes and shapes[there] != tuple(parameter.shape):
                 raise TicketError(
-                    f"model {base.name!r}: its weights do not fit its own config: {there} is {list(shapes[there])}, "
-                    f"expected {list(parameter.shape)}."
+                    f"model {base.name!r}: its weights do not match its config: {there} has shape "
+                    f"{list(shapes[there])}, expected {list(parameter.shape)}."
                 )
 
 
@@ -126,12 +126,14 @@ def _check_encoder(
     lacking = [name for name in missing if name.startswith(prefix) and not _is_pooler(name, prefix)]
     if lacking:
         raise TicketError(
-            f"model {base.name!r}: its checkpoint lacks {len(lacking)} of the encoder's tensors, {lacking[0]} among "
-            f"them, which would be random; what it has is called {min(state, default='nothing')} and the like."
+            f"model {base.name!r}: its checkpoint lacks {len(lacking)} of the encoder's tensors, such as {lacking[0]}, "
+            f"which would be random; it has tensors such as {min(state, default='(none)')}."
         )
     wrong = [name for name in mismatched if name.startswith(prefix)]
     if wrong:  # under a name that transformers translates
-        raise TicketError(f"model {base.name!r}: its weights do not fit its own config: {wrong[0]} has another shape.")
+        raise TicketError(
+            f"model {base.name!r}: its weights do not match its config: {wrong[0]} has a different shape."
+        )
     own = f"{model.base_model_prefix}."
     whole = any(name.startswith(own) for name in state)
     parts = {name for name, _ in model.base_model.named_children()}
@@ -144,9 +146,9 @@ def _check_encoder(
     ]
     if extra:
         raise TicketError(
-            f"model {base.name!r}: its checkpoint has {len(extra)} tensors of the encoder that a "
-            f"{model.config.model_type} of its config does not use, {extra[0]} among them; expected the config of the "
-            "model that was saved."
+            f"model {base.name!r}: its checkpoint has {len(extra)} tensors of the encoder, such as {extra[0]}, that a "
+            f"{model.config.model_type} model with its config does not use; expected the config that the checkpoint "
+            "was saved with."
         )
     for name, parameter in model.base_model.named_parameters():
         if not bool(parameter.isfinite().all()):
@@ -159,9 +161,9 @@ def _is_pooler(name: str, prefix: str) -> bool:
 
 def _notices(base: BaseModel, new: Iterable[str], unused: Iterable[str]) -> Iterator[str]:
     if base.is_pickled:
-        yield f"{base.weights[0]} of model {base.name} is a pickle: only tensors are read, nothing in it is run."
+        yield f"{base.weights[0]} of model {base.name} is a pickle: only tensors are read, no code in it is run."
     if new := sorted(new):
-        yield f"Model {base.name} has no weights for {', '.join(new)}: they are drawn at random, by the seed."
+        yield f"Model {base.name} has no weights for {', '.join(new)}: they are initialized randomly, by the seed."
     tops: dict[str, int] = {}
     for name in unused:
         if not name.endswith(_BUFFERS):
@@ -169,7 +171,7 @@ def _notices(base: BaseModel, new: Iterable[str], unused: Iterable[str]) -> Iter
             tops[top] = tops.get(top, 0) + 1
     if tops:
         counted = ", ".join(f"{top} ({count} tensors)" for top, count in tops.items())
-        yield f"Not used of the checkpoint of model {base.name}, which gets a new output layer: {counted}."
+        yield f"Unused weights in the checkpoint of model {base.name}, which gets a new output layer: {counted}."
 
 
 def outside_names(model: "PreTrainedModel") -> list[str]:
@@ -194,11 +196,11 @@ def read_state(base: BaseModel) -> "dict[str, Tensor]":
             raise TicketError(f"model {base.name!r}: {path} is damaged ({error}).") from error
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
             raise TicketError(
-                f"model {base.name!r}: {path} cannot be read as tensors alone ({type(error).__name__}), and nothing "
-                "else in a pickle is run; save the model with transformers, as safetensors."
+                f"model {base.name!r}: {path} cannot be read as plain tensors ({type(error).__name__}), and no code "
+                "in a pickle is run; save the model as safetensors with transformers."
             ) from error
         if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-            raise TicketError(f"model {base.name!r}: {path} has other things than tensors by name in it.")
+            raise TicketError(f"model {base.name!r}: {path} has something other than named tensors in it.")
         found |= content
     return found
 

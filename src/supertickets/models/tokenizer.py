@@ -48,22 +48,22 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
         )
     if tokenizer.pad_token_id is None:
         raise TicketError(
-            f"model {name!r}: its tokenizer has no padding token, which batches need; name one in {folder}'s "
+            f"model {name!r}: its tokenizer has no padding token, which batches need; set one in {folder}'s "
             'tokenizer_config.json, such as "pad_token": "[PAD]".'
         )
     pad = config.get("pad_token_id")
     if pad is not None and pad != tokenizer.pad_token_id:
         notices.append(
-            f"Model {name} pads with id {pad} by its config and with id {tokenizer.pad_token_id} by its tokenizer: the "
-            "tokenizer's is used, as stock pipelines do."
+            f"Model {name} has padding id {pad} in its config and {tokenizer.pad_token_id} in its tokenizer: the "
+            "tokenizer's is used, as in transformers' pipelines."
         )
     if _fit_segments(name, folder, tokenizer, config):
-        notices.append(
-            f"Model {name} has no second segment: its tokenizer's segment ids (token_type_ids) are left out."
-        )
+        notices.append(f"Model {name} has no second segment: its tokenizer's segment ids (token_type_ids) are ignored.")
     if tokenizer.padding_side != "right":
         _set(tokenizer, "padding_side", "right")  # positions are counted from the first token on
-        notices.append(f"The tokenizer of model {name} pads on the left: set to the right, as it is trained here.")
+        notices.append(
+            f"The tokenizer of model {name} pads on the left; it is changed to pad on the right, as in training."
+        )
     positions = family_of(config["model_type"]).max_length(config)
     longest: object = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
@@ -80,16 +80,18 @@ def _check_entries(name: str, folder: Path, tokenizer: Any, entries: Mapping[str
     last = max(entries, key=lambda entry: entries[entry], default="")
     if entries and entries[last] >= rows:
         raise TicketError(
-            f"model {name!r}: its tokenizer's entry {last!r} has id {entries[last]}, the model has {rows} embedding "
-            "rows; resize its embeddings (`resize_token_embeddings`) and save both, or take the model's own tokenizer."
+            f"model {name!r}: its tokenizer's entry {last!r} has id {entries[last]}, but the model has {rows} "
+            "embedding rows; resize its embeddings (`resize_token_embeddings`) and save both, or use the model's own "
+            "tokenizer."
         )
     words = set(entries) - set(tokenizer.all_special_tokens)
     if not words or len(entries) < _FEWEST * rows:
         there = sorted(path.name for path in folder.iterdir() if path.is_file())
         raise TicketError(
-            f"model {name!r}: its tokenizer has {len(entries)} entries{'' if words else ', all of them special'}, the "
-            f"model {rows} embedding rows: tokenizer files are missing or another model's (expected tokenizer.json, "
-            f"vocab.txt, vocab.json with merges.txt, or a SentencePiece model; {folder} has {', '.join(there[:8])})."
+            f"model {name!r}: its tokenizer has {len(entries)} entries{'' if words else ', all of them special'}, but "
+            f"the model has {rows} embedding rows: tokenizer files are missing or belong to another model (expected "
+            f"tokenizer.json, vocab.txt, vocab.json with merges.txt, or a SentencePiece model; {folder} has "
+            f"{', '.join(there[:8])})."
         )
 
 
@@ -105,8 +107,8 @@ def _fit_segments(name: str, folder: Path, tokenizer: Any, config: Mapping[str, 
         return False
     if segments is not None and segments > 1:
         raise TicketError(
-            f"model {name!r}: its tokenizer gives segment ids up to {highest}, the model has {segments} segments; take "
-            "the model's own tokenizer."
+            f"model {name!r}: its tokenizer gives segment ids up to {highest}, but the model has {segments} segments; "
+            "use the model's own tokenizer."
         )
     _set(tokenizer, "model_input_names", [one for one in names if one != "token_type_ids"])
     return True

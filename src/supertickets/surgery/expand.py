@@ -1,4 +1,7 @@
-"""The way back from a cut model: its trained weights, in their places in the dense one."""
+"""The way back from a cut model: its trained weights, in their places in the dense one.
+
+A ticket is always cut out of a dense model, so that any part of a trained model can be trained further.
+"""
 
 import copy
 from collections.abc import Mapping

@@ -30,8 +30,8 @@ def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.
                 parameter.data.zero_()
             elif not isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm):
                 raise TicketError(
-                    f"random weights: {name}.{part} belongs to a {type(module).__name__}, which cannot be drawn anew; "
-                    "expected linears, embeddings and LayerNorms alone."
+                    f"random weights: {name}.{part} belongs to a {type(module).__name__}, which cannot be "
+                    "re-initialized; expected only linear layers, embeddings and LayerNorms."
                 )
 
 

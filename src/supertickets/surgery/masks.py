@@ -14,8 +14,9 @@ from supertickets.tickets.weights import Pruning, WeightTicket
 def prunable(encoder: PreTrainedModel, pruning: Pruning) -> dict[str, Tensor]:
     """Return the weights of a bare encoder that may be pruned, by name, in its own order.
 
-    They are found by module type: the matrices of all linears, of the pooler and of embeddings if `pruning` says so.
-    BERT-base has 72 and the pooler's, 85,524,480 weights (spec section 1).
+    They are found by module type, whatever output layer is put on the encoder, so that tickets of any two tasks
+    compare: the matrices of all linears, of the pooler and of embeddings if `pruning` says so. BERT-base has 72 and the
+    pooler's, 85,524,480 weights (spec section 1).
     """
     found = {}
     for name, module in encoder.named_modules():
@@ -41,7 +42,8 @@ def keep_zero(encoder: PreTrainedModel, ticket: WeightTicket, rows: Mapping[str,
     """Keep the weights that a ticket lacks at zero while an encoder is trained: their gradients become zero.
 
     With neither value nor gradient, momentum, decay and adaptive steps all leave them where they are, in every
-    optimiser there is here; nor do they count when gradients are clipped. `rows` names tensors of which the encoder has
+    optimiser there is here; nor do they count when gradients are clipped. There is no second copy of the weights and
+    nothing in the state dict, so a saved model is a plain one. `rows` names tensors of which the encoder has
     some rows only, and which.
     """
     parameters = dict(encoder.named_parameters())

@@ -46,7 +46,7 @@ def rescaled_outputs(model: PreTrainedModel, mean: float, deviation: float) -> I
 def full_precision_logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """Return a model's logits with the last product in the weights' own precision, whatever autocast says.
 
-    A bfloat16 has 8 bits: years, or prices in thousands, would be told apart by steps of 8 or 1,024.
+    A bfloat16 has 8 bits: years, or prices in thousands, would be rounded to steps of 8 or 1,024.
     """
     _, linear = output_linear(model)
     seen: list[Tensor] = []

@@ -3,7 +3,7 @@
 transformers lets a package register a quantisation method; its hook gets the model on the meta device before the
 weights arrive. config.json carries the ticket under `quantization_config`. A method that is not registered is only
 warned about, so config.json also names a weight file that cannot be one: without the import every stock class refuses
-to load the folder, with a message that says what to import, whatever sizes it is told to ignore.
+to load the folder, with a message that says what to import, even with `ignore_mismatched_sizes`.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
-from supertickets.surgery.saving import METHOD, mark_as, mark_cut
+from supertickets.surgery.saving import METHOD, TicketConfig, mark_as, mark_cut
 from supertickets.tickets import Ticket
 
 
@@ -22,6 +22,7 @@ class TicketQuantizer(HfQuantizer):
     """Cuts a freshly built stock model to its ticket before transformers loads the weights into it."""
 
     requires_calibration = False
+    quantization_config: TicketConfig
 
     def update_attn_implementation(self, config: Any) -> Any:
         """Let transformers look for the weights under their usual name (this hook comes before it does)."""
@@ -40,7 +41,7 @@ class TicketQuantizer(HfQuantizer):
         self.remove_quantization_config(model)
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
-                module.is_quantized = False
+                vars(module)["is_quantized"] = False
         mark_as(model, self.quantization_config)
         return model
 

@@ -3,11 +3,11 @@
 import json
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from transformers.utils.quantization_config import QuantizationConfigMixin, QuantizationMethod
 
 from supertickets.storage import write_atomically
 from supertickets.tickets import Ticket
@@ -22,7 +22,7 @@ class TicketConfig(QuantizationConfigMixin):
     """What config.json says about a cut model: the ticket that was cut out."""
 
     def __init__(self, ticket: dict[str, Any], quant_method: str = METHOD, **unknown: Any) -> None:
-        self.quant_method = quant_method
+        self.quant_method = cast(QuantizationMethod, quant_method)  # the enum has transformers' own methods only
         self.ticket = ticket
 
 
@@ -37,7 +37,7 @@ def mark_as(model: PreTrainedModel, config: TicketConfig) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):  # an encoder may be saved without its output layer
             module.config.quantization_config = config
-            module.save_pretrained = _SavePretrained(module)
+            vars(module)["save_pretrained"] = _SavePretrained(module)  # its own, before its class's
 
 
 _HUB = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags",
@@ -48,7 +48,7 @@ _HUB = ("repo_id", "commit_message", "commit_description", "private", "token", "
 class _SavePretrained:
     """`save_pretrained` of a cut model: as transformers does it, and config.json gets what transformers leaves out.
 
-    The reference is weak, so that a model's memory is free as soon as nobody uses it.
+    The reference is weak, so that a model's memory is free as soon as it is not used any more.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

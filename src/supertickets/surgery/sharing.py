@@ -2,7 +2,8 @@
 
 Heads of a layer that the same tickets keep always act and learn together: they make a group, and each group's rows and
 columns are parameters of their own. While a task's ticket is active, groups outside it are not computed and get no
-gradient, hence no update: optimisers pass over what has none, its momentum too (paper, section 4, Algorithm 1).
+gradient, hence no update: optimisers pass over what has none, its momentum too (paper, section 4, Algorithm 1). Nothing
+has to be masked or put back, and a step costs what its ticket costs.
 """
 
 from collections.abc import Sequence

@@ -24,14 +24,19 @@ class Drawing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     counts: Literal["share", "ladder"] = Field(
-        "share", description="how many go at a level: that share of heads and of FFNs, or the released scripts' ladder"
+        "share",
+        description="how many heads and FFNs a level prunes: that fraction (share), or the released scripts' table "
+        "(ladder)",
     )
     random: Literal["without-replacement", "with-replacement"] = Field(
-        "without-replacement", description="how random tickets are sampled; with replacement prunes fewer than asked"
+        "without-replacement",
+        description="how random tickets are sampled: without-replacement, or with-replacement, which prunes fewer "
+        "than the level says",
     )
     schedule: Literal["one-shot", "iterative"] = Field(
         "one-shot",
-        description="draw every level from the dense run's scores, or each from the rewound ticket of the level before",
+        description="draw all levels from the dense model's importance scores (one-shot), or each level from the "
+        "scores of the previous level's ticket, rewound and trained (iterative)",
     )
 
 

@@ -85,9 +85,9 @@ def load_ticket(folder: Path | str) -> SharedTicket:
     if not (folder / TICKET_JSON).is_file():
         inside = folder / "super-ticket"
         hint = f"; did you mean {inside}?" if (inside / TICKET_JSON).is_file() else ""
-        raise TicketError(f"{folder}: not a ticket folder, there is no {TICKET_JSON} in it{hint or '.'}")
+        raise TicketError(f"{folder}: not a ticket folder (no {TICKET_JSON}){hint or '.'}")
     if is_of_weights(folder):
-        raise TicketError(f"{folder}: a ticket of single weights; expected one of heads and FFNs.")
+        raise TicketError(f"{folder}: this is a ticket of single weights; expected one of heads and FFNs.")
     try:
         content = _read(folder)
         arrays = load_file(folder / TICKET_ARRAYS)
@@ -95,7 +95,7 @@ def load_ticket(folder: Path | str) -> SharedTicket:
         if not {"name", "weight_hash"} <= content["base"].keys():
             raise TicketError(f"{folder}: {TICKET_JSON} does not say which base model the ticket is of.")
         if ticket.shape != (content["shape"]["layers"], content["shape"]["heads"]):
-            raise TicketError(f"{folder}: {TICKET_ARRAYS} has another shape than {TICKET_JSON} says.")
+            raise TicketError(f"{folder}: the shape of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
         scores = {name.removeprefix("scores."): values for name, values in arrays.items() if name.startswith("scores.")}
         return SharedTicket(ticket, content["base"], content["origin"], content["versions"], scores)
     except TicketError:
@@ -142,12 +142,12 @@ def load_weight_ticket(folder: Path | str) -> SharedWeightTicket:
     """Read a folder with a ticket of weights; raises TicketError if it is none, or is damaged."""
     folder = user_path(folder)
     if not is_of_weights(folder):
-        raise TicketError(f"{folder}: not a folder with a ticket of weights (its {TICKET_JSON} does not say so).")
+        raise TicketError(f"{folder}: not a ticket of single weights (it has no {TICKET_JSON} that says so).")
     try:
         content = _read(folder)
         arrays = (folder / TICKET_ARRAYS).read_bytes()
         if hashlib.sha256(arrays).hexdigest() != content["sha256"]:
-            raise TicketError(f"{folder}: {TICKET_ARRAYS} is not the file that {TICKET_JSON} speaks of.")
+            raise TicketError(f"{folder}: the checksum of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
         ticket = WeightTicket.from_bytes(arrays, str(folder / TICKET_ARRAYS))
         if not {"name", "weight_hash"} <= content["base"].keys():
             raise TicketError(f"{folder}: {TICKET_JSON} does not say which base model the ticket is of.")

@@ -25,10 +25,10 @@ class Pruning(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scope: Literal["global", "tensor"] = Field(
-        "global", description="rank weights by magnitude over the whole encoder, or within each matrix"
+        "global", description="rank weights by magnitude over the whole encoder (global) or within each matrix (tensor)"
     )
-    pooler: bool = Field(True, description="whether the pooler's matrix may be pruned, where the encoder has one")
-    embeddings: bool = Field(False, description="whether embeddings may be pruned")
+    pooler: bool = Field(True, description="also prune the pooler's matrix, if the encoder has one")
+    embeddings: bool = Field(False, description="also prune the embeddings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,9 @@ class WeightTicket:
             for name, shape in shapes:
                 size = math.prod(shape)
                 if packed[name].dtype != np.uint8 or packed[name].shape != ((size + 7) // 8,):
-                    raise TicketError(f"{where}: the mask of {name} has not the {size} bits of its shape {shape}.")
+                    raise TicketError(
+                        f"{where}: the mask of {name} does not have the {size} bits of its shape {shape}."
+                    )
                 masks[name] = np.unpackbits(packed[name], count=size).astype(bool).reshape(shape)
             return cls(masks)
         except TicketError:
