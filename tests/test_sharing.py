@@ -24,7 +24,8 @@ from supertickets.surgery.sharing import GroupedLinear, SharedStructures
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.training.batches import batches_by_task
-from supertickets.training.loop import Learner, Trainer
+from supertickets.training.learner import Learner
+from supertickets.training.loop import Checkpoints, Plan, Trainer
 from supertickets.training.objectives import encode, example_losses
 from supertickets.training.optimisers import build_optimizer, build_schedule
 from supertickets.training.recipe import Recipe, Sharing
@@ -85,7 +86,7 @@ def make_trainer(
     encoded = [encode(task, source.tokenizer, recipe.max_length) for task in tasks]
     learners = [Learner(*parts) for parts in zip(encoded, models, tickets, strict=True)]
     sharing = Sharing(sampling="proportional", updates=updates)
-    return Trainer(learners, recipe, 0, CPU, lambda event: None, sharing=sharing), models
+    return Trainer(learners, Plan(recipe, sharing=sharing), CPU), models
 
 
 # --- what acts --------------------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def naive_sharing(source: ModelSource, tasks: list[Task], trainer: Trainer) -> l
     encoded = [encode(task, source.tokenizer, RECIPE.max_length) for task in tasks]
     unique = list({id(p): p for model in models for p in model.parameters()}.values())
     optimizer = build_optimizer(unique, RECIPE)
-    schedule = build_schedule(optimizer, RECIPE, trainer.steps)
+    schedule = build_schedule(optimizer, RECIPE, trainer.total)
     for which, rows in trainer._orders[0] + trainer._orders[1]:
         model, ticket = models[which].train(), (A, B)[which]
         inputs, targets = encoded[which].train.collate(rows, CPU)
@@ -297,8 +298,9 @@ def test_a_stopped_sharing_goes_on_bit_identical(source: ModelSource, tasks: lis
             if event["step"] == stop:
                 raise StoppedError
 
-        trainer = Trainer(learners, recipe, 0, CPU, report, tmp_path / f"{stop is not None}", 0.0, "this")
-        trainer.train()
+        checkpoints = Checkpoints(tmp_path / f"{stop is not None}", "this", 0.0)
+        trainer = Trainer(learners, Plan(recipe), CPU, checkpoints)
+        trainer.train(report)
         trainer.restore()
         return models
 
@@ -320,7 +322,7 @@ def test_training_costs_what_the_tickets_cost(source: ModelSource, tasks: list[T
         union = tickets[0] | tickets[-1]
         models = built(source, [tasks[i] for i in which], union)
         learners = [Learner(*parts) for parts in zip(encoded, models, tickets, strict=True)]
-        return Trainer(learners, RECIPE, 0, CPU, lambda event: None).train().cost.flops
+        return Trainer(learners, Plan(RECIPE), CPU).train().cost.flops
 
     together = cost((0, 1), (A, B))
     assert together == cost((0,), (A,)) + cost((1,), (B,))
@@ -349,7 +351,7 @@ def test_each_task_sees_the_batches_it_would_see_alone(source: ModelSource, task
     for task in (0, 1):
         alone = Trainer(
             [Learner(encode(tasks[task], source.tokenizer, 16), built(source, tasks[task : task + 1], A)[0], A)],
-            RECIPE, 0, CPU, lambda event: None,
+            Plan(RECIPE), CPU,
         )  # fmt: skip
         for epoch in range(RECIPE.epochs):
             found = [rows.tolist() for which, rows in together._orders[epoch] if which == task]
@@ -367,9 +369,7 @@ def test_every_example_comes_whatever_the_sampling(source: ModelSource, tasks: l
     encoded = [encode(task, source.tokenizer, 16) for task in tasks]
     learners = [Learner(*parts) for parts in zip(encoded, models, (FULL, FULL), strict=True)]
     recipe = RECIPE.model_copy(update={"order": order, "epochs": 3})
-    trainer = Trainer(
-        learners, recipe, 0, CPU, lambda event: None, sharing=Sharing(sampling="uniform", updates="strict")
-    )
+    trainer = Trainer(learners, Plan(recipe, sharing=Sharing(sampling="uniform", updates="strict")), CPU)
     seen = {row for epoch in trainer._orders for which, rows in epoch if which == 0 for row in rows.tolist()}
     assert seen == set(range(64))
 
@@ -379,9 +379,7 @@ def test_a_small_task_begins_again_in_another_order(source: ModelSource, tasks: 
     models = built(source, tasks, FULL)
     encoded = [encode(task, source.tokenizer, 16) for task in tasks]
     learners = [Learner(*parts) for parts in zip(encoded, models, (FULL, FULL), strict=True)]
-    trainer = Trainer(
-        learners, RECIPE, 0, CPU, lambda event: None, sharing=Sharing(sampling=sampling, updates="strict")
-    )
+    trainer = Trainer(learners, Plan(RECIPE, sharing=Sharing(sampling=sampling, updates="strict")), CPU)
     all_of_it = [rows.tolist() for epoch in trainer._orders for which, rows in epoch if which == 1]
     assert len(all_of_it) > 2 * 3  # the small task has three batches, and two epochs
     rounds = [all_of_it[start : start + 3] for start in range(0, len(all_of_it) - 2, 3)]

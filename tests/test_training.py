@@ -21,10 +21,12 @@ from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.batches import ORDERS, EncodedTask, bucketed
 from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.devices import choose_precision
-from supertickets.training.loop import Learner, Trainer
+from supertickets.training.learner import Learner
+from supertickets.training.loop import Checkpoints, Plan, Trainer
 from supertickets.training.objectives import encode, example_losses
 from supertickets.training.optimisers import ReleasedAdamax, build_optimizer, build_schedule, released_factor
 from supertickets.training.recipe import Recipe, Span
+from supertickets.training.scoring import score
 from supertickets.training.vocabulary import UsedVocabulary
 
 CPU = torch.device("cpu")
@@ -48,10 +50,8 @@ def train(
     model = cut(source.build(task.outputs, recipe.dropout, seed), ticket)
     trainer = Trainer(
         [Learner(encode(task, source.tokenizer, recipe.max_length), model.double() if double else model, ticket)],
-        recipe,
-        seed,
+        Plan(recipe, seed),
         CPU,
-        lambda event: None,
     )
     return trainer.train(), trainer, model
 
@@ -176,7 +176,7 @@ def test_two_tasks_share_one_encoder(source: ModelSource, task: Task) -> None:
     second = source.build(2, 0.0, 1)
     setattr(second, second.base_model_prefix, first.base_model)
     learners = [Learner(encode(t, source.tokenizer, 16), m, FULL) for t, m in ((task, first), (other, second))]
-    result = Trainer(learners, RECIPE, 0, CPU, lambda event: None).train()
+    result = Trainer(learners, Plan(RECIPE), CPU).train()
     assert set(result.predictions) == {"words", "other"}
     assert set(result.epochs[-1]["metrics"]) == {"words", "other"}
     assert first.base_model is second.base_model
@@ -208,9 +208,9 @@ def test_a_stopped_training_ends_bit_identical(
 
         model = source.build(task.outputs, recipe.dropout, 0)
         learner = Learner(encode(task, source.tokenizer, recipe.max_length), model, FULL)
-        trainer = Trainer([learner], recipe, 0, CPU, report, tmp_path / "checkpoint", 0.0, identity)
+        trainer = Trainer([learner], Plan(recipe), CPU, Checkpoints(tmp_path / "checkpoint", identity, 0.0))
         torch.manual_seed(99)  # whatever ran before must not matter
-        trainer.train()
+        trainer.train(report)
         return trainer, model, steps
 
     for stop in stop_at:
@@ -233,15 +233,17 @@ def test_importance_is_measured_after_the_epoch_asked_for(source: ModelSource, t
     recipe = RECIPE.model_copy(update={"epochs": 6, "keep_epoch": "last", "dropout": 0.1, "learning_rate": 1e-2})
     data = encode(task, source.tokenizer, recipe.max_length)
 
-    def scores(stop_at: int | None = None, **options: Any) -> tuple[Trainer, list[np.ndarray]]:
+    def scores(
+        stop_at: int | None = None, checkpoints: Checkpoints | None = None, **options: Any
+    ) -> tuple[Trainer, list[np.ndarray]]:
         def report(event: dict) -> None:
             if event["step"] == stop_at:
                 raise StoppedError
 
         model = source.build(task.outputs, recipe.dropout, 0)
-        trainer = Trainer([Learner(data, model, FULL)], recipe, 0, CPU, report, **options)
-        trainer.train()
-        return trainer, list(trainer.score(ScoringSettings.model_validate({}), lambda: model))
+        trainer = Trainer([Learner(data, model, FULL)], Plan(recipe, **options), CPU, checkpoints)
+        trainer.train(report)
+        return trainer, list(score(trainer, ScoringSettings.model_validate({}), lambda: model))
 
     whole, at_its_end = scores()
     part, expected = scores(span=Span(skip=0.0, stop=4 / 6, lr_horizon=1))
@@ -253,10 +255,10 @@ def test_importance_is_measured_after_the_epoch_asked_for(source: ModelSource, t
     (learner,) = asked.learners  # the weights that are kept are the last epoch's again
     last = asked.predict(learner, learner.data.evaluations["dev"])
     assert np.array_equal(last, whole.result.predictions["words"]["dev"][5])
-    checkpoint = {"checkpoint": tmp_path / "checkpoint", "checkpoint_every": 0.0, "identity": "this"}
+    checkpoints = Checkpoints(tmp_path / "checkpoint", "this", 0.0)
     with pytest.raises(StoppedError):
-        scores(stop_at=43, score_epoch=4, **checkpoint)  # in the last epoch
-    assert all(map(np.array_equal, scores(score_epoch=4, **checkpoint)[1], expected))
+        scores(43, checkpoints, score_epoch=4)  # in the last epoch
+    assert all(map(np.array_equal, scores(None, checkpoints, score_epoch=4)[1], expected))
 
 
 def test_a_damaged_checkpoint_is_not_taken(tmp_path: Path) -> None:

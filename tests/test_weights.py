@@ -43,8 +43,10 @@ from supertickets.tickets.weights import (
     pruned_count,
 )
 from supertickets.training.batches import bucketed
-from supertickets.training.loop import Learner, Trainer, _part
+from supertickets.training.learner import Learner
+from supertickets.training.loop import Checkpoints, Plan, Trainer
 from supertickets.training.objectives import encode
+from supertickets.training.orders import part_of
 from supertickets.training.recipe import Recipe, Span
 
 CPU = torch.device("cpu")
@@ -425,9 +427,9 @@ def test_damaged_bytes_are_told() -> None:
         b"junk" * 40: "here: not a file of weight masks",
         save({"a": np.ones(3, np.uint8)}): "here: not a file of weight masks",
         changed(whole, a=None): "here: the mask of a is missing",
-        changed(whole, b=np.ones(3, np.uint8)): "here: the mask of b has not the 12 bits of its shape",
-        changed(whole, b=np.ones(2, np.int64)): "here: the mask of b has not the 12 bits of its shape",
-        changed(whole, masks=[["a", [1, 3]], ["b", [5, 4]]]): "here: the mask of b has not the 20 bits",
+        changed(whole, b=np.ones(3, np.uint8)): "here: the mask of b does not have the 12 bits of its shape",
+        changed(whole, b=np.ones(2, np.int64)): "here: the mask of b does not have the 12 bits of its shape",
+        changed(whole, masks=[["a", [1, 3]], ["b", [5, 4]]]): "here: the mask of b does not have the 20 bits",
         changed(whole, masks=[["a", "wide"]]): "here: not a file of weight masks",
         changed(whole, masks=3): "here: not a file of weight masks",
         changed(whole, masks=[]): "at least one weight",
@@ -484,15 +486,15 @@ def damage(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("structured", "not a folder with a ticket of weights"),
-        ("cut off", "not a folder with a ticket of weights"),
+        ("structured", "not a ticket of single weights"),
+        ("cut off", "not a ticket of single weights"),
         ("newer", "ticket format 99 is newer than this version reads"),
         ("nameless", "does not say which base model"),
         ("no base", "the ticket folder is damaged"),
         ("no origin", "the ticket folder is damaged"),
         ("no arrays", "the ticket folder is damaged"),
-        ("flipped", "is not the file that ticket.json speaks of"),
-        ("other", "is not the file that ticket.json speaks of"),
+        ("flipped", "does not match ticket.json"),
+        ("other", "does not match ticket.json"),
     ],
 )
 def test_a_damaged_ticket_folder_is_told(tmp_path: Path, what: str, message: str) -> None:
@@ -533,17 +535,15 @@ def trainer_of(
     recipe: Recipe,
     ticket: WeightTicket,
     double: bool = False,
-    span: Span | None = None,
-    report: Any = lambda event: None,
     checkpoint: Path | None = None,
+    **plan: Any,
 ) -> tuple[Trainer, PreTrainedModel]:
     model = source.build(task.outputs, recipe.dropout, 0)
     zero(model, ticket)
     model = model.double() if double else model
     learner = Learner(encode(task, source.tokenizer, recipe.max_length), model, FULL)
-    return Trainer(
-        [learner], recipe, 0, CPU, report, checkpoint, 0.0, "this", weight_ticket=ticket, span=span
-    ), model  # fmt: skip
+    checkpoints = None if checkpoint is None else Checkpoints(checkpoint, "this", 0.0)
+    return Trainer([learner], Plan(recipe, weight_ticket=ticket, **plan), CPU, checkpoints), model
 
 
 def pruned_entries(model: PreTrainedModel, ticket: WeightTicket) -> Iterator[torch.Tensor]:
@@ -690,7 +690,7 @@ def test_every_family_trains_a_ticket(family: str, tmp_path: Path, task: Task) -
 def rates(source: ModelSource, task: Task, span: Span | None, recipe: Recipe = RECIPE) -> tuple[Trainer, list[float]]:
     """Train; return each update's learning rate, and at the end the one that the next would have."""
     found: list[float] = []
-    trainer, _ = trainer_of(source, task, recipe, half_of(source), span=span)
+    trainer, _ = trainer_of(source, task, recipe, half_of(source), span=span or Span.model_validate({}))
     trainer._optimizer.register_step_pre_hook(
         lambda optimizer, args, kwargs: found.append(optimizer.param_groups[0]["lr"])
     )
@@ -718,9 +718,9 @@ def test_two_parts_of_a_training_are_the_whole(source: ModelSource, task: Task, 
     def batches(trainer: Trainer) -> list[list[int]]:
         return [rows.tolist() for order in trainer._orders for _, rows in order]
 
-    assert first.steps == round(share * 24)
+    assert first.total == round(share * 24)
     assert batches(first) + batches(second) == batches(whole)
-    assert batches(first) != batches(second)[: first.steps]
+    assert batches(first) != batches(second)[: first.total]
     assert before[:-1] + after == pytest.approx(rates_of_whole, abs=1e-15)
     assert len(whole.result.epochs) <= len(first.result.epochs) + len(second.result.epochs) <= 4
 
@@ -734,7 +734,7 @@ def test_parts_are_parts(epochs: list[list[int]], skip: float, stop: float) -> N
     orders: Any = [[(0, step) for step in epoch] for epoch in epochs]
     flat = [step for epoch in orders for step in epoch]
     first, last = round(skip * len(flat)), round(stop * len(flat))
-    found, begin = _part(orders, first, last)
+    found, begin = part_of(orders, first, last)
     assert found
     assert all(found)  # no epoch without a step, and one step at least
     assert begin == min(first, max(last, 1) - 1)
@@ -745,9 +745,9 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("span", [None, Span(skip=0.3, stop=0.9, lr_horizon=10)])
+@pytest.mark.parametrize("span", [Span.model_validate({}), Span(skip=0.3, stop=0.9, lr_horizon=10)])
 def test_a_stopped_masked_training_ends_bit_identical(
-    source: ModelSource, task: Task, tmp_path: Path, span: Span | None
+    source: ModelSource, task: Task, tmp_path: Path, span: Span
 ) -> None:
     recipe = RECIPE.model_copy(update={"dropout": 0.1, "weight_decay": 0.1, "optimizer": "adamw"})
     ticket = half_of(source, EVERYTHING)
@@ -761,11 +761,9 @@ def test_a_stopped_masked_training_ends_bit_identical(
             raise StoppedError
 
     for _ in range(2):
-        trainer, model = trainer_of(
-            source, task, recipe, ticket, span=span, report=report, checkpoint=tmp_path / "checkpoint"
-        )
+        trainer, model = trainer_of(source, task, recipe, ticket, span=span, checkpoint=tmp_path / "checkpoint")
         with pytest.raises(StoppedError):
-            trainer.train()
+            trainer.train(report)
     trainer, model = trainer_of(source, task, recipe, ticket, span=span, checkpoint=tmp_path / "checkpoint")
     zeros = [(len(e), int(torch.count_nonzero(e))) for e in pruned_entries(source.build(2, 0.0, 0), half_of(source))]
     assert all(count > 0 for _, count in zeros)  # control: a model as built has no zeros there

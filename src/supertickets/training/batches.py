@@ -79,8 +79,8 @@ def encode_split(part: Split, tokenizer: Any, max_length: int) -> Encoded:
     empty = [row for row, ids in enumerate(found["input_ids"]) if not len(ids)]
     if empty:
         raise TicketError(
-            f"the tokenizer makes no token of {len(empty)} of {len(part)} texts, the first is example {empty[0] + 1}: "
-            f"{part.text[empty[0]][:40]!r}; leave such examples out."
+            f"the tokenizer produces no tokens for {len(empty)} of {len(part)} texts, the first is example "
+            f"{empty[0] + 1}: {part.text[empty[0]][:40]!r}; remove such examples."
         )
     segments = found.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
     return Encoded(

@@ -1,20 +1,21 @@
 """Where a training runs and in which arithmetic."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
 
 from supertickets.training.recipe import Precision
-from supertickets.training.team import process_state
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """Return the device accelerate picks (a GPU if there is one), or the one named."""
+    """Return the device named; for `auto` torch's accelerator (a GPU), if this machine has one."""
     if name != "auto":
         return torch.device(name)
-    return process_state().device
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def choose_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
@@ -36,17 +37,28 @@ def choose_precision(asked: Literal["auto", "float32", "bfloat16"], device: torc
 @contextlib.contextmanager
 def undisturbed(threads: int | None = None) -> Iterator[None]:
     """Leave torch's random state and number of threads as they were before the context; `threads` in it, if given."""
-    before, random = torch.get_num_threads(), torch.get_rng_state()
+    random = torch.get_rng_state()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield
+        with with_threads(torch.get_num_threads() if threads is None else threads):
+            yield
     finally:
-        torch.set_num_threads(before)
         torch.set_rng_state(random)
         if on_gpus:
             torch.cuda.set_rng_state_all(on_gpus)
+
+
+@contextlib.contextmanager
+def with_threads(threads: int) -> Iterator[None]:
+    """Within the context torch computes with so many threads; after it, with as many as before."""
+    before = torch.get_num_threads()
+    try:
+        if threads != before:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def arithmetic(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -54,3 +66,9 @@ def arithmetic(precision: Precision, device: torch.device) -> contextlib.Abstrac
     if precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def describe_devices() -> str:
+    """Return this machine's cores and GPUs in words."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return f"{os.cpu_count()} CPU cores, GPUs: {', '.join(gpus) or 'none'}; {torch.get_num_threads()} torch threads"

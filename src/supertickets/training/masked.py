@@ -111,7 +111,7 @@ class Masked:
         return nullcontext()
 
     def blank(self, data: Encoded) -> NDArray[np.float32]:
-        """Return room for what `judge` gives of all blocks."""
+        """Return an array for what `judge` returns for all blocks."""
         return np.zeros((len(data.ids), 3), np.float32)
 
     def judge(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float32]:

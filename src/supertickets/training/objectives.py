@@ -31,7 +31,7 @@ class Objective(Protocol):
         """Return the context in which a model's outputs are in the units that they are judged in."""
 
     def blank(self, data: Encoded) -> NDArray[np.float32]:
-        """Return room for what `judge` says of a whole split, zeros."""
+        """Return an array of zeros for what `judge` returns for a whole split."""
 
     def judge(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float32]:
         """Return what an evaluation keeps of a batch, a row an example."""
@@ -75,7 +75,7 @@ class Sequences:
         return rescaled_outputs(model, self._mean, self._deviation)
 
     def blank(self, data: Encoded) -> NDArray[np.float32]:
-        """Return room for the outputs of all examples."""
+        """Return an array for the outputs of all examples."""
         return np.zeros((len(data.ids), self._outputs), np.float32)
 
     def judge(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float32]:

@@ -13,22 +13,35 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: int = Field(6, ge=1, description="training epochs at most")
-    batch_size: int = Field(32, ge=1, description="examples a step")
+    epochs: int = Field(6, ge=1, description="maximum number of training epochs")
+    batch_size: int = Field(32, ge=1, description="examples per update step")
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate")
-    max_length: int = Field(128, ge=4, description="longest input in tokens; longer ones are cut")
-    optimizer: Literal["adamax", "adamw", "released"] = Field("adamax", description="optimiser")
-    lr_schedule: Literal["linear", "released"] = Field("linear", description="the learning rate over the steps")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
-    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of matrices")
-    max_grad_norm: float = Field(1.0, gt=0, description="global l2 norm that gradients are clipped to")
+    max_length: int = Field(128, ge=4, description="maximum input length in tokens; longer inputs are truncated")
+    optimizer: Literal["adamax", "adamw", "released"] = Field(
+        "adamax", description="optimizer; released: Adamax without bias correction, as in the authors' code"
+    )
+    lr_schedule: Literal["linear", "released"] = Field(
+        "linear",
+        description="learning rate schedule: linear (warmup, then linear decay) or released (as in the released code)",
+    )
+    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the steps used for learning rate warmup")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of the weight matrices")
+    max_grad_norm: float = Field(1.0, gt=0, description="maximum l2 norm of the gradients (for gradient clipping)")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the output layer")
-    order: Literal["bucketed", "released"] = Field("bucketed", description="how examples become batches")
-    patience: int | None = Field(3, ge=0, description="stop after so many epochs without a better dev score (0: never)")
-    keep_epoch: Literal["best", "last"] = Field("best", description="the epoch whose weights a training ends with")
-    precision: Precision = Field("float32", description="arithmetic of the forward pass; weights are float32")
-    processes: int = Field(1, ge=1, description="processes of one training, as `accelerate launch` starts them")
-    threads: int = Field(1, ge=1, description="CPU threads of one training; the bits of a result depend on it")
+    order: Literal["bucketed", "released"] = Field(
+        "bucketed",
+        description="how examples are batched: bucketed (similar lengths together) or released (as in the released "
+        "code)",
+    )
+    patience: int | None = Field(
+        3, ge=0, description="stop after this many epochs without a better dev score (0: never)"
+    )
+    keep_epoch: Literal["best", "last"] = Field("best", description="epoch whose weights a training ends with")
+    precision: Precision = Field("float32", description="precision of the forward pass; weights are float32")
+    # How threads split a sum decides its last bits, so their number is part of a trial; that of workers is not.
+    threads: int = Field(
+        1, ge=1, description="CPU threads per training; results are reproducible for the same number only"
+    )
 
     @field_validator("patience")
     @classmethod
@@ -59,9 +72,12 @@ class Sharing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sampling: Literal["proportional", "annealed", "uniform"] = Field(
-        "proportional", description="how often each task's batches come: by size, by size at first then evener, equally"
+        "proportional",
+        description="how often tasks are sampled: by training set size (proportional), by size at first and then more "
+        "evenly (annealed), or equally often (uniform)",
     )
     updates: Literal["strict", "leaky"] = Field(
         "strict",
-        description="what a step of a task may change: its ticket alone, or (leaky) what momentum and decay still move",
+        description="weights that a training step of a task may change: only its ticket (strict), or also others, "
+        "through momentum and weight decay, as in the released code (leaky)",
     )

@@ -25,7 +25,7 @@ from supertickets.training.batches import Encoded
 QUESTION_TOKENS, STEP = 64, 128
 BEST, ANSWER_TOKENS = 20, 30
 _NOWHERE = -1
-_LEAST_ROOM = 4  # tokens of a context that a window must have room for
+_LEAST_ROOM = 4  # tokens of a context that must fit into a window
 _CHUNK = 2000  # windows that are decoded together
 
 
@@ -50,7 +50,7 @@ class Spans:
     def encode(self, part: Split, tokenizer: Any, max_length: int) -> Windows:
         """Tokenise questions with windows of their contexts.
 
-        Raises TicketError if `max_length` leaves a context no room, or if the tokenizer is not a fast one.
+        Raises TicketError if `max_length` leaves no space for a context, or if the tokenizer is not a fast one.
         """
         assert part.pair is not None
         assert part.answers is not None
@@ -60,7 +60,7 @@ class Spans:
         longest = min(QUESTION_TOKENS, (max_length - around) // 2)
         if longest < 1 or max_length - around - longest < _LEAST_ROOM:
             raise TicketError(
-                f"--max-length {max_length} leaves a context no room beside its question; expected at least "
+                f"--max-length {max_length} leaves no space for the context next to its question; expected at least "
                 f"{around + 2 * _LEAST_ROOM}."
             )
         questions, lengths = _shortened(part.text, tokenizer, longest)
@@ -100,7 +100,7 @@ class Spans:
         return nullcontext()
 
     def blank(self, data: Encoded) -> NDArray[np.float32]:
-        """Return room for the logits of all windows, `[windows, tokens, 2]`."""
+        """Return an array for the logits of all windows, `[windows, tokens, 2]`."""
         return np.zeros((len(data.ids), int(data.lengths.max()), 2), np.float32)
 
     def judge(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float32]:
@@ -190,7 +190,7 @@ def _shortened(questions: Sequence[str], tokenizer: Any, longest: int) -> tuple[
 
 
 def _windows(questions: list[str], contexts: list[str], tokenizer: Any, max_length: int, room: int) -> list[_Window]:
-    """Return the windows of contexts that have room for as many tokens, all with questions of one length."""
+    """Return windows of contexts with `room` tokens each; all questions have the same length."""
     step = max(1, min(STEP, room // 2))
     found = tokenizer(
         questions,

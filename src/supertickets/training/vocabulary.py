@@ -78,6 +78,7 @@ class UsedVocabulary:
         if self._whole:
             return
         embedding = self._encoder.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
         weight = self.full_weight(embedding.weight, decay)
         embedding.weight = nn.Parameter(weight.to(embedding.weight.device))
         embedding.num_embeddings = len(weight)

@@ -1,0 +1,53 @@
+"""Importance of heads and FFNs, measured on a trained model over its task's training set."""
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from supertickets.anatomy.cost import BACKWARD
+from supertickets.surgery.gate import gated
+from supertickets.surgery.structures import sum_by_structure
+from supertickets.tickets.importance import MEASURES, Loss, Measured, Scores
+from supertickets.tickets.scoring import ScoringSettings
+from supertickets.training.batches import in_file_order, in_length_order
+from supertickets.training.loop import Trainer
+
+_ORDERS = {"file": in_file_order, "length": in_length_order}
+_PASSES = {"weights": 1 + BACKWARD, "gates": 1 + BACKWARD / 2}
+"""What a batch costs in forward passes, by what the loss is derived by; gates need half of a backward pass."""
+
+
+def score(trainer: Trainer, settings: ScoringSettings, start: Callable[[], PreTrainedModel]) -> Scores:
+    """Return the importance of heads `[layers, heads]` and FFNs `[layers]` over the (only) task's training set.
+
+    `start` builds the model as it was before training, for measures that ask for it. Call after the training, before
+    `restore`.
+    """
+    (learner,) = trainer.learners
+    model, measure = learner.model, MEASURES[settings.importance]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    @cache
+    def before() -> dict[str, nn.Parameter]:
+        return dict(nn.Module.to(start(), trainer.device).named_parameters())
+
+    def losses() -> Iterator[Loss]:
+        order = _ORDERS[measure.order(settings)]
+        for rows in order(learner.data.train.lengths, trainer.plan.recipe.batch_size):
+            yield partial(trainer.passes.losses, learner, rows, _PASSES[measure.gradients])
+
+    with trainer.at_work(), trainer.weights_to_score():
+        return measure.function(
+            Measured(
+                model,
+                learner.ticket,
+                gate=partial(gated, model),
+                losses=losses,
+                by_structure=lambda value: sum_by_structure(model, learner.ticket, value),
+                start=lambda parameter: before()[names[id(parameter)]].detach(),
+                settings=settings,
+                seed=trainer.plan.seed,
+            )
+        )
