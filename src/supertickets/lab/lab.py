@@ -1,12 +1,14 @@
+"""The executor: runs steps and remembers what came of them, so that a trial that is done is not run again."""
+
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from supertickets.errors import StudyError
 from supertickets.lab.jobs import Job, Message, Runner
@@ -16,40 +18,47 @@ from supertickets.lab.outcome import (
     PREDICTIONS,
     WEIGHTS,
     Outcome,
+    copy_outcome,
     forget,
     forget_all,
+    load_outcome,
     outcome_of,
     save_outcome,
 )
-from supertickets.lab.trial import Trial
-from supertickets.storage import write_atomically
+from supertickets.lab.partial import partial_of
+from supertickets.lab.steps import Execution, Order, Step
+from supertickets.lab.trial import Start, Trial
+from supertickets.storage import file_digest, write_atomically
 
 TRIES = 3
-TRIALS, AGAIN = "trials", "again"
-"""Below a study's folder: its trials; trainings again, for weights that were not kept."""
-
-Then = Callable[[Trial, Outcome], Iterable[Trial]]
-"""What a study does when a trial is done; it may ask for more trials."""
+TRIALS, RETRAINED = "trials", "retrained"
+"""Below a study's folder: its trials; trainings done again, for weights that were not kept."""
 
 
 class Watcher(Protocol):
-    """Is told what happens: progress displays implement this."""
+    """Receives events: progress displays implement this."""
+
+    def begins(self, execution: Execution) -> None:
+        """These steps are run."""
 
     def asked(self, trial: Trial, remembered: bool) -> None:
-        """A study asks for a trial; `remembered` if its outcome is there already."""
+        """A trial is asked for; `remembered` if its outcome is there already."""
 
     def starts(self, machine: Machine, side_by_side: int) -> None:
         """There is something to run; this is where, and how many trials at a time."""
 
     def message(self, message: Message) -> None:
-        """A runner tells something (see `lab.jobs.Message`)."""
+        """A runner sent a message (see `lab.jobs.Message`)."""
 
-    def label(self, trial: Trial) -> str:
-        """Return a trial's name for people."""
+    def say(self, sentence: str) -> None:
+        """Something that people should know."""
 
 
 class Silent:
     """A watcher that shows nothing."""
+
+    def begins(self, execution: Execution) -> None:
+        """Show nothing."""
 
     def asked(self, trial: Trial, remembered: bool) -> None:
         """Show nothing."""
@@ -60,21 +69,51 @@ class Silent:
     def message(self, message: Message) -> None:
         """Show nothing."""
 
-    def label(self, trial: Trial) -> str:
-        """Return the trial's key."""
-        return trial.key
+    def say(self, sentence: str) -> None:
+        """Show nothing."""
 
 
 def load_failure(folder: Path) -> str | None:
-    """Return the traceback of a trial that failed for good, None if it did not (or its record is damaged)."""
+    """Return the traceback of a trial that failed for good, None if it did not (or its file is damaged)."""
     try:
         return str(json.loads((folder / FAILURE).read_text(encoding="utf-8"))["traceback"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
+def replay(steps: Iterable[Step], folder: Path) -> Execution:
+    """Return what a study's folder remembers of its steps, running nothing and changing nothing.
+
+    Neither the model nor the data are needed, so that a study can be reported on another machine, or while it runs.
+    """
+    execution = Execution(steps)
+    waiting = deque(execution.begin())
+    while waiting:
+        order = waiting.popleft()
+        rooms = [folder / TRIALS, *(path.parent for path in execution.elsewhere(order.id))]
+        if (known := _remembered(order, rooms, execution)) is not None:
+            waiting.extend(execution.end(order.id, **known))
+        elif (failure := load_failure(folder / TRIALS / order.trial.key)) is not None:
+            waiting.extend(execution.end(order.id, failure=failure))
+    return execution
+
+
+def _remembered(order: Order, rooms: Iterable[Path], execution: Execution) -> dict[str, Any] | None:
+    """Return what came of an order, as `Execution.end` takes it, from the first folder of trials that knows.
+
+    A study may have grown by steps that start from weights that a training did not keep then: it is not done for them.
+    """
+    for room in rooms:
+        outcome = outcome_of(order.trial, room) if order.until is None else None
+        if outcome and (WEIGHTS in outcome.files or not outcome.finished or not execution.is_start(order.id)):
+            return {"outcome": outcome}
+        if order.until is not None and (partial := partial_of(order.trial, room, order.until)) is not None:
+            return {"partial": partial}
+    return None
+
+
 class Lab:
-    """Runs trials and remembers their outcomes by key in `folder`/`room`: a trial that is done is not run again.
+    """Runs steps and remembers the outcomes of their trials by key in `folder`/`room`.
 
     `machine` says where trials run and how many side by side; that never changes a result. A trial that fails is tried
     three times. Use as a context manager; a study holds the folder meanwhile (`lab.lock`).
@@ -83,11 +122,10 @@ class Lab:
     def __init__(
         self, folder: Path, machine: Machine | None = None, watcher: Watcher | None = None, room: str = TRIALS
     ) -> None:
-        self.folder = folder / room
-        self._machine = machine or Machine()
-        self._watcher: Watcher = watcher or Silent()
+        self.study_folder, self.folder = folder, folder / room
+        self.machine = machine or Machine()
+        self.watcher: Watcher = watcher or Silent()
         self._runner: Runner | None = None
-        self.failures: dict[str, str] = {}
 
     def __enter__(self) -> Lab:
         return self
@@ -100,93 +138,41 @@ class Lab:
         """Return a trial's outcome if it is done, and if it is that of the trial asked for."""
         return outcome_of(trial, self.folder)
 
-    def run(
-        self,
-        trials: Iterable[Trial],
-        then: Then = lambda trial, outcome: (),
-        keep: Callable[[Trial], bool] = lambda trial: False,
-    ) -> dict[str, Outcome]:
-        """Return the outcomes of trials, and of those that `then` asks for when one is done, by key.
+    def run(self, steps: Iterable[Step]) -> Execution:
+        """Run what is not remembered of the steps, and return them with what came of each.
 
-        Runs what is not remembered; `keep` says whose trained weights stay when it runs. Equal trials run once. A trial
-        that fails three times is left out of the result, its traceback is put in `failures` and in its folder, and the
-        others go on. Raises StudyError when nothing can.
+        Equal trials run once. A trial that fails three times ends with a `failure`, which is also written into its
+        folder, and the others go on. Raises StudyError when nothing can.
         """
-        waiting: deque[Trial] = deque()
-        asked: dict[str, Trial] = {}
-        outcomes: dict[str, Outcome] = {}
-        tries: dict[str, int] = {}
-
-        def ask(more: Iterable[Trial]) -> None:
-            for trial in more:
-                if trial.key in asked:
-                    continue
-                asked[trial.key] = trial
-                outcome = self.remembered(trial)
-                self._watcher.asked(trial, outcome is not None)
-                if outcome is None:
-                    waiting.append(trial)
-                else:
-                    finish(trial, outcome)
-
-        def finish(trial: Trial, outcome: Outcome) -> None:
-            outcomes[trial.key] = outcome
-            ask(then(trial, outcome))
-
-        def next_job() -> Job | None:
-            if not waiting:
-                return None
-            trial = waiting.popleft()
-            tries[trial.key] = tries.get(trial.key, 0) + 1
-            forget(self.folder / trial.key)
-            return Job(trial, self.folder / trial.key, keep(trial), self._watcher.label(trial))
-
-        def receive(message: Message) -> None:
-            what, key, detail = message
-            if what == "halt":
-                raise StudyError(detail)
-            if what == "done" and (outcome := self.remembered(asked[key])) is None:
-                what, detail = "failed", "its outcome was not written as it should be"
-            if what == "failed" and tries[key] < TRIES:
-                self._watcher.message(("again", key, detail))
-                waiting.append(asked[key])
-                return
-            self._watcher.message((what, key, detail))
-            if what in ("failed", "refused"):
-                self._record_failure(asked[key], detail, tries[key])
-            elif what == "done":
-                assert outcome is not None
-                finish(asked[key], outcome)
-
-        ask(trials)
-        if waiting:
+        execution = Execution(steps)
+        self.watcher.begins(execution)
+        queue = _Queue(self, execution)
+        queue.ask(execution.begin())
+        if queue.waiting:
             if self._runner is None:
-                self._runner = self._machine.runner()
-                self._watcher.starts(self._machine, self._runner.side_by_side)
-            self._runner.run(next_job, receive)
-        return outcomes
-
-    def _record_failure(self, trial: Trial, detail: str, tries: int) -> None:
-        self.failures[trial.key] = detail
-        content = {"label": self._watcher.label(trial), "tries": tries, "traceback": detail}
-        write_atomically(self.folder / trial.key / FAILURE, json.dumps(content, indent=1))
+                self._runner = self.machine.runner()
+                self.watcher.starts(self.machine, self._runner.side_by_side)
+            self._runner.run(queue.next_job, queue.receive)
+        return execution
 
     def with_weights(self, trial: Trial) -> Outcome:
         """Return a trial's outcome with its trained weights, training again for them if they were dropped.
 
         What is remembered stays as it is: others were drawn from its scores. If the new training does not come out bit
-        for bit the same (on another machine, say), its own outcome is returned, from a room of its own. Raises
-        StudyError if it fails.
+        for bit the same (on another machine, say), its own outcome is returned, from `retrained/`. Raises StudyError if
+        it fails.
         """
         outcome = self.remembered(trial)
         if outcome is not None and outcome.has_weights:
             return outcome
-        with Lab(self.folder.parent, self._machine, room=self.folder.name if outcome is None else AGAIN) as lab:
-            made = lab.run([trial], keep=lambda _: True).get(trial.key)
+        room = self.folder.name if outcome is None else RETRAINED
+        with Lab(self.study_folder, self.machine, room=room) as lab:
+            (run,) = lab.run([Step({"kind": "retrained"}, lambda done: trial, keep="yes")]).runs
+        made = run.outcome
         if made is None:
-            raise StudyError(f"trial {trial.key} failed: {lab.failures[trial.key].strip().splitlines()[-1]}")
+            raise StudyError(f"trial {trial.key} failed: {str(run.failure).strip().splitlines()[-1]}")
         if not made.has_weights:
-            raise StudyError(f"trial {trial.key} has no weights to keep: {made.reason}.")
+            raise StudyError(f"trial {trial.key} diverged, so it has no trained weights: {made.reason}.")
         if outcome is None or made.files[PREDICTIONS] != outcome.files[PREDICTIONS]:
             return made
         write_atomically(outcome.folder / WEIGHTS, (made.folder / WEIGHTS).read_bytes())
@@ -196,3 +182,115 @@ class Lab:
         with suppress(OSError):  # others may lie there
             made.folder.parent.rmdir()
         return whole
+
+    def restore(self, start: Start) -> None:
+        """See that the weights are there which a trial starts from: train again the trial of ours that ended with them.
+
+        Raises StudyError if the weights cannot be had again.
+        """
+        path = start.folder / WEIGHTS
+        if path.is_file() and file_digest(path) == start.weights:
+            return
+        before = load_outcome(start.folder)
+        made = None
+        if before is not None and start.folder.parent.resolve() == self.folder.resolve():
+            self.watcher.say(f"{start.folder}: its trained weights were deleted, so it is trained again.")
+            made = self.with_weights(before.trial)
+        if made is None or made.files[WEIGHTS] != start.weights:
+            if made is not None and made.folder.parent.name == RETRAINED:
+                forget_all(made.folder)  # of no use here, and where the first came from the same ones may come again
+            raise StudyError(
+                f"{start.folder}: trained weights that other trainings start from were deleted, and training again did "
+                "not reproduce them (on another machine, or with other library versions); restore the file or use a "
+                "new --out."
+            )
+
+
+class _Queue:
+    """The orders of an execution that wait to be run, and what happens when one ends."""
+
+    def __init__(self, lab: Lab, execution: Execution) -> None:
+        self._lab, self._execution = lab, execution
+        self.waiting: deque[Order] = deque()
+        self._running: dict[str, Order] = {}  # by the key of the trial: a trial is trained in one place at a time
+        self._tries: dict[str, int] = {}
+
+    def ask(self, orders: Iterable[Order]) -> None:
+        """Take new orders: what is remembered has ended, the rest waits."""
+        ahead = deque(orders)
+        while ahead:
+            order = ahead.popleft()
+            known = self._known(order)
+            self._lab.watcher.asked(order.trial, known is not None)
+            if known is not None:
+                ahead.extend(self._end(order.id, **known))
+                continue
+            if order.trial.start is not None:
+                self._lab.restore(order.trial.start)
+            self.waiting.append(order)
+
+    def _known(self, order: Order) -> dict[str, Any] | None:
+        """Return what came of an order, here or, with its weights, in another study.
+
+        Another study's outcome is remembered here too, so that its weights may go when what starts from them is done.
+        """
+        known = _remembered(order, [self._lab.folder], self._execution)
+        ours = None if known is None else known.get("outcome")
+        if known is not None and (ours is None or ours.has_weights):
+            return known
+        for place in self._execution.elsewhere(order.id):
+            theirs = outcome_of(order.trial, place.parent)
+            if theirs is None or not theirs.has_weights:
+                continue
+            if ours is None:
+                folder = self._lab.folder / order.trial.key
+                forget(folder)
+                copy_outcome(theirs, folder)
+            if ours is None or theirs.files[WEIGHTS] == ours.files.get(WEIGHTS):
+                return {"outcome": theirs}
+        return known
+
+    def _end(self, id: str, **came: Any) -> list[Order]:
+        made = self._execution.end(id, **came)
+        for outcome in self._execution.to_drop(id):
+            if outcome.folder.parent == self._lab.folder:  # another study's weights are not ours to delete
+                outcome.drop_weights()
+        return made
+
+    def next_job(self) -> Job | None:
+        """Return the next trial to run, None if there is none now."""
+        order = next((order for order in self.waiting if order.trial.key not in self._running), None)
+        if order is None:
+            return None
+        self.waiting.remove(order)
+        key = order.trial.key
+        self._running[key] = order
+        self._tries[order.id] = self._tries.get(order.id, 0) + 1
+        folder = self._lab.folder / key
+        forget(folder)
+        keep = self._execution.keeps(order.id)
+        return Job(order.trial, folder, keep, self._execution.name(key), until=order.until)
+
+    def receive(self, message: Message) -> None:
+        """Handle a runner's message; raises StudyError when nothing can go on."""
+        what, key, detail = message
+        watcher, came = self._lab.watcher, None
+        if what == "halt":
+            raise StudyError(detail)
+        if what in ("started", "progress"):
+            watcher.message(message)
+            return
+        order = self._running.pop(key)
+        if what in ("done", "partial") and (came := _remembered(order, [self._lab.folder], self._execution)) is None:
+            what, detail = "failed", "its outcome file is missing or damaged"
+        if what == "failed" and self._tries[order.id] < TRIES:
+            watcher.message(("again", key, detail))
+            self.waiting.append(order)
+            return
+        watcher.message((what, key, detail))
+        if came is not None:
+            self.ask(self._end(order.id, **came))
+            return
+        content = {"label": self._execution.name(key), "tries": self._tries[order.id], "traceback": detail}
+        write_atomically(self._lab.folder / key / FAILURE, json.dumps(content, indent=1))
+        self.ask(self._end(order.id, failure=detail))

@@ -21,7 +21,7 @@ OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK = (
     "weights.safetensors",
     "mask.safetensors",
 )
-CHECKPOINT, FAILURE = "checkpoint.safetensors", "failure.json"
+CHECKPOINT, PARTIAL, FAILURE = "checkpoint.safetensors", "partial.json", "failure.json"
 SCHEMA = 2
 """Of outcome.json; a trial whose file has another is run again."""
 
@@ -150,6 +150,13 @@ def save_outcome(outcome: Outcome) -> None:
     write_atomically(outcome.folder / OUTCOME, json.dumps(content, indent=1) + "\n")
 
 
+def copy_outcome(outcome: Outcome, folder: Path) -> None:
+    """Write a trial's outcome into another folder, all but its trained weights."""
+    for name in outcome.files.keys() - {WEIGHTS}:
+        write_atomically(folder / name, (outcome.folder / name).read_bytes())
+    save_outcome(replace(outcome, folder=folder))
+
+
 def load_outcome(folder: Path) -> Outcome | None:
     """Return the outcome in a trial's folder, or None if the trial is not done or its files are not as written."""
     try:
@@ -181,6 +188,8 @@ def outcome_of(trial: Trial, folder: Path) -> Outcome | None:
 def forget(folder: Path) -> None:
     """Make a trial's folder one that was never finished: what a broken run left goes, a checkpoint stays.
 
+    So does what the trial said when it was trained to a part.
+
     Only files that trials write are deleted, the outcome first: without it, nothing else counts.
     """
     for name in (OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK, FAILURE):
@@ -190,9 +199,15 @@ def forget(folder: Path) -> None:
             path.unlink()
 
 
+def drop_checkpoint(folder: Path) -> None:
+    """Delete what a trial that has ended needs no more: its checkpoint, and what it said before."""
+    for name in (PARTIAL, CHECKPOINT):
+        (folder / name).unlink(missing_ok=True)
+
+
 def forget_all(folder: Path) -> None:
     """Delete a trial's folder with all that trials write; anything else in it stays, and the folder with it."""
     forget(folder)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    drop_checkpoint(folder)
     with suppress(OSError):  # something else is in it
         folder.rmdir()

@@ -1,8 +1,8 @@
 """How far a study is: kept as a value, shown in the terminal, written for `supertickets status`."""
 
 import json
+import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from supertickets.lab.jobs import Message
 from supertickets.lab.machine import Machine
+from supertickets.lab.steps import Execution
 from supertickets.lab.trial import Trial
 from supertickets.storage import write_atomically
 
@@ -29,37 +30,35 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    step = min(int(math.log(max(count, 1), 1000)), len(units) - 1)
+    return f"{count / 1000**step:.{0 if step < 2 else 1}f} {units[step]}"
+
+
 class Board:
-    """Counts trials and estimates the time left from what trials cost.
+    """Counts trials and estimates the time left from what they cost: pruned models train faster than dense ones."""
 
-    `cost` gives a trial's expected cost in any unit, `expected` the sum over all trials there will be: pruned models
-    train faster, so trials done are no measure of time gone. `names` gives trials' names by key.
-    """
-
-    def __init__(self, total: int, expected: float, cost: Callable[[Trial], float]) -> None:
-        self.total, self.done, self.failed = total, 0, 0
-        self.workers = 1
-        self.names: dict[str, str] = {}
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.done, self.failed, self.workers = 0, 0, 1
         self.running: dict[str, dict[str, Any]] = {}
-        self._cost = cost
-        self._expected = expected
-        self._costs: dict[str, float] = {}
         self._ended: set[str] = set()
         self._cost_seen, self._seconds_seen = 0.0, 0.0  # of trials that ran here and ended
         self._cost_gone = 0.0  # of all that need not run any more
 
     def asked(self, trial: Trial, remembered: bool) -> None:
         """Note a trial that the study asks for."""
-        self._costs[trial.key] = self._cost(trial)
         if remembered:
             self.done += 1
-            self._cost_gone += self._costs[trial.key]
+            self._cost_gone += self.execution.cost(trial.key)
 
     def message(self, message: Message) -> None:
-        """Note what a runner tells."""
+        """Count a runner's message."""
         what, key, detail = message
         line: dict[str, Any] | None
-        if what == "started" and key in self._costs and key not in self._ended:
+        if what == "started" and key not in self._ended:
             self.running[key] = {"since": time.monotonic(), "share": 0.0, "share_at_start": None}
         elif what == "progress" and key in self.running:
             share = detail["step"] / detail["steps"]
@@ -67,49 +66,46 @@ class Board:
             if line["share_at_start"] is None:
                 line["share_at_start"] = share  # a trial that goes on from a checkpoint did not do that much just now
             line.update(detail, share=share)
-        elif what in ("done", "failed", "refused", "again"):
+        elif what in ("done", "partial", "failed", "refused", "again"):
             line = self.running.pop(key, None)  # None: a trial lost on its way to a machine never started
             if what != "again":
                 self._ended.add(key)
-            if what == "done":
+            if what in ("done", "partial"):
                 self.done += 1
-                self._cost_gone += self._costs[key]
+                self._cost_gone += self.execution.cost(key)
                 if line is not None:
-                    self._cost_seen += self._costs[key] * (1 - (line["share_at_start"] or 0.0))
+                    self._cost_seen += self.execution.cost(key) * (1 - (line["share_at_start"] or 0.0))
                     self._seconds_seen += time.monotonic() - line["since"]
             elif what != "again":
                 self.failed += 1
-                self._cost_gone += self._costs[key]
-
-    def label(self, trial: Trial) -> str:
-        """Return a trial's name."""
-        return self.names.get(trial.key, trial.key)
+                self._cost_gone += self.execution.cost(key)
 
     def seconds_left(self) -> float | None:
         """Return about how long the study will go on, or None while there is nothing to tell it from."""
         now = time.monotonic()
-        cost, seconds, ahead = self._cost_seen, self._seconds_seen, self._expected - self._cost_gone
+        cost, seconds, ahead = self._cost_seen, self._seconds_seen, self.execution.total_cost - self._cost_gone
         for key, line in list(self.running.items()):  # the display reads this from a thread of its own
-            ahead -= line["share"] * self._costs[key]
+            ahead -= line["share"] * self.execution.cost(key)
             if line["share_at_start"] is not None:
-                cost += (line["share"] - line["share_at_start"]) * self._costs[key]
+                cost += (line["share"] - line["share_at_start"]) * self.execution.cost(key)
                 seconds += now - line["since"]
         if cost <= 0 or seconds < 1:
             return None
-        return max(ahead, 0.0) / cost * seconds / max(1, min(self.workers, self.total - self.done - self.failed))
+        side_by_side = max(1, min(self.workers, self.execution.total - self.done - self.failed))
+        return max(ahead, 0.0) / cost * seconds / side_by_side
 
     def snapshot(self) -> dict[str, Any]:
         """Return all this as a JSON-able value."""
         left = self.seconds_left()
         return {
-            "total": self.total,
+            "total": self.execution.total,
             "done": self.done,
             "failed": self.failed,
             "seconds_left": None if left is None else round(left),
             "running": [
                 {
                     "trial": key,
-                    "name": self.names.get(key, key),
+                    "name": self.execution.name(key),
                     "share": round(line["share"], 4),
                     "seconds": round(time.monotonic() - line["since"]),
                     **{name: line[name] for name in ("epoch", "epochs", "step", "steps", "loss") if name in line},
@@ -148,8 +144,8 @@ def describe_running(line: dict[str, Any]) -> str:
 class ProgressDisplay:
     """A watcher that keeps a board, shows it live in a terminal (else: a line when a trial ends), and writes it."""
 
-    def __init__(self, console: Console, board: Board, folder: Path) -> None:
-        self.board = board
+    def __init__(self, console: Console, folder: Path) -> None:
+        self.board = Board(Execution(()))
         self._console, self._file = console, folder / PROGRESS
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
         self._written = 0.0
@@ -164,6 +160,10 @@ class ProgressDisplay:
             self._live.stop()
         self._file.unlink(missing_ok=True)
 
+    def begins(self, execution: Execution) -> None:
+        """Start a new board."""
+        self.board = Board(execution)
+
     def asked(self, trial: Trial, remembered: bool) -> None:
         """Note a trial that the study asks for."""
         self.board.asked(trial, remembered)
@@ -174,28 +174,29 @@ class ProgressDisplay:
         self._console.print(f"Running {machine.describe()}.", highlight=False)
         write_atomically(self._file.with_name(MACHINE), json.dumps(machine.as_dict()))
 
-    def label(self, trial: Trial) -> str:
-        """Return a trial's name."""
-        return self.board.label(trial)
+    def say(self, sentence: str) -> None:
+        """Print a sentence."""
+        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def message(self, message: Message) -> None:
-        """Show and write what a runner tells."""
+        """Show and write a runner's message."""
         what, key, detail = message
         took = time.monotonic() - self.board.running[key]["since"] if key in self.board.running else 0.0
         begins = key in self.board.running and self.board.running[key]["share_at_start"] is None
         self.board.message(message)
         if what == "progress" and begins and detail["step"] > 1:  # a training's first report is never left out
-            line = f"{self.board.names.get(key, key)}: goes on from step {detail['step'] - 1} of {detail['steps']}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if what in ("failed", "refused", "again") or (what == "done" and not self._console.is_terminal):
-            state = {"done": "done", "again": "failed, tried again"}.get(what, "failed")
-            reason = f": {detail.strip().splitlines()[-1]}" if detail else ""
+            line = f"{self.board.execution.name(key)}: resumes from step {detail['step'] - 1} of {detail['steps']}"
+            self.say(line)
+        if what in ("failed", "refused", "again") or (what in ("done", "partial") and not self._console.is_terminal):
+            states = {"done": "done", "partial": "partly trained", "again": "failed, will be retried"}
+            state = states.get(what, "failed")
+            reason = f": {detail.strip().splitlines()[-1]}" if isinstance(detail, str) and detail else ""
             board = self.board
-            count = f"[{board.done + board.failed}/{board.total}]"
+            count = f"[{board.done + board.failed}/{board.execution.total}]"
             left = board.seconds_left()
             rest = f", about {duration(left)} left" if left else ""
-            line = f"{count} {board.names.get(key, key)}: {state} ({duration(took)}{rest}){reason}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            line = f"{count} {board.execution.name(key)}: {state} ({duration(took)}{rest}){reason}"
+            self.say(line)
         if what != "progress" or time.monotonic() - self._written >= _WRITE_EVERY:
             self._written = time.monotonic()
             write_atomically(self._file, json.dumps(self.board.snapshot()))

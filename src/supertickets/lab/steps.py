@@ -1,0 +1,287 @@
+"""Steps: which trials a study is made of, and what each needs to have ended before it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from supertickets.lab.outcome import Outcome
+from supertickets.lab.partial import Partial
+from supertickets.lab.trial import Trial
+
+Label = str | int | float
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One trial of a study, made when what it needs has ended.
+
+    `labels` say what it stands for; they are columns of `results.csv`. `make` returns the trial, or None if it is not
+    wanted after all; it may ask for the outcomes of the steps in `needs`, all of which have ended by then. The trained
+    weights of `starts_from` stay on disk until this step has ended. `keep` says whether its own stay after that:
+    "best" keeps those of the best outcome so far among all steps that say so. With `until` the trial is trained to that
+    share of its steps only; another step may go on with the same trial, which ends as if it had never stopped.
+    `elsewhere` is the folder of the same trial in another study, whose outcome is taken if its weights are there
+    (and is remembered). `cost` is about what it takes, in FLOPs.
+
+    >>> dense = Step({"kind": "dense", "seed": 0}, lambda done: None)
+    >>> str(Step({"kind": "winning", "level": 0.3, "seed": 0}, lambda done: None, needs=(dense,)))
+    'winning 0.3 seed 0'
+    """
+
+    labels: Mapping[str, Label]
+    make: Callable[[Done], Trial | None]
+    needs: tuple[Step, ...] = ()
+    starts_from: Step | None = None
+    keep: Literal["no", "best", "yes"] = "no"
+    until: float | None = None
+    elsewhere: Path | None = None
+    cost: float = 0.0
+
+    @property
+    def parents(self) -> tuple[Step, ...]:
+        """All steps that must have ended before this one is made."""
+        return self.needs if self.starts_from is None else (*self.needs, self.starts_from)
+
+    def __str__(self) -> str:
+        """Its name for people."""
+        labels = {name: value for name, value in self.labels.items() if value != ""}
+        first = [labels.pop(name) for name in ("kind", "level", "sparsity") if labels.get(name)]
+        words = " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in first)
+        seed = labels.pop("seed", None)
+        words += "" if seed is None else f" seed {seed}"
+        rest = [
+            value if isinstance(value, str) else f"{name.replace('_', ' ')} {value:g}"
+            for name, value in labels.items()
+            if (value not in first if isinstance(value, str) else value)
+        ]
+        return ", ".join([words.strip(), *rest])
+
+
+@dataclass(frozen=True)
+class Order:
+    """A trial to train, to its end or to a share of its steps."""
+
+    trial: Trial
+    until: float | None = None
+
+    @property
+    def id(self) -> str:
+        """What distinguishes it from other orders."""
+        return self.trial.key if self.until is None else f"{self.trial.key}@{self.until:g}"
+
+
+class NotFinishedError(Exception):
+    """A step that another one needs did not finish, so that the other cannot be made."""
+
+
+class Done:
+    """The outcomes that a step may ask for while its trial is made."""
+
+    def __init__(self, run_of: Callable[[Step], Run]) -> None:
+        self._run_of = run_of
+
+    def __getitem__(self, step: Step) -> Outcome:
+        """Return the outcome of a step that finished; if it did not, the step that asks is not made."""
+        outcome = self.get(step)
+        if outcome is None:
+            raise NotFinishedError
+        return outcome
+
+    def get(self, step: Step) -> Outcome | None:
+        """Return the outcome of a step that finished, None if it diverged or was not wanted.
+
+        If it failed, the step that asks is not made: the failed one is tried again when the study is.
+        """
+        run = self._run_of(step)
+        if run.failure is not None or (run.trial is not None and run.outcome is None) or run.blocked:
+            raise NotFinishedError
+        return run.outcome if run.outcome is not None and run.outcome.finished else None
+
+    def part(self, step: Step) -> Partial:
+        """Return what a step's trial said when it was trained to the step's `until`, also if it has gone on since.
+
+        If it was not trained that far, the step that asks is not made.
+        """
+        run = self._run_of(step)
+        if run.partial is None:
+            raise NotFinishedError
+        return run.partial
+
+
+@dataclass(eq=False)
+class Run:
+    """A step and what came of it. `trial` is None until it is made, `failure` a traceback or a sentence.
+
+    Of a step with `until` there is a `partial` in place of an outcome. `unwanted` says that `make` returned None,
+    `blocked` that something it needs did not finish.
+    """
+
+    step: Step
+    trial: Trial | None = None
+    outcome: Outcome | None = None
+    partial: Partial | None = None
+    failure: str | None = None
+    unwanted: bool = False
+    blocked: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to come."""
+        came = self.outcome is not None or self.partial is not None or self.failure is not None
+        return came or self.unwanted or self.blocked
+
+    @property
+    def order(self) -> Order:
+        """What is asked of the lab."""
+        assert self.trial is not None
+        return Order(self.trial, self.step.until)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a score."""
+        return self.outcome is not None and self.outcome.finished
+
+    @property
+    def status(self) -> str:
+        """`finished`, `partial`, `diverged`, `failed`, `not wanted`, or `missing` for what has not run."""
+        if self.outcome is not None:
+            return self.outcome.status
+        if self.partial is not None:
+            return "partial"
+        return "failed" if self.failure is not None else "not wanted" if self.unwanted else "missing"
+
+
+class Execution:
+    """The steps of a study on their way: which can be made now, which trials they share, what came of them."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self.runs = [Run(step) for step in steps]
+        self._run = {run.step: run for run in self.runs}
+        self._by_id: dict[str, list[Run]] = {}
+        self._children: dict[Step, list[Run]] = {}
+        self._waits_for: dict[Run, int] = {}
+        for run in self.runs:
+            parents = set(run.step.parents)
+            if strange := parents - self._run.keys():
+                raise ValueError(f"{run.step}: it needs {next(iter(strange))}, which is no step of the study")
+            self._waits_for[run] = len(parents)
+            for parent in parents:
+                self._children.setdefault(parent, []).append(run)
+
+    def begin(self) -> list[Order]:
+        """Return what waits for nothing."""
+        return self._made([run for run in self.runs if not self._waits_for[run]])
+
+    def end(
+        self, id: str, outcome: Outcome | None = None, failure: str | None = None, partial: Partial | None = None
+    ) -> list[Order]:
+        """Note what came of an order, and return those that can be made now."""
+        ready: list[Run] = []
+        for run in self._by_id[id]:
+            run.outcome, run.failure, run.partial = outcome, failure, partial
+            ready += self._freed(run)
+        return self._made(ready)
+
+    def _freed(self, run: Run) -> list[Run]:
+        """Return the runs that have waited for this one alone."""
+        children = self._children.get(run.step, [])
+        for child in children:
+            self._waits_for[child] -= 1
+        return [child for child in children if not self._waits_for[child]]
+
+    def _made(self, ready: Sequence[Run]) -> list[Order]:
+        new, waiting = [], deque(ready)
+        while waiting:
+            run = waiting.popleft()
+            try:
+                run.trial = run.step.make(Done(self._run.__getitem__))
+                run.unwanted = run.trial is None
+            except NotFinishedError:
+                run.blocked = True
+            if run.trial is not None:
+                same = self._by_id.setdefault(run.order.id, [])
+                same.append(run)
+                if len(same) == 1:
+                    new.append(run.order)
+                run.outcome, run.failure, run.partial = same[0].outcome, same[0].failure, same[0].partial
+            if run.ended:
+                waiting.extend(self._freed(run))
+        return new
+
+    def keeps(self, id: str) -> bool:
+        """Whether a trial's trained weights are kept when it ends, for good or for a while."""
+        return self.is_start(id) or any(run.step.keep != "no" for run in self._by_id[id])
+
+    def is_start(self, id: str) -> bool:
+        """Whether a run that has yet to end starts from a trial's trained weights."""
+        return any(self._starting(run) for run in self._by_id[id])
+
+    def _starting(self, run: Run) -> bool:
+        """Whether a run that has yet to end starts from this one's weights."""
+        children = self._children.get(run.step, [])
+        return any(child.step.starts_from is run.step and not child.ended for child in children)
+
+    def to_drop(self, id: str) -> list[Outcome]:
+        """Return the outcomes whose trained weights are no longer needed, now that a trial has ended."""
+        runs = self._by_id[id]
+        others = [self._run[run.step.starts_from] for run in runs if run.step.starts_from is not None]
+        if any(run.step.keep == "best" for run in runs):
+            others += self._contest()
+        outcomes = {run.outcome.key: run.outcome for run in [*others, *runs] if run.outcome is not None}
+        return [outcome for key, outcome in outcomes.items() if not self._wanted(key)]
+
+    def _wanted(self, key: str) -> bool:
+        best = max(self._contest(), key=_rank, default=None)
+        if best is not None and best.outcome is not None and best.outcome.key == key:
+            return True
+        of_trial = [run for run in self.runs if run.outcome is not None and run.outcome.key == key]
+        return any(run.step.keep == "yes" or self._starting(run) for run in of_trial)
+
+    def _contest(self) -> list[Run]:
+        """Return the finished runs of which the best is kept; a full ticket is the dense model, and no candidate."""
+        best_of = [run for run in self.runs if run.step.keep == "best" and run.finished]
+        return [run for run in best_of if run.trial is not None and not run.trial.ticket.is_full]
+
+    def elsewhere(self, id: str) -> list[Path]:
+        """Return the folders of the same trial in other studies."""
+        return [run.step.elsewhere for run in self._by_id[id] if run.step.elsewhere is not None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is to come."""
+        return all(run.ended for run in self.runs)
+
+    def name(self, key: str) -> str:
+        """Return a trial's name for people: that of the first step that it is of."""
+        return str(self._of(key)[0].step) if self._of(key) else key
+
+    def cost(self, key: str) -> float:
+        """Return about what a trial costs, in FLOPs."""
+        return self._of(key)[0].step.cost
+
+    def _of(self, key: str) -> list[Run]:
+        """Return the runs of a trial, those to its end first."""
+        parts = (runs for id, runs in self._by_id.items() if id.startswith(f"{key}@"))
+        return [*self._by_id.get(key, []), *(run for runs in parts for run in runs)]
+
+    @property
+    def total(self) -> int:
+        """How many trainings there are, as far as is known: equal ones are one."""
+        return len(self._by_id) + sum(run.trial is None and not run.ended for run in self.runs)
+
+    @property
+    def total_cost(self) -> float:
+        """What all of them cost."""
+        unmade = sum(run.step.cost for run in self.runs if run.trial is None and not run.ended)
+        return unmade + sum(runs[0].step.cost for runs in self._by_id.values())
+
+
+def _rank(run: Run) -> tuple[float, float, int]:
+    """Order finished runs: by score, then the smaller model, then the earlier seed."""
+    outcome = run.outcome
+    assert outcome is not None
+    return outcome.score, -outcome.cost["parameters"], -outcome.trial.seed
