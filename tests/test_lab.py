@@ -16,10 +16,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from helpers.models import save_tiny_model
+import supertickets
 from helpers.optional import optional_import
 from helpers.study_files import contents
-from helpers.trials import make_trial
+from helpers.trials import make_trial, step_of
 from supertickets.cli import main
 from supertickets.errors import NoSpaceError, StudyError, TicketError
 from supertickets.lab import Lab, Trial
@@ -28,11 +28,18 @@ from supertickets.lab.lock import hold, holder
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import load_outcome
 from supertickets.lab.progress import Board, ProgressDisplay, describe, duration
+from supertickets.lab.steps import Execution, Step
+from supertickets.lab.trial import Prune, TaskTicket, WeightMask
 from supertickets.lab.workbench import Workbench
 from supertickets.lab.workers import WorkerPool
 from supertickets.storage import write_atomically
-from supertickets.studies.find import FindResult, find
 from supertickets.studies.folder import clean, status
+from supertickets.studies.run import Result
+from supertickets.tasks import TaskSource
+from supertickets.tickets import Ticket
+from supertickets.tickets.scoring import ScoringSettings
+from supertickets.tickets.weights import Pruning
+from supertickets.training.recipe import Recipe, Sharing, Span
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,8 +68,35 @@ def study(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="module")
-def done(study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> FindResult:
-    return find(study, out=tmp_path_factory.mktemp("lab") / "done")
+def done(study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return supertickets.find(study, out=tmp_path_factory.mktemp("lab") / "done")
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_keys_stay_what_they_were() -> None:
+    """These are from when a recipe had a number of processes."""
+    full, source = Ticket.full(2, 2), TaskSource(task="rte")
+    tasks = [TaskTicket(source=source, data_hash="d", ticket=full)]
+    tasks += [TaskTicket(source=source, data_hash="e", ticket=full, dropout=0.2)]
+    every: dict[str, Any] = {"model": "m", "weight_hash": "a" * 64, "files_hash": "f", "seed": 3}
+    other = Recipe(epochs=2, patience=0, optimizer="released", precision="bfloat16", threads=4)
+    scoring = ScoringSettings(importance="taylor", score_epoch=2)
+    weights = WeightMask(how="magnitude", sparsity=0.5, pruning=Pruning()), Prune(sparsity=0.6, pruning=Pruning())
+    trials = [
+        Trial(**every, tasks=tasks[:1], recipe=Recipe()),
+        Trial(**every, tasks=tasks[:1], recipe=other, scoring=scoring),
+        Trial(**every, tasks=tasks, recipe=Recipe(), sharing=Sharing()),
+        Trial(**every, tasks=tasks[:1], recipe=Recipe(), mask=weights[0], prune=weights[1], span=Span(skip=0.1)),
+    ]
+    before = [
+        "cee734542996a8fa24e8930b",
+        "0f039526369f876154c87846",
+        "aa2a1c5bde15d8d70dae93ca",
+        "2a749fb8344914cc83d261ac",
+    ]
+    assert [trial.key for trial in trials] == before
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
@@ -71,7 +105,7 @@ def done(study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Fin
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "other key", "older schema"])
 def test_a_damaged_outcome_is_noticed(trial: Trial, tmp_path: Path, damage: str) -> None:
     with Lab(tmp_path) as lab:
-        lab.run([trial])
+        lab.run([step_of(trial)])
     folder = tmp_path / "trials" / trial.key
     file = folder / "outcome.json"
     assert load_outcome(folder) is not None
@@ -94,7 +128,7 @@ def test_a_damaged_outcome_is_noticed(trial: Trial, tmp_path: Path, damage: str)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
 def test_a_damaged_file_of_an_outcome_is_noticed(trial: Trial, tmp_path: Path, name: str, damage: str) -> None:
     with Lab(tmp_path) as lab:
-        lab.run([trial])
+        lab.run([step_of(trial)])
     file = tmp_path / "trials" / trial.key / name
     whole = file.read_bytes()
     damaged = {"truncated": whole[:-10], "flipped": whole[:-1] + bytes([whole[-1] ^ 1])}
@@ -123,15 +157,15 @@ def test_three_tries(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     bench = Flaky(fail)
     monkeypatch.setattr("supertickets.lab.workbench.Workbench", lambda **options: bench)
     with Lab(tmp_path) as lab:
-        outcomes = lab.run([trial])
-    assert (trial.key in outcomes) == works
+        (run,) = lab.run([step_of(trial)]).runs
+    assert run.finished == works
     assert bench.tried == min(fail + 1, 3)
     recorded = tmp_path / "trials" / trial.key / "failure.json"
     if works:
         assert not recorded.exists()
     else:
         assert "try 3 went wrong" in json.loads(recorded.read_text())["traceback"]
-        assert "try 3 went wrong" in lab.failures[trial.key]
+        assert "try 3 went wrong" in str(run.failure)
 
 
 @pytest.mark.slow
@@ -166,8 +200,9 @@ def test_a_worker_that_dies_is_replaced(tiny_model: Path, words: dict[str, Path]
 
 def test_changed_weights_are_refused_not_tried_again(trial: Trial, tmp_path: Path) -> None:
     with Lab(tmp_path) as lab:
-        assert lab.run([trial.model_copy(update={"weight_hash": "other"})]) == {}
-    assert "has other weights" in next(iter(lab.failures.values()))
+        (run,) = lab.run([step_of(trial.model_copy(update={"weight_hash": "other"}))]).runs
+    assert run.outcome is None
+    assert "have changed since" in str(run.failure)
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------------
@@ -186,16 +221,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("room", [100_000, 400_000, 2_000_000])  # during a trial, shipping the model, the report
 def test_a_full_disk_stops_the_study_and_it_goes_on_after(
-    small_disk: Path, study: dict[str, Any], done: FindResult, room: int
+    small_disk: Path, study: dict[str, Any], done: Result, room: int
 ) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * (12 * 2**20 - room))
     folder = small_disk / "study"
-    with pytest.raises(StudyError, match=r"no space left for .* make room and run the same command again"):
-        find(study, out=folder)
+    with pytest.raises(StudyError, match=r"no space left for .* free some and run the same command again"):
+        supertickets.find(study, out=folder)
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # nothing half-written stays
     ballast.unlink()
-    find(study, out=folder)
+    supertickets.find(study, out=folder)
     assert contents(folder) == contents(done.folder)
 
 
@@ -242,20 +277,20 @@ def _typed(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def test_a_folder_of_another_schema_is_refused(done: FindResult, study: dict[str, Any], tmp_path: Path) -> None:
+def test_a_folder_of_another_schema_is_refused(done: Result, study: dict[str, Any], tmp_path: Path) -> None:
     copy = shutil.copytree(done.folder, tmp_path / "copy")
     content = yaml.safe_load((copy / "settings.yaml").read_text())
     for schema in (0, 1, None):
         (copy / "settings.yaml").write_text(yaml.safe_dump({**content, "schema": schema}))
         with pytest.raises(TicketError, match=f"written by another version \\(schema {schema}"):
-            find(study, out=copy)
+            supertickets.find(study, out=copy)
 
 
 # --- watching and cleaning --------------------------------------------------------------------------------------------
 
 
 def test_status_and_clean(
-    done: FindResult, study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: Result, study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(done.folder, tmp_path / "copy")
     found = status(copy)
@@ -271,7 +306,7 @@ def test_status_and_clean(
     gone = before.keys() - contents(copy).keys()
     assert gone
     assert all(name.endswith("weights.safetensors") for name in gone)
-    again = find(study, out=copy)  # the report needs nothing of what went
+    again = supertickets.find(study, out=copy)  # the report needs nothing of what went
     assert again.table.equals(done.table)
     assert (copy / "super-ticket" / "model" / "model.safetensors").is_file()
     shutil.rmtree(copy / "super-ticket")
@@ -289,10 +324,17 @@ def test_status_and_clean(
 def test_keep_says_whose_weights_stay(
     study: dict[str, Any], tmp_path: Path, keep: str, weights: int, model: bool
 ) -> None:
-    find(study, out=tmp_path / "out", keep=keep)
+    supertickets.find(study, out=tmp_path / "out", keep=keep)
     assert len(list((tmp_path / "out").rglob("weights.safetensors"))) == weights
     assert (tmp_path / "out" / "super-ticket" / "model").is_dir() == model
     assert (tmp_path / "out" / "super-ticket" / "ticket.json").is_file()
+
+
+def begun(*steps: Step) -> Execution:
+    """Steps whose trials have been made."""
+    execution = Execution(steps)
+    execution.begin()
+    return execution
 
 
 def test_time_left_knows_that_pruned_trials_are_cheap(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +342,7 @@ def test_time_left_knows_that_pruned_trials_are_cheap(trial: Trial, monkeypatch:
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     cheap = trial.model_copy(update={"seed": 1})
     cheap = Trial.model_validate(cheap.model_dump(mode="json"))
-    board = Board(2, 110.0, lambda one: 100.0 if one.seed == 0 else 10.0)
+    board = Board(begun(step_of(trial, cost=100.0), step_of(cheap, cost=10.0)))
     for one in (trial, cheap):
         board.asked(one, False)
     assert board.seconds_left() is None
@@ -320,16 +362,15 @@ def test_time_left_knows_that_pruned_trials_are_cheap(trial: Trial, monkeypatch:
 def test_it_is_said_that_a_training_goes_on_from_a_checkpoint(trial: Trial, tmp_path: Path) -> None:
     def said(first_step: int) -> str:
         console = Console(file=io.StringIO(), width=200)
-        board = Board(1, 1.0, lambda one: 1.0)
-        board.names[trial.key] = "dense seed 0"
-        board.asked(trial, False)
-        display = ProgressDisplay(console, board, tmp_path)
+        display = ProgressDisplay(console, tmp_path)
+        display.begins(begun(Step({"kind": "dense", "seed": 0}, lambda done: trial)))
+        display.asked(trial, False)
         display.message(("started", trial.key, None))
         for step in (first_step, first_step + 1):
             display.message(("progress", trial.key, {"step": step, "steps": 9, "epoch": 1, "epochs": 1, "loss": 1.0}))
         return console.file.getvalue()  # type: ignore[attr-defined]
 
-    assert said(5) == "dense seed 0: goes on from step 4 of 9\n"
+    assert said(5) == "dense seed 0: resumes from step 4 of 9\n"
     assert said(1) == ""  # control: it begins
 
 
@@ -343,12 +384,25 @@ def test_live_state_is_written_while_it_runs(study: dict[str, Any], tmp_path: Pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workbench, "run", looking)
-        find(study, out=tmp_path / "out")
+        supertickets.find(study, out=tmp_path / "out")
     assert seen[0]["state"] == "running"
     assert seen[0]["holder"]["pid"] == os.getpid()
     assert [line["name"] for line in seen[0]["running"]] == ["dense seed 0"]
     assert seen[-1]["done"] == 3
     assert status(tmp_path / "out")["state"] == "finished"
+
+
+def test_the_first_worker_too_starts_with_ctrl_c_blocked() -> None:
+    """What multiprocessing starts beside the first process would let it in again."""
+    script = """
+import signal
+from supertickets.lab.workers import _SPAWN, _deaf_to_ctrl_c
+with _deaf_to_ctrl_c():
+    _SPAWN.Process(target=print).start()
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["True"], done.stderr
 
 
 @pytest.mark.slow
@@ -366,7 +420,7 @@ def test_ctrl_c_ends_within_seconds_and_says_how_to_go_on(study: dict[str, Any],
     _, said = process.communicate(timeout=20)
     assert time.monotonic() - pressed < 5
     assert process.returncode == 130
-    assert "Run the same command again to go on" in said
+    assert "Run the same command again to resume" in said
     assert "Traceback" not in said
     assert status(tmp_path / "out")["state"] == "stopped"
 
@@ -375,14 +429,14 @@ def test_tensorboard(study: dict[str, Any], tmp_path: Path) -> None:
     optional_import("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    find(study, out=tmp_path / "out", track=("tensorboard",), kinds=("winning",))
+    supertickets.find(study, out=tmp_path / "out", track=("tensorboard",), kinds=("winning",))
     runs = sorted((tmp_path / "out" / "tracking").iterdir())
     assert [run.name.rsplit("-", 1)[0] for run in runs] == ["dense-seed-0", "winning-0.5-seed-0"]
     events = EventAccumulator(str(runs[0]))
     events.Reload()
     assert {"train/loss", "dev/accuracy"} <= set(events.Tags()["scalars"])
     with pytest.raises(TicketError, match="unknown tracker 'tensorbord': did you mean 'tensorboard'"):
-        find(study, out=tmp_path / "other", track=("tensorbord",))
+        supertickets.find(study, out=tmp_path / "other", track=("tensorbord",))
 
 
 # --- machines ---------------------------------------------------------------------------------------------------------
@@ -408,44 +462,6 @@ def test_workers_on_gpus_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-def test_accelerate_launch_trains_one_trial_on_two_processes(
-    study: dict[str, Any], words: dict[str, Path], tmp_path: Path
-) -> None:
-    """Without dropout, whose random numbers differ, two halves of every batch give what the whole gives."""
-    import numpy as np
-
-    model = save_tiny_model(tmp_path / "model")
-    config = json.loads((model / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (model / "config.json").write_text(json.dumps(config))
-    asked = {**study, "model": str(model), "dropout": 0.0, "kinds": ("random",), "learning_rate": 3e-3}
-    alone = find(asked, out=tmp_path / "alone")
-    typed = [part for name, value in asked.items() for part in (f"--{name.replace('_', '-')}", _typed(value))]
-    # What `accelerate launch` runs for several devices; on a CPU it wants MPI instead, so it is called directly.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, "-m", "supertickets", "find", *typed, "--out", str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "each on 2 processes" in done.stderr
-    assert done.stdout.count("report: ") == 1
-    settings = yaml.safe_load((tmp_path / "two" / "settings.yaml").read_text())
-    assert settings["processes"] == 2
-    ours = [load_outcome(folder) for folder in (tmp_path / "two" / "trials").iterdir()]
-    theirs = {outcome.trial.ticket: outcome for outcome in map(load_outcome, (alone.folder / "trials").iterdir())}
-    assert len(ours) == len(theirs) == 2
-    for outcome in ours:
-        expected = theirs[outcome.trial.ticket]
-        assert outcome.key != expected.key  # the bits differ, so the trials do
-        np.testing.assert_allclose(outcome.predictions()["dev"], expected.predictions()["dev"], atol=2e-3)
-        assert outcome.cost["tokens"] == expected.cost["tokens"]
-
-
-@pytest.mark.slow
 def test_a_script_need_not_be_guarded(study: dict[str, Any], tmp_path: Path) -> None:
     """Worker processes do not run the user's script again."""
     script = tmp_path / "script.py"
@@ -464,7 +480,7 @@ def test_a_script_need_not_be_guarded(study: dict[str, Any], tmp_path: Path) -> 
         ({"device": "gpu"}, "--device gpu: this machine has no such device; it has cpu"),
         ({"device": "cuda:9"}, "--device cuda:9: this machine has no such device"),
         ({"out": "FILE"}, "that is a file"),
-        ({"out": "FILE/below"}, "cannot be made"),
+        ({"out": "FILE/below"}, "cannot be created"),
         ({"track": ("tensorbord",)}, "did you mean 'tensorboard'"),
     ],
 )
@@ -477,27 +493,27 @@ def test_what_cannot_run_is_told_before_anything_is_written(
         name: str(value).replace("FILE", str(file)) if name == "out" else value for name, value in changes.items()
     }
     with pytest.raises(TicketError, match=message):
-        find({**study, "out": tmp_path / "out", **changes})
+        supertickets.find({**study, "out": tmp_path / "out", **changes})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_patience_counts_from_the_best_score_whatever_is_kept(study: dict[str, Any], tmp_path: Path) -> None:
-    result = find(study, out=tmp_path / "out", epochs=40, patience=1, keep_epoch="last", kinds=("random",))
+    result = supertickets.find(study, out=tmp_path / "out", epochs=40, patience=1, keep_epoch="last", kinds=("random",))
     assert (result.table["best_epoch"] < 40).all()
 
 
-def test_a_damaged_super_ticket_is_shipped_again(done: FindResult, study: dict[str, Any], tmp_path: Path) -> None:
+def test_a_damaged_super_ticket_is_shipped_again(done: Result, study: dict[str, Any], tmp_path: Path) -> None:
     for damage in ("ticket.json", "model"):
         copy = shutil.copytree(done.folder, tmp_path / damage)
         broken = copy / "super-ticket" / damage
         shutil.rmtree(broken) if broken.is_dir() else broken.write_text("{")
-        find(study, out=copy)
+        supertickets.find(study, out=copy)
         assert contents(copy) == contents(done.folder)
 
 
 def test_a_trial_that_never_started_may_fail(trial: Trial) -> None:
     """As on Ray, when a task dies on its way; a late word of it changes nothing."""
-    board = Board(1, 1.0, lambda one: 1.0)
+    board = Board(begun(step_of(trial)))
     board.asked(trial, False)
     board.message(("again", trial.key, "lost"))
     board.message(("refused", trial.key, "lost"))
@@ -506,25 +522,50 @@ def test_a_trial_that_never_started_may_fail(trial: Trial) -> None:
     assert board.failed == 1
 
 
-def test_equal_trials_run_once(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of the trials that are run."""
+    keys: list[str] = []
     run = Workbench.run
 
     def counting(self: Workbench, job: Job, report: Any) -> Any:
-        ran.append(job.trial.key)
+        keys.append(job.trial.key)
         return run(self, job, report)
 
     monkeypatch.setattr(Workbench, "run", counting)
+    return keys
+
+
+def test_equal_trials_run_once(trial: Trial, tmp_path: Path, ran: list[str]) -> None:
     with Lab(tmp_path) as lab:
-        lab.run([trial, trial.model_copy(), Trial.model_validate_json(trial.model_dump_json())])
-        lab.run([trial])
+        lab.run(map(step_of, [trial, trial.model_copy(), Trial.model_validate_json(trial.model_dump_json())]))
+        lab.run([step_of(trial)])
     assert ran == [trial.key]
+
+
+def test_a_folder_goes_on_with_more_runs_and_reuses_all_it_has(
+    done: Result, study: dict[str, Any], tmp_path: Path, ran: list[str]
+) -> None:
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    seeds = supertickets.find(study, out=copy, seeds=2)
+    first = seeds.table[seeds.table["seed"] == 0].reset_index(drop=True)
+    assert first.equals(done.table)
+    assert sorted(ran) == sorted(seeds.table[seeds.table["seed"] == 1]["trial"])
+    ran.clear()
+    levels = supertickets.find(study, out=copy, seeds=2, levels=(0.2, 0.5))
+    assert sorted(ran) == sorted(levels.table[levels.table["level"] == 0.2]["trial"])
+    before = contents(copy)
+    for asked, said in (({}, "seeds is 2, not 1"), ({"seeds": 2}, r"levels is \[0.2, 0.5\], not \[0.5\]")):
+        with pytest.raises(TicketError, match=f"created with different settings: .*{said}.* Use a new --out"):
+            supertickets.find(study, out=copy, **asked)
+    assert contents(copy) == before
+    assert status(copy)["total"] == 2 * (1 + 2 * 3)
 
 
 def test_starting_a_study_that_is_done_is_quick(trial: Trial, tmp_path: Path) -> None:
     """500 remembered trials in under 2 seconds; what is looked up is whole and checked."""
     with Lab(tmp_path) as lab:
-        lab.run([trial])
+        lab.run([step_of(trial)])
         outcome = lab.remembered(trial)
         trials = [Trial.model_validate({**trial.model_dump(mode="json"), "seed": seed}) for seed in range(1, 500)]
         from dataclasses import replace
@@ -535,5 +576,6 @@ def test_starting_a_study_that_is_done_is_quick(trial: Trial, tmp_path: Path) ->
             folder = shutil.copytree(outcome.folder, tmp_path / "trials" / other.key)
             save_outcome(replace(outcome, key=other.key, trial=other, folder=folder))
         started = time.monotonic()
-        assert len(lab.run([trial, *trials])) == 500
+        runs = lab.run(map(step_of, [trial, *trials])).runs
+        assert sum(run.finished for run in runs) == 500
         assert time.monotonic() - started < 2.0

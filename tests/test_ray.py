@@ -10,12 +10,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
+import supertickets
 from helpers.models import save_tiny_model
 from helpers.optional import optional_import
 from helpers.study_files import contents
@@ -25,12 +27,12 @@ from supertickets.lab.jobs import Job, Message
 from supertickets.lab.machine import Machine
 from supertickets.lab.on_ray import RayRunner
 from supertickets.lab.outcome import WEIGHTS
+from supertickets.lab.partial import load_partial
 from supertickets.lab.trial import Start
+from supertickets.lab.workbench import Workbench
 from supertickets.models import find_model
 from supertickets.storage import write_atomically
-from supertickets.studies.find import find
-from supertickets.studies.imp import imp
-from supertickets.studies.share import share
+from supertickets.tasks import load_task
 
 ray = optional_import("ray")
 
@@ -82,7 +84,7 @@ def test_two_nodes_one_killed_in_the_middle(
     cluster: Any, at_work: Callable[[], list[Path]], study: dict[str, Any], tmp_path: Path
 ) -> None:
     second = cluster.add_node(num_cpus=1)
-    local = find(study, out=tmp_path / "local", workers=1)
+    local = supertickets.find(study, out=tmp_path / "local", workers=1)
     killed: list[int] = []
 
     def kill_when_both_work() -> None:
@@ -98,7 +100,7 @@ def test_two_nodes_one_killed_in_the_middle(
 
     killer = threading.Thread(target=kill_when_both_work, daemon=True)
     killer.start()
-    spread = find(study, out=tmp_path / "ray", on="ray", address=cluster.address)
+    spread = supertickets.find(study, out=tmp_path / "ray", backend="ray", address=cluster.address)
     killer.join(1)
     assert killed, "the two nodes never worked side by side"
     assert killed[0] >= 1  # and each has a folder while it works
@@ -110,7 +112,7 @@ def test_two_nodes_one_killed_in_the_middle(
 def test_on_a_laptop_a_local_ray_starts_by_itself(study: dict[str, Any], tmp_path: Path) -> None:
     typed = [
         part
-        for name, value in {**study, "epochs": 1, "patience": 0, "on": "ray", "out": tmp_path / "out"}.items()
+        for name, value in {**study, "epochs": 1, "patience": 0, "backend": "ray", "out": tmp_path / "out"}.items()
         for part in (
             f"--{name.replace('_', '-')}",
             ",".join(map(str, value)) if isinstance(value, tuple) else str(value),
@@ -136,15 +138,15 @@ def test_trainings_that_start_from_others_find_their_weights(
 ) -> None:
     """Weights to start from come through Ray, as everything does; the outcome is the local one, bit for bit."""
     small = {**study, "epochs": 2, "levels": (0.4,), "kinds": ("winning",), "keep": "none", "workers": 1}
-    folders = [find(small, out=tmp_path / "words").folder]
+    folders = [supertickets.find(small, out=tmp_path / "words").folder]
     other = {"task": "lengths", "train_file": write_words(tmp_path / "lengths.jsonl", 40, 5, lambda w: len(w) % 3)}
-    folders.append(find({**small, **other, "dev_file": None}, out=tmp_path / "lengths").folder)
+    folders.append(supertickets.find({**small, **other, "dev_file": None}, out=tmp_path / "lengths").folder)
     settings = {name: small[name] for name in ("model", "seeds", "epochs", "batch_size", "learning_rate", "max_length")}
     settings |= {"tickets": tuple(folders), "precision": "float32", "fine_tune_epochs": settings["epochs"]}
-    local = share(settings, out=tmp_path / "local", workers=1)
-    spread = share(settings, out=tmp_path / "ray", on="ray", address=cluster.address)
-    assert spread.sharing.runs.drop(columns="seconds").equals(local.sharing.runs.drop(columns="seconds"))
-    tuned = local.sharing.runs[local.sharing.runs["model"].str.endswith("fine-tuning")]["trial"]
+    local = supertickets.share(settings, out=tmp_path / "local", workers=1)
+    spread = supertickets.share(settings, out=tmp_path / "ray", backend="ray", address=cluster.address)
+    assert spread.table.drop(columns="seconds").equals(local.table.drop(columns="seconds"))
+    tuned = local.table[local.table["stage"] == "fine-tuned"]["trial"]
     assert len(tuned) == 4
     for key in tuned:
         one, other = (made.folder / "trials" / key / "predictions.safetensors" for made in (local, spread))
@@ -157,14 +159,38 @@ def test_masks_and_the_weights_of_a_round_before_travel(cluster: Any, study: dic
     names = ("model", "task", "train_file", "dev_file", "batch_size", "learning_rate", "max_length")
     settings = {name: study[name] for name in names} | {"precision": "float32", "epochs": 2, "seeds": 1}
     settings |= {"sparsities": (0.3, 0.6), "rewind": ("0", "none"), "controls": ("matched", "random")}
-    local = imp(settings, out=tmp_path / "local", workers=1)
-    spread = imp(settings, out=tmp_path / "ray", on="ray", address=cluster.address)
+    local = supertickets.imp(settings, out=tmp_path / "local", workers=1)
+    spread = supertickets.imp(settings, out=tmp_path / "ray", backend="ray", address=cluster.address)
     assert len(local.table) == 9
     assert spread.table.drop(columns="seconds").equals(local.table.drop(columns="seconds"))
     masks = {path.parent.name: path.read_bytes() for path in tmp_path.glob("local/trials/*/mask.safetensors")}
     assert len(set(masks.values())) == 3  # the dense run's, and each way's next one
     for key, mask in masks.items():
         assert (tmp_path / "ray" / "trials" / key / "mask.safetensors").read_bytes() == mask
+
+
+@pytest.mark.slow
+def test_a_trial_in_parts_travels_with_its_checkpoint(
+    cluster: Any, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    trial = make_trial(tiny_model, words, epochs=3, patience=None)
+    base, task = find_model(str(tiny_model)), load_task(trial.tasks[0].source)
+    where = {"models": {base.weight_hash: base}, "tasks": {task.fingerprint(): task}}
+    folder, said = tmp_path / "parts" / "trials" / trial.key, list[Message]()
+    runner = Machine(backend="ray", address=cluster.address, device="cpu", **where).runner()
+    try:
+        for until in (1 / 3, 2 / 3, None):
+            jobs = [Job(trial, folder, True, "x", until=until)]
+            runner.run(lambda jobs=jobs: jobs.pop() if jobs else None, said.append)
+            assert (load_partial(folder) is None) == (until is None)
+    finally:
+        runner.close()
+    Workbench("cpu").run(Job(trial, tmp_path / "whole" / "trials" / trial.key, True, "x"), lambda event: None)
+    ended = [message[0] for message in said if message[0] not in ("started", "progress")]
+    assert ended == ["partial", "partial", "done"]
+    seen = [(what, detail) for what, _, detail in said if what in ("started", "progress")]
+    assert [after[1]["step"] for before, after in pairwise(seen) if before[0] == "started"] == [1, 9, 17]
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -181,7 +207,7 @@ def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
             raise KeyboardInterrupt
 
     base = find_model(str(tiny_model))
-    runner = Machine(on="ray", address=cluster.address, models={base.weight_hash: base}).runner()
+    runner = Machine(backend="ray", address=cluster.address, models={base.weight_hash: base}).runner()
     try:
         with pytest.raises(KeyboardInterrupt):
             runner.run(lambda: waiting.pop() if waiting else None, interrupt)
@@ -207,7 +233,7 @@ def test_files_stay_in_ray_no_longer_than_trials_need_them(
 
     if not releases:
         monkeypatch.setattr(RayRunner, "_release", lambda self: None)
-    runner = Machine(on="ray", address=cluster.address, cpus=0).runner()
+    runner = Machine(backend="ray", address=cluster.address, cpus=0).runner()
     assert isinstance(runner, RayRunner)
 
     def answer(text: str, keep: bool, label: str, start: bytes, *rest: Any) -> tuple[Message, dict[str, bytes]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import accelerate.tracking
 import pytest
+from accelerate import PartialState
 
 from supertickets.lab import Trial
 from supertickets.lab.jobs import Job
@@ -86,7 +87,7 @@ def burst(*_: Any, **__: Any) -> None:
     raise RuntimeError("burst")
 
 
-@pytest.mark.parametrize("where", ["__init__", "train"])
+@pytest.mark.parametrize("where", ["__init__", "run_to"])
 def test_a_trial_that_raises_ends_its_run(job: Job, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(Trainer, where, burst)
     with pytest.raises(RuntimeError, match="burst"):
@@ -116,3 +117,15 @@ def test_a_tracker_that_fails_meanwhile_is_ended_and_the_training_goes_on(job: J
     assert outcome.finished
     assert sorted(FakeTracker.opened) == sorted(FakeTracker.ended)
     assert len(FakeTracker.ended) == 2
+
+
+def test_nothing_waits_for_processes_that_nobody_started(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate takes LOCAL_RANK alone, which scripts for clusters set, for a launch, and asks for the rest of it."""
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with Tracking(("one",), job, ignore):
+        assert PartialState().num_processes == 1
+    PartialState._shared_state.clear()
+    with pytest.raises(ValueError, match="expected"):  # control
+        PartialState()

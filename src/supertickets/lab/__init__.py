@@ -1,4 +1,4 @@
-"""Trials and their outcomes: what was asked is told by a key, what came out is kept under it."""
+"""Trials and their outcomes: a trial has a key, under which its outcome is stored."""
 
 from supertickets.lab.lab import Lab
 from supertickets.lab.outcome import Outcome

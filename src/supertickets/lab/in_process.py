@@ -6,6 +6,7 @@ from typing import Any
 
 from supertickets.errors import NoSpaceError, TicketError
 from supertickets.lab.jobs import Job, NextJob, Send
+from supertickets.lab.partial import Partial
 
 _REPORT_EVERY = 0.3  # seconds between two progress messages of one trial
 
@@ -21,7 +22,7 @@ def run_job(bench: Any, job: Job, send: Send) -> None:
             send(("progress", job.trial.key, event))
 
     try:
-        bench.run(job, report)
+        made = bench.run(job, report)
     except NoSpaceError as error:
         send(("halt", job.trial.key, str(error)))
     except TicketError as error:
@@ -29,7 +30,8 @@ def run_job(bench: Any, job: Job, send: Send) -> None:
     except Exception:
         send(("failed", job.trial.key, traceback.format_exc()))
     else:
-        send(("done", job.trial.key, None))
+        paused = isinstance(made, Partial)
+        send(("partial", job.trial.key, made.fraction) if paused else ("done", job.trial.key, None))
 
 
 class InProcess:

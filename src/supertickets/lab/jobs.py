@@ -1,4 +1,8 @@
-"""A trial to run, where to leave it, and what is told meanwhile. Runners (here, in processes, on Ray) speak this."""
+"""A trial to run, where to leave it, and the messages meanwhile.
+
+All runners (in this process, in worker processes, on Ray) share this, so that lab, progress and tests know one
+interface.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ from supertickets.lab.trial import Trial
 class Job:
     """A trial, its folder, whether its trained weights are kept, and its name for people.
 
+    With `until` the trial is trained to that share of its steps only, and leaves a `Partial` unless that ends it.
     `start` and `mask` have the weights and the ticket of weights that it starts from, where the places that the trial
     names cannot be reached.
     """
@@ -22,24 +27,30 @@ class Job:
     label: str
     start: bytes | None = None
     mask: bytes | None = None
+    until: float | None = None
 
 
 Message = tuple[str, str, Any]
-"""(what, trial key, detail). What: `started`, `progress` with a report, `done`, `failed` with a traceback (worth
-another try), `refused` with a sentence (another try would end the same), `halt` with a sentence (nothing can go on)."""
+"""(what, trial key, detail). What: `started`, `progress` with a report, `done`, `partial` with the share of its steps
+that a trial was trained to, as its job asked, `failed` with a traceback (worth another try), `refused` with a sentence
+(another try would end the same), `halt` with a sentence (nothing can go on)."""
 Send = Callable[[Message], None]
 NextJob = Callable[[], Job | None]
 
 
 class Runner(Protocol):
-    """Runs jobs until there is none left."""
+    """Runs jobs until there is none left.
+
+    A job has one process and one device: trials are many and independent, so that running them side by side needs no
+    communication, and where they run never changes a result.
+    """
 
     @property
     def side_by_side(self) -> int:
         """How many trials run at the same time."""
 
     def run(self, next_job: NextJob, send: Send) -> None:
-        """Run jobs; `next_job` is asked whenever there is room for one more."""
+        """Run jobs; `next_job` is asked whenever another job can run."""
 
     def close(self) -> None:
         """End what still runs."""

@@ -26,7 +26,9 @@ def hold(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TicketError(f"--out {folder}: cannot be made ({error.strerror}); choose another folder.") from error
+        raise TicketError(
+            f"--out {folder}: the folder cannot be created ({error.strerror}); choose another folder."
+        ) from error
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=1)  # somebody may just be looking who holds it
@@ -38,7 +40,7 @@ def hold(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise TicketError(
-            f"--out {folder}: nothing can be written there ({error.strerror}); choose another folder."
+            f"--out {folder}: the folder is not writable ({error.strerror}); choose another folder."
         ) from error
     try:
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -50,7 +52,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
-    """Return who works in a folder (pid, host, since), or None if nobody does."""
+    """Return who works in a folder (pid, host, since), or None."""
     lock = FileLock(folder / _LOCK)
     if not (folder / _LOCK).exists():
         return None

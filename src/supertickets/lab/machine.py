@@ -1,17 +1,16 @@
 """Where trials run: in this process, in worker processes, on Ray. The choice never changes a result."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from supertickets.errors import TicketError
 from supertickets.lab.in_process import InProcess
 from supertickets.lab.jobs import Runner
-from supertickets.lab.together import TogetherRunner
 from supertickets.models import BaseModel
+from supertickets.registry import Registry
 from supertickets.tasks import Task
-from supertickets.training.team import find_team
 
 _WORKERS_A_GPU = 4  # more on one GPU only take turns
 _MEMORY_A_WORKER = 4 << 30  # bytes of GPU memory, besides what the model's training needs
@@ -22,12 +21,13 @@ _BYTES_A_PARAMETER = 24  # float32 weights, gradients, two optimiser states, the
 class Machine:
     """How to run trials.
 
-    `workers` is a number or `auto`: one for each `threads` cores; on GPUs as many a device as its free memory holds, at
-    most four. `cpus` and `gpus` are what one trial takes on Ray (fractions of a GPU share it). `models` and `tasks` are
-    what trials name by hash; on Ray they travel with the study, so that no shared disk is needed.
+    `workers` is a number or `auto`: one for each `threads` cores, as a small model's steps are too short to spread over
+    threads; on GPUs as many a device as its free memory holds, at most four. `cpus` and `gpus` are what one trial takes
+    on Ray (fractions of a GPU share it). `models` and `tasks` are what trials name by hash; on Ray they travel with the
+    study, so that no shared disk is needed.
     """
 
-    on: Literal["local", "ray"] = "local"
+    backend: str = "local"
     workers: int | Literal["auto"] = 1
     device: str = "auto"
     threads: int = 1
@@ -40,49 +40,35 @@ class Machine:
     tasks: Mapping[str, Task] = field(default_factory=dict)
 
     def runner(self) -> Runner:
-        """Return what runs jobs. Raises TicketError if Ray is asked for and not installed."""
-        options: dict[str, Any] = {"trackers": self.trackers, "checkpoint_every": self.checkpoint_every}
-        if self.on == "ray":
-            from supertickets.lab.on_ray import RayRunner
+        """Return what runs jobs (see `RUNNERS`). Raises TicketError if Ray is asked for and not installed."""
+        return RUNNERS[self.backend](self)
 
-            return RayRunner(
-                {**options, "device": self.device}, self.models, self.tasks, self.address, self._cpus, self.gpus
-            )
-        at_hand = {"models": self.models, "tasks": self.tasks}
-        if (team := find_team()).size > 1:
-            return TogetherRunner(team, {**options, **at_hand})
-        devices = self.devices()
-        if len(devices) == 1:
-            return InProcess({**options, **at_hand, "device": devices[0]})
-        from supertickets.lab.workers import WorkerPool
-
-        return WorkerPool(devices, options)
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every workbench is made with, wherever it is."""
+        return {"trackers": self.trackers, "checkpoint_every": self.checkpoint_every}
 
     def describe(self) -> str:
         """Return where trials run, in a few words."""
-        if self.on == "ray":
-            return f"on Ray, {self._cpus:g} CPUs and {self.gpus:g} GPUs each"
-        if (team := find_team()).size > 1:
-            return f"each on {team.size} processes"
+        if self.backend != "local":
+            return f"on {self.backend}, {self.cpus_each:g} CPUs and {self.gpus:g} GPUs each"
         devices = self.devices()
         named = sorted({device for device in devices if device != "auto"})
         return f"{len(devices)} at a time" + (f" on {', '.join(named)}" if named else "")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the choice made, to be recorded."""
-        if self.on == "ray":
-            return {"on": "ray", "address": self.address, "cpus": self._cpus, "gpus": self.gpus}
-        return {"on": "local", "devices": self.devices(), "threads": self.threads, "processes": find_team().size}
+        if self.backend != "local":
+            return {"backend": self.backend, "address": self.address, "cpus": self.cpus_each, "gpus": self.gpus}
+        return {"backend": "local", "devices": self.devices(), "threads": self.threads}
 
     @property
-    def _cpus(self) -> float:
-        """How many CPUs one trial takes on Ray."""
+    def cpus_each(self) -> float:
+        """How many CPUs one trial takes on a cluster."""
         return self.threads if self.cpus is None else self.cpus
 
     def devices(self) -> list[str]:
-        """Return the device of each worker; under `accelerate launch`, all processes are one worker."""
-        if find_team().size > 1:
-            return ["auto"]
+        """Return the device of each worker."""
         from supertickets.training.devices import find_device
 
         device = find_device(self.device)
@@ -112,6 +98,25 @@ class Machine:
         need = _MEMORY_A_WORKER + _BYTES_A_PARAMETER * parameters
         fits = [max(1, min(_WORKERS_A_GPU, torch.cuda.mem_get_info(i)[0] // need)) for i in range(count)]
         return [f"cuda:{i}" for turn in range(_WORKERS_A_GPU) for i in range(count) if turn < fits[i]]
+
+
+def local_runner(machine: Machine) -> Runner:
+    """Return what runs jobs on this machine: here, or in processes of their own if there are several workers."""
+    devices = machine.devices()
+    if len(devices) == 1:
+        here = {"models": machine.models, "tasks": machine.tasks, "device": devices[0]}
+        return InProcess({**machine.options, **here})
+    from supertickets.lab.workers import WorkerPool
+
+    return WorkerPool(devices, machine.options)
+
+
+RUNNERS: Registry[Callable[[Machine], Runner]] = Registry(
+    "backend",
+    "runners",
+    {"local": "supertickets.lab.machine:local_runner", "ray": "supertickets.lab.on_ray:ray_runner"},
+)
+"""What makes a runner (see `lab.jobs.Runner`) of a machine, by the name of its backend."""
 
 
 def _parameters(model: BaseModel) -> int:

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from supertickets.errors import TicketError
 from supertickets.lab.in_process import run_job
 from supertickets.lab.jobs import Job, Message, NextJob, Send
-from supertickets.lab.outcome import OUTCOME, WEIGHTS
+from supertickets.lab.machine import Machine
+from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS, drop_checkpoint
 from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
@@ -36,7 +37,7 @@ def require_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise TicketError("--on ray needs Ray: `pip install 'supertickets[ray]'`.") from error
+        raise TicketError("--backend ray needs Ray: `pip install 'supertickets[ray]'`.") from error
     return ray
 
 
@@ -51,8 +52,13 @@ def _run_remotely(
     tasks: list[Any],
     options: Any,
     mailbox: Any,
+    until: float | None = None,
+    checkpoint: bytes | None = None,
 ) -> tuple[Message, Files]:
-    """Run one trial on whatever machine Ray chose; return the last message and the files it left."""
+    """Run one trial on whatever machine Ray chose; return the last message and the files it left.
+
+    `checkpoint` is where the trial stands, if it has begun before.
+    """
     global _bench, _bench_for
     from supertickets.lab.workbench import Workbench
 
@@ -73,7 +79,9 @@ def _run_remotely(
             _bench = Workbench(models=unpacked, tasks=ray.get(tasks[0]), **options)
             _bench_for = (hashes, options)
         study = here / "study"
-        job = Job(found, study / "trials" / found.key, keep_weights, label, start, mask)
+        job = Job(found, study / "trials" / found.key, keep_weights, label, start, mask, until)
+        if checkpoint is not None:
+            write_atomically(job.folder / CHECKPOINT, checkpoint)
         run_job(_bench, job, send)
         files = {str(path.relative_to(study)): path.read_bytes() for path in study.rglob("*") if path.is_file()}
     return last[-1], files
@@ -130,7 +138,7 @@ def join(address: str | None) -> None:
         require_ray().init(address=address, log_to_driver=False, include_dashboard=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
-        raise TicketError(f"--address {address}: no Ray cluster answers there ({first}).") from error
+        raise TicketError(f"--address {address}: no Ray cluster answers at this address ({first}).") from error
 
 
 def check_ray(address: str | None) -> None:
@@ -148,6 +156,12 @@ def _files_of(trial: Trial) -> list[tuple[Path, str] | None]:
         (start.folder / WEIGHTS, start.weights) if start is not None else None,
         (mask.path, mask.digest) if mask is not None and mask.path and mask.digest else None,
     ]
+
+
+def _read(path: Path) -> bytes | None:
+    with suppress(OSError):
+        return path.read_bytes()
+    return None
 
 
 class RayRunner:
@@ -189,7 +203,7 @@ class RayRunner:
 
     @property
     def side_by_side(self) -> int:
-        """How many trials the cluster has room for now."""
+        """How many trials the cluster can run now."""
         have = self._ray.cluster_resources()
         rooms = [have.get(name, 0.0) / need for name, need in (("CPU", self._cpus), ("GPU", self._gpus)) if need]
         return max(1, int(min(rooms, default=1.0)))
@@ -208,6 +222,8 @@ class RayRunner:
                     self._tasks,
                     self._options,
                     self._mailbox,
+                    job.until,
+                    _read(job.folder / CHECKPOINT),
                 )
                 self._running[reference] = job
             self._release()
@@ -245,6 +261,8 @@ class RayRunner:
             return
         for name in sorted(files, key=lambda name: Path(name).name == OUTCOME):  # the outcome last
             write_atomically(job.folder.parent.parent / name, files[name])
+        if any(Path(name).name == OUTCOME for name in files):
+            drop_checkpoint(job.folder)  # which came back before, with a part
         send(message)
 
     def close(self) -> None:
@@ -259,3 +277,9 @@ class RayRunner:
                 self._ray.cancel(reference, force=True)
         if self._mine:
             self._ray.shutdown()
+
+
+def ray_runner(machine: Machine) -> RayRunner:
+    """Return what runs jobs on a machine's Ray cluster. Raises TicketError if Ray is not installed."""
+    options = {**machine.options, "device": machine.device}
+    return RayRunner(options, machine.models, machine.tasks, machine.address, machine.cpus_each, machine.gpus)

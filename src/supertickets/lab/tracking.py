@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from supertickets.errors import TicketError, unknown_name
 from supertickets.lab.jobs import Job
-from supertickets.training.team import process_state
 
 _LOG_EVERY = 10  # steps
 
@@ -27,8 +26,17 @@ def check_trackers(names: Sequence[str]) -> None:
             raise TicketError(f"tracker {name!r} is not installed: `pip install {name}`.")
 
 
+def _be_the_main_process() -> None:
+    """Tell accelerate, whose trackers log on the main process alone, that this one is."""
+    from accelerate import PartialState
+    from accelerate.utils import patch_environment
+
+    with patch_environment(local_rank=-1):  # accelerate takes this number alone for a launch, and waits for others
+        PartialState()
+
+
 class Tracking:
-    """Passes a training's reports on and tells them to trackers; as a context manager it ends their runs.
+    """Passes a training's reports on and logs them to trackers; as a context manager it ends their runs.
 
     Raises what a tracker raises that cannot begin; those that had begun are ended.
     """
@@ -40,7 +48,7 @@ class Tracking:
             return
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        process_state()  # trackers log on the main process, and ask this which one that is
+        _be_the_main_process()
         folder = job.folder.parent.parent / "tracking"
         run = f"{job.label.replace(' ', '-')}-{job.trial.key[:8]}"
         configuration = {

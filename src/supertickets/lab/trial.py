@@ -58,6 +58,8 @@ class Start(BaseModel):
 class WeightMask(BaseModel):
     """Which single weights a trial keeps: a ticket in a file, or one that a rule draws.
 
+    It is named, by hash or by rule, since a bit for each weight is too much for a trial's JSON.
+
     `how`: `file` (the ticket in `path`, whose SHA-256 is `digest`), `magnitude` (by the pre-trained weights, one-shot),
     `random`, or `matched` (random, with the density in each tensor of the ticket in the file, or else of the one-shot
     one). Rules draw at `sparsity`, among what `pruning` says; random ones by `seed`.
@@ -136,7 +138,7 @@ class Trial(BaseModel):
             "schema": SCHEMA,
             "weights": self.weight_hash,
             "files": self.files_hash,
-            "recipe": self.recipe.model_dump(),
+            "recipe": {**self.recipe.model_dump(), "processes": 1},  # once a field; keys stay what they were
             "seed": self.seed,
         }
         tasks = [_task_content(task) for task in self.tasks]

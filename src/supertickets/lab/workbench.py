@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load as bytes_to_tensors
 from safetensors.torch import save as tensors_to_bytes
 from transformers import PreTrainedModel
 
+from supertickets.anatomy.blocks import encoder_of
 from supertickets.errors import DivergedError, TicketError
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import (
@@ -23,10 +25,12 @@ from supertickets.lab.outcome import (
     SCORES,
     WEIGHTS,
     Outcome,
+    drop_checkpoint,
     named,
     save_outcome,
     task_weights,
 )
+from supertickets.lab.partial import Partial, save_partial
 from supertickets.lab.tracking import Tracking
 from supertickets.lab.trial import Prune, Start, TaskTicket, Trial, WeightMask
 from supertickets.models import BaseModel, ModelSource, find_model
@@ -46,18 +50,36 @@ from supertickets.tickets.weights import (
 )
 from supertickets.training.batches import EncodedTask
 from supertickets.training.devices import find_device, undisturbed
-from supertickets.training.loop import Learner, Report, Trainer
+from supertickets.training.learner import Learner
+from supertickets.training.loop import Checkpoints, Plan, Report, Trainer
 from supertickets.training.objectives import encode
-from supertickets.training.team import find_team
+from supertickets.training.recipe import Sharing
+from supertickets.training.scoring import score
 
 _EVERYTHING = Pruning.model_validate({"embeddings": True})
+
+
+@dataclass
+class _Begun:
+    """A job that has begun: what its trial is about, and the models that it starts from."""
+
+    job: Job
+    source: ModelSource
+    data: list[EncodedTask]
+    ticket: WeightTicket | None
+    models: list[PreTrainedModel]
+
+    @property
+    def asked(self) -> tuple[Job, ModelSource, list[EncodedTask], WeightTicket | None]:
+        """What the models were made from."""
+        return self.job, self.source, self.data, self.ticket
 
 
 class Workbench:
     """Runs trials in this process, one after the other.
 
     `models` and `tasks` are base models and tasks at hand, by hash; others are looked for where a trial says.
-    `trackers` are told each training's course (see `lab.tracking`). `checkpoint_every` is in seconds.
+    `trackers` log each training (see `lab.tracking`). `checkpoint_every` is in seconds.
     """
 
     def __init__(
@@ -69,84 +91,112 @@ class Workbench:
         tasks: Mapping[str, Task] | None = None,
     ) -> None:
         self.device = find_device(device)
-        self._writes = find_team().leads
         self._trackers, self._checkpoint_every = trackers, checkpoint_every
         self._models = dict(models or {})
         self._sources: dict[tuple[str, str], ModelSource] = {}
         self._tasks = dict(tasks or {})
         self._encoded: dict[tuple[str, str, str, int], EncodedTask] = {}
 
-    def run(self, job: Job, report: Report) -> Outcome:
+    def run(self, job: Job, report: Report) -> Outcome | Partial:
         """Run a job's trial, leave everything in its folder and return the outcome.
 
-        Goes on from a checkpoint that an earlier, stopped run of the same trial left. A loss that becomes NaN gives an
-        outcome with status `diverged`. Raises TicketError if the model or the data are not what the trial names any
+        Goes on from a checkpoint that an earlier run of the same trial left, stopped or asked for a part. A job that
+        asks for a part which does not end the trial gives a `Partial`. A loss that becomes NaN gives an outcome with
+        status `diverged`. Raises TicketError if the model or the data are not what the trial names any
         more, NoSpaceError if the disk is full.
         """
         with undisturbed(job.trial.recipe.threads):
             return self._run(job, report)
 
-    def _run(self, job: Job, report: Report) -> Outcome:
-        trial, folder = job.trial, job.folder
-        source = self._source(trial)
-        data = [self._data(trial, task, source) for task in trial.tasks]
-        ticket = self._weight_ticket(job, source)
-        models = self._start(job, source, data, ticket)
-        checkpoint = folder / CHECKPOINT
-        learners = [
-            Learner(encoded, model, task.ticket) for encoded, model, task in zip(data, models, trial.tasks, strict=True)
-        ]
-        status, reason = "finished", None
-        arrays: dict[str, dict[str, np.ndarray]] = {}
-        with Tracking(self._trackers if self._writes else (), job, report) as follow:
-            trainer = Trainer(
-                learners,
-                trial.recipe,
-                trial.seed,
-                self.device,
-                follow,
-                checkpoint,
-                self._checkpoint_every,
-                trial.key,
-                trial.sharing,
-                ticket,
-                trial.span,
-                trial.scoring.score_epoch if trial.scoring is not None else None,
-            )
+    def _run(self, job: Job, report: Report) -> Outcome | Partial:
+        begun = self._begin(job)
+        with Tracking(self._trackers, job, report) as follow:
+            trainer = self._trainer(begun)
             try:
-                training = trainer.train()
-                if trial.scoring is not None:
-                    heads, ffns = trainer.score(trial.scoring, lambda: self._start(job, source, data, ticket)[0])
-                    arrays[SCORES] = {"heads": heads, "ffns": ffns}
-                arrays[PREDICTIONS] = {
-                    name: np.stack(outputs)
-                    for task, predictions in enumerate(training.predictions.values())
-                    for name, outputs in named(predictions, task).items()
-                }
+                if not trainer.run_to(1.0 if job.until is None else job.until, follow):
+                    return self._pause(begun, trainer)
+                arrays, reason = self._arrays(begun, trainer), None
             except DivergedError as error:
-                training, status, reason = trainer.result, "diverged", str(error)
+                arrays, reason = {}, str(error)
+        return self._conclude(begun, trainer, arrays, reason)
+
+    def _begin(self, job: Job) -> _Begun:
+        """Return what a job's trial is about, with the models that it starts from."""
+        source = self._source(job.trial)
+        data = [self._data(job.trial, task, source) for task in job.trial.tasks]
+        ticket = self._weight_ticket(job, source)
+        return _Begun(job, source, data, ticket, self._start(job, source, data, ticket))
+
+    def trainer(self, job: Job) -> Trainer:
+        """Return what trains a job's trial, at its first step."""
+        return self._trainer(self._begin(job))
+
+    def _trainer(self, begun: _Begun) -> Trainer:
+        trial = begun.job.trial
+        learners = [
+            Learner(data, model, task.ticket)
+            for data, model, task in zip(begun.data, begun.models, trial.tasks, strict=True)
+        ]
+        plan = Plan(
+            trial.recipe,
+            trial.seed,
+            trial.sharing or Sharing.model_validate({}),
+            begun.ticket,
+            trial.span,
+            trial.scoring.score_epoch if trial.scoring is not None else None,
+        )
+        checkpoints = Checkpoints(begun.job.folder / CHECKPOINT, trial.key, self._checkpoint_every)
+        return Trainer(learners, plan, self.device, checkpoints)
+
+    def _arrays(self, begun: _Begun, trainer: Trainer) -> dict[str, dict[str, np.ndarray]]:
+        """Return what a finished training says, by file: its outputs, and importance where the trial asks for it."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        if (scoring := begun.job.trial.scoring) is not None:
+            heads, ffns = score(trainer, scoring, lambda: self._start(*begun.asked)[0])
+            found[SCORES] = {"heads": heads, "ffns": ffns}
+        found[PREDICTIONS] = {
+            name: np.stack(outputs)
+            for task, predictions in enumerate(trainer.result.predictions.values())
+            for name, outputs in named(predictions, task).items()
+        }
+        return found
+
+    @staticmethod
+    def _pause(begun: _Begun, trainer: Trainer) -> Partial:
+        """Write where a trial stands and what it says until now."""
+        trainer.save()
+        job, result = begun.job, trainer.result
+        done = trainer.state.step / trainer.total
+        partial = Partial(job.trial.key, job.trial, job.folder, done, result.epochs, vars(result.cost))
+        save_partial(partial)
+        return partial
+
+    def _conclude(
+        self, begun: _Begun, trainer: Trainer, arrays: Mapping[str, dict[str, np.ndarray]], reason: str | None
+    ) -> Outcome:
+        """Write a trial's outcome, with the weights or masks it is asked for; `reason` says why it diverged, if so."""
+        job, training, finished = begun.job, trainer.result, reason is None
         files = {name: arrays_to_bytes(values) for name, values in arrays.items()}
-        if status == "finished" and (job.keep_weights or trial.prune is not None):
+        if finished and (job.keep_weights or job.trial.prune is not None):
             trainer.restore()
             if job.keep_weights:
-                files[WEIGHTS] = tensors_to_bytes(_weights(models))
-            if trial.prune is not None:
-                files[MASK] = _pruned(trial.prune, models[0], source, ticket).to_bytes()
+                files[WEIGHTS] = tensors_to_bytes(_weights(begun.models))
+            if job.trial.prune is not None:
+                files[MASK] = _pruned(job.trial.prune, begun.models[0], begun.source, begun.ticket).to_bytes()
         outcome = Outcome(
-            key=trial.key,
-            trial=trial,
-            folder=folder,
-            status=status,
+            key=job.trial.key,
+            trial=job.trial,
+            folder=job.folder,
+            status="finished" if finished else "diverged",
             reason=reason,
             epochs=training.epochs,
-            best_epoch=training.best_epoch if status == "finished" else None,
+            best_epoch=training.best_epoch if finished else None,
             cost=vars(training.cost),
-            environment=self._environment(trial),
-            files={name: write_atomically(folder / name, data) for name, data in files.items() if self._writes},
+            environment=self._environment(job.trial),
+            files={name: write_atomically(job.folder / name, data) for name, data in files.items()},
         )
-        if self._writes:
-            save_outcome(outcome)
-            checkpoint.unlink(missing_ok=True)
+        save_outcome(outcome)
+        drop_checkpoint(job.folder)
         return outcome
 
     def _start(
@@ -202,9 +252,11 @@ class Workbench:
         if key not in self._sources:
             base = self._models.get(trial.weight_hash) or find_model(trial.model)
             if base.weight_hash != trial.weight_hash:
-                raise TicketError(f"model {trial.model!r} has other weights than when the study began.")
+                raise TicketError(f"the weights of model {trial.model!r} have changed since the study began.")
             if trial.files_hash not in ("", base.files_hash):
-                raise TicketError(f"model {trial.model!r} has another config or tokenizer than when the study began.")
+                raise TicketError(
+                    f"the config or tokenizer of model {trial.model!r} has changed since the study began."
+                )
             self._sources[key] = ModelSource(base)
         return self._sources[key]
 
@@ -212,7 +264,7 @@ class Workbench:
         if of.data_hash not in self._tasks:
             task = load_task(of.source)
             if task.fingerprint() != of.data_hash:
-                raise TicketError(f"task {of.source.task!r} has other examples than when the study began.")
+                raise TicketError(f"the examples of task {of.source.task!r} have changed since the study began.")
             self._tasks[of.data_hash] = task
         key = (of.data_hash, trial.weight_hash, trial.files_hash, trial.recipe.max_length)
         if key not in self._encoded:
@@ -254,7 +306,8 @@ def _named_file(path: Path, digest: str, sent: bytes | None, what: str) -> bytes
         content = b""
     if hashlib.sha256(content).hexdigest() != digest:
         raise TicketError(
-            f"{path.parent}: the {what} are {'others' if content else 'gone'}; run the study that made them again."
+            f"{path.parent}: the {what} {'have changed' if content else 'were deleted'}; run the study that made them "
+            "again."
         )
     return content
 
@@ -283,7 +336,7 @@ def _pruned(prune: Prune, model: PreTrainedModel, source: ModelSource, ticket: W
     pre-trained magnitudes, as in the paper's code (spec section 1).
     """
     prunable = source.encoder_weights(prune.pruning)
-    trained = weights_of(model.base_model, prunable)
+    trained = weights_of(encoder_of(model), prunable)
     return prune_by_magnitude({**prunable, **trained}, prune.sparsity, ticket, prune.pruning.scope)
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
@@ -33,7 +34,7 @@ def _serve(jobs: Connection, options: dict[str, Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent ends, however that happens: nobody else may come to work in the folder."""
+    """End this process when its parent ends, however that happens: another study may use the folder then."""
     parent = mp.parent_process()
     if parent is not None:
         parent.join()
@@ -57,6 +58,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # it comes with the first process, and when it starts it lets Ctrl-C in again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
     try:
         yield

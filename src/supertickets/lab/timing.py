@@ -1,0 +1,34 @@
+"""What a training takes on this machine, from a few of its steps."""
+
+import time
+from itertools import islice
+from pathlib import Path
+
+from supertickets.lab.jobs import Job
+from supertickets.lab.machine import Machine
+from supertickets.lab.trial import Trial
+from supertickets.lab.workbench import Workbench
+from supertickets.training.devices import undisturbed
+
+_STEPS = 5
+_WARM_UP = 2  # the first steps load kernels and fill caches
+
+
+def time_training(trial: Trial, machine: Machine) -> tuple[float, float]:
+    """Return about how many seconds and FLOPs a trial takes on one worker, evaluations included; writes nothing.
+
+    The trial must start from pre-trained weights. Raises TicketError if its model or data are not what it names.
+    """
+    bench = Workbench(machine.devices()[0], models=machine.models, tasks=machine.tasks)
+    with undisturbed(trial.recipe.threads):
+        trainer = bench.trainer(Job(trial, Path(), keep_weights=False, label=""))
+        steps = trainer.steps()
+        for _ in islice(steps, _WARM_UP):
+            pass
+        before, started = trainer.result.cost.flops, time.monotonic()
+        done = sum(1 for _ in islice(steps, min(_STEPS, max(1, trainer.total - _WARM_UP))))
+        seconds, flops = time.monotonic() - started, trainer.result.cost.flops - before
+    data = trainer.learners[0].data.task
+    # An evaluation has no backward pass, which takes two thirds of a step.
+    whole = trainer.total / max(1, done) * (1 + len(data.dev) / (3 * len(data.train)))
+    return seconds * whole, flops * whole
