@@ -1,8 +1,8 @@
 """Selection judged honestly: choose on one half of the dev set, score on the other.
 
 Choosing the best of several levels, and of several epochs, on the very dev set whose score is then reported, makes any
-method look better. Cross-fitting pays for that choice: run and epoch are chosen on one half and scored on the other,
-the halves change places, and this is averaged over many random halvings.
+method look better. Cross-fitting corrects for that choice: run and epoch are chosen on one half and scored on the
+other, the halves change places, and this is averaged over many random halvings.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from supertickets.evidence.resampling import Floats, half_weights, weighted_scores
@@ -53,3 +54,20 @@ def cross_fit(candidates: Sequence[Floats]) -> Selected:
     chosen = halves.argmax(axis=0)
     other_half = np.arange(halves.shape[1]) ^ 1
     return Selected(float(scores[:, 0].max()), float(halves[chosen, other_half].mean()))
+
+
+def candidates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished winning tickets that prune something: at level 0, or a level too low, it is the dense run."""
+    winning = table[(table["kind"] == "winning") & (table["status"] == "finished") & (table["level"] > 0)]
+    return winning[~(winning["remaining"].astype(float) >= 1)]
+
+
+def select_super(table: pd.DataFrame) -> pd.Series | None:
+    """Return the row of the super ticket: the winning ticket with the best score; ties go to the smaller one.
+
+    None if no winning ticket that prunes something finished (paper, section 3).
+    """
+    found = candidates(table)
+    if found.empty:
+        return None
+    return found.sort_values(["score", "parameters", "seed"], ascending=[False, True, True]).iloc[0]

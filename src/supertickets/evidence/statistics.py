@@ -3,11 +3,14 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.evidence.resampling import Floats
+
+Alternative = Literal["two-sided", "less", "greater"]
 
 LEVEL = 0.05
 """Error rate of every test, and what intervals leave out."""
@@ -34,7 +37,7 @@ class Paired:
         return bool(np.isfinite(self.p))
 
 
-def paired_t_test(first: Sequence[float], second: Sequence[float], alternative: str = "two-sided") -> Paired:
+def paired_t_test(first: Sequence[float], second: Sequence[float], alternative: Alternative = "two-sided") -> Paired:
     """Compare paired values by Student's t (paper, section 5.3); pairs with a missing value (NaN) are left out.
 
     With fewer than two pairs, or differences that are all equal (scores are counts of examples: two seeds may gain just

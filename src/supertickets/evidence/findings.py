@@ -1,0 +1,85 @@
+"""Findings: what a study shows, as values; a text template makes the sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study shows. A study adds fields of its own: values with names, and tables.
+
+    `runs` is the table of all runs. `text` is a template (jinja2) or the name of one in this package (`*.jinja`): it
+    sees the findings as `f`, and each of its lines that is not empty is a sentence. `shown` names the tables that the
+    command prints.
+
+    >>> class Best(Findings):
+    ...     text = "The best score is {{ f.runs.score.max() | number }}."
+    >>> Best(pd.DataFrame({"score": [70.25, 71.5]})).verdict
+    'The best score is 71.50.'
+    """
+
+    runs: pd.DataFrame
+
+    text: ClassVar[str] = ""
+    shown: ClassVar[Mapping[str, str]] = {}
+    """The tables to print, by name, with their titles."""
+
+    @cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """What the study shows, in sentences."""
+        templates = _environment()
+        in_package = self.text.endswith(".jinja")
+        template = templates.get_template(self.text) if in_package else templates.from_string(self.text)
+        lines = template.render(f=self).splitlines()
+        return tuple(" ".join(line.split()) for line in lines if line.strip())
+
+    @property
+    def verdict(self) -> str:
+        """All sentences."""
+        return " ".join(self.sentences)
+
+    def printed(self) -> dict[str, pd.DataFrame]:
+        """Return the tables that the command prints, by title."""
+        tables = self.tables()
+        return {title: tables[name] for name, title in self.shown.items()}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the tables to write into `tables/`, by name."""
+        return {}
+
+
+@cache
+def _environment() -> Environment:
+    found = Environment(loader=PackageLoader("supertickets.evidence"), undefined=StrictUndefined, autoescape=False)
+    found.filters |= {
+        "number": "{:.2f}".format,
+        "signed": "{:+.2f}".format,
+        "percent": "{:.0%}".format,
+        "permille": "{:.1%}".format,
+        "p": "{:.2g}".format,
+        "interval": interval,
+        "g": "{:g}".format,
+        "known": known,
+    }
+    found.tests |= {"known": known}
+    return found
+
+
+def known(value: Any) -> bool:
+    """Return whether there is a number: neither None nor NaN nor infinite."""
+    return value is not None and bool(np.isfinite(value))
+
+
+def interval(gain: Any, before: str = " (95 %: ", after: str = ")") -> str:
+    """Return the interval and the p of a row of `paired_gains` in words; nothing if there was no test."""
+    if not known(gain["p"]):
+        return ""
+    return f"{before}{gain['low']:+.2f} to {gain['high']:+.2f}, p = {gain['p']:.2g}{after}"

@@ -1,0 +1,72 @@
+"""The one place where a gain is estimated and tested: runs paired with others of the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from supertickets.evidence.statistics import holm, paired_t_test
+
+GAIN = ("seeds", "score", "over", "difference", "low", "high", "p")
+"""The columns of a gain, after those that say which it is; `p_holm` follows them."""
+
+
+def paired_gains(
+    runs: pd.DataFrame, of: Mapping[str, Any], over: Mapping[str, Any], by: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return what some runs gain over others, a row for each combination of the columns `by`, in their order.
+
+    `of` and `over` say by columns of `runs` which runs are compared: a value, a collection of values, or `...` for any.
+    A row's runs are paired by `seed`; in a column of `by` that `over` does not name, both must agree. Each row has the
+    number of `seeds`, the mean `score` of both sides' common seeds (`score`, `over`), their mean `difference` with its
+    95 % interval from `low` to `high`, the p of a paired t-test, and `p_holm`, corrected for all rows. What cannot be
+    had is missing (NaN).
+
+    >>> runs = pd.DataFrame({"kind": ["dense", "dense", "super", "super"], "seed": [0, 1, 0, 1],
+    ...                      "score": [70.0, 71.0, 71.0, 73.0]})
+    >>> float(paired_gains(runs, of={"kind": "super"}, over={"kind": "dense"})["difference"].iloc[0])
+    1.5
+    """
+    chosen, others = selected(runs, of), selected(runs, over)
+    shared = [name for name in by if name not in over]
+    rows = []
+    groups = chosen.groupby(list(by), sort=False, dropna=False) if by else [((), chosen)]
+    for values, group in groups:
+        labels = dict(zip(by, values, strict=True))
+        rows.append({**labels, **gain(group, selected(others, {name: labels[name] for name in shared}))})
+    frame = pd.DataFrame(rows, columns=[*by, *GAIN])
+    return frame.assign(p_holm=holm(frame["p"].astype(float).tolist()))
+
+
+def all_gains(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return several tables of gains as one, with `p_holm` corrected for all their rows."""
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*GAIN, "p_holm"])
+    return frame.assign(p_holm=holm(frame["p"].astype(float).tolist()))
+
+
+def gain(runs: pd.DataFrame, over: pd.DataFrame) -> dict[str, float]:
+    """Return the columns `GAIN` of runs and others, paired by `seed`; both have one run a seed at most."""
+    first, second = (frame.set_index("seed")["score"].astype(float).dropna() for frame in (runs, over))
+    seeds = first.index.intersection(second.index)
+    test = paired_t_test(first[seeds].tolist(), second[seeds].tolist())
+    mean, other = (float(scores[seeds].mean()) if len(seeds) else np.nan for scores in (first, second))
+    return dict(zip(GAIN, (len(seeds), mean, other, test.mean, test.low, test.high, test.p), strict=True))
+
+
+def selected(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the runs whose columns have these values (see `paired_gains`)."""
+    for name, value in where.items():
+        if value is ...:
+            continue
+        several = isinstance(value, tuple | list | set | frozenset)
+        runs = runs[runs[name].isin(list(value)) if several else runs[name] == value]
+    return runs
+
+
+def means(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return mean, standard deviation (over seeds, n - 1) and number of finished runs by some columns."""
+    grouped = runs[runs["status"] == "finished"].groupby(list(by), sort=False)["score"]
+    return grouped.agg(mean="mean", std="std", runs="count").reset_index()

@@ -1,0 +1,251 @@
+"""A study as statistics see it: what it was about, and one table of what came out. No model, no data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
+
+from supertickets.anatomy import Shape
+from supertickets.anatomy.cost import forward_flops
+from supertickets.errors import StudyError, TicketError
+from supertickets.lab.steps import Label, Run
+from supertickets.models import BaseModel
+from supertickets.storage import write_atomically
+from supertickets.tasks import Task, TaskSource
+from supertickets.tasks.metrics import scored
+from supertickets.tickets import Ticket
+
+TASKS = "study.safetensors"
+DENSE = "dense"
+CONTROL = "control"
+"""Dense runs with other seeds than the study's: what choosing among seeds alone gives."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a study trains on what: base model, task, and the dev set's targets, which its outputs are judged by."""
+
+    model: str
+    model_type: str
+    weight_hash: str
+    shape: Shape
+    task: str
+    data_hash: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    train: int
+    targets: NDArray[Any]
+    source: TaskSource
+    files_hash: str = ""
+    description: tuple[str, ...] = ()
+    """What was understood of its data, in sentences."""
+
+    @classmethod
+    def of(cls, base: BaseModel, source: TaskSource, task: Task) -> TaskInfo:
+        """Return this of a base model and a task, which was loaded from `source`."""
+        return cls(
+            model=base.name,
+            model_type=base.config["model_type"],
+            weight_hash=base.weight_hash,
+            files_hash=base.files_hash,
+            shape=base.shape,
+            task=task.name,
+            data_hash=task.fingerprint(),
+            labels=task.labels,
+            metrics=task.metrics,
+            train=len(task.train),
+            targets=task.dev.targets,
+            source=source,
+        )
+
+    @property
+    def measure(self) -> str:
+        """What the score is, in words."""
+        names = scored(self.metrics)
+        return " and ".join(names) if len(names) < 3 else f"mean of {len(names)} metrics"
+
+
+def save_tasks(folder: Path, tasks: Sequence[TaskInfo]) -> None:
+    """Write `study.safetensors` into a study's folder."""
+    from safetensors.numpy import save
+
+    words = [
+        {name: value for name, value in vars(task).items() if name != "targets"}
+        | {"shape": asdict(task.shape), "source": task.source.model_dump(mode="json")}
+        for task in tasks
+    ]
+    arrays = {f"targets.{i}": np.ascontiguousarray(task.targets) for i, task in enumerate(tasks)}
+    write_atomically(folder / TASKS, save(arrays, metadata={"tasks": json.dumps(words, sort_keys=True)}))
+
+
+def load_tasks(folder: Path) -> tuple[TaskInfo, ...]:
+    """Read what a study is about; nothing if the folder does not say. Raises TicketError if the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / TASKS
+    if not path.is_file():
+        return ()
+    try:
+        with safe_open(path, framework="numpy") as file:
+            words = json.loads(file.metadata()["tasks"])
+            return tuple(
+                TaskInfo(
+                    **one
+                    | {
+                        "source": TaskSource.model_validate(one["source"]),
+                        "shape": Shape(**one["shape"]),
+                        "labels": tuple(one["labels"]),
+                        "metrics": tuple(one["metrics"]),
+                        "description": tuple(one.get("description", ())),
+                        "targets": file.get_tensor(f"targets.{i}"),
+                    }
+                )
+                for i, one in enumerate(words)
+            )
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise TicketError(
+            f"{path}: the file is damaged ({error}); run the study's command again to rewrite it."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What came of a study's steps. `settings` are the effective ones, `complete` says whether the study has ended.
+
+    `tasks` are what it is about, on one base model; of a study of one task, `task` is that.
+    """
+
+    tasks: tuple[TaskInfo, ...]
+    folder: Path
+    settings: Mapping[str, Any]
+    runs: Sequence[Run]
+    complete: bool = True
+
+    @property
+    def task(self) -> TaskInfo:
+        """The first (or only) task."""
+        return self.tasks[0]
+
+    def only(self, **labels: Label | None) -> Runs:
+        """Return these runs without those that have other labels; None asks for runs that have no such label."""
+        wanted = labels.items()
+        kept = [run for run in self.runs if all(run.step.labels.get(name) == value for name, value in wanted)]
+        return replace(self, runs=kept)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why trials failed (tracebacks), by the names of their steps."""
+        return {str(run.step): run.failure for run in self.runs if run.failure is not None}
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a run (see `runs_table`)."""
+        return runs_table(self.runs, self.tasks)
+
+    def where(self, **labels: Label) -> list[Run]:
+        """Return the finished runs with these labels, in their order."""
+        return [run for run in self.every(**labels) if run.finished]
+
+    def every(self, **labels: Label) -> list[Run]:
+        """Return the runs with these labels, finished or not."""
+        wanted = labels.items()
+        return [run for run in self.runs if all(run.step.labels.get(name) == value for name, value in wanted)]
+
+    def check_some_finished(self, what: str = "training", **labels: Label) -> None:
+        """Raise StudyError, with the first reason, if no run with these labels finished."""
+        if not self.where(**labels):
+            reasons = [*self.failures.values(), *(run.outcome.reason or "" for run in self.runs if run.outcome)]
+            said = reasons[0].strip().splitlines()[-1] if reasons else "none has run yet"
+            raise StudyError(f"no {what} finished: {said}")
+
+    @property
+    def model(self) -> str:
+        """What the base model is called in words."""
+        return "the default encoder" if self.task.model == "default" else self.task.model
+
+    @property
+    def name(self) -> str:
+        """Task, and what distinguishes this study's training set if it is not the whole."""
+        fraction = self.settings.get("fraction", 1.0)
+        return self.task.task if fraction == 1.0 else f"{self.task.task} ({fraction:.4g} of its training set)"
+
+
+def runs_table(runs: Sequence[Run], tasks: Sequence[TaskInfo]) -> pd.DataFrame:
+    """Return one row a run, and of a training of several tasks one row a task. All scores and metrics are in percent.
+
+    The columns of every study are its labels (text in the order of its first appearance, numbers rising), `task`,
+    `status` (finished, diverged, failed or missing), `score`, the task's metrics, `last_step` and `best_of_epochs`
+    (scores after the last and the best epoch), `best_epoch`, what is kept (`heads`, `ffns`, `parameters`; `remaining`,
+    the share of the dense model's parameters; `inference`, the share of its FLOPs for a text of 32 tokens), what the
+    training took (`tokens`, `flops`, `seconds`; of several tasks in the first one's row, so that costs add up), and the
+    key of the `trial`. What a run does not have is missing (NaN), never zero.
+    """
+    dense: dict[int, float] = {}  # by the number of output layers
+    for run in runs:
+        if run.outcome is not None and run.outcome.trial.ticket.is_full:
+            dense[len(run.outcome.trial.tasks)] = run.outcome.cost["parameters"]
+    rows = [
+        _row(run, task, place, dense)
+        for run in runs
+        if not run.unwanted
+        for place, task in enumerate(_tasks_of(run, tasks))
+    ]
+    frame = pd.DataFrame(rows)
+    labels = list(dict.fromkeys(name for run in runs for name in run.step.labels))
+    labels += [] if "task" in labels else ["task"]
+    frame = frame[[*labels, *(name for name in frame.columns if name not in (*labels, *_LAST)), *_LAST]]
+    order = pd.DataFrame({name: _in_order(frame[name]) for name in labels})
+    return frame.loc[order.sort_values(labels, kind="stable").index].reset_index(drop=True)
+
+
+_LAST = (
+    "last_step", "best_of_epochs", "best_epoch", "heads", "ffns", "parameters", "remaining", "inference", "tokens",
+    "flops", "seconds", "trial",
+)  # fmt: skip
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Return what a column is sorted by: text by its first appearance, numbers by their value."""
+    return column if is_numeric_dtype(column) else pd.Series(pd.factorize(column)[0], index=column.index)
+
+
+def _tasks_of(run: Run, tasks: Sequence[TaskInfo]) -> Sequence[TaskInfo]:
+    """Return the tasks of a run, among the study's own; `task` may be a label, or the trial's examples say which."""
+    if run.trial is not None:
+        by_data = {task.data_hash: task for task in tasks}
+        return [by_data[of.data_hash] for of in run.trial.tasks if of.data_hash in by_data]
+    named = run.step.labels.get("task")
+    return [task for task in tasks if task.task == named][:1] if named else tasks
+
+
+def _row(run: Run, task: TaskInfo, place: int, dense: Mapping[int, float]) -> dict[str, Any]:
+    outcome, trial = run.outcome, run.trial
+    row: dict[str, Any] = {**run.step.labels, "task": task.task, "status": run.status, "score": np.nan}
+    row |= dict.fromkeys(_LAST)
+    if outcome is not None and outcome.finished:
+        for split, metrics in outcome.by_task[place].items():
+            prefix = "" if split == "dev" else f"{split}_"
+            row |= {prefix + name: value for name, value in metrics.items() if prefix + name != "score"}
+        row["score"] = outcome.by_task[place]["dev"]["score"]
+        scores = [epoch["score"] for epoch in outcome.epochs]
+        row |= {"last_step": scores[-1], "best_of_epochs": max(scores), "best_epoch": outcome.best_epoch}
+    if trial is not None:
+        ticket = trial.tasks[place].ticket
+        full = forward_flops(task.shape, Ticket.full(*ticket.shape), 1, 32)
+        row |= {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns}
+        row |= {"inference": forward_flops(task.shape, ticket, 1, 32) / full, "trial": trial.key}
+    if outcome is not None:
+        row["parameters"] = outcome.cost["parameters"]
+        if (whole := dense.get(len(outcome.trial.tasks))) is not None:
+            row["remaining"] = row["parameters"] / whole
+        row |= {name: outcome.cost[name] for name in ("tokens", "flops", "seconds") if not place}
+    return row
