@@ -1,5 +1,6 @@
 """Conclusions from outcomes: against scipy and scikit-learn, hand-made cases, and simulated studies."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,16 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import stats
+from sklearn import metrics as sklearn_metrics
 
+from supertickets.evidence.find import FindFindings, Gain
 from supertickets.evidence.phases import find_phases
 from supertickets.evidence.resampling import bootstrap_weights, half_weights, weighted_scores
-from supertickets.evidence.selection import cross_fit, halved_scores
+from supertickets.evidence.selection import cross_fit, halved_scores, select_super
 from supertickets.evidence.statistics import bootstrap_interval, holm, paired_t_test
-from supertickets.tasks.metrics import CLASSIFICATION, REGRESSION, evaluate, scored
+from supertickets.tasks.metrics import CLASSIFICATION, ERRORS, REGRESSION, evaluate, resampled
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -21,28 +25,55 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 # --- resampled metrics ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", [*CLASSIFICATION, *scored(REGRESSION)])
+ORACLES: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
+    "accuracy": sklearn_metrics.accuracy_score,
+    "f1": lambda targets, said: sklearn_metrics.f1_score(targets, said, zero_division=0.0),
+    "f1_first": lambda targets, said: sklearn_metrics.f1_score(targets, said, pos_label=0, zero_division=0.0),
+    "macro_f1": lambda targets, said: sklearn_metrics.f1_score(targets, said, average="macro", zero_division=0.0),
+    "matthews": sklearn_metrics.matthews_corrcoef,
+    "pearson": lambda targets, said: np.nan_to_num(stats.pearsonr(targets, said).statistic),  # 0 where undefined
+    "spearman": lambda targets, said: np.nan_to_num(stats.spearmanr(targets, said).statistic),
+    "r2": sklearn_metrics.r2_score,
+    "mae": sklearn_metrics.mean_absolute_error,
+    "rmse": sklearn_metrics.root_mean_squared_error,
+}
+
+
+@pytest.mark.filterwarnings("ignore::scipy.stats.ConstantInputWarning")
+@pytest.mark.parametrize("metric", [*CLASSIFICATION, *REGRESSION])
 @pytest.mark.parametrize("case", ["ordinary", "constant predictions", "few examples"])
-def test_weighted_metrics_are_the_libraries_on_repeated_examples(metric: str, case: str) -> None:
+def test_metrics_are_the_libraries_on_repeated_examples(metric: str, case: str) -> None:
     rng = np.random.default_rng(3)
     examples = 7 if case == "few examples" else 60
     if metric in REGRESSION:
         targets = rng.integers(0, 11, examples) / 2  # ties, as in STS-B
-        outputs = (targets + rng.normal(0, 2, examples)).round(1)[:, None].astype(np.float32)
+        outputs = (targets + rng.normal(0, 2, examples)).round(1)[:, None]
+        predicted = outputs[:, 0]
     else:
         classes = 2 if metric in ("f1", "f1_first") else 3
         targets = rng.integers(0, classes, examples)
         outputs = (np.eye(classes)[targets] + rng.normal(0, 0.8, (examples, classes))).astype(np.float32)
     if case == "constant predictions":
-        outputs[:] = outputs[0]
+        outputs[:] = outputs[0] if metric in CLASSIFICATION else 0.1  # whose mean is not 0.1
+    if metric in CLASSIFICATION:
+        predicted = outputs.argmax(axis=1)
     weights = np.vstack([np.ones(examples), bootstrap_weights(examples, 1, 30), half_weights(examples, 5)])
-    found = weighted_scores((metric,), targets, outputs, weights)
-    expected = [
-        evaluate((metric,), np.repeat(targets, row.astype(int)), np.repeat(outputs, row.astype(int), axis=0))["score"]
-        for row in weights
-    ]
-    assert case != "ordinary" or np.std(expected) > 1  # else anything would pass
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    found = resampled((metric,), targets, outputs, weights)[metric]
+    times = [row.astype(int) for row in weights]
+    expected = [ORACLES[metric](np.repeat(targets, row), np.repeat(predicted, row)) for row in times]
+    assert case != "ordinary" or np.std(expected) > 0.01  # else anything would pass
+    np.testing.assert_allclose(found, np.array(expected) * (1 if metric in ERRORS else 100), atol=1e-9, rtol=1e-9)
+    if metric not in ERRORS:
+        np.testing.assert_array_equal(weighted_scores((metric,), targets, outputs, weights), found)
+        assert evaluate((metric,), targets, outputs)["score"] == found[0]
+
+
+def test_many_classes_take_little_memory() -> None:
+    """A table of every pair of classes would have 2,000 x 1,000,000 cells."""
+    rng = np.random.default_rng(0)
+    targets, outputs = rng.integers(0, 1000, 2000), rng.normal(size=(2000, 1000))
+    found = evaluate(("macro_f1",), targets, outputs)["macro_f1"]
+    assert found == pytest.approx(100 * ORACLES["macro_f1"](targets, outputs.argmax(axis=1)))
 
 
 def test_score_is_the_mean_of_the_metrics() -> None:
@@ -221,19 +252,27 @@ def simulated(
     return pd.DataFrame(rows)
 
 
+def verdict(table: pd.DataFrame) -> str:
+    """What `find` says of a table of results."""
+    table, gain = table.assign(parameters=9, remaining=0.9, heads=8, ffns=3), Gain.of([0], [71.0], [70.0])
+    chosen, none = select_super(table), pd.DataFrame()
+    return FindFindings(table, none, gain, gain, (0.9,), None, 0, find_phases(table), none, chosen).verdict
+
+
 PLANTED = [71, 73, 76, 74, 72, 66, 60, 52]
 FALLING = [70, 69, 67, 65, 64, 62, 59, 53]
 
 
 def test_a_planted_transition_is_found_where_it_was_planted() -> None:
-    found = [find_phases(simulated(PLANTED, FALLING, noise=0.7, seed=seed)) for seed in range(40)]
+    tables = [simulated(PLANTED, FALLING, noise=0.7, seed=seed) for seed in range(40)]
+    found = [find_phases(table) for table in tables]
     assert np.mean([phases.seen for phases in found]) > 0.9
     assert np.mean([phases.first_end == 0.3 for phases in found]) > 0.9
     assert np.mean([phases.second_end == 0.8 for phases in found]) > 0.8
     inside = [phases.first_interval[0] <= 0.3 <= phases.first_interval[1] for phases in found if phases.first_interval]
     assert np.mean(inside) > 0.9
-    assert "A phase transition was seen" in found[0].sentence()
-    assert "The best winning level is 30%" in found[0].sentence()
+    assert "A phase transition was seen: winning tickets beat the dense model at" in verdict(tables[0])
+    assert "The best winning level is 30%" in verdict(tables[0])
 
 
 @pytest.mark.parametrize("step", [0.0, 100 / 277])  # RTE's dev set has 277 examples: scores are multiples of that
@@ -247,17 +286,18 @@ def test_pure_noise_shows_no_transition(seeds: int, step: float) -> None:
 
 
 def test_no_transition_is_said_plainly() -> None:
-    phases = find_phases(simulated(FALLING, [m - 3 for m in FALLING]))
-    assert not phases.seen
-    assert phases.sentence().startswith("No phase transition seen: at no level do winning tickets beat the dense model")
-    assert "stay above random ones" in phases.sentence()
+    table = simulated(FALLING, [m - 3 for m in FALLING])
+    assert not find_phases(table).seen
+    assert " No phase transition seen: at no level do winning tickets beat the dense model" in verdict(table)
+    assert "stay above random ones" in verdict(table)
 
 
 def test_a_curve_that_only_rises_is_no_transition() -> None:
-    phases = find_phases(simulated([71, 72, 73, 74, 75, 76, 77, 78], FALLING, noise=0.3))
+    table = simulated([71, 72, 73, 74, 75, 76, 77, 78], FALLING, noise=0.3)
+    phases = find_phases(table)
     assert phases.rises_at
     assert not phases.seen
-    assert "and do not fall below it beyond chance by the last" in phases.sentence()
+    assert "and are not significantly below it at the last level" in verdict(table)
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -277,17 +317,17 @@ def test_missing_runs_do_not_move_the_curve() -> None:
         "missing",
         None,
     ]
-    phases = find_phases(table)
-    assert phases.first_end == 0.1
-    assert "Some runs are missing." in phases.sentence()
+    assert find_phases(table).first_end == 0.1
+    assert "Some runs are missing." in verdict(table)
 
 
 def test_one_seed_allows_no_test() -> None:
-    phases = find_phases(simulated(PLANTED, FALLING, seeds=1, noise=0.1))
+    table = simulated(PLANTED, FALLING, seeds=1, noise=0.1)
+    phases = find_phases(table)
     assert not phases.seen
     assert phases.first_interval is None
-    assert "one seed allows no test" in phases.sentence()
-    assert "30%" in phases.sentence()
+    assert "Phases: one seed allows no test" in verdict(table)
+    assert "The best winning level is 30%" in verdict(table)
 
 
 def test_missing_runs_are_missing_not_zero() -> None:
@@ -304,12 +344,17 @@ def test_missing_runs_are_missing_not_zero() -> None:
 def test_a_seed_that_has_not_run_is_no_seed() -> None:
     table = simulated(PLANTED, FALLING, seeds=3)
     table.loc[table["kind"].eq("winning") & table["seed"].gt(0), ["status", "score"]] = ["missing", None]
-    phases = find_phases(table)
-    assert phases.seeds == 1
-    assert "one seed allows no test" in phases.sentence()
+    assert find_phases(table).seeds == 1
+    assert "Phases: one seed allows no test" in verdict(table)
 
 
 def test_without_random_tickets_or_without_any() -> None:
-    assert "no random tickets" in find_phases(simulated(PLANTED, None)).sentence()
+    assert "no random tickets" in verdict(simulated(PLANTED, None))
     table = simulated(PLANTED, FALLING)
-    assert "nothing to say" in find_phases(table[table["kind"] != "winning"]).sentence()
+    assert "no random tickets" not in verdict(table)
+    none = table[table["kind"] != "winning"]
+    assert find_phases(none).first_end is None
+    assert verdict(none) == "No super ticket: no winning tickets above level 0 were asked for."
+    table.loc[table["kind"] == "winning", ["status", "score"]] = ["diverged", None]
+    assert find_phases(table).first_end is None
+    assert verdict(table) == "No super ticket: no winning ticket that prunes anything finished its training."

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from supertickets.evidence.conclusions import Conclusions, Gain
-from supertickets.evidence.record import Record, Subject
+from supertickets.evidence.find import FindFindings, Gain
+from supertickets.evidence.published import (
+    MISMATCHED,
+    ORDER,
+    column_title,
+    published,
+    published_cell,
+    published_label,
+    published_model,
+    why_not_averaged,
+)
+from supertickets.evidence.runs import DENSE, Runs
+from supertickets.evidence.selection import select_super
 from supertickets.evidence.statistics import holm
-from supertickets.evidence.table import DENSE, select_super
-from supertickets.storage import write_atomically
-from supertickets.tasks.glue import GLUE
-
-ORDER = ("rte", "mrpc", "cola", "sst2", "stsb", "qnli", "qqp", "mnli", "wnli")
-"""The tasks' order in the paper's tables."""
-_TITLES = {"sst2": "SST", "stsb": "STS-B", "cola": "CoLA"}
-MISMATCHED = "dev_mismatched_accuracy"
-_METRICS = {"accuracy": "Acc", "f1": "F1", "f1_first": "F1", "matthews": "Mcc", "pearson": "P", "spearman": "S"}
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A study with its conclusions."""
+class AnalysedStudy:
+    """A study of `find` with what it shows."""
 
-    record: Record
-    conclusions: Conclusions
+    runs: Runs
+    findings: FindFindings
 
 
 @dataclass(frozen=True)
@@ -57,42 +55,24 @@ class Average:
         return said + ("." if seeds > 1 else ". One seed allows no test.")
 
 
-@cache
-def published() -> dict[str, Any]:
-    """Return the figures that the paper printed (`published.json`)."""
-    text = resources.files("supertickets.evidence").joinpath("published.json").read_text(encoding="utf-8")
-    return dict(json.loads(text))
-
-
-def published_model(subject: Subject) -> str | None:
-    """Return which of the paper's models (`base`, `large`) a study's has the architecture of, or None."""
-    shape = subject.shape
-    for size, model in published()["models"].items():
-        if (subject.model_type, shape.layers, shape.heads, shape.hidden) == (
-            model["model_type"], model["layers"], model["heads"], model["hidden"],
-        ):  # fmt: skip
-            return str(size)
-    return None
-
-
-def in_order(studies: Sequence[Looked]) -> list[Looked]:
+def in_order(studies: Sequence[AnalysedStudy]) -> list[AnalysedStudy]:
     """Return studies in the order of the paper's tables, other tasks after them by name."""
     place = {task: i for i, task in enumerate(ORDER)}
     return sorted(
         studies,
-        key=lambda one: (place.get(one.record.subject.task, len(ORDER)), one.record.name, str(one.record.folder)),
+        key=lambda one: (place.get(one.runs.task.task, len(ORDER)), one.runs.name, str(one.runs.folder)),
     )
 
 
-def names_of(studies: Sequence[Looked]) -> list[str]:
-    """Return a name for each study that tells it from the others: the task, the model where needed, else the folder."""
-    names = [one.record.name for one in studies]
-    for more in (lambda one: f" on {one.record.subject.model}", lambda one: f" in {one.record.folder}"):
+def names_of(studies: Sequence[AnalysedStudy]) -> list[str]:
+    """Return a unique name for each study: the task, with the model where needed, or else the folder."""
+    names = [one.runs.name for one in studies]
+    for more in (lambda one: f" on {one.runs.task.model}", lambda one: f" in {one.runs.folder}"):
         names = [name + more(one) if names.count(name) > 1 else name for name, one in zip(names, studies, strict=True)]
     return names
 
 
-def gains(studies: Sequence[Looked]) -> pd.DataFrame:
+def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
     """Return one row a study: dense and super scores (mean and standard deviation over seeds), gains, tests, size.
 
     `paper_*` is each seed's best winning ticket chosen on the dev set that scores it, `honest_*` the cross-fitted
@@ -101,9 +81,9 @@ def gains(studies: Sequence[Looked]) -> pd.DataFrame:
     """
     rows = []
     for name, one in zip(names_of(ordered := in_order(studies)), ordered, strict=True):
-        record, seen = one.record, one.conclusions
-        entry: dict[str, Any] = {"task": name, "model": record.subject.model}
-        entry |= {"metrics": "/".join(record.subject.metrics), **_gain_cells(seen.paper, seen.honest)}
+        runs, seen = one.runs, one.findings
+        entry: dict[str, Any] = {"task": name, "model": runs.task.model}
+        entry |= {"metrics": "/".join(runs.task.metrics), **_gain_cells(seen.paper, seen.honest)}
         if seen.paper is not None:
             entry |= {"remaining": np.mean(seen.remaining), "remaining_std": _std(seen.remaining)}
         if seen.control is not None:
@@ -140,7 +120,7 @@ def _std(values: Sequence[float]) -> float:
     return round(float(np.std(values, ddof=1)), 12) if len(values) > 1 else np.nan
 
 
-def task_average(studies: Sequence[Looked]) -> Average:
+def task_average(studies: Sequence[AnalysedStudy]) -> Average:
     """Average over tasks within each seed, and test over seeds; says why where tasks do not average.
 
     Scores in percent average as GLUE does: each task with GLUE's own metrics. Other tasks average only if all have the
@@ -148,20 +128,20 @@ def task_average(studies: Sequence[Looked]) -> Average:
     """
     if len(studies) < 2:
         return Average(reason="One task has no average.")
-    subjects = [one.record.subject for one in studies]
-    names = [one.record.name for one in studies]
-    if len({subject.task for subject in subjects}) < len(subjects):
-        return Average(reason=f"No average over tasks: {_twice([s.task for s in subjects])} is there more than once.")
-    if len({subject.weight_hash for subject in subjects}) > 1:
+    tasks = [one.runs.task for one in studies]
+    names = [one.runs.name for one in studies]
+    if len({task.task for task in tasks}) < len(tasks):
+        return Average(reason=f"No average over tasks: {_twice([s.task for s in tasks])} is there more than once.")
+    if len({task.weight_hash for task in tasks}) > 1:
         return Average(reason="No average over tasks: the studies have different base models.")
-    if len({one.record.settings.get("fraction", 1.0) for one in studies}) > 1:
+    if len({one.runs.settings.get("fraction", 1.0) for one in studies}) > 1:
         return Average(reason="No average over tasks: the studies train on different fractions of their training sets.")
-    if reason := why_not_averaged(subjects, names):
+    if reason := why_not_averaged(tasks, names):
         return Average(reason=reason)
-    unfinished = [name for name, one in zip(names, studies, strict=True) if one.conclusions.paper is None]
+    unfinished = [name for name, one in zip(names, studies, strict=True) if one.findings.paper is None]
     if unfinished:
         return Average(reason=f"No average over tasks: no winning ticket of {', '.join(unfinished)} finished.")
-    both = [(one.conclusions.paper, one.conclusions.honest) for one in studies]
+    both = [(one.findings.paper, one.findings.honest) for one in studies]
     seeds = sorted(set.intersection(*[set(paper.seeds) for paper, _ in both if paper is not None]))
     if not seeds:
         return Average(reason="No average over tasks: the studies have no seed in common.")
@@ -178,21 +158,12 @@ def task_average(studies: Sequence[Looked]) -> Average:
     return Average(paper, honest)
 
 
-def why_not_averaged(subjects: Sequence[Subject], names: Sequence[str]) -> str:
-    """Return why scores of tasks do not average; nothing if they do (see `task_average`)."""
-    as_glue = [subject.task in GLUE and subject.metrics == GLUE[subject.task].metrics for subject in subjects]
-    if all(as_glue) or len({subject.metrics for subject in subjects}) == 1:
-        return ""
-    said = "; ".join(f"{name}: {', '.join(s.metrics)}" for name, s in zip(names, subjects, strict=True))
-    return f"No average over tasks: their metrics differ ({said}) and are not all GLUE's own."
-
-
 def _twice(names: Sequence[str]) -> str:
     return next(name for name in names if list(names).count(name) > 1)
 
 
-def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
-    """Return the paper's Tables 1, 5, 6 and 7 of these studies by name, with its own figures where they match.
+def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:
+    """Return `gains` and the paper's Tables 1, 5, 6 and 7 of these studies, with its own figures where they match.
 
     Cells are text in the paper's layout: metrics joined by `/`, `-` for what there is not.
     """
@@ -207,13 +178,13 @@ def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
             frame[name] = list(values)
         return frame
 
-    sizes = sorted({size for one in ordered if (size := published_model(one.record.subject)) is not None})
+    sizes = sorted({size for one in ordered if (size := published_model(one.runs.task)) is not None})
     one_rows = {"ST-DNN": [_scores(one, False) for one in ordered], "SuperT": [_scores(one, True) for one in ordered]}
     one_rows["SuperT (cross-fitted)"] = [_honest(one) for one in ordered]
     means: list[Any] = [np.nan] * 3
     if average.paper is not None and average.honest is not None:
         means = [np.mean(values) for values in (average.paper.dense, average.paper.scores, average.honest.scores)]
-    sizes_left = [np.mean(one.conclusions.remaining) for one in ordered if one.conclusions.remaining]
+    sizes_left = [np.mean(one.findings.remaining) for one in ordered if one.findings.remaining]
     left = f"{np.mean(sizes_left):.1%}" if sizes_left else "-"
     extra = {"Average Score": [_number(mean) for mean in means], "Average Compression": ["100%", left, left]}
     for size in sizes:
@@ -221,14 +192,14 @@ def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
             one_rows[published_label(name, size)] = [_published(row, one, size) for one in ordered]
             extra["Average Score"].append(f"{row['average']:.1f} (8 tasks)")
             extra["Average Compression"].append(f"{row['compression']:.1f}%")
-    gain = [(one.conclusions.paper, one) for one in ordered]
+    gain = [(one.findings.paper, one) for one in ordered]
     spread = {
         "ST-DNN": [_number(_std(found.dense)) if found else "-" for found, _ in gain],
         "SuperT": [_number(_std(found.scores)) if found else "-" for found, _ in gain],
     }
     size_rows = {
-        "SuperT (Mean)": [_number(np.mean(one.conclusions.remaining or (np.nan,))) for one in ordered],
-        "SuperT (Std Dev)": [_number(_std(one.conclusions.remaining)) for one in ordered],
+        "SuperT (Mean)": [_number(np.mean(one.findings.remaining or (np.nan,))) for one in ordered],
+        "SuperT (Std Dev)": [_number(_std(one.findings.remaining)) for one in ordered],
     }
     tables = {"table 5": dict(spread), "table 6": {"SuperT": spread["SuperT"]}, "table 7": size_rows}
     names = {"mean": "SuperT (Mean)", "std": "SuperT (Std Dev)"}
@@ -237,53 +208,24 @@ def paper_tables(studies: Sequence[Looked]) -> dict[str, pd.DataFrame]:
             for name, row in published()[title].get(size, {}).items():
                 cells = [_published(row, one, size) for one in ordered]
                 rows[published_label(names.get(name, name), size)] = cells
-    return {"table 1": table(one_rows, extra), **{title: table(rows) for title, rows in tables.items()}}
-
-
-def table_2(subjects: Sequence[Subject]) -> pd.DataFrame:
-    """Return what the paper printed of GLUE's test sets (Table 2) for GLUE tasks; no rows if the model is not theirs.
-
-    Cells are text. Only GLUE's server can score a submission, so that there are no figures of our own.
-    """
-    size = published_model(subjects[0])
-    theirs = published()["table 2"]
-    ordered = sorted(subjects, key=lambda one: ORDER.index(one.task))
-    rows = {
-        published_label(name, str(size)): {
-            **{theirs["columns"][one.task]: published_cell(row, one, str(size)) for one in ordered if one.task in row},
-            "Average Score": f"{row['average']:.1f} (8 tasks)",
-            "Average Compression": f"{row['compression']:.1f}%",
-        }
-        for name, row in theirs.get(size, {}).items()
+    return {
+        "gains": gains(studies),
+        "table 1": table(one_rows, extra),
+        **{title: table(rows) for title, rows in tables.items()},
     }
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def published_label(name: str, size: str) -> str:
-    """Return the name of a row of the paper's own figures for one of its models."""
-    return f"{name} ({published()['models'][size]['name']}, published)"
-
-
-def _columns(studies: Sequence[Looked]) -> list[str]:
+def _columns(studies: Sequence[AnalysedStudy]) -> list[str]:
     """Return the columns' titles: the paper's for a task, longer ones where studies could be mistaken."""
     found = []
     for name, one in zip(names_of(studies), studies, strict=True):
-        found.append(column_title(one.record.subject, name, MISMATCHED in one.record.table))
+        found.append(column_title(one.runs.task, name, MISMATCHED in one.runs.table))
     return found
 
 
-def column_title(subject: Subject, name: str, mismatched: bool) -> str:
-    """Return a task's title and metrics as the paper's tables have them; `name` tells it from others."""
-    task = subject.task
-    title = name if name != task else _TITLES.get(task, task.upper() if task in GLUE else task)
-    if task == "mnli" and name == task:
-        title = "MNLI-m/mm" if mismatched else "MNLI-m"
-    return f"{title} {'/'.join(_METRICS.get(metric, metric) for metric in subject.metrics)}"
-
-
-def _scores(one: Looked, of_super: bool) -> str:
+def _scores(one: AnalysedStudy, of_super: bool) -> str:
     """Return the mean over seeds of each metric, of dense runs or of each seed's best winning ticket."""
-    table, gain = one.record.table, one.conclusions.paper
+    table, gain = one.runs.table, one.findings.paper
     finished = table[table["status"] == "finished"]
     if of_super:
         best = [select_super(finished[finished["seed"] == seed]) for seed in (gain.seeds if gain is not None else ())]
@@ -293,47 +235,18 @@ def _scores(one: Looked, of_super: bool) -> str:
         chosen = chosen[chosen["seed"].isin(gain.seeds)] if gain is not None else chosen
     if chosen.empty:
         return "-"
-    names = [*one.record.subject.metrics, *([MISMATCHED] if MISMATCHED in table else [])]
+    names = [*one.runs.task.metrics, *([MISMATCHED] if MISMATCHED in table else [])]
     return "/".join(f"{value:.1f}" for value in chosen[names].astype(float).mean())
 
 
-def _honest(one: Looked) -> str:
-    gain = one.conclusions.honest
+def _honest(one: AnalysedStudy) -> str:
+    gain = one.findings.honest
     return "-" if gain is None else f"{np.mean(gain.scores):.1f}"
 
 
-def _published(row: Mapping[str, Any], one: Looked, size: str) -> str:
-    return published_cell(row, one.record.subject, size)
-
-
-def published_cell(row: Mapping[str, Any], subject: Subject, size: str) -> str:
-    """Return what a published row says of a task, `-` if nothing or if the model or the training set is another."""
-    found = row.get(subject.task)
-    if found is None or published_model(subject) != size or subject.source.fraction != 1.0:
-        return "-"
-    return "/".join(f"{value:.1f}" for value in found) if isinstance(found, list) else f"{found:.2f}"
+def _published(row: Mapping[str, Any], one: AnalysedStudy, size: str) -> str:
+    return published_cell(row, one.runs.task, size)
 
 
 def _number(value: Any) -> str:
     return "-" if value is None or not np.isfinite(value) else f"{value:.2f}"
-
-
-def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write each table as CSV, Markdown and LaTeX."""
-    for name, table in tables.items():
-        stem = folder / name.replace(" ", "-")
-        named = not isinstance(table.index, pd.RangeIndex)
-        text = table.map(shown)
-        markdown = text.map(lambda cell: cell.replace("|", "\\|"))
-        write_atomically(stem.with_suffix(".csv"), table.to_csv(index=named, float_format="%.10g"))
-        write_atomically(stem.with_suffix(".md"), markdown.to_markdown(index=named, disable_numparse=True) + "\n")
-        write_atomically(stem.with_suffix(".tex"), text.to_latex(index=named, escape=True))
-
-
-def shown(value: Any) -> str:
-    """Return a cell as text: two decimals, more for small numbers, `-` for what there is not."""
-    if value is pd.NA:
-        return "-"
-    if isinstance(value, float):
-        return "-" if not np.isfinite(value) else f"{value:.3g}" if -0.1 < value < 0.1 else f"{value:.2f}"
-    return str(value)

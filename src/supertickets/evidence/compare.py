@@ -1,0 +1,66 @@
+"""What changing one setting at a time does to tickets and scores (a study of `compare`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from supertickets.evidence.find import shared
+from supertickets.evidence.findings import Findings
+from supertickets.evidence.gains import paired_gains
+from supertickets.evidence.runs import DENSE, Runs
+from supertickets.tickets import Ticket
+
+
+@dataclass(frozen=True)
+class CompareFindings(Findings):
+    """What each choice changed: `comparison` has a row a choice, kind and level (level 0: the dense model).
+
+    `overlap` is the share of what is pruned that both ways prune (twice the shared over both sizes), averaged over
+    seeds; `heads` and `ffns` are mean counts of what stays; `score` and `over` are mean scores with and without the
+    change, `difference` their paired difference with 95 % interval, p and corrected p. Missing where runs are.
+    """
+
+    comparison: pd.DataFrame
+
+    text = "compare.txt.jinja"
+    shown = {"comparison": "what each choice changes (overlap: of what is pruned; difference: of scores)"}  # noqa: RUF012
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the comparison."""
+        return {"comparison": self.comparison}
+
+
+def analyse_compare(runs: Runs, retrained: Collection[str]) -> CompareFindings:
+    """Look at all outcomes of a study of `compare`; `retrained` are the choices that change the dense training too."""
+    table = runs.table
+    changed = table[(table["choice"] != "") & ((table["kind"] != DENSE) | table["choice"].isin(list(retrained)))]
+    both = pd.concat([table[table["choice"] == ""], changed])
+    gains = paired_gains(both, {"choice": set(changed["choice"])}, {"choice": ""}, ("choice", "kind", "level"))
+    tickets = {tuple(run.step.labels.values()): run.trial.ticket for run in runs.runs if run.trial is not None}
+    rows = []
+    for _, gain in gains.iterrows():
+        choice, kind, level = gain["choice"], gain["kind"], gain["level"]
+        drawn = [
+            (ticket, usual)
+            for seed in sorted(set(table["seed"]))
+            if (ticket := tickets.get((choice, kind, level, seed))) is not None
+            and (usual := tickets.get(("", kind, level, seed))) is not None
+        ]
+        overlap = np.mean([_overlap(one, other) for one, other in drawn]) if drawn and level else np.nan
+        heads, ffns = (
+            np.mean([getattr(t, name) for t, _ in drawn]) if drawn else np.nan for name in ("kept_heads", "kept_ffns")
+        )
+        rows.append({"overlap": overlap, "heads": heads, "ffns": ffns})
+    added = pd.DataFrame(rows, columns=["overlap", "heads", "ffns"])
+    comparison = pd.concat(
+        [gains[["choice", "kind", "level"]], added, gains.drop(columns=["choice", "kind", "level"])], axis=1
+    )
+    return CompareFindings(table, comparison)
+
+
+def _overlap(one: Ticket, other: Ticket) -> float:
+    return shared(*(np.append(~ticket.heads, ~ticket.ffns) for ticket in (one, other)))

@@ -1,0 +1,211 @@
+"""What a study of `find` shows: means with intervals, gains as the paper takes them and cross-fitted, phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from supertickets.evidence.findings import Findings
+from supertickets.evidence.gains import means
+from supertickets.evidence.phases import Phases, find_phases
+from supertickets.evidence.rates import Spread, spread_of_single
+from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
+from supertickets.evidence.runs import CONTROL, DENSE, Runs
+from supertickets.evidence.selection import Selected, candidates, cross_fit, halved_scores, select_super
+from supertickets.evidence.statistics import Paired, bootstrap_interval, paired_t_test
+from supertickets.lab.steps import Run
+from supertickets.tickets import Ticket
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What choosing a super ticket in each seed gains over that seed's dense run, judged one way.
+
+    `scores` and `dense` have a value a seed, in percent; `test` compares them.
+    """
+
+    seeds: tuple[int, ...]
+    scores: tuple[float, ...]
+    dense: tuple[float, ...]
+    test: Paired
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], scores: Sequence[float], dense: Sequence[float]) -> Gain:
+        """Compare scores with those of the dense runs, seed by seed."""
+        return cls(tuple(seeds), tuple(scores), tuple(dense), paired_t_test(scores, dense))
+
+    @property
+    def mean(self) -> float:
+        """The mean gain over seeds."""
+        return self.test.mean
+
+    @property
+    def super_mean(self) -> float:
+        """The super tickets' mean score."""
+        return float(np.mean(self.scores))
+
+    @property
+    def dense_mean(self) -> float:
+        """The dense runs' mean score."""
+        return float(np.mean(self.dense))
+
+
+@dataclass(frozen=True)
+class FindFindings(Findings):
+    """What a study of `find` shows.
+
+    `means` has a row a kind and level with 95 % bootstrap intervals `low` and `high` over seeds and examples. `paper`
+    is the gain as the paper reports it: each seed's best winning level, chosen on the dev set that scores it; `honest`
+    is the cross-fitted one. `control` is what choosing among `controls` dense runs gives over their mean, both ways.
+    `remaining` is each seed's share of parameters in its best winning ticket, `chosen` the row of the super ticket.
+    `spread` is that over seeds and learning rates (None: not asked for), `paper_tables` see `evidence.tables`.
+    """
+
+    means: pd.DataFrame
+    paper: Gain | None
+    honest: Gain | None
+    remaining: tuple[float, ...]
+    control: Selected | None
+    controls: int
+    phases: Phases
+    agreement: pd.DataFrame
+    chosen: pd.Series | None
+    spread: Spread | None = None
+    paper_tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    text = "find.txt.jinja"
+
+    def printed(self) -> dict[str, pd.DataFrame]:
+        """Return mean scores and standard deviations with a row a level and a column a kind."""
+        cells = [
+            f"{row['mean']:.2f}" + (f" ± {row['std']:.2f}" if np.isfinite(row["std"]) else "")
+            for _, row in self.means.iterrows()
+        ]
+        wide = self.means.assign(cell=cells).pivot(index="level", columns="kind", values="cell")
+        table = wide[list(dict.fromkeys(self.means["kind"]))].fillna("").reset_index()
+        return {"mean score by level (± standard deviation over seeds)": table}
+
+    @property
+    def levels(self) -> int:
+        """How many levels the super ticket is chosen among."""
+        return int(candidates(self.runs)["level"].nunique())
+
+    @property
+    def asked(self) -> bool:
+        """Whether winning tickets above level 0 were asked for."""
+        return bool(((self.runs["kind"] == "winning") & (self.runs["level"] > 0)).any())
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the means, the paper's tables and the spreads."""
+        return {"means": self.means, **self.paper_tables} | (self.spread.tables() if self.spread is not None else {})
+
+
+def analyse_find(runs: Runs) -> FindFindings:
+    """Look at all outcomes of a study of `find`; runs that did not finish are left out."""
+    everything, runs = runs.table, runs.only(stage=None)
+    table = runs.table
+    halves = {kind: {run: _halved(runs, run) for run in runs.where(kind=kind)} for kind in (DENSE, "winning", CONTROL)}
+    dense = {_seed(run): scores for run, scores in halves[DENSE].items()}
+    by_seed: dict[int, list[Floats]] = {}
+    for run, scores in halves["winning"].items():
+        if run.trial is not None and not run.trial.ticket.is_full:  # a full one is the dense run itself
+            by_seed.setdefault(_seed(run), []).append(scores)
+    seeds = sorted(set(by_seed) & set(dense))
+    paper = honest = control = None
+    remaining: tuple[float, ...] = ()
+    if seeds:
+        chosen, own = [cross_fit(by_seed[seed]) for seed in seeds], [cross_fit([dense[seed]]) for seed in seeds]
+        paper = Gain.of(seeds, [c.paper for c in chosen], [d.paper for d in own])
+        honest = Gain.of(seeds, [c.honest for c in chosen], [d.honest for d in own])
+        best = [select_super(table[table["seed"] == seed]) for seed in seeds]
+        remaining = tuple(float(row["remaining"]) for row in best if row is not None)
+        if halves[CONTROL]:
+            among = cross_fit(list(halves[CONTROL].values()))
+            control = Selected(
+                among.paper - float(np.mean([d.paper for d in own])),
+                among.honest - float(np.mean([d.honest for d in own])),
+            )
+    return FindFindings(
+        runs=everything,
+        means=_means(runs),
+        paper=paper,
+        honest=honest,
+        remaining=remaining,
+        control=control,
+        controls=len(halves[CONTROL]),
+        phases=find_phases(table),
+        agreement=agreement(runs),
+        chosen=select_super(table),
+        spread=spread_of_single(everything[everything["stage"].notna()]) if "stage" in everything else None,
+    )
+
+
+def _seed(run: Run) -> int:
+    return int(run.step.labels["seed"])
+
+
+def _halved(runs: Runs, run: Run) -> Floats:
+    """Return a run's scores on halves of the dev set, of every epoch that its recipe lets early stopping choose."""
+    assert run.outcome is not None
+    outputs = run.outcome.predictions()["dev"]
+    if run.outcome.trial.recipe.keep_epoch == "last":
+        outputs = outputs[-1:]
+    return halved_scores(outputs, runs.task.metrics, runs.task.targets)
+
+
+def _means(runs: Runs) -> pd.DataFrame:
+    """Return means by kind and level with bootstrap intervals over seeds and examples."""
+    task = runs.task
+    weights = cache(bootstrap_weights)  # one and the same for all runs
+    resampled: dict[tuple[object, object], list[Floats]] = {}
+    seen: dict[str, Floats] = {}
+    for run in runs.where():
+        assert run.outcome is not None
+        if run.outcome.key not in seen:
+            epoch = [entry["epoch"] for entry in run.outcome.epochs].index(run.outcome.best_epoch)
+            outputs = run.outcome.predictions()["dev"][epoch]
+            seen[run.outcome.key] = weighted_scores(task.metrics, task.targets, outputs, weights(len(outputs)))
+        labels = run.step.labels
+        resampled.setdefault((labels["kind"], labels["level"]), []).append(seen[run.outcome.key])
+    found = means(runs.table, ["kind", "level"])
+    intervals = [
+        bootstrap_interval(np.stack(resampled[kind, level]))
+        for kind, level in zip(found["kind"], found["level"], strict=True)
+    ]
+    return found.assign(low=[low for low, _ in intervals], high=[high for _, high in intervals])
+
+
+def agreement(runs: Runs) -> pd.DataFrame:
+    """Return, for each level, how far different seeds' winning tickets prune the same heads and FFNs.
+
+    `heads` and `ffns` are shares of what one seed pruned that another pruned too, averaged over pairs of seeds;
+    `*_chance` is what random tickets of that size share (the pruned share itself); `pairs` is how many there were.
+    """
+    rows = []
+    tickets: dict[float, list[Ticket]] = {}
+    for run in runs.where(kind="winning"):
+        if run.step.labels["level"] and run.trial is not None:
+            tickets.setdefault(float(run.step.labels["level"]), []).append(run.trial.ticket)
+    for level, found in sorted(tickets.items()):
+        pairs = list(combinations([~ticket for ticket in found], 2))
+        if not pairs:
+            continue
+        entry: dict[str, float] = {"level": level, "pairs": len(pairs)}
+        for part in ("heads", "ffns"):
+            alike = [shared(getattr(one, part), getattr(other, part)) for one, other in pairs]
+            chance = float(np.mean([getattr(~ticket, part).mean() for ticket in found]))
+            entry |= {part: float(np.mean(alike)), f"{part}_chance": chance}
+        rows.append(entry)
+    return pd.DataFrame(rows, columns=["level", "pairs", "heads", "heads_chance", "ffns", "ffns_chance"])
+
+
+def shared(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Return twice what two sets share over their sizes' sum (1.0 for two empty sets)."""
+    size = int(one.sum() + other.sum())
+    return 2 * int((one & other).sum()) / size if size else 1.0

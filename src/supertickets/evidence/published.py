@@ -1,0 +1,87 @@
+"""The paper's own figures, and where they stand beside ours: same model, same task, whole training set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+
+from supertickets.evidence.runs import TaskInfo
+from supertickets.tasks.glue import GLUE
+
+ORDER = ("rte", "mrpc", "cola", "sst2", "stsb", "qnli", "qqp", "mnli", "wnli")
+"""The tasks' order in the paper's tables."""
+_TITLES = {"sst2": "SST", "stsb": "STS-B", "cola": "CoLA"}
+MISMATCHED = "dev_mismatched_accuracy"
+_METRICS = {"accuracy": "Acc", "f1": "F1", "f1_first": "F1", "matthews": "Mcc", "pearson": "P", "spearman": "S"}
+
+
+@cache
+def published() -> dict[str, Any]:
+    """Return the figures that the paper printed (`published.json`)."""
+    text = resources.files("supertickets.evidence").joinpath("published.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def published_model(task: TaskInfo) -> str | None:
+    """Return which of the paper's models (`base`, `large`) a study's has the architecture of, or None."""
+    shape = task.shape
+    for size, model in published()["models"].items():
+        if (task.model_type, shape.layers, shape.heads, shape.hidden) == (
+            model["model_type"], model["layers"], model["heads"], model["hidden"],
+        ):  # fmt: skip
+            return str(size)
+    return None
+
+
+def why_not_averaged(tasks: Sequence[TaskInfo], names: Sequence[str]) -> str:
+    """Return why scores of tasks do not average; nothing if they do (see `task_average`)."""
+    as_glue = [task.task in GLUE and task.metrics == GLUE[task.task].metrics for task in tasks]
+    if all(as_glue) or len({task.metrics for task in tasks}) == 1:
+        return ""
+    said = "; ".join(f"{name}: {', '.join(s.metrics)}" for name, s in zip(names, tasks, strict=True))
+    return f"No average over tasks: their metrics differ ({said}) and are not all GLUE's own."
+
+
+def table_2(tasks: Sequence[TaskInfo]) -> pd.DataFrame:
+    """Return what the paper printed of GLUE's test sets (Table 2) for GLUE tasks; no rows if the model is not theirs.
+
+    Cells are text. Only GLUE's server can score a submission, so that there are no figures of our own.
+    """
+    size = published_model(tasks[0])
+    theirs = published()["table 2"]
+    ordered = sorted(tasks, key=lambda one: ORDER.index(one.task))
+    rows = {
+        published_label(name, str(size)): {
+            **{theirs["columns"][one.task]: published_cell(row, one, str(size)) for one in ordered if one.task in row},
+            "Average Score": f"{row['average']:.1f} (8 tasks)",
+            "Average Compression": f"{row['compression']:.1f}%",
+        }
+        for name, row in theirs.get(size, {}).items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def published_label(name: str, size: str) -> str:
+    """Return the name of a row of the paper's own figures for one of its models."""
+    return f"{name} ({published()['models'][size]['name']}, published)"
+
+
+def column_title(task: TaskInfo, name: str, mismatched: bool) -> str:
+    """Return a task's title and metrics as the paper's tables have them; `name` distinguishes it from others."""
+    title = name if name != task.task else _TITLES.get(name, name.upper() if name in GLUE else name)
+    if task.task == name == "mnli":
+        title = "MNLI-m/mm" if mismatched else "MNLI-m"
+    return f"{title} {'/'.join(_METRICS.get(metric, metric) for metric in task.metrics)}"
+
+
+def published_cell(row: Mapping[str, Any], task: TaskInfo, size: str) -> str:
+    """Return what a published row says of a task, `-` if nothing or if the model or the training set is another."""
+    found = row.get(task.task)
+    if found is None or published_model(task) != size or task.source.fraction != 1.0:
+        return "-"
+    return "/".join(f"{value:.1f}" for value in found) if isinstance(found, list) else f"{found:.2f}"
