@@ -1,6 +1,8 @@
 """What sharing and adaptation show, against cases made by hand."""
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,16 @@ from scipy import stats
 
 from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import parameters
-from supertickets.evidence.adaptation import Compared, conclude_adaptation
+from supertickets.evidence.adapt import analyse_adapt
 from supertickets.evidence.keepers import PATTERNS, keepers, overlaps, panel, pattern_of, task_shares
-from supertickets.evidence.record import Record, Subject, load_subjects, save_subjects
-from supertickets.evidence.sharing import ALL, MT_DNN, TICKET_SHARE, TUNED, conclude_sharing
-from supertickets.evidence.table import Role, Row
-from supertickets.evidence.tables import published
+from supertickets.evidence.published import published
+from supertickets.evidence.runs import Runs, TaskInfo, load_tasks, save_tasks
+from supertickets.evidence.share import ALL, MT_DNN, SHARED, TICKET_SHARE, TUNED, ShareFindings, analyse_share
+from supertickets.lab.steps import Label, Run, Step
 from supertickets.lab.trial import TaskTicket, Trial
-from supertickets.studies.adapt import _fractions
-from supertickets.studies.settings import AdaptSettings
+from supertickets.studies.adapt import AdaptSettings, _fractions
 from supertickets.tasks import Split, Task, TaskSource
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import SharedTicket
 from supertickets.training.recipe import Recipe
 
 SHAPE = Shape(2, 4, 8, 16)
@@ -33,8 +33,8 @@ B = Ticket.from_pruned(2, 4, [(0, 0), (1, 0)], [0, 1])
 C = Ticket.full(2, 4)
 
 
-def subject(task: str, metrics: tuple[str, ...] = ("accuracy",), shape: Shape = SHAPE, train: int = 10) -> Subject:
-    return Subject(
+def info(task: str, metrics: tuple[str, ...] = ("accuracy",), shape: Shape = SHAPE, train: int = 10) -> TaskInfo:
+    return TaskInfo(
         "m", "bert", "w", shape, task, f"data of {task} {train}", ("0", "1"), metrics, train, np.zeros(4, int),
         TaskSource(task=task),
     )  # fmt: skip
@@ -43,50 +43,60 @@ def subject(task: str, metrics: tuple[str, ...] = ("accuracy",), shape: Shape = 
 class Done:
     """An outcome of which only scores and size are known."""
 
-    def __init__(self, trial: Trial, scores: dict[str, float], size: int = 1000) -> None:
+    def __init__(self, trial: Trial, scores: Sequence[float], size: int) -> None:
         self.trial, self.key, self.finished, self.status = trial, trial.key, True, "finished"
         self.best_epoch, self.reason = 1, None
         self.cost = {"parameters": size, "tokens": 5, "flops": 7, "seconds": 1.0}
-        self.by_task = [{"dev": {"score": score, "accuracy": score, "f1": score}} for score in scores.values()]
-        self.metrics, self.score = self.by_task[0], float(np.mean(list(scores.values())))
+        self.by_task = [{"dev": {"score": score, "accuracy": score, "f1": score}} for score in scores]
+        self.metrics, self.score = self.by_task[0], float(np.mean(scores))
+        self.epochs = [{"epoch": 1, "score": self.score}]
 
 
-def run(role: Role, tasks: dict[str, Ticket], scores: dict[str, float] | None, **more: Any) -> Row:
-    found = tuple(TaskTicket(source=TaskSource(task=t), data_hash=t, ticket=ticket) for t, ticket in tasks.items())
-    trial = Trial(model="m", weight_hash="w", tasks=found, recipe=Recipe(), seed=role.seed)
-    return Row(role, trial, None if scores is None else Done(trial, scores, **more))  # type: ignore[arg-type]
+def run(
+    labels: Mapping[str, Label],
+    tasks: Sequence[tuple[TaskInfo, Ticket]],
+    scores: Sequence[float] | None,
+    size: int = 1000,
+) -> Run:
+    """A run of tasks with their tickets; what has no scores is missing."""
+    found = tuple(TaskTicket(source=one.source, data_hash=one.data_hash, ticket=ticket) for one, ticket in tasks)
+    trial = Trial(model="m", weight_hash="w", tasks=found, recipe=Recipe(epochs=6), seed=int(labels["seed"]))
+    outcome: Any = None if scores is None else Done(trial, scores, size)
+    return Run(Step(labels, lambda done: trial), trial, outcome)
 
 
-def given_ticket(ticket: Ticket, heads: Any = None, ffns: Any = None) -> SharedTicket:
-    scores = {} if heads is None else {"heads": np.asarray(heads, float), "ffns": np.asarray(ffns, float)}
-    return SharedTicket(ticket, {"name": "m", "weight_hash": "w"}, {"task": "t"}, {}, scores)
-
-
-SCORES = {  # by model: a row a seed, a column a task
-    MT_DNN: [[50, 60], [52, 61], [54, 60]],
-    MT_DNN + TUNED: [[55, 65], [56, 64], [57, 66]],
-    TICKET_SHARE: [[53, 62], [56, 62], [56, 64]],
-    TICKET_SHARE + TUNED: [[55, 66], [57, 64], [57, 68]],
+SCORES = {  # by model and stage: a row a seed, a column a task
+    (MT_DNN, SHARED): [[50, 60], [52, 61], [54, 60]],
+    (MT_DNN, TUNED): [[55, 65], [56, 64], [57, 66]],
+    (TICKET_SHARE, SHARED): [[53, 62], [56, 62], [56, 64]],
+    (TICKET_SHARE, TUNED): [[55, 66], [57, 64], [57, 68]],
 }
+AFTER = " + fine-tuning"
+TICKETS = {"rte": A, "sst2": B}
 
 
-def made_up(missing: tuple[str, int] | None = None) -> Record:
-    subjects = (subject("rte"), subject("sst2"))
-    tickets = {MT_DNN: {"rte": C, "sst2": C}, TICKET_SHARE: {"rte": A, "sst2": B}}
-    rows = []
-    for name, table in SCORES.items():
-        model = name.removesuffix(TUNED)
-        for seed, scores in enumerate(table):
-            both = dict(zip(("rte", "sst2"), map(float, scores), strict=True))
-            gone = missing == (name, seed)
-            if name == model:
+def made_up(missing: tuple[str, str, int] | None = None, first: TaskInfo | None = None) -> Runs:
+    tasks = (first or info("rte"), info("sst2"))
+    runs = []
+    for (model, stage), table in SCORES.items():
+        tickets = (C, C) if model == MT_DNN else (A, B)
+        both = list(zip(tasks, tickets, strict=True))
+        for seed, row in enumerate(table):
+            scores = None if missing == (model, stage, seed) else [float(score) for score in row]
+            labels: dict[str, Label] = {"stage": stage, "kind": model}
+            if stage == SHARED:
                 size = 1000 if model == MT_DNN else 1000 - HEAD - FFN
-                rows.append(run(Role(model, 0.0, seed), tickets[model], None if gone else both, size=size))
+                runs.append(run({**labels, "seed": seed}, both, scores, size))
                 continue
-            for task, score in both.items():
-                role = Role(model, 0.0, seed, task)
-                rows.append(run(role, {task: tickets[model][task]}, None if gone else {task: score}))
-    return Record(subjects, Path("x"), {}, rows, missing is None)
+            for place, (task, ticket) in enumerate(both):
+                own = None if scores is None else [scores[place]]
+                runs.append(run({**labels, "task": task.task, "seed": seed}, [(task, ticket)], own))
+    return Runs(tasks, Path("x"), {}, runs, missing is None)
+
+
+def seen_in(runs: Runs, tickets: Mapping[str, Ticket] | None = None) -> ShareFindings:
+    named = dict(zip((task.task for task in runs.tasks), (tickets or TICKETS).values(), strict=True))
+    return analyse_share(runs, named, {})
 
 
 # --- sizes and set algebra --------------------------------------------------------------------------------------------
@@ -98,7 +108,7 @@ def test_parameters_of_structures_by_hand() -> None:
 
 
 def test_sizes_by_hand() -> None:
-    seen = conclude_sharing(made_up(), [given_ticket(A), given_ticket(B)])
+    seen = seen_in(made_up())
     assert seen.sizes.by_task == pytest.approx(
         {"rte": (1000 - 3 * HEAD - FFN) / 1000, "sst2": (1000 - 2 * HEAD - 2 * FFN) / 1000}
     )
@@ -137,14 +147,14 @@ def test_overlaps_by_hand() -> None:
 
 
 def test_table_3_and_gains_by_hand() -> None:
-    seen = conclude_sharing(made_up(), [given_ticket(A), given_ticket(B)])
-    assert list(seen.table.index) == [MT_DNN, MT_DNN + TUNED, TICKET_SHARE, TICKET_SHARE + TUNED]
+    seen = seen_in(made_up())
+    assert list(seen.table.index) == [MT_DNN, MT_DNN + AFTER, TICKET_SHARE, TICKET_SHARE + AFTER]
     assert seen.table.loc[TICKET_SHARE, "RTE Acc"] == "55.0"
     assert seen.table.loc[TICKET_SHARE, "SST Acc"] == "62.7"
-    assert seen.table.loc[TICKET_SHARE, "Average Score"] == f"{np.mean(SCORES[TICKET_SHARE]):.2f}"
+    assert seen.table.loc[TICKET_SHARE, "Average Score"] == f"{np.mean(SCORES[TICKET_SHARE, SHARED]):.2f}"
     rows = seen.gains.set_index(["stage", "task"])
-    for stage, after in (("shared", ""), ("fine-tuned", TUNED)):
-        ticket, dense = np.array(SCORES[TICKET_SHARE + after]), np.array(SCORES[MT_DNN + after])
+    for stage in (SHARED, TUNED):
+        ticket, dense = np.array(SCORES[TICKET_SHARE, stage]), np.array(SCORES[MT_DNN, stage])
         for column, task in enumerate(("rte", "sst2")):
             row = rows.loc[(stage, task)]
             assert row["difference"] == pytest.approx((ticket - dense)[:, column].mean())
@@ -159,26 +169,24 @@ def test_table_3_and_gains_by_hand() -> None:
         2 * min(p) if p[0] == min(p) else max(2 * min(p), p[0])
     )
     assert f"{rows.loc[('shared', ALL)]['difference']:+.2f}" in seen.sentences[0]
-    assert "do not pay for that choice" in seen.verdict
+    assert "these numbers are not corrected for that choice" in seen.verdict
 
 
 def test_what_is_missing_counts_for_nothing() -> None:
-    seen = conclude_sharing(made_up((TICKET_SHARE, 1)), [given_ticket(A), given_ticket(B)])
+    seen = seen_in(made_up((TICKET_SHARE, SHARED, 1)))
     rows = seen.gains.set_index(["stage", "task"])
     assert rows.loc[("shared", "rte")]["seeds"] == 2
     assert rows.loc[("shared", "rte")]["difference"] == pytest.approx((53 - 50 + 56 - 54) / 2)
     assert rows.loc[("fine-tuned", ALL)]["seeds"] == 3
     assert (seen.runs["status"] == "missing").sum() == 2
-    none = Record(made_up().subjects, Path("x"), {}, [Row(Role(MT_DNN, 0.0, 0), None, None)], False)
-    empty = conclude_sharing(none, [given_ticket(A), given_ticket(B)])
+    step = Step({"stage": SHARED, "kind": MT_DNN, "seed": 0}, lambda done: None)
+    empty = seen_in(Runs(made_up().tasks, Path("x"), {}, [Run(step)], False))
     assert np.isnan(empty.sizes.union)
     assert empty.table.loc[MT_DNN, "RTE Acc"] == "-"
 
 
 def test_metrics_that_differ_do_not_average() -> None:
-    record = made_up()
-    other = Record((subject("mine", ("f1",)), record.subjects[1]), Path("x"), {}, record.rows, True)
-    seen = conclude_sharing(other, [given_ticket(A), given_ticket(B)])
+    seen = seen_in(made_up(first=info("mine", ("f1",))))
     assert seen.sentences[0].startswith("Tasks with tickets of their own are ahead of the full model on 2 of 2 tasks")
     assert "their metrics differ" in seen.sentences[1]
 
@@ -186,9 +194,9 @@ def test_metrics_that_differ_do_not_average() -> None:
 def test_published_rows_stand_beside_the_papers_model() -> None:
     base = Shape(12, 12, 768, 3072)
     full = Ticket.full(12, 12)
-    subjects = (subject("rte", shape=base), subject("sst2", shape=base))
-    rows = [run(Role(MT_DNN, 0.0, 0), {"rte": full, "sst2": full}, {"rte": 1.0, "sst2": 2.0})]
-    seen = conclude_sharing(Record(subjects, Path("x"), {}, rows), [given_ticket(full), given_ticket(full)])
+    tasks = (info("rte", shape=base), info("sst2", shape=base))
+    runs = [run({"stage": SHARED, "kind": MT_DNN, "seed": 0}, [(task, full) for task in tasks], [1.0, 2.0])]
+    seen = seen_in(Runs(tasks, Path("x"), {}, runs), {"rte": full, "sst2": full})
     theirs = seen.table.loc["Ticket-Share + fine-tuning (BERT-base, published)"]
     assert theirs.tolist() == ["83.0", "93.5", "85.6 (8 tasks)", "-", "92.9%", "-"]
 
@@ -207,9 +215,11 @@ def test_published_averages_of_table_3_are_those_of_their_rows() -> None:
 def test_task_shares_by_hand() -> None:
     heads_a = [[3.0, 4.0, 0, 0], [1.0, 1.0, 1.0, 1.0]]
     heads_b = [[6.0, 0.0, 8.0, 0], [2.0, 2.0, 2.0, 2.0]]
-    found = task_shares(
-        [subject("a"), subject("b")], [given_ticket(A, heads_a, [3.0, 4.0]), given_ticket(B, heads_b, [0.0, 5.0])]
-    ).set_index(["part", "layer", "head"])
+    scores = [
+        {"heads": np.array(heads), "ffns": np.array(ffns)}
+        for heads, ffns in ((heads_a, [3.0, 4.0]), (heads_b, [0.0, 5.0]))
+    ]
+    found = task_shares(["a", "b"], scores).set_index(["part", "layer", "head"])
     # layer 0: (.6, .8, 0, 0) and (.6, 0, .8, 0) after division by the layer's norm
     assert found.loc[("head", 0, 0), "importance"] == pytest.approx(0.6)
     assert found.loc[("head", 0, 0), ["share of a", "share of b"]].tolist() == pytest.approx([0.5, 0.5])
@@ -223,7 +233,7 @@ def test_task_shares_by_hand() -> None:
     nearest = panel(found.reset_index(), "one task", most=2)
     assert len(nearest) == 2
     assert nearest["distance"].is_monotonic_increasing
-    assert task_shares([subject("a"), subject("b")], [given_ticket(A), given_ticket(B)]).empty
+    assert task_shares(["a", "b"], [{}, {}]).empty
 
 
 @pytest.mark.parametrize(
@@ -251,21 +261,21 @@ def test_patterns_do_not_depend_on_the_order_of_tasks(values: list[float], order
 # --- adaptation -------------------------------------------------------------------------------------------------------
 
 
-def adapted(scores: dict[str, dict[int, list[float]]], task: str = "snli", shape: Shape = SHAPE) -> Record:
+def adapted(scores: dict[str, dict[int, list[float]]], task: str = "snli", shape: Shape = SHAPE) -> Runs:
     counts = sorted({count for of in scores.values() for count in of})
-    rows = [
-        run(Role(model, 0.0, seed, f"{count} examples"), {task: A}, {task: score})
+    tasks = {count: info(task, train=count, shape=shape) for count in counts}
+    runs = [
+        run({"kind": model, "examples": count, "task": task, "seed": seed}, [(tasks[count], A)], [score])
         for model, of in scores.items()
         for count, by_seed in of.items()
         for seed, score in enumerate(by_seed)
     ]
-    subjects = tuple(subject(task, train=count, shape=shape) for count in counts)
-    return Record(subjects, Path("x"), {}, rows)
+    return Runs(tuple(tasks.values()), Path("x"), {"epochs": 6}, runs)
 
 
 def test_table_4_by_hand() -> None:
-    record = adapted({"D": {10: [50, 52, 54], 100: [60, 61, 62]}, "T": {10: [53, 56, 57], 100: [60, 62, 61]}})
-    seen = conclude_adaptation(record, [Compared("T", "D")])
+    runs = adapted({"D": {10: [50, 52, 54], 100: [60, 61, 62]}, "T": {10: [53, 56, 57], 100: [60, 62, 61]}})
+    seen = analyse_adapt(runs, [("T", "D")])
     assert seen.table.loc["D"].tolist() == ["52.0 ± 2.0", "61.0 ± 1.0"]
     assert list(seen.table.columns) == ["10 examples", "100 examples"]
     row = seen.gains.iloc[0]
@@ -273,16 +283,16 @@ def test_table_4_by_hand() -> None:
     assert row["p"] == pytest.approx(stats.ttest_rel([53, 56, 57], [50, 52, 54]).pvalue)
     assert row["p_holm"] == pytest.approx(2 * row["p"])
     assert "+3.33 with 10 examples" in seen.verdict
-    one = conclude_adaptation(adapted({"D": {10: [50]}, "T": {10: [53]}}), [Compared("T", "D")])
+    one = analyse_adapt(adapted({"D": {10: [50]}, "T": {10: [53]}}), [("T", "D")])
     assert one.table.loc["T"].tolist() == ["53.0"]
     assert "One seed allows no test." in one.verdict
 
 
 def test_published_rows_of_table_4() -> None:
     base = Shape(12, 12, 768, 3072)
-    seen = conclude_adaptation(adapted({"D": {549: [50], 700: [51]}}, shape=base), [])
+    seen = analyse_adapt(adapted({"D": {549: [50], 700: [51]}}, shape=base), [])
     assert seen.table.loc["MNLI-SuperT (BERT-base, published)"].tolist() == ["82.9", "-"]
-    assert not any("published" in name for name in conclude_adaptation(adapted({"D": {549: [50]}}), []).table.index)
+    assert not any("published" in name for name in analyse_adapt(adapted({"D": {549: [50]}}), []).table.index)
 
 
 @pytest.mark.parametrize("name", ["snli", "scitail"])
@@ -296,7 +306,7 @@ def test_every_published_column_of_table_4_has_its_fraction(name: str, monkeypat
     counts = [len(task.train) for task in _fractions(AdaptSettings(task=name)).values()]
     assert counts == theirs["examples"]
     base = Shape(12, 12, 768, 3072)
-    seen = conclude_adaptation(adapted({"D": {count: [50] for count in counts}}, name, base), [])
+    seen = analyse_adapt(adapted({"D": {count: [50] for count in counts}}, name, base), [])
     assert seen.table.loc["MNLI-SuperT (BERT-base, published)"].tolist() == [f"{x:.1f}" for x in theirs["MNLI-SuperT"]]
     halves_up = [math.floor(fraction * size + 0.5) for fraction in (0.001, 0.01, 0.1)]
     assert halves_up != counts[:3]  # control
@@ -305,11 +315,11 @@ def test_every_published_column_of_table_4_has_its_fraction(name: str, monkeypat
 # --- what a study is about, on disk -----------------------------------------------------------------------------------
 
 
-def test_subjects_survive_the_disk(tmp_path: Path) -> None:
-    subjects = [subject("rte"), subject("sst2", train=7)]
-    save_subjects(tmp_path, subjects)
-    found = load_subjects(tmp_path)
-    for one, other in zip(subjects, found, strict=True):
+def test_what_a_study_is_about_survives_the_disk(tmp_path: Path) -> None:
+    tasks = [info("rte"), replace(info("sst2", train=7), files_hash="f", description=("What was read.", "How."))]
+    save_tasks(tmp_path, tasks)
+    found = load_tasks(tmp_path)
+    for one, other in zip(tasks, found, strict=True):
         assert {**vars(one), "targets": 0} == {**vars(other), "targets": 0}
         assert np.array_equal(one.targets, other.targets)
-    assert load_subjects(tmp_path / "nowhere") == ()
+    assert load_tasks(tmp_path / "nowhere") == ()

@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from supertickets.evidence.conclusions import shared
-from supertickets.evidence.record import Subject
+from supertickets.evidence.find import shared
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import normalise_by_layer
-from supertickets.tickets.folder import SharedTicket
 
 PATTERNS = ("even", "one task", "two tasks")
 """How a ticket's importance may be spread over tasks (paper, Figure 6 (a, b), (c), (d))."""
@@ -65,7 +63,7 @@ def overlaps(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "other", "kept", "pruned", "chance"])
 
 
-def task_shares(subjects: Sequence[Subject], tickets: Sequence[SharedTicket]) -> pd.DataFrame:
+def task_shares(tasks: Sequence[str], scores: Sequence[Mapping[str, NDArray[np.float64]]]) -> pd.DataFrame:
     """Return the importance of each head and FFN averaged over tasks, and each task's share of it (paper, section 8).
 
     One row a structure: `part` (head or FFN), `layer`, `head` (-1 for an FFN), `importance`, a column a task with its
@@ -73,19 +71,19 @@ def task_shares(subjects: Sequence[Subject], tickets: Sequence[SharedTicket]) ->
     each task as tickets are drawn: heads by their layer's l2 norm, FFNs by that of all FFNs. Empty if a ticket came
     without scores.
     """
-    if not all({"heads", "ffns"} <= set(one.scores) for one in tickets):
+    if not all({"heads", "ffns"} <= set(one) for one in scores):
         return pd.DataFrame()
-    heads = np.stack([normalise_by_layer(one.scores["heads"]) for one in tickets])
-    ffns = np.stack([one.scores["ffns"] / (np.linalg.norm(one.scores["ffns"]) + 1e-20) for one in tickets])
+    heads = np.stack([normalise_by_layer(one["heads"]) for one in scores])
+    ffns = np.stack([one["ffns"] / (np.linalg.norm(one["ffns"]) + 1e-20) for one in scores])
     rows = []
     for layer in range(heads.shape[1]):
         parts = [("head", head, heads[:, layer, head]) for head in range(heads.shape[2])]
-        for part, head, scores in [*parts, ("FFN", -1, ffns[:, layer])]:
-            total = scores.sum()
-            share = scores / total if total > 0 else np.full(len(scores), 1 / len(scores))
+        for part, head, values in [*parts, ("FFN", -1, ffns[:, layer])]:
+            total = values.sum()
+            share = values / total if total > 0 else np.full(len(values), 1 / len(values))
             pattern, distance = pattern_of(share)
-            entry = {"part": part, "layer": layer, "head": head, "importance": float(scores.mean())}
-            entry |= {share_of(subject.task): float(one) for subject, one in zip(subjects, share, strict=True)}
+            entry = {"part": part, "layer": layer, "head": head, "importance": float(values.mean())}
+            entry |= {share_of(task): float(one) for task, one in zip(tasks, share, strict=True)}
             rows.append(entry | {"pattern": pattern, "distance": distance})
     return pd.DataFrame(rows)
 

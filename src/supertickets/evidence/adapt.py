@@ -1,0 +1,102 @@
+"""What adapting trained models to a new task with few examples shows: the paper's Table 4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from supertickets.evidence.findings import Findings
+from supertickets.evidence.gains import all_gains, means, paired_gains
+from supertickets.evidence.published import column_title, published, published_label, published_model
+from supertickets.evidence.runs import Runs
+
+
+@dataclass(frozen=True)
+class AdaptFindings(Findings):
+    """What a study of `adapt` shows.
+
+    `means` has a row a model (`kind`) and number of examples; `table` is the paper's Table 4; `gains` compares each
+    ticket with its dense model (`over`). `longer` has the epochs of trainings that had more than asked for, by number
+    of examples, `epochs` and `least_steps` what was asked for.
+    """
+
+    task: str
+    means: pd.DataFrame
+    table: pd.DataFrame
+    gains: pd.DataFrame
+    longer: Mapping[int, int]
+    epochs: int
+    least_steps: int
+
+    text = "adapt.txt.jinja"
+    shown = {"table 4": "mean dev scores (Table 4)"}  # noqa: RUF012
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return Table 4 and the gains."""
+        return {"table 4": self.table, "gains": self.gains}
+
+
+def analyse_adapt(runs: Runs, pairs: Sequence[tuple[str, str]]) -> AdaptFindings:
+    """Look at all outcomes of a study of `adapt`; `pairs` are the models with tickets and the dense ones to compare."""
+    averaged = means(runs.table, ["kind", "examples"])
+    epochs = int(runs.settings["epochs"])
+    had = {int(run.step.labels["examples"]): run.trial.recipe.epochs for run in runs.runs if run.trial is not None}
+    return AdaptFindings(
+        runs=runs.table,
+        task=runs.task.task,
+        means=averaged,
+        table=table_4(runs, averaged),
+        gains=gains(runs.table, pairs),
+        longer={examples: count for examples, count in sorted(had.items()) if count != epochs},
+        epochs=epochs,
+        least_steps=int(runs.settings.get("least_steps") or 0),
+    )
+
+
+def table_4(runs: Runs, averaged: pd.DataFrame) -> pd.DataFrame:
+    """Return the paper's Table 4: mean dev score and standard deviation by model and number of training examples.
+
+    Rows of the paper's own figures follow where the model has its architecture and the task is one of its two. Cells
+    are text.
+    """
+    counts = [task.train for task in runs.tasks]
+    of = {(row["kind"], row["examples"]): row for _, row in averaged.iterrows()}
+    names = list(dict.fromkeys(runs.table["kind"]))
+    cells = {name: {_count(n): _cell(of.get((name, n))) for n in counts} for name in names}
+    model = published_model(runs.task)
+    theirs = published()["table 4"].get(model, {}).get(runs.task.task) if model is not None else None
+    if theirs is not None:
+        at = dict(zip(theirs["examples"], range(len(theirs["examples"])), strict=True))
+        for name in theirs:
+            if name != "examples":
+                shown = [f"{theirs[name][at[n]]:.1f}" if n in at else "-" for n in counts]
+                cells[published_label(name, str(model))] = dict(zip(map(_count, counts), shown, strict=True))
+    frame = pd.DataFrame.from_dict(cells, orient="index")
+    frame.index.name = column_title(runs.task, runs.task.task, False)
+    return frame
+
+
+def _count(examples: int) -> str:
+    return f"{examples:,} examples"
+
+
+def _cell(row: Any) -> str:
+    if row is None:
+        return "-"
+    return f"{row['mean']:.1f}" + (f" ± {row['std']:.1f}" if np.isfinite(row["std"]) else "")
+
+
+def gains(found: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Return what each ticket gains over its dense model at each number of examples; `p_holm` is over all rows."""
+    frames = []
+    for ticket, dense in pairs:
+        of_pair = paired_gains(found, {"kind": ticket}, {"kind": dense}, ("examples",))
+        of_pair = of_pair.drop(columns=["score", "over"]).sort_values("examples")
+        of_pair.insert(0, "over", dense)
+        of_pair.insert(0, "ticket", ticket)
+        frames.append(of_pair)
+    return all_gains(frames)
