@@ -10,18 +10,17 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from helpers.weight_records import imp_record, random_ticket, transfer_record
-from supertickets.evidence.magnitude import (
+from helpers.weight_records import imp_runs, random_ticket, transfer_runs
+from supertickets.evidence.imp import (
     RULES,
-    conclude_magnitude,
+    analyse_imp,
     densities,
-    mask_at,
     matches,
     place_of,
     published_weights,
     ticket_at,
 )
-from supertickets.evidence.transfer import AnyTicket, conclude_transfer, overlaps, own_tickets
+from supertickets.evidence.transfer import AnyTicket, analyse_transfer, overlaps, own_tickets
 from supertickets.tickets import Ticket
 from supertickets.tickets.weights import WeightTicket
 
@@ -31,6 +30,14 @@ DENSE = ("dense", "", 0.0)
 def two_runs(mean: float, std: float) -> list[float]:
     """Two scores of this mean and standard deviation."""
     return [mean - std / 2**0.5, mean + std / 2**0.5]
+
+
+def matching(ticket: list[float], full: list[float], rule: str) -> bool | None:
+    """Whether a ticket's runs match the full model's."""
+    of_ticket, of_full = (pd.DataFrame({"mean": [series.mean()], "std": [series.std()]}) for series in
+                          (pd.Series(ticket, dtype=float), pd.Series(full, dtype=float)))  # fmt: skip
+    found: bool | None = matches(of_ticket, of_full.iloc[0], rule).iloc[0]
+    return found
 
 
 def at(frame: pd.DataFrame, **what: Any) -> pd.Series:
@@ -49,7 +56,7 @@ def test_the_papers_own_table_2_by_each_rule() -> None:
     failing: dict[str, set[str]] = {rule: set() for rule in RULES}
     for task, row in published_weights()["table 2"].items():
         for rule in RULES:
-            if not matches(two_runs(*row["imp"]), two_runs(*row["full"]), rule):
+            if not matching(two_runs(*row["imp"]), two_runs(*row["full"]), rule):
                 failing[rule].add(task)
     assert failing["sub_std"] == set()
     assert failing["full_std"] == {"mrpc", "sst2", "cola", "mlm"}
@@ -71,11 +78,11 @@ def test_the_papers_own_table_2_by_each_rule() -> None:
     ],
 )
 def test_rules_by_hand(ticket: list[float], full: list[float], expected: tuple[bool | None, ...]) -> None:
-    assert tuple(matches(ticket, full, rule) for rule in RULES) == expected
+    assert tuple(matching(ticket, full, rule) for rule in RULES) == expected
 
 
 def test_the_highest_sparsity_that_matches_may_lie_above_one_that_does_not() -> None:
-    record = imp_record(
+    runs = imp_runs(
         {
             DENSE: [60, 62, 64],
             ("imp", "", 0.3): [61, 62, 66],
@@ -85,32 +92,33 @@ def test_the_highest_sparsity_that_matches_may_lie_above_one_that_does_not() -> 
             ("random", "", 0.7): [30, 31, 32],
         }
     )
-    seen = conclude_magnitude(record, "sub_std")
-    assert (seen.highest, seen.rule, seen.shown) == ({"": 0.7}, "sub_std", 0.7)
+    seen = analyse_imp(runs, "sub_std")
+    assert (seen.highest, seen.rule, seen.sparsity) == ({"": 0.7}, "sub_std", 0.7)
     assert "The highest sparsity at which tickets match it is 70%" in seen.verdict
-    assert "Below it, 50% do not match." in seen.verdict
-    assert "Controls at that sparsity: random 31.0." in seen.verdict
-    assert conclude_magnitude(record, "strict").highest == {"": 0.3}
-    assert conclude_magnitude(record, "full_std").highest == {"": 0.7}  # 61 is one of 2 below 62
+    assert "At lower sparsities, those at 50% do not match." in seen.verdict
+    assert "The controls at that sparsity score 31.0 (random)." in seen.verdict
+    assert analyse_imp(runs, "strict").highest == {"": 0.3}
+    assert analyse_imp(runs, "full_std").highest == {"": 0.7}  # 61 is one of 2 below 62
 
 
 def test_no_sparsity_matches() -> None:
-    seen = conclude_magnitude(imp_record({DENSE: [60, 62], ("imp", "", 0.5): [50, 51]}), "sub_std")
+    seen = analyse_imp(imp_runs({DENSE: [60, 62], ("imp", "", 0.5): [50, 51]}), "sub_std")
     assert seen.highest == {"": None}
-    assert seen.shown == 0.5
-    assert "No sparsity of the tickets matches it" in seen.verdict
+    assert seen.sparsity == 0.5
+    assert "No ticket matches it" in seen.verdict
+    assert "the mean is 50.5 ± 0.7 at 50%." in seen.verdict
 
 
 @pytest.mark.parametrize("asked", RULES)
 def test_single_runs_have_no_deviation(asked: str) -> None:
-    seen = conclude_magnitude(imp_record({DENSE: [60], ("imp", "", 0.5): [60], ("imp", "", 0.7): [59]}), asked)
+    seen = analyse_imp(imp_runs({DENSE: [60], ("imp", "", 0.5): [60], ("imp", "", 0.7): [59]}), asked)
     assert (seen.rule, seen.highest) == ("strict", {"": 0.5})
     assert ("A single run has no standard deviation" in seen.verdict) == (asked != "strict")
     assert "p =" not in seen.verdict
 
 
 def test_what_is_not_judged_yet_is_not_said_to_fail() -> None:
-    record = imp_record(
+    runs = imp_runs(
         {
             DENSE: [60, 62],
             ("imp", "", 0.3): [61, None],
@@ -119,21 +127,21 @@ def test_what_is_not_judged_yet_is_not_said_to_fail() -> None:
             ("imp", "not rewound", 0.5): [None, None],
         }
     )
-    seen = conclude_magnitude(record, "sub_std")
+    seen = analyse_imp(runs, "sub_std")
     assert seen.highest == {"": 0.5, "not rewound": None}
-    assert "Below it" not in seen.verdict
-    assert "Whether tickets not rewound match it cannot be told from so few runs." in seen.verdict
-    assert at(seen.means, kind="imp", variant="", sparsity=0.3)["sub_std"] is None
+    assert "lower sparsities" not in seen.verdict
+    assert "Too few runs have finished to say whether tickets not rewound match it." in seen.verdict
+    assert at(seen.means, kind="imp", rewind="", sparsity=0.3)["sub_std"] is None
 
 
 def test_the_first_way_counts_even_if_only_another_is_there() -> None:
-    record = imp_record({DENSE: [60, 61], ("imp", "", 0.5): [None, None], ("imp", "not rewound", 0.5): [61, 62]})
-    seen = conclude_magnitude(record, "sub_std")
-    assert (seen.highest, seen.shown) == ({"not rewound": 0.5}, None)
+    runs = imp_runs({DENSE: [60, 61], ("imp", "", 0.5): [None, None], ("imp", "not rewound", 0.5): [61, 62]})
+    seen = analyse_imp(runs, "sub_std")
+    assert (seen.highest, seen.sparsity) == ({"not rewound": 0.5}, None)
 
 
 def test_nothing_has_finished() -> None:
-    seen = conclude_magnitude(imp_record({DENSE: [None], ("imp", "", 0.5): [None]}), "sub_std")
+    seen = analyse_imp(imp_runs({DENSE: [None], ("imp", "", 0.5): [None]}), "sub_std")
     assert seen.verdict == "No ticket has been trained yet."
     assert seen.means.empty
     assert list(seen.runs["status"]) == ["missing", "missing"]
@@ -153,13 +161,13 @@ SCORES = {
 
 
 def test_means_and_tests_are_scipys() -> None:
-    means = conclude_magnitude(imp_record(SCORES), "sub_std").means
+    means = analyse_imp(imp_runs(SCORES), "sub_std").means
     assert "round" not in set(means["kind"])
     p_values = []
-    for (kind, variant, sparsity), scores in SCORES.items():
+    for (kind, rewind, sparsity), scores in SCORES.items():
         if kind == "round":
             continue
-        row = at(means, kind=kind, variant=variant, sparsity=sparsity)
+        row = at(means, kind=kind, rewind=rewind, sparsity=sparsity)
         there = [i for i, score in enumerate(scores) if score is not None]
         ours = np.array([scores[i] for i in there], float)
         assert row["mean"] == pytest.approx(ours.mean())
@@ -179,14 +187,14 @@ def test_means_and_tests_are_scipys() -> None:
 
 
 def test_ways_of_rewinding_are_compared_with_the_first() -> None:
-    seen = conclude_magnitude(imp_record(SCORES), "sub_std")
+    seen = analyse_imp(imp_runs(SCORES), "sub_std")
     assert list(seen.rewinding["sparsity"]) == [0.5, 0.7]
     for sparsity in (0.5, 0.7):
         one, first = SCORES["imp", "not rewound", sparsity], SCORES["imp", "", sparsity]
         row, test = at(seen.rewinding, sparsity=sparsity), stats.ttest_rel(one, first)  # type: ignore[arg-type]
-        assert [row["score"], row["first way"]] == pytest.approx([np.mean(one), np.mean(first)])  # type: ignore[arg-type]
+        assert [row["score"], row["over"]] == pytest.approx([np.mean(one), np.mean(first)])  # type: ignore[arg-type]
         assert row["p"] == pytest.approx(test.pvalue)
-    assert "Tickets not rewound differ from those rewound by -0.38 on average over 2 sparsities" in seen.verdict
+    assert "On average over 2 sparsities, tickets not rewound score -0.38 against tickets rewound" in seen.verdict
 
 
 @pytest.mark.parametrize(
@@ -194,23 +202,23 @@ def test_ways_of_rewinding_are_compared_with_the_first() -> None:
 )
 def test_the_first_way_is_called_what_it_is(rewind: tuple[str, ...], said: str) -> None:
     scores = {DENSE: [60], ("imp", "", 0.5): [61], ("imp", "another", 0.5): [61.5]}
-    verdict = conclude_magnitude(imp_record(scores, rewind=rewind), "strict").verdict
-    assert f"Tickets another differ from those {said} by +0.50 on average over 1 sparsities" in verdict
+    verdict = analyse_imp(imp_runs(scores, rewind=rewind), "strict").verdict
+    assert f"On average over 1 sparsity, tickets another score +0.50 against tickets {said}" in verdict
 
 
 def test_table_2_beside_the_papers() -> None:
-    table = conclude_magnitude(imp_record(SCORES), "sub_std").table_2
+    table = analyse_imp(imp_runs(SCORES), "sub_std").table_2
     ours, theirs = table.columns
     assert (ours, theirs) == ("cola at 50%", "cola at 50% (BERT-base, published)")
     assert table.loc["Full model"].tolist() == ["62.0 ± 2.2", "54.5 ± 0.4"]
     assert table.loc["f(x, m_IMP . theta_0)"].tolist() == ["62.2 ± 2.3", "53.8 ± 0.9"]
     assert table.loc["f(x, m_one-shot . theta_0)"].tolist() == ["51.5 ± 1.3", "-"]
     assert table.loc["f(x, m_RP . theta_0)"].tolist() == ["-", "9.6"]
-    assert list(conclude_magnitude(imp_record(SCORES, task="mine"), "sub_std").table_2.columns) == ["mine at 50%"]
+    assert list(analyse_imp(imp_runs(SCORES, task="mine"), "sub_std").table_2.columns) == ["mine at 50%"]
 
 
 def test_runs_have_the_last_step_and_the_best(tmp_path: Path) -> None:
-    run = conclude_magnitude(imp_record(SCORES), "sub_std").runs.iloc[0]
+    run = analyse_imp(imp_runs(SCORES), "sub_std").runs.iloc[0]
     assert (run["score"], run["last_step"], run["best_of_epochs"]) == (60.0, 60.0, 60.5)
 
 
@@ -254,7 +262,7 @@ def naive_overlap(one: WeightTicket, other: WeightTicket) -> float:
 def test_similarity_of_seeds_against_a_naive_computation(tmp_path: Path) -> None:
     tickets = {(s, seed): random_ticket(seed, (1 - s, 0.9 - s)) for s in (0.5, 0.7) for seed in range(3)}
     scores = {DENSE: [60, 61, 62], ("imp", "", 0.5): [60, 61, 62], ("imp", "", 0.7): [40, 41, 42]}
-    seen = conclude_magnitude(imp_record(scores, tmp_path / "study", tickets=tickets), "sub_std")
+    seen = analyse_imp(imp_runs(scores, tmp_path / "study", tickets=tickets), "sub_std")
     for sparsity in (0.5, 0.7):
         pairs = list(combinations([tickets[sparsity, seed] for seed in range(3)], 2))
         row = at(seen.similarity, sparsity=sparsity)
@@ -265,15 +273,23 @@ def test_similarity_of_seeds_against_a_naive_computation(tmp_path: Path) -> None
     pd.testing.assert_frame_equal(seen.densities, densities(tickets[0.5, 0]))
 
 
-def test_masks_are_found_where_the_folder_is_now(tmp_path: Path) -> None:
+def test_a_ticket_is_there_if_its_file_is(tmp_path: Path) -> None:
     ticket = random_ticket(0)
-    record = imp_record({DENSE: [60], ("imp", "", 0.5): [60]}, tmp_path / "old", tickets={(0.5, 0): ticket})
-    shutil.move(tmp_path / "old", tmp_path / "new")
-    assert ticket_at(record, 0.5) is None
-    moved = type(record)(record.subjects, tmp_path / "new", record.settings, record.rows)
-    assert ticket_at(moved, 0.5) == ticket
-    assert ticket_at(moved, 0.5, seed=1) is None
-    assert mask_at(moved, 0.6) is None
+    runs = imp_runs({DENSE: [60, 61], ("imp", "", 0.5): [60, 61]}, tmp_path, tickets={(0.5, 0): ticket})
+    assert ticket_at(runs, 0.5) == ticket
+    assert ticket_at(runs, 0.5, seed=1) is None
+    assert ticket_at(runs, 0.6) is None
+    shutil.rmtree(tmp_path)
+    assert ticket_at(runs, 0.5) is None
+
+
+def test_a_tensor_that_keeps_next_to_nothing_is_named(tmp_path: Path) -> None:
+    scores = {DENSE: [60], ("imp", "", 0.5): [60], ("imp", "", 0.7): [50]}
+    whole, starved = random_ticket(0, size=20), random_ticket(0, (0.3,) * 8 + (0.001,), size=20)
+    verdict = analyse_imp(imp_runs(scores, tmp_path, tickets={(0.5, 0): whole, (0.7, 0): starved}), "strict").verdict
+    assert "From 70% on, pooler.dense.weight keeps less than 1% of its weights" in verdict
+    assert "--no-pooler" in verdict
+    assert "keeps less" not in analyse_imp(imp_runs(scores, tmp_path, tickets={(0.5, 0): whole}), "strict").verdict
 
 
 # --- transfer ---------------------------------------------------------------------------------------------------------
@@ -287,16 +303,16 @@ def test_the_papers_figure_2_has_the_papers_dark_cells() -> None:
     """The counts that the paper prints beside its matrix are of the cells off the diagonal (spec 5.3)."""
     scores: dict[tuple[str, str], list[float | None]] = {("dense", target): [80.0] for target in TASKS}
     scores |= {(source, target): [80.0 + FIGURE_2[source][target]] for source in FIGURE_2 for target in TASKS}
-    seen = conclude_transfer(transfer_record(scores, TASKS), SOURCES, {"mnli": random_ticket(0)}, 0.7)
+    seen = analyse_transfer(transfer_runs(scores, TASKS), SOURCES, {"mnli": random_ticket(0)}, 0.7)
     dark = {"mnli": 2, "qqp": 2, "stsb": 1, "wnli": 0, "qnli": 2, "mrpc": 1, "rte": 1, "sst2": 1, "cola": 1, "squad": 4}
     dark |= {"mlm": 10, "one-shot": 5}  # printed as 4: on SQuAD it is as good as SQuAD's only after rounding
     assert seen.gains["as good as own"].to_dict() == dark
     others = {source: np.mean([FIGURE_2[source][t] for t in TASKS if t != source]) for source in FIGURE_2}
     assert seen.gains["other tasks"].to_dict() == pytest.approx(others)
     pd.testing.assert_frame_equal(seen.gains[TASKS], seen.published, check_names=False)
-    assert "On tasks not their own, mlm tickets do best (-2.0" in seen.verdict
-    assert "and wnli tickets worst (-12." in seen.verdict
-    assert f"Of {12 * 11 - 11} cells off the diagonal, {sum(dark.values())} do at least as well" in seen.verdict
+    assert "On tasks that are not their own, tickets of mlm gain most (-2.0" in seen.verdict
+    assert "and tickets of wnli least (-12." in seen.verdict
+    assert f"at least as good as the task's own one in {sum(dark.values())} of {12 * 11 - 11} cases" in seen.verdict
 
 
 THREE: dict[tuple[str, str], list[float | None]] = {
@@ -320,14 +336,14 @@ def test_a_tasks_own_ticket_is_the_first_found_on_it() -> None:
 
 
 def test_gains_and_tests_are_scipys() -> None:
-    means = conclude_transfer(transfer_record(THREE, ["a", "b"]), OF_THREE, {}, 0.7).means
+    means = analyse_transfer(transfer_runs(THREE, ["a", "b"]), OF_THREE, {}, 0.7).means
     for source, target in product(OF_THREE, "ab"):
         ours = np.array(THREE[source, target], float)
         there = np.isfinite(ours)
         if not there.any():
-            assert means[(means["source"] == source) & (means["target"] == target)].empty
+            assert means[(means["source"] == source) & (means["task"] == target)].empty
             continue
-        row, dense = at(means, source=source, target=target), np.array(THREE["dense", target], float)
+        row, dense = at(means, source=source, task=target), np.array(THREE["dense", target], float)
         own, test = np.array(THREE[target, target], float), stats.ttest_rel(ours[there], dense[there])
         assert row[["mean", "std", "gain", "p", "low", "high"]].tolist() == pytest.approx(
             [
@@ -341,28 +357,28 @@ def test_gains_and_tests_are_scipys() -> None:
         assert row["away"] == (OF_THREE[source] != target)
         if source != target:
             assert row["p_same"] == pytest.approx(stats.ttest_rel(ours[there], own[there]).pvalue)
-    assert at(means, source="dense", target="a")[["gain", "dark"]].isna().all()
+    assert at(means, source="dense", task="a")[["gain", "dark"]].isna().all()
 
 
 def test_a_ticket_not_rewound_is_no_transfer_to_its_own_task() -> None:
-    seen = conclude_transfer(transfer_record(THREE, ["a", "b"]), OF_THREE, {}, 0.7)
+    seen = analyse_transfer(transfer_runs(THREE, ["a", "b"]), OF_THREE, {}, 0.7)
     assert seen.gains.loc["a (not rewound)", "other tasks"] == pytest.approx(-9.5)  # seeds 0 and 2 on b
     assert seen.gains.loc["a (not rewound)", "as good as own"] == 0  # dark on a, its own task
     assert seen.gains.loc["a", "as good as own"] == 1
     assert np.isnan(seen.gains.loc["one-shot", "b"])
-    assert "The targets' own tickets against the dense model: a -0.33, b +0.50." in seen.verdict
-    assert "a tickets do best (+0.83 on average) and a (not rewound) tickets worst (-9.50)" in seen.verdict
-    assert "one-shot tickets" not in seen.verdict  # not there on every target yet
-    assert "Of 4 cells off the diagonal, 2 do" in seen.verdict  # a on b; b on a, as good as a on a
-    assert "corrected for 7 cells" in seen.verdict
+    assert "The tasks' own tickets gain over the dense model: a -0.33, b +0.50." in seen.verdict
+    assert "tickets of a gain most (+0.83 on average) and tickets of a (not rewound) least (-9.50)" in seen.verdict
+    assert "tickets of one-shot" not in seen.verdict  # not there on every target yet
+    assert "in 2 of 4 cases" in seen.verdict  # a on b; b on a, as good as a on a
+    assert "correction for 7 tests" in seen.verdict
 
 
 def test_a_cell_is_not_dark_without_a_common_seed() -> None:
     scores: dict[tuple[str, str], list[float | None]] = {
         ("dense", "a"): [60.0, None], ("a", "a"): [60.0, None], ("b", "a"): [None, 61.0],
     }  # fmt: skip
-    seen = conclude_transfer(transfer_record(scores, ["a"]), {"a": "a", "b": "b"}, {}, 0.7)
-    row = at(seen.means, source="b", target="a")
+    seen = analyse_transfer(transfer_runs(scores, ["a"]), {"a": "a", "b": "b"}, {}, 0.7)
+    row = at(seen.means, source="b", task="a")
     assert row["dark"] is None
     assert np.isnan(row["gain"])
     assert np.isnan(seen.gains.loc["b", "as good as own"])
@@ -371,21 +387,21 @@ def test_a_cell_is_not_dark_without_a_common_seed() -> None:
 @pytest.mark.parametrize("finished", [(), ("dense",), ("dense", "a")])
 def test_an_unfinished_transfer(finished: tuple[str, ...]) -> None:
     scores = {cell: [s if cell[0] in finished else None for s in found] for cell, found in THREE.items()}
-    seen = conclude_transfer(transfer_record(scores, ["a", "b"]), OF_THREE, {}, 0.7)
+    seen = analyse_transfer(transfer_runs(scores, ["a", "b"]), OF_THREE, {}, 0.7)
     assert list(seen.gains.columns) == ["a", "b", "other tasks", "as good as own"]
     assert list(seen.gains.index) == list(OF_THREE)
     assert seen.gains.loc["one-shot"].isna().all()
-    assert (seen.verdict == "No ticket has been trained on any target yet.") == (len(finished) < 2)
+    assert (seen.verdict == "No ticket has been trained on any task yet.") == (len(finished) < 2)
 
 
 def test_the_papers_figures_are_for_its_own_sources_and_targets() -> None:
     scores: dict[tuple[str, str], list[float | None]] = {("dense", "cola"): [60.0], ("dense", "mine"): [60.0]}
     sources = {"mlm": "mlm", "mlm (not rewound)": "mlm", "mine": "mine", "one-shot": None}
-    record = transfer_record(scores, ["cola", "mine"])
-    published = conclude_transfer(record, sources, {"mlm": random_ticket(0)}, 0.7).published
+    runs = transfer_runs(scores, ["cola", "mine"])
+    published = analyse_transfer(runs, sources, {"mlm": random_ticket(0)}, 0.7).published
     assert published.to_dict("index") == {"mlm": {"cola": -7.36}, "one-shot": {"cola": -22.3}}
     structured: dict[str, AnyTicket] = {"mlm": Ticket.full(2, 4)}
-    assert conclude_transfer(record, sources, structured, 0.7).published.empty  # the paper's are of weights
+    assert analyse_transfer(runs, sources, structured, 0.7).published.empty  # the paper's are of weights
 
 
 # --- how alike tickets are --------------------------------------------------------------------------------------------
@@ -415,13 +431,13 @@ def test_overlaps_of_tickets_of_other_tensors_are_of_those_that_both_have() -> N
     one, other = random_ticket(0), random_ticket(1, pooler=False)
     row = overlaps({"a": one, "b": other}).iloc[0]
     assert row["jaccard"] == pytest.approx(naive_overlap(one.part(list(other.masks)), other))
-    seen = conclude_transfer(transfer_record(THREE, ["a", "b"]), OF_THREE, {"a": one, "b": other}, 0.7)
+    seen = analyse_transfer(transfer_runs(THREE, ["a", "b"]), OF_THREE, {"a": one, "b": other}, 0.7)
     assert "pooler" not in seen.by_place.index
 
 
 def test_overlaps_by_place_against_a_naive_computation() -> None:
     tickets: dict[str, AnyTicket] = {name: random_ticket(seed, (0.3, 0.6, 0.4)) for seed, name in enumerate("abc")}
-    seen = conclude_transfer(transfer_record(THREE, ["a", "b"]), OF_THREE, tickets, 0.7)
+    seen = analyse_transfer(transfer_runs(THREE, ["a", "b"]), OF_THREE, tickets, 0.7)
     name, above = "encoder.layer.1.output.dense.weight", []
     for one, other in combinations(tickets.values(), 2):
         assert isinstance(one, WeightTicket)
@@ -438,5 +454,5 @@ def test_overlaps_of_structured_tickets() -> None:
     assert found.to_dict("records") == [{"one": "a", "other": "b", "jaccard": 5 / 8, "chance": pytest.approx(42 / 88)}]
     none = Ticket.from_pruned(2, 4, list(product(range(2), range(4))), [0, 1])
     assert overlaps({"a": none, "b": none})[["jaccard", "chance"]].iloc[0].tolist() == [1.0, 1.0]
-    seen = conclude_transfer(transfer_record(THREE, ["a", "b"]), OF_THREE, {"a": one, "b": other}, 0.3)
+    seen = analyse_transfer(transfer_runs(THREE, ["a", "b"]), OF_THREE, {"a": one, "b": other}, 0.3)
     assert seen.by_place.empty

@@ -1,4 +1,4 @@
-"""Studies of tickets of weights made by hand: scores in, records out, no training."""
+"""Studies of tickets of weights made by hand: scores in, runs out, no training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from supertickets.anatomy import Shape
-from supertickets.evidence.record import Record, Subject
-from supertickets.evidence.table import DENSE, Role, Row
+from supertickets.evidence.runs import DENSE, Runs, TaskInfo
+from supertickets.lab.steps import Label, Run, Step
 from supertickets.lab.trial import TaskTicket, Trial, WeightMask
 from supertickets.storage import write_atomically
 from supertickets.tasks import TaskSource
@@ -28,64 +28,68 @@ class Done:
         self.score, self.best_epoch = score, 3
         self.epochs = [{"epoch": i + 1, "score": score - d} for i, d in enumerate((4.0, -0.5, 0.0))]
         self.metrics = {"dev": {"matthews": score, "score": score}}
+        self.by_task = [self.metrics]
         self.cost = {"parameters": 22_713_986, "tokens": 17_066, "flops": 6.2e11, "seconds": 5.97}
         self.environment = {"python": "3.11", "torch": "2.6"}
 
 
-def subject(task: str, train: int = 8_551, model: str = "bert-base-uncased") -> Subject:
-    return Subject(
+def task_info(task: str, train: int = 8_551, model: str = "bert-base-uncased") -> TaskInfo:
+    return TaskInfo(
         model, "bert", "w", SHAPE, task, f"data of {task}", ("0", "1"), ("matthews",), train, np.zeros(1043, int),
         TaskSource(task=task),
     )  # fmt: skip
 
 
-def row(role: Role, task: str, score: float | None, mask: Path | None = None) -> Row:
+def run(labels: Mapping[str, Label], task: str, score: float | None, mask: Path | None = None) -> Run:
     """A run; what has no score is missing."""
-    what: dict[str, Any] = {"how": "file", "path": mask, "digest": str(role)}
+    step = Step(labels, lambda done: None)
+    what: dict[str, Any] = {"how": "file", "path": mask, "digest": str(labels)}
+    of_task = TaskTicket(source=TaskSource(task=task), data_hash=f"data of {task}", ticket=Ticket.full(2, 4))
     trial = Trial(
         model="m",
-        weight_hash=str(role),
-        tasks=(TaskTicket(source=TaskSource(task=task), data_hash=task, ticket=Ticket.full(2, 4)),),
+        weight_hash=str(labels),
+        tasks=(of_task,),
         recipe=Recipe(),
-        seed=role.seed,
+        seed=int(labels["seed"]),
         mask=WeightMask.model_validate(what) if mask is not None else None,
     )
-    return Row(role, trial, None if score is None else Done(trial, score))  # type: ignore[arg-type]
+    return Run(step, trial, None if score is None else Done(trial, score))  # type: ignore[arg-type]
 
 
-def imp_record(
+def imp_runs(
     scores: Mapping[tuple[str, str, float], Sequence[float | None]],
     folder: Path = Path("x"),
     task: str = "cola",
     tickets: Mapping[tuple[float, int], WeightTicket] | None = None,
     **settings: Any,
-) -> Record:
+) -> Runs:
     """A study of `imp`: each seed's score by kind, way of rewinding and sparsity; the first way's tickets."""
-    rows = []
-    for (kind, variant, sparsity), of_seeds in scores.items():
+    found = []
+    for (kind, rewind, sparsity), of_seeds in scores.items():
         for seed, score in enumerate(of_seeds):
-            role, path = Role(kind, sparsity, seed, variant), None
+            labels, path = {"kind": kind, "sparsity": sparsity, "rewind": rewind, "seed": seed}, None
             ticket = (tickets or {}).get((sparsity, seed))
-            if kind == "imp" and not variant and ticket is not None:
+            if kind == "imp" and not rewind and ticket is not None:
                 path = folder / "trials" / f"{sparsity}-{seed}" / "mask.safetensors"
                 write_atomically(path, ticket.to_bytes())
-            rows.append(row(role, task, score, path))
+            found.append(run(labels, task, score, path))
     shown = {"study": "imp", "task": task, "rewind": ("0",), "fraction": 1.0, "address": None} | settings
-    return Record((subject(task),), folder, shown, rows, all(one.finished for one in rows))
+    return Runs((task_info(task),), folder, shown, found, all(one.finished for one in found))
 
 
-def transfer_record(
+def transfer_runs(
     scores: Mapping[tuple[str, str], Sequence[float | None]], targets: Sequence[str], folder: Path = Path("x")
-) -> Record:
+) -> Runs:
     """A study of `transfer`: each seed's score by source (or dense) and target."""
-    rows = [
-        row(Role(source, 0.0 if source == DENSE else 0.7, seed, target), target, score)
-        for (source, target), of_seeds in scores.items()
-        for seed, score in enumerate(of_seeds)
-    ]
-    subjects = tuple(subject(task, train=1_000 + 1_000 * i) for i, task in enumerate(targets))
+    found = []
+    for (source, target), of_seeds in scores.items():
+        for seed, score in enumerate(of_seeds):
+            kind = source if source in (DENSE, "one-shot", "random") else "ticket"
+            labels = {"kind": kind, "source": source, "sparsity": 0.0 if source == DENSE else 0.7, "task": target}
+            found.append(run({**labels, "seed": seed}, target, score))
+    infos = tuple(task_info(task, train=1_000 + 1_000 * i) for i, task in enumerate(targets))
     shown = {"study": "transfer", "sparsity": 0.7, "baselines": ("one-shot",)}
-    return Record(subjects, folder, shown, rows, all(one.finished for one in rows))
+    return Runs(infos, folder, shown, found, all(one.finished for one in found))
 
 
 def random_ticket(seed: int, densities: Sequence[float] = (0.3,), size: int = 8, pooler: bool = True) -> WeightTicket:
