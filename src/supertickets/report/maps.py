@@ -1,63 +1,62 @@
 """Tickets as drawings: which heads and FFNs stay, or how many tasks keep them."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from supertickets.tickets import Ticket
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A head or an FFN at `x`, `y` (in cells): `shade` from 0 (gone) to 1, a mark on it, and what it says."""
-
-    x: float
-    y: int
-    shade: float
-    text: str
-    mark: str = ""
+Cell = tuple[float, str, int]
+"""A head or an FFN: its shade from 0 (gone) to 1, what it says, how many tasks keep it."""
 
 
 @dataclass(frozen=True)
 class StructureMap:
-    """A row a layer, first on top; a cell a head, the FFN at the right. `width` and `height` are in cells."""
+    """A row a layer, first on top; a cell a head, the FFN last. `label` names it where the page does not."""
 
     name: str
     text: str
-    width: int
-    height: int
-    cells: tuple[Cell, ...]
+    layers: Sequence[Sequence[Cell]]
+    label: str
     chosen: bool = False
 
     @classmethod
-    def of(cls, name: str, ticket: Ticket, chosen: bool = False) -> "StructureMap":
+    def of(cls, name: str, ticket: Ticket, label: str = "", chosen: bool = False) -> StructureMap:
         """Return the drawing of a ticket."""
-        layers, heads = ticket.shape
-        cells = [
-            Cell(x, layer, float(stays), f"{label}: {'stays' if stays else 'cut out'}")
-            for x, layer, label, stays in _places(ticket)
-        ]
-        return cls(name, in_words(ticket), heads + 2, layers, tuple(cells), chosen)
+        layers = _layers({name: ticket}, lambda keep: "stays" if keep else "cut out")
+        return cls(name, in_words(ticket), layers, label or name, chosen)
 
     @classmethod
-    def shared(cls, name: str, tickets: Mapping[str, Ticket]) -> "StructureMap":
-        """Return the drawing of how many tasks keep each head and FFN, marked with their number."""
-        of_task = list(tickets)
-        kept = [[stays for *_, stays in _places(ticket)] for ticket in tickets.values()]
-        first = next(iter(tickets.values()))
-        layers, heads = first.shape
-        cells = []
-        for (x, layer, label, _), stays in zip(_places(first), zip(*kept, strict=True), strict=True):
-            keep = [task for task, one in zip(of_task, stays, strict=True) if one]
-            who = "all tasks" if len(keep) == len(of_task) else ", ".join(keep) or "no task"
-            cells.append(Cell(x, layer, _shade(len(keep), len(of_task)), f"{label}: kept by {who}", str(len(keep))))
-        counts = np.array([int(cell.mark) for cell in cells])
+    def shared(cls, name: str, tickets: Mapping[str, Ticket]) -> StructureMap:
+        """Return the drawing of how many tasks keep each head and FFN."""
+
+        def who(keep: Sequence[str]) -> str:
+            return f"kept by {'all tasks' if len(keep) == len(tickets) else ', '.join(keep) or 'no task'}"
+
+        layers = _layers(tickets, who)
+        shades = [shade for cells in layers for shade, *_ in cells]
+        of_all, of_none = shades.count(1.0), shades.count(0.0)
         text = (
-            f"Of {len(counts)} heads and FFNs, all tasks keep {int((counts == len(of_task)).sum())}, "
-            f"some but not all {int(((counts > 0) & (counts < len(of_task))).sum())}, none {int((counts == 0).sum())}"
+            f"Of {len(shades)} heads and FFNs, all tasks keep {of_all}, "
+            f"some but not all {len(shades) - of_all - of_none}, none {of_none}"
         )
-        return cls(name, text, heads + 2, layers, tuple(cells))
+        return cls(name, text, layers, name)
+
+
+def _layers(tickets: Mapping[str, Ticket], say: Callable[[Sequence[str]], str]) -> list[list[Cell]]:
+    """Return each layer's heads and FFN; `say` says who keeps them."""
+    kept = {task: np.column_stack([ticket.heads, ticket.ffns]) for task, ticket in tickets.items()}
+    layers, width = next(iter(kept.values())).shape
+
+    def cell(layer: int, place: int) -> Cell:
+        keep = [task for task, stays in kept.items() if stays[layer, place]]
+        name = structure(layer, place if place < width - 1 else None)
+        return _shade(len(keep), len(kept)), f"{name}: {say(keep)}", len(keep)
+
+    return [[cell(layer, place) for place in range(width)] for layer in range(layers)]
 
 
 def in_words(ticket: Ticket) -> str:
@@ -67,17 +66,6 @@ def in_words(ticket: Ticket) -> str:
     return f"{ticket.kept_heads} of {layers * heads} heads and {ticket.kept_ffns} of {layers} FFNs stay" + (
         f"; the FFNs of layers {gone} are gone" if gone else ""
     )
-
-
-def _places(ticket: Ticket) -> list[tuple[float, int, str, bool]]:
-    """Return where each head, then each FFN is drawn, what it is called, and whether it stays."""
-    layers, heads = ticket.shape
-    places = [
-        (float(head), layer, structure(layer, head), bool(ticket.heads[layer, head]))
-        for layer in range(layers)
-        for head in range(heads)
-    ]
-    return places + [(heads + 0.5, layer, structure(layer, None), bool(ticket.ffns[layer])) for layer in range(layers)]
 
 
 def structure(layer: int, head: int | None) -> str:

@@ -1,127 +1,121 @@
-"""The page about tickets of single tasks: one study, or several side by side."""
+"""Writing a page: its study's sections and what every page has, all inside one file, readable with no network."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import plotly
 from markupsafe import Markup
 
-from supertickets.evidence.table import Role, select_super
-from supertickets.evidence.tables import Looked, in_order, names_of, task_average
-from supertickets.report.figures import (
-    cost_against_score,
-    gains_by_level,
-    phase_curves,
-    score_distribution,
-    ticket_agreement,
-)
-from supertickets.report.html import RUNS, Grid, Study, grid, model_name, plot, write_html
-from supertickets.report.maps import StructureMap
+from supertickets.evidence.findings import Findings
+from supertickets.evidence.runs import Runs, TaskInfo
+from supertickets.report.sections import WORDS, Facts, Heading, Listed, Section, Table, Words, environment
+from supertickets.storage import write_atomically
 
 
 @dataclass(frozen=True)
-class Section:
-    """One study on the page, ready to be shown."""
+class Part:
+    """A study on a page: its sections, its runs with what they show, and the command that repeats it."""
 
-    id: str
     name: str
-    model: str
-    measure: str
-    train: int
-    dev: int
-    study: Study
-    selection: list[tuple[str, str, str, str]]
-    plots: dict[str, Markup]
-    means: Grid
-    maps: list[tuple[str, list[StructureMap]]]
+    sections: Sequence[Section]
+    runs: Runs
+    findings: Findings
+    command: str
+
+    @property
+    def first(self) -> list[Any]:
+        """The blocks that come first: what the study is about, whether it has ended, what it shows."""
+        lines, model, status = about(self.runs.tasks), self.runs.model, self.findings.runs["status"]
+        warning = WORDS["all"]["unfinished"].format(missing=(status == "missing").sum(), runs=len(status))
+        return [
+            Words(f"{model}; {lines[0]}" if len(lines) == 1 else f"{model}; tasks:", "quiet"),
+            Listed(lines if len(lines) > 1 else [], "quiet"),
+            *(block for section in self.sections if not section.title for block in section.blocks),
+            None if self.runs.complete else Words(warning, "warning"),
+            Listed(self.findings.sentences, "verdict"),
+        ]
+
+    @property
+    def rest(self) -> list[Section]:
+        """The study's sections; then all runs, what is known of the data, and how to repeat the study."""
+        runs, of = self.runs, {task.task for task in self.runs.tasks}
+        data = [
+            f"{task.task}: {sentence}" if len(of) > 1 else sentence
+            for task in runs.tasks
+            for sentence in task.description
+        ]
+        outcome = next((run.outcome for run in runs.runs if run.outcome is not None), None)
+        particulars = [
+            Heading("All runs"),
+            Table(self.findings.runs.dropna(axis=1, how="all"), "all runs"),
+            Heading("Data") if data else None,
+            Listed(list(dict.fromkeys(data))),
+            Heading("Settings"),
+            Words(Markup("To repeat: <code>{}</code>").format(self.command)),
+            Facts(runs.settings),
+            Heading("Versions"),
+            Facts(outcome.environment if outcome is not None else {}),
+        ]
+        titled = [section for section in self.sections if section.title]
+        return [*titled, Section("Runs and settings", particulars)]
 
 
-def write_report(
-    path: Path,
-    studies: Sequence[Looked],
-    tables: Mapping[str, pd.DataFrame],
-    commands: Mapping[Path, str],
-    sensitivity: Mapping[Path, Mapping[str, pd.DataFrame]],
+def write_page(
+    path: Path, title: str, sections: Sequence[Section], runs: Runs, findings: Findings, command: str
 ) -> None:
-    """Write one page about one study or several.
+    """Write the page about a study; `command` repeats it."""
+    part = Part("", sections, runs, findings, command)
+    _write(path, title, [Section("", part.first), *part.rest])
 
-    `tables` are `gains` and the paper's tables, by name; `commands` has what repeats each, `sensitivity` its further
-    tables by title, both by the study's folder.
+
+def write_parts(
+    path: Path, title: str, before: Sequence[Section], parts: Sequence[Part], after: Sequence[Section] = ()
+) -> None:
+    """Write one page about several studies, with sections before and after them.
+
+    What a section after them shows of all studies is left out of each.
     """
-    ordered = in_order(studies)
-    several, names = len(ordered) > 1, names_of(ordered)
-    write_html(
-        path,
-        "report.html.jinja",
-        title=f"Tickets in {len(ordered)} studies" if several else _title(ordered[0]),
-        sections=[
-            _section(f"study-{i}", name, one, commands[one.record.folder], sensitivity[one.record.folder])
-            for i, (name, one) in enumerate(zip(names, ordered, strict=True))
-        ],
-        several=several,
-        average=task_average(ordered).sentence() if several else "",
-        tables={name: grid(table) for name, table in tables.items() if name != "gains"},
-        gains=grid(tables["gains"]),
-        by_level=plot(
-            gains_by_level([(name, one.conclusions.means) for name, one in zip(names, ordered, strict=True)])
-        ),
-    )
+    shown, once = list(before), {section.title for section in after}
+    for i, part in enumerate(parts):
+        shown.append(Section(part.name, part.first, anchor(i)))
+        shown += [_below(section) for section in part.rest if section.title not in once]
+    _write(path, title, [*shown, *after], {anchor(i): part.name for i, part in enumerate(parts)})
 
 
-def _title(one: Looked) -> str:
-    return f"Super ticket of {model_name(one.record.subject.model)} on {one.record.name}"
+def anchor(place: int) -> str:
+    """Return the address on the page of one of several studies."""
+    return f"study-{place}"
 
 
-def _section(anchor: str, name: str, one: Looked, command: str, sensitivity: Mapping[str, pd.DataFrame]) -> Section:
-    record, seen = one.record, one.conclusions
-    subject, table = record.subject, record.table
-    plots = {
-        "phases": plot(phase_curves(seen.means, subject.measure)),
-        "distribution": plot(score_distribution(table, subject.measure)),
-        "cost": plot(cost_against_score(table, subject.measure)),
-    }
-    if not seen.agreement.empty:
-        plots["agreement"] = plot(ticket_agreement(seen.agreement))
-    titles = {"std": "standard deviation", "low": "95 % low", "high": "95 % high"}
-    columns = ["kind", "level", "mean", "std", "low", "high", "runs"]
-    return Section(
-        id=anchor,
-        name=name,
-        model=model_name(subject.model),
-        measure=subject.measure,
-        train=subject.train,
-        dev=len(subject.targets),
-        study=Study.of(record, seen.sentences, table, command, sensitivity),
-        selection=_selection(one),
-        plots=plots,
-        means=grid(seen.means[columns].rename(columns=titles).reset_index(drop=True), RUNS),
-        maps=_maps(one),
-    )
+def model_name(name: str) -> str:
+    """Return what a model is called on a page."""
+    return "the default encoder" if name == "default" else name
 
 
-def _selection(one: Looked) -> list[tuple[str, str, str, str]]:
-    """Return rows of the table of gains: what was done, gain over dense, 95 % interval, p."""
-    seen, rows = one.conclusions, []
-    names = ("best level and epoch chosen on the dev set that scores it (the paper's way)", "the same choice, paid for")
-    for name, gain in zip(names, (seen.paper, seen.honest), strict=True):
-        if gain is not None:
-            test = gain.test
-            interval = f"{test.low:+.2f} to {test.high:+.2f}" if test.tested else "-"
-            rows.append((name, f"{gain.mean:+.2f}", interval, f"{test.p:.2g}" if test.tested else "-"))
-    if seen.control is not None:
-        rows.append((f"best of {seen.controls} dense runs with other seeds", f"{seen.control.paper:+.2f}", "-", "-"))
-        rows.append(("the same choice among dense runs, paid for", f"{seen.control.honest:+.2f}", "-", "-"))
-    return rows
+def about(tasks: Sequence[TaskInfo]) -> list[str]:
+    """Return what each task's data are, a sentence a task; a task may have training sets of several sizes."""
+    of_name: dict[str, list[TaskInfo]] = {}
+    for task in tasks:
+        of_name.setdefault(task.task, []).append(task)
+    return [
+        f"{name}: {', '.join(f'{task.train:,}' for task in of)} training and {len(of[0].targets):,} dev examples; "
+        f"score: {of[0].measure}."
+        for name, of in of_name.items()
+    ]
 
 
-def _maps(one: Looked) -> list[tuple[str, list[StructureMap]]]:
-    """Return the winning tickets as drawings, level by level."""
-    chosen = select_super(one.record.table)
-    best = None if chosen is None else Role("winning", float(chosen["level"]), int(chosen["seed"]))
-    levels: dict[float, list[StructureMap]] = {}
-    for row in sorted(one.record.rows, key=lambda row: (row.role.level, row.role.seed)):
-        if row.role.kind == "winning" and row.role.level and row.ticket is not None:
-            drawn = StructureMap.of(f"seed {row.role.seed}", row.ticket, row.role == best)
-            levels.setdefault(row.role.level, []).append(drawn)
-    return [(f"{level:.0%} pruned", maps) for level, maps in levels.items()]
+def _below(section: Section) -> Section:
+    """Return a section as a part of another."""
+    blocks = [replace(block, level=4) if isinstance(block, Heading) else block for block in section.blocks]
+    return replace(section, blocks=blocks, level=3)
+
+
+def _write(path: Path, title: str, sections: Sequence[Section], links: Mapping[str, str] | None = None) -> None:
+    script = Markup(f"<script>{plotly.offline.get_plotlyjs()}</script>")
+    content = {"title": title, "sections": sections, "links": links or {}, "version": version("supertickets")}
+    write_atomically(path, environment().get_template("page.html.jinja").render(content, plotly=script))
