@@ -1,114 +1,119 @@
-"""The page about tickets of some tasks on others (a study of `transfer`)."""
+"""What the page of a study of `transfer` says: gains by source and target, how alike tickets are."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from supertickets.evidence.magnitude import published_weights
-from supertickets.evidence.record import Record
-from supertickets.evidence.table import DENSE
-from supertickets.evidence.transfer import Transfer, own_tickets
-from supertickets.report.html import Grid, Study, grid, model_name, write_html
-from supertickets.report.shades import Shade, Shades, matrix_names, most_of, strength_of
+from supertickets.evidence.imp import published_weights
+from supertickets.evidence.runs import DENSE, Runs
+from supertickets.evidence.transfer import TransferFindings, own_tickets
+from supertickets.report.imp import by_matrix
+from supertickets.report.sections import WORDS, Block, Heading, HeatMap, Section, Table, Words, strength, titled
 
-_OWN, _SAME_TASK, _AS_GOOD, _MISSING, _ASIDE = "own", "same-task", "as-good", "missing", "aside"
-_TESTS = ["source", "target", "mean", "std", "runs", "gain", "low", "high", "p", "p_holm", "to_same", "p_same", "dark"]
-_TITLES = {"to_same": "over own", "p_same": "p own", "dark": "as good"}
-_SIGNED = dict.fromkeys(("gain", "low", "high", "over own"), "{:+.2f}")
-
-
-def write_transfer_report(path: Path, record: Record, seen: Transfer, command: str) -> None:
-    """Write the page about a study of `transfer`; `command` repeats it."""
-    model = model_name(record.subject.model)
-    tests = seen.means[seen.means["source"] != DENSE][_TESTS].rename(columns=_TITLES)
-    write_html(
-        path,
-        "transfer.html.jinja",
-        title=f"Tickets of {model} on other tasks",
-        model=model,
-        sources=list(seen.sources),
-        subjects=record.subjects,
-        study=Study.of(record, seen.sentences, seen.runs, command),
-        started=bool(len(seen.means)),
-        gains=_gains(seen),
-        scores=_scores(seen),
-        tests=grid(tests.reset_index(drop=True), _SIGNED | {"runs": "{:.0f}"}),
-        published=_published(seen.published),
-        overlaps=grid(seen.overlaps, dict.fromkeys(("jaccard", "by tensor", "chance"), "{:.1%}")),
-        by_place=Shades.of(100 * seen.by_place, "{:+.1f}", None, matrix_names(seen.by_place)),
-    )
+_TESTS = ["source", "task", "mean", "std", "runs", "gain", "low", "high", "p", "p_holm", "to_same", "p_same", "dark"]
+_TITLES = {"task": "target", "to_same": "over own", "p_same": "p own", "dark": "as good"}
+_MATRIX = "gains over the dense model, by source and target"
+_SAID = WORDS["transfer"]
 
 
-def _gains(seen: Transfer) -> Shades:
-    """Return the matrix of gains over the dense model as shades, with the means beside it."""
-    means, own = _by_cell(seen), own_tickets(seen.sources)
-    most, rows = most_of(seen.gains[list(seen.targets)]), []
-    beside = seen.gains.to_dict("index")
-    for source, task in seen.sources.items():
-        cells = []
-        for target in seen.targets:
-            marks = (_OWN,) if own.get(target) == source else (_SAME_TASK,) if task == target else ()
-            at = seen.runs[(seen.runs["source"] == source) & (seen.runs["target"] == target)]
-            name = f"{source} on {target}, {at['score'].notna().sum()} of {len(at)} seeds"
-            row = means.get((source, target))
-            if row is None or np.isnan(row["gain"]):
-                cells.append(Shade("-", f"{name}: nothing to compare yet", marks=(*marks, _MISSING)))
-                continue
-            as_good = row["dark"] is True and _OWN not in marks
-            cells.append(_gain(row["gain"], most, f"{name}: {_with_std(row)}{_interval(row)}", marks, as_good))
-        for column, form in (("other tasks", "{:+.2f}"), ("as good as own", "{:.0f}")):
-            value = beside[source][column]
-            cells.append(Shade("-" if pd.isna(value) else form.format(value), marks=(_ASIDE,)))
-        rows.append((source, cells))
-    return Shades([*seen.targets, "other tasks", "● of them"], rows)
+def transfer_sections(findings: TransferFindings, runs: Runs) -> list[Section]:
+    """Return what the page says of a study of `transfer`."""
+    return [
+        Section("", [Words(_SAID["about"].format(", ".join(findings.sources)), "quiet")]),
+        Section("Gains over the dense model", _gains(findings)),
+        *([Section("How alike tickets are", _overlaps(findings))] if len(findings.overlaps) else []),
+    ]
 
 
-def _by_cell(seen: Transfer) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row["source"], row["target"]): dict(row) for _, row in seen.means.astype(object).iterrows()}
+def _gains(findings: TransferFindings) -> list[Block]:
+    blocks: list[Block] = [Words(WORDS["all"]["none"])]
+    if len(findings.means):
+        tests = findings.means[findings.means["source"] != DENSE][_TESTS].rename(columns=_TITLES)
+        tested = Table(tests.reset_index(drop=True), "gains and tests")
+        blocks = [Words(_SAID["gains"], "key"), _matrix(findings), Words(_SAID["beside"], "quiet")]
+        blocks += titled("Scores", _scores(findings), _SAID["scores"]) + titled("Tests", tested, _SAID["tests"])
+    if findings.published.size:
+        blocks += [Heading("The paper's Figure 2"), Words(_SAID["published"], "key"), _published(findings.published)]
+    return blocks
 
 
-def _gain(gain: float, most: float, said: str, marks: tuple[str, ...], as_good: bool) -> Shade:
-    # By the square root: one task that loses much would else leave all other cells without a colour.
-    text = f"{gain:+.2f}"
-    return Shade(
-        f"● {text}" if as_good else text,
-        f"{said}; at least as good as the target's own ticket" if as_good else said,
-        strength_of(gain, most, 0.5),
-        gain < 0,
-        (*marks, _AS_GOOD) if as_good else marks,
-    )
+def _matrix(findings: TransferFindings) -> HeatMap:
+    """Return the matrix of gains over the dense model, with the means beside it."""
+    own, runs = own_tickets(findings.sources), findings.runs.groupby(["source", "task"])["score"]
+    of = pd.MultiIndex.from_product([findings.sources, findings.targets], names=["source", "task"])
+    cells = findings.means.set_index(["source", "task"]).reindex(of)
+    cells = cells.assign(done=runs.count(), seeds=runs.size()).reset_index()
+    cells["mark"] = [
+        "own" if own.get(task) == source else "same-task" if findings.sources[source] == task else ""
+        for source, task in zip(cells["source"], cells["task"], strict=True)
+    ]
+    cells["as_good"] = cells["dark"].eq(True) & (cells["mark"] != "own")
+    cells["said"] = [
+        f"{row['source']} on {row['task']}, {row['done']:.0f} of {row['seeds']:.0f} seeds: {_in_words(row)}"
+        for _, row in cells.iterrows()
+    ]
+    aside = {"other tasks": findings.gains["other tasks"], "● of them": findings.gains["as good as own"]}
+    return _heat_map(cells, _MATRIX, list(findings.sources), list(findings.targets), aside)
 
 
-def _published(published: pd.DataFrame) -> Shades:
+def _published(published: pd.DataFrame) -> HeatMap:
     """Return the paper's matrix in the same way."""
     theirs: Mapping[str, Mapping[str, float]] = published_weights()["figure 2"]
-    most, rows = most_of(published), []
-    for source, values in published.to_dict("index").items():
-        cells = []
-        for target, gain in values.items():
-            marks = (_OWN,) if source == target else ()
-            as_good = source != target and gain >= theirs[str(target)][str(target)]
-            cells.append(_gain(gain, most, f"{source} on {target}", marks, as_good))
-        rows.append((str(source), cells))
-    return Shades([str(name) for name in published.columns], rows)
+    cells = published.rename_axis("source").reset_index().melt("source", var_name="task", value_name="gain")
+    own = cells["source"] == cells["task"]
+    cells["mark"], cells["said"] = np.where(own, "own", ""), cells["source"] + " on " + cells["task"]
+    cells["as_good"] = ~own & (cells["gain"] >= cells["task"].map(lambda task: theirs[task][task]))
+    return _heat_map(cells, f"the paper's {_MATRIX}", list(published.index), list(published.columns))
 
 
-def _scores(seen: Transfer) -> Grid:
+def _heat_map(
+    cells: pd.DataFrame, name: str, sources: list[str], targets: list[str], aside: Mapping[str, Any] | None = None
+) -> HeatMap:
+    """Return gains by source and task as a heat map, with columns beside it."""
+    good, missing = cells["as_good"], cells["gain"].isna()
+    numbers = cells["gain"].map("{:+.2f}".format, na_action="ignore").astype(object)
+    cells["text"] = numbers.where(~good, "● " + numbers)
+    cells["mark"] += np.where(good, " as-good", "") + np.where(missing, " missing", "")
+    cells["said"] += np.where(good, "; at least as good as the target's own ticket", "")
+    text, mark, said, gains = (
+        cells.pivot(index="source", columns="task", values=value).reindex(index=sources, columns=targets)
+        for value in ("text", "mark", "said", "gain")
+    )
+    for title, column in (aside or {}).items():
+        text[title], mark[title], said[title] = column, "aside", title
+    text = text.rename_axis(index=None, columns=None)
+    # By the square root: one task that loses much would else leave all other cells without a colour.
+    return HeatMap(text, name, shades=strength(gains, power=0.5), marks=mark, says=said)
+
+
+def _scores(findings: TransferFindings) -> Table:
     """Return mean scores with standard deviations, the dense model's first; cells sort by the mean."""
-    means, rows = _by_cell(seen), []
-    for source in (DENSE, *seen.sources):
-        found = [means.get((source, target)) for target in seen.targets]
-        cells: list[tuple[str, Any]] = [("-", "") if row is None else (_with_std(row), row["mean"]) for row in found]
-        rows.append([(source, source), *cells])
-    return Grid(["source", *seen.targets], rows)
+    said = findings.means.assign(said=[_with_std(row) for _, row in findings.means.iterrows()])
+    matrix = said.pivot(index="source", columns="task", values="said")
+    matrix = matrix.reindex(index=[DENSE, *findings.sources], columns=list(findings.targets))
+    return Table(matrix.rename_axis(index="source", columns=None), "scores by source and target")
 
 
-def _with_std(row: Mapping[str, Any]) -> str:
+def _with_std(row: Any) -> str:
     return f"{row['mean']:.1f}" + (f" ± {row['std']:.1f}" if np.isfinite(row["std"]) else "")
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    return f"; 95 % from {row['low']:+.2f} to {row['high']:+.2f}, p = {row['p']:.2g}" if np.isfinite(row["p"]) else ""
+def _in_words(row: Any) -> str:
+    if pd.isna(row["gain"]):
+        return "nothing to compare yet"
+    interval = f"; 95 % from {row['low']:+.2f} to {row['high']:+.2f}, p = {row['p']:.2g}"
+    return _with_std(row) + (interval if np.isfinite(row["p"]) else "")
+
+
+def _overlaps(findings: TransferFindings) -> list[Block]:
+    places = findings.by_place
+    meaning = _SAID["overlaps"].format(_SAID["tensors"] if len(places) else "")
+    blocks: list[Block] = [Table(findings.overlaps, "overlaps of tickets"), Words(meaning, "quiet")]
+    if len(places):
+        table = by_matrix(places, "overlap above chance, by layer and matrix", "{:+.1f}")
+        blocks += [Heading("By layer and matrix"), Words(_SAID["places"], "key"), table]
+    return blocks

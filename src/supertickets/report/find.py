@@ -1,0 +1,156 @@
+"""What pages say of super tickets: of a study of `find`, and of several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from supertickets.evidence.find import FindFindings
+from supertickets.evidence.runs import CONTROL, DENSE, Runs
+from supertickets.report.maps import StructureMap
+from supertickets.report.page import anchor
+from supertickets.report.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
+from supertickets.report.plots import DENSE as DENSE_STYLE
+from supertickets.report.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
+
+STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing", "super"))}
+STYLES |= {DENSE: DENSE_STYLE, CONTROL: CHANCE}
+PAPER = "tables"
+"""The section of the paper's tables, which the page of several studies has once."""
+_LEVELS = {"title": "share of heads and of FFNs pruned", "tickformat": ".0%"}
+_MEANS = {"std": "standard deviation", "low": "95 % low", "high": "95 % high"}
+_SAID = WORDS["find"]
+
+
+def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
+    """Return what the page says of a study of `find`."""
+    own, measure, means = runs.only(stage=None), runs.task.measure, findings.means
+    table = means[["kind", "level", "mean", "std", "low", "high", "runs"]].rename(columns=_MEANS)
+    agreement, spread = findings.agreement, findings.spread
+    figures = {
+        "Every run's score": Figure(score_distribution(own.table, measure), *_SAID["distribution"]),
+        "Cost against score": Figure(cost_against_score(own.table, measure), *_SAID["cost"]),
+    }
+    sections = [
+        Section("What remains of the gain", _remains(findings)),
+        Section("Phases", [Figure(phase_curves(means, measure), *_SAID["phases"]), Table(table, "mean scores")]),
+        *(Section(title, [figure]) for title, figure in figures.items()),
+        Section("What the winning tickets keep", _maps(findings, own)),
+        Section("Do seeds agree?", [Figure(seeds_alike(agreement), *_SAID["agreement"])] if len(agreement) else []),
+    ]
+    if spread is not None:
+        sections.append(tables_section(spread.tables(), "Sensitivity", _SAID["spread"]))
+    sections.append(paper_section(findings.paper_tables))
+    return [section for section in sections if section.blocks]
+
+
+def paper_section(tables: Mapping[str, pd.DataFrame]) -> Section:
+    """Return the section of the paper's tables."""
+    shown = {name: table for name, table in tables.items() if name != "gains"}
+    return tables_section(shown, "The paper's tables", _SAID["tables"], PAPER)
+
+
+def overview(names: Sequence[str], findings: Sequence[FindFindings], gains: pd.DataFrame, average: str) -> Section:
+    """Return what the page of several studies says of all: their verdicts, gains by level, tests."""
+    link = Markup('<a href="#{}"><strong>{}</strong></a>: {}')
+    verdicts = [one.verdict for one in findings]
+    said = [Words(link.format(anchor(i), names[i], verdict)) for i, verdict in enumerate(verdicts)]
+    plot = gains_by_level({name: one.means for name, one in zip(names, findings, strict=True)})
+    blocks = [Words(average, "verdict"), *said, Figure(plot, *_SAID["gains"]), Heading("Gains and tests")]
+    tests = Table(gains, "gains and tests of all studies")
+    return Section("Overview", [*blocks, tests, Words(_SAID["tests"], "quiet")], "overview")
+
+
+def _remains(findings: FindFindings) -> list[Block]:
+    """Return what super tickets gain, judged in several ways."""
+    rows = []
+    if findings.paper is not None and findings.honest is not None:
+        how = "best level and epoch chosen on the dev set that scores it (the paper's way)"
+        for name, gain in ((how, findings.paper), ("the same choice, cross-fitted", findings.honest)):
+            test = gain.test
+            interval, p = f"{test.low:+.2f} to {test.high:+.2f}", f"{test.p:.2g}"
+            rows.append((name, f"{gain.mean:+.2f}", *((interval, p) if test.tested else ("-", "-"))))
+    if (control := findings.control) is not None:
+        how = f"best of {findings.controls} dense runs with other seeds"
+        for name, value in ((how, control.paper), ("the same choice among dense runs, cross-fitted", control.honest)):
+            rows.append((name, f"{value:+.2f}", "-", "-"))
+    table = pd.DataFrame(rows, columns=["super ticket over dense", "gain", "95 % interval", "p"])
+    return [Table(table, "gain over the dense model", wrap=True), Words(_SAID["remains"], "quiet")] if rows else []
+
+
+def _maps(findings: FindFindings, runs: Runs) -> list[Block]:
+    """Return the winning tickets as drawings, level by level."""
+    best = None if findings.chosen is None else (findings.chosen["level"], findings.chosen["seed"])
+    levels: dict[float, list[StructureMap]] = {}
+    for run in runs.every(kind="winning"):
+        level, name = float(run.step.labels["level"]), f"seed {run.step.labels['seed']}"
+        if level and run.trial is not None:
+            chosen = (level, run.step.labels["seed"]) == best
+            drawn = StructureMap.of(name, run.trial.ticket, f"{level:.0%} pruned, {name}", chosen)
+            levels.setdefault(level, []).append(drawn)
+    blocks = [(Heading(f"{level:.0%} pruned"), Maps(maps)) for level, maps in sorted(levels.items())]
+    return [Words(_SAID["maps"], "key"), *(block for pair in blocks for block in pair)] if blocks else []
+
+
+def phase_curves(means: pd.DataFrame, measure: str) -> go.Figure:
+    """Return the phase-transition plot (paper, Figure 4): mean score by level for each kind, with its interval."""
+    figure, tickets = go.Figure(), {kind: STYLES[kind] for kind in ("winning", "random", "losing")}
+    hover = (
+        "%{x:.0%}<br>mean %{y:.2f} (95 %: %{customdata[0]:.2f} to %{customdata[1]:.2f})<br>standard deviation "
+        "%{customdata[2]:.2f}<br>%{customdata[3]} runs"
+    )
+    draw_each(figure, means, tickets, "level", "mean", hover, ["low", "high", "std", "runs"])
+    for _, row in means[means["kind"] == DENSE].head(1).iterrows():
+        label = f"dense {row['mean']:.2f}"
+        draw_level(figure, label, row["mean"], float(means["level"].max()), row["low"], row["high"])
+    return laid_out(figure, _LEVELS, f"dev {measure} (%)")
+
+
+def score_distribution(table: pd.DataFrame, measure: str) -> go.Figure:
+    """Return every run's score as a point, by kind and level: what the means are made of."""
+    figure, finished = go.Figure(), table[table["status"] == "finished"]
+    aside = finished["kind"].map({"winning": -0.012, "losing": 0.012, CONTROL: 0.012}).fillna(0.0)
+    hover = "%{customdata[0]:.0%}, seed %{customdata[1]}<br>%{y:.2f}"
+    rows, data = finished.assign(x=finished["level"] + aside), ["level", "seed"]
+    draw_each(figure, rows, STYLES, "x", "score", hover, data, mode="markers", opacity=0.75)
+    return laid_out(figure, _LEVELS, f"dev {measure} (%)")
+
+
+def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
+    """Return mean score against cost, with the front of what nothing cheaper beats."""
+    figure, finished = go.Figure(), table[(table["status"] == "finished") & (table["kind"] != CONTROL)]
+    points = finished.groupby(["kind", "level"], sort=False)[["inference", "remaining", "score"]].mean().reset_index()
+    hover = "%{customdata[0]:.0%}<br>%{y:.2f} at %{x:.0%} of the FLOPs, %{customdata[1]:.0%} of the parameters"
+    draw_each(figure, points, STYLES, "inference", "score", hover, ["level", "remaining"], mode="markers")
+    ordered = points.sort_values(["inference", "score"], ascending=[True, False])
+    front = ordered[ordered["score"] > ordered["score"].cummax().shift(fill_value=-np.inf)]
+    line, x, y = {"color": "#009E73", "shape": "hv", "width": 1.5}, front["inference"], front["score"]
+    draw(figure, "nothing cheaper is better", DENSE_STYLE, x, y, "", mode="lines", line=line, hoverinfo="skip")
+    return laid_out(figure, {"title": "forward FLOPs, share of dense", "tickformat": ".0%"}, f"mean dev {measure} (%)")
+
+
+def seeds_alike(agreement: pd.DataFrame) -> go.Figure:
+    """Return how far the winning tickets of different seeds prune the same structures, with what chance gives."""
+    figure, level = go.Figure(), agreement["level"]
+    for part, name, style in (("heads", "heads", STYLES["winning"]), ("ffns", "FFNs", STYLES["random"])):
+        hover = f"%{{x:.0%}}: %{{y:.0%}} of the {name} pruned are the same; chance %{{customdata:.0%}}"
+        chance = agreement[f"{part}_chance"]
+        draw(figure, f"{name} that another seed pruned too", style, level, agreement[part], hover, chance)
+    draw(figure, "chance", CHANCE, level, agreement["heads_chance"], "chance %{y:.0%}", mode="lines")
+    return laid_out(figure, _LEVELS, {"title": "shared between seeds", "tickformat": ".0%", "range": [0, 1.05]})
+
+
+def gains_by_level(means: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Return, for several studies, the winning tickets' mean gain over the dense mean at each level."""
+    figure = go.Figure()
+    for i, (name, found) in enumerate(means.items()):
+        dense, winning = (found[found["kind"] == kind] for kind in (DENSE, "winning"))
+        if len(dense) and len(winning):
+            gain = winning["mean"] - dense["mean"].iloc[0]
+            draw(figure, name, look(i), winning["level"], gain, f"{plain(name)}<br>%{{x:.0%}}: %{{y:+.2f}}")
+    figure.add_hline(y=0, line={"color": GREY, "width": 1})
+    return laid_out(figure, _LEVELS, "winning tickets' mean gain over dense", showlegend=True)
