@@ -12,19 +12,19 @@ import pytest
 from helpers.browser import requests, set_screen
 from helpers.models import save_tiny_model
 from helpers.trials import write_words
+from supertickets import Result, find, report
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
-from supertickets.evidence.conclusions import Conclusions, Gain, agreement, conclude
+from supertickets.evidence.find import FindFindings, Gain, agreement
 from supertickets.evidence.phases import Phases
-from supertickets.evidence.record import Record, Subject
+from supertickets.evidence.published import published
+from supertickets.evidence.runs import Runs, TaskInfo
 from supertickets.evidence.selection import cross_fit, halved_scores
-from supertickets.evidence.table import Role, Row
-from supertickets.evidence.tables import Looked, gains, paper_tables, published, task_average, write_tables
-from supertickets.studies.find import FindResult, find
-from supertickets.studies.folder import open_study
-from supertickets.studies.report import report
-from supertickets.studies.study import recall
+from supertickets.evidence.tables import AnalysedStudy, gains, paper_tables, task_average
+from supertickets.lab.steps import Run, Step
+from supertickets.studies.inputs import open_study
+from supertickets.studies.pages import write_tables
 from supertickets.tasks import TaskSource
 from supertickets.tasks.metrics import evaluate
 from supertickets.tickets import Ticket
@@ -43,7 +43,7 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FindResult]:
+def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """Three studies on one base model: accuracy with a control, accuracy under a hostile name, correlations."""
     base = tmp_path_factory.mktemp("studies")
     model = str(save_tiny_model(base / "model"))
@@ -60,66 +60,65 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FindResult]:
     }
 
 
-def look(folder: Path) -> Looked:
+def look(folder: Path) -> AnalysedStudy:
     study = open_study(folder)
-    assert study is not None
-    record = recall(study)
-    return Looked(record, conclude(record))
+    runs = study.replay()
+    return AnalysedStudy(runs, study.study.analyse(runs, study.settings))
 
 
 # --- conclusions ------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_is_read_again_without_model_and_data(studies: dict[str, FindResult], tmp_path: Path) -> None:
+def test_a_folder_is_read_again_without_model_and_data(studies: dict[str, Result], tmp_path: Path) -> None:
     """What `find` saw is what is recalled, elsewhere on disk and with model and files gone."""
     done = studies["words"]
     copy = shutil.copytree(done.folder, tmp_path / "copy")
     settings = (copy / "settings.yaml").read_text()
     (copy / "settings.yaml").write_text(settings.replace(str(done.folder.parent), "/nowhere"))
     one = look(copy)
-    assert one.record.complete
-    pd.testing.assert_frame_equal(one.record.table, done.table)
-    assert one.conclusions.verdict == done.verdict
+    assert one.runs.complete
+    pd.testing.assert_frame_equal(one.runs.table, done.table)
+    assert one.findings.verdict == done.verdict
 
 
-def test_gains_are_what_predictions_say(studies: dict[str, FindResult]) -> None:
+def test_gains_are_what_predictions_say(studies: dict[str, Result]) -> None:
     """Against a naive loop over outcomes: each seed's best ticket and epoch, chosen on the whole dev set."""
     one = look(studies["graded"].folder)
-    record, seen = one.record, one.conclusions
+    runs, seen = one.runs, one.findings
     assert seen.paper is not None
     assert seen.honest is not None
     for seed, have_super, have_dense, have_honest in zip(
         seen.paper.seeds, seen.paper.scores, seen.paper.dense, seen.honest.scores, strict=True
     ):
-        rows = [row for row in record.rows if row.role.seed == seed and row.finished]
+        own = [run for run in runs.where() if run.step.labels["seed"] == seed]
 
-        def best(kind: str, rows: list[Row] = rows) -> float:
+        def best(kind: str, own: list[Run] = own) -> float:
             return max(
-                evaluate(record.subject.metrics, record.subject.targets, epoch)["score"]
-                for row in rows
-                if row.role.kind == kind
-                for epoch in row.outcome.predictions()["dev"]
+                evaluate(runs.task.metrics, runs.task.targets, epoch)["score"]
+                for run in own
+                if run.step.labels["kind"] == kind
+                for epoch in run.outcome.predictions()["dev"]
             )
 
         assert have_super == pytest.approx(best("winning"))
         assert have_dense == pytest.approx(best("dense"))
-        runs = [
-            halved_scores(row.outcome.predictions()["dev"], record.subject.metrics, record.subject.targets)
-            for row in sorted(rows, key=lambda row: row.role.level)
-            if row.role.kind == "winning"
+        winning = [
+            halved_scores(run.outcome.predictions()["dev"], runs.task.metrics, runs.task.targets)
+            for run in sorted(own, key=lambda run: run.step.labels["level"])
+            if run.step.labels["kind"] == "winning"
         ]
-        assert have_honest == pytest.approx(cross_fit(runs).honest)
+        assert have_honest == pytest.approx(cross_fit(winning).honest)
     assert seen.paper.mean == pytest.approx(np.mean(seen.paper.scores) - np.mean(seen.paper.dense))
-    table = record.table[record.table["kind"] == "winning"]
+    table = runs.table[runs.table["kind"] == "winning"]
     assert np.mean(seen.paper.scores) == pytest.approx(table.groupby("seed")["score"].max().mean())
 
 
-def test_where_the_last_epoch_is_kept_no_epoch_is_chosen(studies: dict[str, FindResult], tmp_path: Path) -> None:
+def test_where_the_last_epoch_is_kept_no_epoch_is_chosen(studies: dict[str, Result], tmp_path: Path) -> None:
     asked = json.loads(studies["words"].settings.model_dump_json())
     files = {name: asked[name] for name in ("train_file", "dev_file")}
     small = {**SMALL, "keep_epoch": "last", "kinds": ("winning",)}
     done = find(small, task="words", model=asked["model"], out=tmp_path / "last", **files)
-    seen = look(done.folder).conclusions
+    seen = look(done.folder).findings
     assert seen.paper is not None
     table = done.table[done.table["kind"] == "dense"].sort_values("seed")
     assert list(seen.paper.dense) == pytest.approx(table["score"].tolist())
@@ -127,19 +126,19 @@ def test_where_the_last_epoch_is_kept_no_epoch_is_chosen(studies: dict[str, Find
     assert list(seen.paper.scores) == pytest.approx(best.tolist())
 
 
-def test_intervals_hold_the_means(studies: dict[str, FindResult]) -> None:
-    means = look(studies["words"].folder).conclusions.means
+def test_intervals_hold_the_means(studies: dict[str, Result]) -> None:
+    means = look(studies["words"].folder).findings.means
     assert (means["low"] <= means["mean"]).all()
     assert (means["mean"] <= means["high"]).all()
     assert (means["high"] - means["low"] > 1).all()  # sixty examples leave much open
 
 
-def test_the_control_is_dense_runs_with_other_seeds(studies: dict[str, FindResult]) -> None:
+def test_the_control_is_dense_runs_with_other_seeds(studies: dict[str, Result]) -> None:
     done = studies["words"]
     control = done.table[done.table["kind"] == "control"]
     assert control["seed"].tolist() == [3, 4, 5]  # as many as levels, after the study's own
     assert (control["remaining"] == 1).all()
-    seen = look(done.folder).conclusions
+    seen = look(done.folder).findings
     assert seen.controls == 3
     assert seen.control is not None
     dense = done.table[done.table["kind"] == "dense"]["score"].mean()
@@ -148,7 +147,7 @@ def test_the_control_is_dense_runs_with_other_seeds(studies: dict[str, FindResul
     assert "dense runs" not in studies["graded"].verdict
 
 
-def test_one_seed_gives_means_and_says_that_no_test_is_possible(studies: dict[str, FindResult], tmp_path: Path) -> None:
+def test_one_seed_gives_means_and_says_that_no_test_is_possible(studies: dict[str, Result], tmp_path: Path) -> None:
     asked = json.loads(studies["words"].settings.model_dump_json())
     files = {name: asked[name] for name in ("train_file", "dev_file")}
     small = {**SMALL, "seeds": 1, "kinds": ("winning",)}
@@ -161,19 +160,20 @@ def test_one_seed_gives_means_and_says_that_no_test_is_possible(studies: dict[st
 
 
 def test_agreement_by_hand() -> None:
-    def row(seed: int, heads: list[tuple[int, int]], ffns: list[int]) -> Row:
+    def run(seed: int, heads: list[tuple[int, int]], ffns: list[int]) -> Run:
         class Done:
             finished, status = True, "finished"
 
         class Played:
             ticket = Ticket.from_pruned(2, 4, heads, ffns)
 
-        return Row(Role("winning", 0.5, seed), Played(), Done())  # type: ignore[arg-type]
+        step = Step({"kind": "winning", "level": 0.5, "seed": seed}, lambda done: None)
+        return Run(step, Played(), Done())  # type: ignore[arg-type]
 
     shape, source = Shape(2, 4, 8, 16), TaskSource(task="t")
-    subject = Subject("m", "bert", "w", shape, "t", "d", ("0", "1"), ("accuracy",), 4, np.zeros(2, int), source)
-    rows = [row(0, [(0, 0), (0, 1)], [0]), row(1, [(0, 0), (1, 3)], [0]), row(2, [(1, 2), (1, 3)], [1])]
-    found = agreement(Record((subject,), Path("x"), {}, rows))
+    task = TaskInfo("m", "bert", "w", shape, "t", "d", ("0", "1"), ("accuracy",), 4, np.zeros(2, int), source)
+    runs = [run(0, [(0, 0), (0, 1)], [0]), run(1, [(0, 0), (1, 3)], [0]), run(2, [(1, 2), (1, 3)], [1])]
+    found = agreement(Runs((task,), Path("x"), {}, runs))
     assert found["pairs"].tolist() == [3]
     assert found["heads"].tolist() == pytest.approx([(1 / 2 + 0 + 1 / 2) / 3])
     assert found["ffns"].tolist() == pytest.approx([(1 + 0 + 0) / 3])
@@ -184,26 +184,27 @@ def test_agreement_by_hand() -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def made_up(task: str, dense: list[float], best: list[float], **changes: Any) -> Looked:
+def made_up(task: str, dense: list[float], best: list[float], **changes: Any) -> AnalysedStudy:
     """A study of which only the gains are known, BERT-base unless said otherwise."""
     values: dict[str, Any] = {
         "model": "m", "model_type": "bert", "weight_hash": "w", "shape": Shape(12, 12, 768, 3072), "task": task,
         "data_hash": "d", "labels": ("0", "1"), "metrics": ("accuracy",), "train": 4, "targets": np.zeros(2, int),
         "source": TaskSource(task=task),
     }  # fmt: skip
-    subject = Subject(**values | changes)
+    info = TaskInfo(**values | changes)
     seeds = range(len(dense))
     columns = {"kind": "dense", "level": 0.0, "seed": list(seeds), "status": "finished", "score": dense}
-    columns |= dict.fromkeys(subject.metrics, dense) | {"parameters": 10, "remaining": 1.0}
+    columns |= dict.fromkeys(info.metrics, dense) | {"parameters": 10, "remaining": 1.0}
     more = {**columns, "kind": "winning", "level": 0.1, "score": best, "parameters": 9, "remaining": 0.9}
-    more |= dict.fromkeys(subject.metrics, best)
+    more |= dict.fromkeys(info.metrics, best)
     table = pd.concat([pd.DataFrame(columns), pd.DataFrame(more)])
-    record = Record((subject,), Path(task), {}, [])
-    record.__dict__["table"] = table
+    runs = Runs((info,), Path(task), {}, [])
+    runs.__dict__["table"] = table
     gain = Gain.of(seeds, best, dense)
     phases = Phases(len(dense), False, np.nan, (), np.nan, 0.1, None, None, None, False, False)
-    seen = Conclusions(pd.DataFrame(), gain, gain, tuple([0.9] * len(dense)), None, 0, phases, pd.DataFrame(), ())
-    return Looked(record, seen)
+    none, remaining = pd.DataFrame(), tuple([0.9] * len(dense))
+    seen = FindFindings(table, none, gain, gain, remaining, None, 0, phases, none, None)
+    return AnalysedStudy(runs, seen)
 
 
 def test_tables_stand_beside_the_papers_figures() -> None:
@@ -263,7 +264,7 @@ def test_what_does_not_average_is_refused_with_a_reason() -> None:
     assert "different base models" in task_average([rte, made_up("sst2", [1, 2], [2, 4], weight_hash="v")]).reason
     assert task_average([rte]).reason == "One task has no average."
     part = made_up("sst2", [1, 2], [2, 4])
-    part.record.settings["fraction"] = 0.1  # type: ignore[index]
+    part.runs.settings["fraction"] = 0.1  # type: ignore[index]
     assert "different fractions" in task_average([rte, part]).reason
     table = paper_tables([rte, mine])["table 1"]
     assert table["Average Score"].tolist()[:3] == ["-", "-", "-"]
@@ -289,7 +290,7 @@ def test_tables_are_written_three_ways(tmp_path: Path) -> None:
 
 
 def test_several_studies_on_one_page(
-    studies: dict[str, FindResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    studies: dict[str, Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [str(studies[name].folder) for name in ("words", "hostile")]
     assert main(["report", *folders, "--out", str(tmp_path / "all")]) == 0
@@ -303,7 +304,7 @@ def test_several_studies_on_one_page(
     assert {"gains", "table 1", "table 6", "table 7"} <= set(found["tables"])
 
 
-def test_a_report_of_one_study_is_the_one_it_wrote(studies: dict[str, FindResult]) -> None:
+def test_a_report_of_one_study_is_the_one_it_wrote(studies: dict[str, Result]) -> None:
     page = studies["graded"].report
     before = page.read_bytes()
     made = report([studies["graded"].folder])
@@ -311,7 +312,7 @@ def test_a_report_of_one_study_is_the_one_it_wrote(studies: dict[str, FindResult
     assert len(page.read_bytes()) == len(before)  # plotly gives its elements new random names
 
 
-def test_a_report_of_an_unfinished_study(studies: dict[str, FindResult], tmp_path: Path) -> None:
+def test_a_report_of_an_unfinished_study(studies: dict[str, Result], tmp_path: Path) -> None:
     """Missing runs are missing, not zero; those whose tickets cannot be drawn are still told of."""
     copy = shutil.copytree(studies["words"].folder, tmp_path / "copy")
     table = studies["words"].table
@@ -319,18 +320,18 @@ def test_a_report_of_an_unfinished_study(studies: dict[str, FindResult], tmp_pat
     for key in gone["trial"]:
         (copy / "trials" / key / "outcome.json").unlink()
     one = look(copy)
-    assert not one.record.complete
-    missing = one.record.table[one.record.table["status"] == "missing"]
+    assert not one.runs.complete
+    missing = one.runs.table[one.runs.table["status"] == "missing"]
     assert len(missing) == 1 + 3 + 6  # the dense run, three random ones, what was drawn from the dense run
     assert missing["score"].isna().all()
     assert missing[missing["kind"] == "winning"]["trial"].isna().all()
-    assert one.conclusions.paper is not None
-    assert one.conclusions.paper.seeds == (0, 1)
+    assert one.findings.paper is not None
+    assert one.findings.paper.seeds == (0, 1)
     page = report([copy]).page.read_text()
     assert "This study is not finished: 10 of" in page
 
 
-def test_an_unfinished_study_is_not_finished_by_a_report(studies: dict[str, FindResult], tmp_path: Path) -> None:
+def test_an_unfinished_study_is_not_finished_by_a_report(studies: dict[str, Result], tmp_path: Path) -> None:
     from supertickets.studies.folder import status
 
     copy = shutil.copytree(studies["graded"].folder, tmp_path / "copy")
@@ -342,7 +343,7 @@ def test_an_unfinished_study_is_not_finished_by_a_report(studies: dict[str, Find
     assert (found["state"], found["total"] - found["done"]) == ("stopped", 1)
 
 
-def test_failures_are_remembered(studies: dict[str, FindResult], tmp_path: Path) -> None:
+def test_failures_are_remembered(studies: dict[str, Result], tmp_path: Path) -> None:
     """A trial that failed for good has ended; so have those that would have been drawn from it."""
     copy = shutil.copytree(studies["words"].folder, tmp_path / "copy")
     table = studies["words"].table
@@ -350,9 +351,9 @@ def test_failures_are_remembered(studies: dict[str, FindResult], tmp_path: Path)
     (copy / "trials" / key / "outcome.json").unlink()
     (copy / "trials" / key / "failure.json").write_text(json.dumps({"label": "x", "tries": 3, "traceback": "E\nbroke"}))
     one = look(copy)
-    assert one.record.complete
-    assert one.record.table["status"].value_counts().to_dict() == {"finished": 26, "missing": 6, "failed": 1}
-    assert one.record.failures == {"dense seed 2": "E\nbroke"}
+    assert one.runs.complete
+    assert one.runs.table["status"].value_counts().to_dict() == {"finished": 26, "missing": 6, "failed": 1}
+    assert one.runs.failures == {"dense seed 2": "E\nbroke"}
 
 
 def test_two_models_on_one_task_stand_side_by_side() -> None:
@@ -365,20 +366,20 @@ def test_two_models_on_one_task_stand_side_by_side() -> None:
     assert tables["table 1"].loc["ST-DNN"].tolist()[:2] == ["1.5", "4.0"]
     assert gains([one, other])["task"].tolist() == ["rte on m", "rte on n"]
     again = made_up("rte", [1.0, 2.0], [2.0, 4.0])
-    again.record.__dict__["folder"] = Path("elsewhere")
+    again.runs.__dict__["folder"] = Path("elsewhere")
     assert gains([one, again])["task"].tolist() == ["rte on m in elsewhere", "rte on m in rte"]
 
 
 def test_mnli_has_both_its_scores() -> None:
     mnli = made_up("mnli", [80.0, 82.0], [83.0, 85.0])
-    mnli.record.table["dev_mismatched_accuracy"] = mnli.record.table["accuracy"] - 1
+    mnli.runs.table["dev_mismatched_accuracy"] = mnli.runs.table["accuracy"] - 1
     one = paper_tables([mnli])["table 1"]
     assert one.columns[0] == "MNLI-m/mm Acc"
     assert one["MNLI-m/mm Acc"].tolist()[:2] == ["81.0/80.0", "84.0/83.0"]
     assert paper_tables([made_up("mnli", [80.0], [83.0])])["table 1"].columns[0] == "MNLI-m Acc"
 
 
-def test_without_winning_tickets_the_tables_have_the_dense_runs(studies: dict[str, FindResult], tmp_path: Path) -> None:
+def test_without_winning_tickets_the_tables_have_the_dense_runs(studies: dict[str, Result], tmp_path: Path) -> None:
     asked = json.loads(studies["words"].settings.model_dump_json())
     files = {name: asked[name] for name in ("train_file", "dev_file")}
     for kinds, levels in ((("random",), (0.5,)), (("winning",), (0.0,))):
@@ -395,14 +396,14 @@ def test_without_winning_tickets_the_tables_have_the_dense_runs(studies: dict[st
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("own", "that is one of the studies"),
+        ("own", "the folder of one of the studies"),
         ("nothing", "there is no study in it"),
         ("twice", "named twice"),
-        ("other", "other files (thesis.txt)"),
+        ("other", "files that are not a report's (thesis.txt)"),
     ],
 )
 def test_wrong_reports(
-    what: str, message: str, studies: dict[str, FindResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    what: str, message: str, studies: dict[str, Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = str(studies["words"].folder)
     (tmp_path / "thesis.txt").write_text("precious")
@@ -417,9 +418,9 @@ def test_wrong_reports(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_damaged_subject_is_told(studies: dict[str, FindResult], tmp_path: Path) -> None:
+def test_a_damaged_subject_is_told(studies: dict[str, Result], tmp_path: Path) -> None:
     copy = shutil.copytree(studies["graded"].folder, tmp_path / "copy")
-    (copy / "subject.safetensors").write_bytes(b"\x08")
+    (copy / "study.safetensors").write_bytes(b"\x08")
     with pytest.raises(TicketError, match="is damaged"):
         report([copy])
     find(copy / "settings.yaml", out=copy)  # as the message says
@@ -430,7 +431,7 @@ def test_a_damaged_subject_is_told(studies: dict[str, FindResult], tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def pages(studies: dict[str, FindResult], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(studies: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     every = report([one.folder for one in studies.values()], tmp_path_factory.mktemp("pages") / "all")
     return {"one study": studies["words"].report, "hostile": studies["hostile"].report, "several": every.page}
 
@@ -474,15 +475,14 @@ def test_hover_shows_values(pages: dict[str, Path], driver: Any) -> None:
 def test_tables_sort(pages: dict[str, Path], driver: Any) -> None:
     driver.get(pages["one study"].as_uri())
     script = (
-        "const table = [...document.querySelectorAll('table.sortable')].at(-1 - arguments[0]);"
+        "const table = [...document.querySelectorAll('table.sortable')].at(-1);"
         "const column = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent == 'score');"
         "const button = table.tHead.rows[0].cells[column].querySelector('button'); button.click();"
         "return [[...table.tBodies[0].rows].map(row => row.cells[column].textContent), "
         "table.tHead.rows[0].cells[column].getAttribute('aria-sort')]"
     )
-    tables = len(driver.find_elements("css selector", "#tables table"))
     for order in ("ascending", "descending"):
-        scores, said = driver.execute_script(script, tables)
+        scores, said = driver.execute_script(script)
         numbers = [float(score) for score in scores]
         assert said == order
         assert numbers == sorted(numbers, reverse=order == "descending")

@@ -1,8 +1,9 @@
 """The pages about shared tickets and about adaptation, of made-up studies; in a real browser where there is one."""
 
 import itertools
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,17 +14,21 @@ import pytest
 
 from helpers.browser import requests, set_screen
 from supertickets.anatomy import Shape
-from supertickets.evidence.adaptation import Compared, conclude_adaptation
-from supertickets.evidence.record import Record, Subject
-from supertickets.evidence.sharing import MODELS, MT_DNN, TICKET_SHARE, conclude_sharing
-from supertickets.evidence.table import Role, Row
-from supertickets.report.adapted import write_adaptation_report
-from supertickets.report.html import grid
+from supertickets.evidence.adapt import analyse_adapt
+from supertickets.evidence.compare import analyse_compare
+from supertickets.evidence.findings import Findings
+from supertickets.evidence.rates import Spread
+from supertickets.evidence.runs import Runs, TaskInfo
+from supertickets.evidence.share import MODELS, MT_DNN, TICKET_SHARE, ShareFindings, analyse_share
+from supertickets.lab.steps import Label, Run, Step
+from supertickets.report.adapt import adapt_sections
+from supertickets.report.compare import compare_sections
 from supertickets.report.maps import StructureMap
-from supertickets.report.shared import write_sharing_report
+from supertickets.report.page import write_page
+from supertickets.report.sections import Table, tables_section
+from supertickets.report.share import share_sections
 from supertickets.tasks import TaskSource
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import SharedTicket
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 SHAPE = Shape(4, 6, 48, 96)
@@ -37,66 +42,89 @@ METRICS = {"words": ("accuracy",), HOSTILE: ("accuracy",), "graded": ("pearson",
 SETTINGS = {"study": "x", "epochs": 3, "levels": (0.1, 0.2), "address": None}
 
 
-def subject(task: str, train: int = 1234) -> Subject:
-    return Subject(
-        "default", "bert", "w", SHAPE, task, "d", ("0", "1"), METRICS[task], train, np.zeros(50, int),
-        TaskSource(task=task),
+def info(task: str, train: int = 1234) -> TaskInfo:
+    return TaskInfo(
+        model="default", model_type="bert", weight_hash="w", shape=SHAPE, task=task, data_hash=f"{task} {train}",
+        labels=("0", "1"), metrics=METRICS[task], train=train, targets=np.zeros(50, int), source=TaskSource(task=task),
     )  # fmt: skip
 
 
-def row(role: Role, subjects: Sequence[Subject], tickets: Sequence[Ticket], finished: bool = True) -> Row:
+def a_run(labels: Mapping[str, Label], tasks: Sequence[TaskInfo], tickets: Sequence[Ticket], finished: bool) -> Run:
     """A run with made-up scores, better with tickets, after fine-tuning and with more examples."""
+    step, kind = Step(labels, lambda done: None), str(labels["kind"])
+    parts = [
+        SimpleNamespace(ticket=ticket, data_hash=one.data_hash) for one, ticket in zip(tasks, tickets, strict=True)
+    ]
+    recipe = SimpleNamespace(epochs=3)
+    trial: Any = SimpleNamespace(key=f"key-{step}", tasks=parts, ticket=tickets[0], recipe=recipe)
     if not finished:
-        return Row(role, None, None)
-    rng = np.random.default_rng(zlib.crc32(str(role).encode()))
-    better = 60 + 2 * ("Share" in role.kind or "Super" in role.kind) + 3 * bool(role.variant)
+        return Run(step, trial)
+    rng = np.random.default_rng(zlib.crc32(str(step).encode()))
+    better = 60 + 2 * ("Share" in kind or "Super" in kind) + 3 * (labels.get("stage") == "fine-tuned")
     by_task = []
-    for one in subjects:
+    for one in tasks:
         values = better + 2 * np.log(one.train) + rng.normal(size=len(one.metrics))
         by_task.append(
             {"dev": dict(zip(one.metrics, values.tolist(), strict=True)) | {"score": float(np.mean(values))}}
         )
     cost = {"parameters": 200_000.0, "tokens": 1e6, "flops": 1e12, "seconds": 12.3}
-    outcome = SimpleNamespace(
+    outcome: Any = SimpleNamespace(
         finished=True, status="finished", by_task=by_task, metrics=by_task[0], score=by_task[0]["dev"]["score"],
-        best_epoch=2, cost=cost, environment={"python": "3.11", "torch": "2.6"},
+        best_epoch=2, cost=cost, environment={"python": "3.11", "torch": "2.6"}, trial=trial,
+        epochs=[{"epoch": 1, "score": by_task[0]["dev"]["score"]}],
     )  # fmt: skip
-    parts = [SimpleNamespace(ticket=ticket) for ticket in tickets]
-    return Row(role, SimpleNamespace(key=f"key-{role}", tasks=parts, ticket=tickets[0]), outcome)  # type: ignore[arg-type]
+    return Run(step, trial, outcome)
 
 
-def shared_record(tasks: Sequence[str], seeds: int = 3, finished: int = 99) -> Record:
+def shared_runs(tasks: Sequence[str], seeds: int = 3, finished: int = 99) -> Runs:
     """A study of `share` whose first runs are finished."""
-    subjects, rows = [subject(task) for task in tasks], []
+    infos, runs = [info(task) for task in tasks], list[Run]()
     own = {MT_DNN: [FULL] * len(tasks), TICKET_SHARE: list(TICKETS[: len(tasks)])}
     for seed, model in itertools.product(range(seeds), MODELS):
-        rows.append(row(Role(model, 0.0, seed), subjects, own[model], len(rows) < finished))
-        for one, ticket in zip(subjects, own[model], strict=True):
-            rows.append(row(Role(model, 0.0, seed, one.task), [one], [ticket], len(rows) < finished))
-    return Record(tuple(subjects), Path("x"), SETTINGS, rows, finished >= len(rows))
+        labels: dict[str, Label] = {"stage": "shared", "kind": model, "seed": seed}
+        runs.append(a_run(labels, infos, own[model], len(runs) < finished))
+        for one, ticket in zip(infos, own[model], strict=True):
+            tuned = labels | {"stage": "fine-tuned", "task": one.task}
+            runs.append(a_run(tuned, [one], [ticket], len(runs) < finished))
+    return Runs(tuple(infos), Path("x"), SETTINGS, runs, finished >= len(runs))
 
 
-def share_page(path: Path, record: Record, scores: bool = True, **sensitivity: pd.DataFrame) -> str:
-    tasks, given = [one.task for one in record.subjects], []
-    for i, ticket in enumerate(TICKETS[: len(tasks)]):
+def share_page(path: Path, runs: Runs, scores: bool = True, spread: Spread | None = None) -> str:
+    tasks, given = [one.task for one in runs.tasks], {}
+    for i, task in enumerate(tasks):
         ours = np.random.default_rng(i).random((4, 6)) ** 3
-        found = {"heads": ours, "ffns": ours[:, 0]} if scores else {}
-        given.append(SharedTicket(ticket, {}, {}, {}, found))
-    seen = conclude_sharing(record, given)
-    tickets = dict(zip(tasks, TICKETS, strict=False))
-    write_sharing_report(path, record, seen, tickets, "supertickets share --config it.yaml", sensitivity)
+        given[task] = {"heads": ours, "ffns": ours[:, 0]} if scores else {}
+    seen = analyse_share(runs, dict(zip(tasks, TICKETS, strict=False)), given)
+    seen = ShareFindings(**{**vars(seen), "spread": spread})
+    title = f"Tickets shared by {len(tasks)} tasks on the default encoder"
+    write_page(path, title, share_sections(seen, runs), runs, seen, "supertickets share --config it.yaml")
     return path.read_text(encoding="utf-8")
 
 
 def adapt_page(path: Path, finished: int = 99) -> str:
-    subjects, rows = [subject(HOSTILE, train) for train in (23, 235, 2350)], []
+    infos, runs = [info(HOSTILE, train) for train in (23, 235, 2350)], list[Run]()
     models = ("RTE-ST-DNN", "RTE-SuperT", MT_DNN, TICKET_SHARE)
-    for one, seed, model in itertools.product(subjects, range(3), models):
-        role = Role(model, 0.0, seed, f"{one.train} examples")
-        rows.append(row(role, [one], [FULL if "DNN" in model else TICKETS[0]], len(rows) < finished))
-    record = Record(tuple(subjects), Path("x"), SETTINGS, rows, finished >= len(rows))
-    seen = conclude_adaptation(record, [Compared(models[1], models[0]), Compared(models[3], models[2])])
-    write_adaptation_report(path, record, seen, "supertickets adapt --config it.yaml")
+    for one, seed, model in itertools.product(infos, range(3), models):
+        labels: dict[str, Label] = {"kind": model, "examples": one.train, "seed": seed}
+        runs.append(a_run(labels, [one], [FULL if "DNN" in model else TICKETS[0]], len(runs) < finished))
+    study = Runs(tuple(infos), Path("x"), SETTINGS, runs, finished >= len(runs))
+    seen = analyse_adapt(study, [(models[1], models[0]), (models[3], models[2])])
+    command = "supertickets adapt --config it.yaml"
+    write_page(path, "Adapted", adapt_sections(seen, study), study, seen, command)
+    return path.read_text(encoding="utf-8")
+
+
+def compare_page(path: Path, finished: int = 99) -> str:
+    one, runs = info(HOSTILE), list[Run]()
+    for choice, kind, level, seed in itertools.product(
+        ("", "counts=ladder", "lr_schedule=released"), ("dense", "winning"), (0.0, 0.3, 0.6), range(2)
+    ):
+        if (kind == "dense") == (level == 0):
+            labels: dict[str, Label] = {"choice": choice, "kind": kind, "level": level, "seed": seed}
+            runs.append(a_run(labels, [one], [TICKETS[seed] if level else FULL], len(runs) < finished))
+    study = Runs((one,), Path("x"), SETTINGS, runs, finished >= len(runs))
+    seen, command = analyse_compare(study, ["lr_schedule=released"]), "supertickets compare --config it.yaml"
+    write_page(path, "Compared", compare_sections(seen, study), study, seen, command)
     return path.read_text(encoding="utf-8")
 
 
@@ -110,12 +138,14 @@ def pages(folder: Path) -> dict[str, str]:
     """Each page's text, less plotly; they lie in `folder` under these names."""
     frame = pd.DataFrame({HOSTILE: [0.5]}, index=["MT-DNN"])
     made = {
-        "three": share_page(folder / "three.html", shared_record(list(METRICS)), more=frame),
-        "two": share_page(folder / "two.html", shared_record([HOSTILE, "words"], seeds=2, finished=8), scores=False),
-        "begun": share_page(folder / "begun.html", shared_record(["words", HOSTILE], finished=0)),
+        "three": share_page(folder / "three.html", shared_runs(list(METRICS)), spread=Spread(frame, frame)),
+        "two": share_page(folder / "two.html", shared_runs([HOSTILE, "words"], seeds=2, finished=8), scores=False),
+        "begun": share_page(folder / "begun.html", shared_runs(["words", HOSTILE], finished=0)),
         "adapted": adapt_page(folder / "adapted.html"),
         "adapting": adapt_page(folder / "adapting.html", finished=14),
         "to adapt": adapt_page(folder / "to adapt.html", finished=0),
+        "compared": compare_page(folder / "compared.html"),
+        "to compare": compare_page(folder / "to compare.html", finished=0),
     }
     return {name: text[: text.index("<script>")] + text[text.index("</head>") :] for name, text in made.items()}
 
@@ -151,11 +181,12 @@ def test_an_unfinished_study_of_two_tasks_without_scores(pages: dict[str, str]) 
     page = pages["two"]
     assert "This study is not finished: 5 of 16 runs are missing." in page
     assert "The tickets came without importance scores" in page
-    assert page.count("plotly-graph-div") == 1  # no heatmap of a single pair, no panels
+    assert page.count("plotly-graph-div") == 1  # no panels
+    assert "overlap of all pairs" not in page  # which is a single one
     assert "Sensitivity" not in page
 
 
-@pytest.mark.parametrize(("page", "runs"), [("begun", 24), ("to adapt", 36)])
+@pytest.mark.parametrize(("page", "runs"), [("begun", 24), ("to adapt", 36), ("to compare", 18)])
 def test_a_study_with_no_run_yet(page: str, runs: int, pages: dict[str, str]) -> None:
     assert f"This study is not finished: {runs} of {runs} runs are missing." in pages[page]
     assert "No training has finished yet." in pages[page]
@@ -165,7 +196,8 @@ def test_a_study_with_no_run_yet(page: str, runs: int, pages: dict[str, str]) ->
 def test_the_page_of_an_adaptation(pages: dict[str, str]) -> None:
     page = pages["adapted"]
     for said in (
-        "RTE-ST-DNN, RTE-SuperT, MT-DNN, Ticket-Share, trained before, go on with 23, 235, 2,350 training examples",
+        "RTE-ST-DNN, RTE-SuperT, MT-DNN, Ticket-Share, trained before, go on with few training examples",
+        ": 23, 235, 2,350 training and 50 dev examples; score: accuracy.",
         "2,350 examples</button>",
         "p_holm",
         "supertickets adapt --config it.yaml",
@@ -174,6 +206,24 @@ def test_the_page_of_an_adaptation(pages: dict[str, str]) -> None:
         assert said in page, said
     assert "not finished" not in page
     assert "This study is not finished: 22 of 36 runs are missing." in pages["adapting"]
+
+
+def test_the_page_of_a_comparison(pages: dict[str, str]) -> None:
+    page = pages["compared"]
+    assert page.count(">counts=ladder</td>") == 2 + 6  # a row a level, and all runs
+    assert page.count(">lr_schedule=released</td>") == 3 + 6  # which trains the dense model otherwise, too
+    for said in ("What each choice changes", "overlap: of what is pruned", "100.0%", "p_holm"):
+        assert said in page, said
+
+
+def test_a_study_without_sections_shows_its_tables(folder: Path) -> None:
+    runs = shared_runs(["words", HOSTILE])
+    tables = {"best": pd.DataFrame({"score": [71.5]}), "nothing": pd.DataFrame()}
+    write_page(folder / "plain.html", "x", [tables_section(tables)], runs, Findings(runs.table), "supertickets mine")
+    page = (folder / "plain.html").read_text(encoding="utf-8")
+    assert "<h3>Best</h3>" in page
+    assert 'data-key="71.5">71.50</td>' in page
+    assert "Nothing" not in page
 
 
 def test_a_hostile_name_is_escaped_everywhere(pages: dict[str, str]) -> None:
@@ -185,18 +235,21 @@ def test_a_hostile_name_is_escaped_everywhere(pages: dict[str, str]) -> None:
 
 def test_a_shared_map_counts_who_keeps_what() -> None:
     drawn = StructureMap.shared("m", dict(zip("abc", TICKETS, strict=True)))
-    kept = sum(np.append(ticket.heads.ravel(), ticket.ffns).astype(int) for ticket in TICKETS)
-    assert [int(cell.mark) for cell in drawn.cells] == kept.tolist()
-    shades = {cell.mark: cell.shade for cell in drawn.cells}
-    assert shades["0"] == 0 < shades["1"] < shades["2"] < 1 == shades["3"]
+    kept = sum(np.column_stack([ticket.heads, ticket.ffns]).ravel().astype(int) for ticket in TICKETS)
+    cells = [cell for layer in drawn.layers for cell in layer]
+    assert [count for _, _, count in cells] == kept.tolist()
+    shades = {count: shade for shade, _, count in cells}
+    assert shades[0] == 0 < shades[1] < shades[2] < 1 == shades[3]
 
 
-def test_cells_of_a_grid() -> None:
-    table = pd.DataFrame({"n": [3, 4], "low": [0.001234, np.nan], "what": ["a", None], "yes": [True, False]})
-    shown = grid(table, {"n": "{:+d}"})
-    assert shown.rows[0] == [("+3", 3), ("0.0012", 0.001234), ("a", "a"), ("yes", True)]
-    assert shown.rows[1] == [("+4", 4), ("-", ""), ("-", ""), ("no", False)]
-    assert grid(table.set_index("what")).columns == ["what", "n", "low", "yes"]
+def test_cells_of_a_table() -> None:
+    table = pd.DataFrame({"low": [3, 4], "p": [0.001234, np.nan], "what": ["a", None], "yes": [True, False]})
+    html = Table(table, "cells").__html__()
+    rows = [re.findall(r'data-key="(.*?)">(.*?)</td>', row) for row in html.split("<tr>")[2:]]
+    assert rows[0] == [("3", "+3.00"), ("0.001234", "0.0012"), ("a", "a"), ("True", "yes")]
+    assert rows[1] == [("4", "+4.00"), ("", "-"), ("", "-"), ("False", "no")]
+    html = Table(table.set_index("what"), "cells").__html__()
+    assert re.findall(r'<th scope="col"><button type="button">(.*?)</button>', html) == ["what", "low", "p", "yes"]
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
@@ -208,7 +261,7 @@ def driver(pages: dict[str, str], driver: Any) -> Any:
     return driver
 
 
-PLOTS = {"three": 5, "two": 1, "adapted": 1, "adapting": 1}
+PLOTS = {"three": 4, "two": 1, "adapted": 1, "adapting": 1, "compared": 1}
 
 
 @pytest.mark.parametrize("page", PLOTS)
@@ -221,7 +274,7 @@ def test_it_works_with_no_network(page: str, folder: Path, driver: Any) -> None:
     plots = driver.find_elements("css selector", ".js-plotly-plot")
     assert len(plots) == PLOTS[page]
     for plot in plots:
-        assert plot.find_elements("css selector", ".points path, .heatmaplayer image")
+        assert plot.find_elements("css selector", ".points path")
         assert plot.size["height"] > 200
     with pytest.raises(NoAlertPresentException):
         _ = driver.switch_to.alert.text
@@ -234,7 +287,7 @@ def test_it_works_with_no_network(page: str, folder: Path, driver: Any) -> None:
 def test_names_in_plots_are_text(folder: Path, driver: Any) -> None:
     driver.get((folder / "three.html").as_uri())
     labels = [one.text for one in driver.find_elements("css selector", ".xtick text, .ytick text, .legendtext")]
-    assert sum(label.startswith("<img src=x onerror=ale") for label in labels) == 1 + 2 + 3  # axes, legends
+    assert sum(label.startswith("<img src=x onerror=ale") for label in labels) == 1 + 3  # an axis, legends
     driver.execute_script(
         "Plotly.Fx.hover([...document.querySelectorAll('.js-plotly-plot')].at(-1), [{curveNumber: 1, pointNumber: 0}])"
     )
@@ -253,7 +306,7 @@ def test_means_and_single_seeds_are_both_drawn(folder: Path, driver: Any) -> Non
 
 
 @pytest.mark.parametrize(("width", "media"), [(1280, ""), (400, ""), (720, "print")])  # 720: A4 less its margins
-@pytest.mark.parametrize("page", ["three", "adapted"])
+@pytest.mark.parametrize("page", ["three", "adapted", "compared"])
 def test_nothing_is_wider_than_the_screen(width: int, media: str, page: str, folder: Path, driver: Any) -> None:
     set_screen(driver, width, media=media)
     driver.get((folder / f"{page}.html").as_uri())
@@ -297,7 +350,7 @@ return [light(behind(document.body)), ...least];
 
 
 @pytest.mark.parametrize(("scheme", "media"), [("light", ""), ("dark", ""), ("dark", "print")])
-@pytest.mark.parametrize("page", ["three", "adapting"])
+@pytest.mark.parametrize("page", ["three", "adapting", "compared"])
 def test_all_text_is_readable(scheme: str, media: str, page: str, folder: Path, driver: Any) -> None:
     """Contrast of at least 4.5 (WCAG AA); print is dark on white whatever the screen was."""
     set_screen(driver, 1280, scheme=scheme, media=media)
@@ -321,7 +374,7 @@ def test_tables_sort(folder: Path, driver: Any) -> None:
 
 
 def test_every_picture_has_words(folder: Path, driver: Any) -> None:
-    for page, pictures in (("three", 5 + 3 + 1), ("adapted", 1)):
+    for page, pictures in (("three", 4 + 3 + 1), ("adapted", 1)):
         driver.get((folder / f"{page}.html").as_uri())
         found = driver.find_elements("css selector", "figure:not(.map, .shared), .map svg, .shared svg")
         assert len(found) == pictures

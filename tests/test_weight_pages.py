@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 import supertickets
 from helpers.browser import requests, set_screen
-from helpers.weight_records import imp_record, random_ticket, transfer_record
+from helpers.weight_records import imp_runs, random_ticket, transfer_runs
 from supertickets.cli import main
-from supertickets.evidence.magnitude import conclude_magnitude
-from supertickets.evidence.transfer import AnyTicket, conclude_transfer
-from supertickets.report.magnitude import write_magnitude_report
-from supertickets.report.shades import Shades, most_of, strength_of
-from supertickets.report.transfer import write_transfer_report
+from supertickets.evidence.imp import analyse_imp
+from supertickets.evidence.transfer import AnyTicket, analyse_transfer
+from supertickets.report.imp import imp_sections
+from supertickets.report.page import write_page
+from supertickets.report.sections import HeatMap, strength
+from supertickets.report.transfer import transfer_sections
 from supertickets.studies.report import report
 from supertickets.tickets import Ticket
 
@@ -41,8 +43,9 @@ def imp_page(path: Path, seeds: int = 3, finished: int = 99, task: str = "cola",
         base = 54.0 * (1 - rung ** WAYS.get((kind, variant), 9.0))
         of_seeds[:] = [None if score is None else base + rng.normal() for score in of_seeds]
     tickets = {(rung, seed): random_ticket(seed, (1 - rung, 0.9 - rung)) for rung in RUNGS for seed in range(seeds)}
-    record = imp_record(scores, path.with_suffix(""), task, tickets if finished else {}, **settings)
-    write_magnitude_report(path, record, conclude_magnitude(record, "sub_std"), "supertickets imp --config it.yaml")
+    runs = imp_runs(scores, path.with_suffix(""), task, tickets if finished else {}, **settings)
+    seen, title = analyse_imp(runs, "sub_std"), f"Tickets of weights of {runs.task.model} on {runs.name}"
+    write_page(path, title, imp_sections(seen, runs), runs, seen, "supertickets imp --config it.yaml")
     return path.read_text(encoding="utf-8")
 
 
@@ -61,12 +64,12 @@ def transfer_page(path: Path, finished: int = 999, structured: bool = False) -> 
             scores[source, target] = [s if len(scores) * 3 - 3 < finished else None for s in scores[source, target]]
     scores["one-shot", HOSTILE] = [None] * 3
     scores["one-shot", "mlm"][0] = None
-    record = transfer_record(scores, targets)
+    runs = transfer_runs(scores, targets)
     tickets: dict[str, AnyTicket] = {name: random_ticket(i) for i, name in enumerate(sources)}
     if structured:
         tickets = {name: Ticket.from_pruned(2, 4, [(0, i % 4)], [i % 2]) for i, name in enumerate(sources)}
-    seen = conclude_transfer(record, sources, tickets, 0.7)
-    write_transfer_report(path, record, seen, "supertickets transfer --config it.yaml")
+    seen, title = analyse_transfer(runs, sources, tickets, 0.7), f"Tickets of {runs.task.model} on other tasks"
+    write_page(path, title, transfer_sections(seen, runs), runs, seen, "supertickets transfer --config it.yaml")
     return path.read_text(encoding="utf-8")
 
 
@@ -99,9 +102,9 @@ def test_the_page_of_tickets_of_weights(pages: dict[str, str]) -> None:
     page = pages["imp"]
     for said in (
         "<title>Tickets of weights of bert-base-uncased on cola</title>",
-        "8,551 training and 1,043 dev examples of cola; score: matthews.",
+        "cola: 8,551 training and 1,043 dev examples; score: matthews.",
         "The highest sparsity at which tickets match it is",
-        "the words above go by &ldquo;own std&rdquo;",
+        "the words above go by “own std”",
         "<dt>full std</dt><dd>the mean is at most one standard deviation of the full model&#39;s runs below",
         "IMP, not rewound",
         "random masks",
@@ -115,7 +118,7 @@ def test_the_page_of_tickets_of_weights(pages: dict[str, str]) -> None:
         '<th scope="col">attention.output</th>',
         '<th scope="row">pooler</th>',
         "Do seeds agree?",
-        "averaged over tensors",
+        "by tensor: each tensor",
         "supertickets imp --config it.yaml",
         "<dt>rewind</dt><dd>0</dd>",
         "<dt>torch</dt><dd>2.6</dd>",
@@ -136,7 +139,7 @@ def test_a_single_seed_has_no_similarity(pages: dict[str, str]) -> None:
     page = pages["single"]
     assert "Do seeds agree?" not in page
     assert "A single run has no standard deviation" in page
-    assert "&ldquo;mean&rdquo;" in page
+    assert "“mean”" in page
     assert "Does rewinding matter?" in page
 
 
@@ -150,18 +153,27 @@ def test_unfinished_studies_say_so(pages: dict[str, str]) -> None:
     assert "Does rewinding matter?" not in pages["pruning"]
 
 
-def cells(page: str, label: str) -> dict[tuple[str, str], tuple[str, str, str]]:
-    """The cells of a table of shades by row and column: what they show, their style classes, their colours."""
-    table = page[page.index(f'aria-label="{label}"') :]
+def cells(page: str, label: str) -> dict[tuple[str, str], tuple[str, str, float]]:
+    """The cells of a heat map by row and column: what they show, their marks, how deep their colour is.
+
+    Blue is above zero, orange below.
+    """
+    found, table = {}, page[page.index(f'aria-label="{escape(label)}"') :]
     table = table[: table.index("</table>")]
+    depths = {}
+    for cells, r, g, b, depth in re.findall(
+        r"(#T_[^{]*)\{\s*background-color: rgba\((\d+),(\d+),(\d+),([\d.]+)", table
+    ):
+        side = {("0", "114", "178"): 1, ("213", "94", "0"): -1}[r, g, b]
+        depths |= {cell: side * float(depth) for cell in re.findall(r"#(T_\w+)", cells)}
     columns = [html.unescape(name) for name in re.findall(r'<th scope="col">(.*?)</th>', table)]
-    found = {}
     for line in re.findall(r'<tr><th scope="row">(.*)</tr>', table):
         name, rest = line.split("</th>", 1)
         parts = re.findall(r"<td([^>]*)>(.*?)</td>", rest)
         for column, (attributes, shown) in zip(columns, parts, strict=True):
             of = dict(re.findall(r'(\w+)="([^"]*)"', attributes))
-            found[html.unescape(name), column] = (shown, of.get("class", ""), of.get("style", ""))
+            marks = " ".join(mark for mark in of.get("class", "").split() if mark != "text")
+            found[html.unescape(name), column] = (shown, marks, depths.get(of.get("id", ""), 0.0))
     return found
 
 
@@ -170,16 +182,15 @@ GAINS = "gains over the dense model, by source and target"
 
 def test_the_matrix_of_gains(pages: dict[str, str]) -> None:
     found = cells(pages["transfer"], GAINS)
-    assert found["cola", "cola"][1] == "below own"
-    assert found["mlm", "mlm"][1] == "above own"
+    assert found["cola", "cola"][1] == found["mlm", "mlm"][1] == "own"
+    assert found["cola", "cola"][2] < 0 < found["mlm", "mlm"][2]
     assert "same-task" in found["mlm (not rewound)", "mlm"][1]
-    assert found["one-shot", HOSTILE] == ("-", "missing", "")
+    assert found["one-shot", HOSTILE] == ("-", "missing", 0.0)
     assert found["mlm", "cola"][0].startswith("● +")  # better than cola's own: a mark beside the colour
-    assert found["mlm", "cola"][1] == "above as-good"
+    assert found["mlm", "cola"][1] == "as-good"
     assert found["one-shot", "cola"][0].startswith("-")
-    assert found["one-shot", "cola"][1] == "below"
-    deepest, pale = found["one-shot", "cola"][2], found["mlm", "cola"][2]
-    assert float(deepest.split(":")[1]) > 2 * float(pale.split(":")[1])
+    assert found["one-shot", "cola"][1] == ""
+    assert -found["one-shot", "cola"][2] > 2 * found["mlm", "cola"][2] > 0
     assert found["mlm", "other tasks"][0].startswith("+")
     assert found["mlm", "● of them"][0] == "2"
     assert "one-shot on mlm, 2 of 3 seeds" in pages["transfer"]
@@ -189,7 +200,7 @@ def test_the_page_of_transfer(pages: dict[str, str]) -> None:
     page = pages["transfer"]
     for said in (
         "<title>Tickets of bert-base-uncased on other tasks</title>",
-        "Tickets of bert-base-uncased (cola, mlm, mlm (not rewound), &lt;b&gt;x&lt;/b&gt;, one-shot)",
+        "Tickets of cola, mlm, mlm (not rewound), &lt;b&gt;x&lt;/b&gt;, one-shot, put back to the pre-trained weights",
         "mlm: 2,000 training and 1,043 dev examples; score: matthews.",
         "This study is not finished: 4 of 54 runs are missing.",
         "over own: over the target",
@@ -199,11 +210,12 @@ def test_the_page_of_transfer(pages: dict[str, str]) -> None:
         "supertickets transfer --config it.yaml",
     ):
         assert said in page, said
-    theirs = cells(page, f"the paper&#39;s {GAINS}") or cells(page, f"the paper's {GAINS}")
+    theirs = cells(page, f"the paper's {GAINS}")
     assert {row for row, _ in theirs} == {"cola", "mlm", "one-shot"}
-    assert theirs["cola", "cola"][:2] == ("-15.62", "below own")
-    assert theirs["mlm", "cola"][:2] == ("● -7.36", "below as-good")
-    assert theirs["one-shot", "cola"][:2] == ("-22.30", "below")
+    assert theirs["cola", "cola"][:2] == ("-15.62", "own")
+    assert theirs["mlm", "cola"][:2] == ("● -7.36", "as-good")
+    assert theirs["one-shot", "cola"][:2] == ("-22.30", "")
+    assert all(shade < 0 for _, _, shade in theirs.values())
     assert ">nan<" not in page
 
 
@@ -233,20 +245,18 @@ def test_a_hostile_name_is_escaped_everywhere(pages: dict[str, str]) -> None:
     assert all("Content-Security-Policy" in page for page in pages.values())
 
 
-def test_shades() -> None:
-    table = pd.DataFrame({"a": [2.0, -4.0], "b": [np.nan, 0.0]}, index=["x", "y"])
-    shades = Shades.of(table, "{:+.1f}", shown={"a": "A"})
-    assert list(shades.columns) == ["A", "b"]
-    (_, (half, none)), (_, (full, zero)) = shades.rows
-    assert (half.text, half.strength, half.classes) == ("+2.0", 0.5, "above")
-    assert (none.text, none.classes) == ("", "")
-    assert (full.text, full.strength, full.classes, full.title) == ("-4.0", 1.0, "below", "y, a")
-    assert (zero.text, zero.strength, zero.classes) == ("+0.0", 0.0, "")
-    assert most_of(table) == 4.0
-    assert most_of(pd.DataFrame()) == 0.0
-    assert strength_of(5.0, 0.0) == 0.0
-    assert strength_of(-1.0, 4.0, 0.5) == 0.5
-    assert strength_of(9.0, 4.0) == 1.0
+def test_heat_maps() -> None:
+    table = pd.DataFrame({"a": [2.0, -4.0], "<b>": [np.nan, 0.0]}, index=["x", "y"])
+    page = HeatMap(table, "m", "{:+.1f}", shades=strength(table)).__html__()
+    assert cells(page, "m") == {
+        ("x", "a"): ("+2.0", "", 0.325), ("x", "<b>"): ("-", "", 0.0),
+        ("y", "a"): ("-4.0", "", -0.6), ("y", "<b>"): ("+0.0", "", 0.0),
+    }  # fmt: skip
+    assert 'title="y, a"' in page
+    numbers = pd.DataFrame({"a": [-1.0, 9.0, 0.0]})
+    assert strength(numbers, 4.0, 0.5)["a"].tolist() == [-0.5, 1.0, 0.0]
+    assert strength(numbers, 0.0)["a"].tolist() == [-1.0, 1.0, 0.0]
+    assert strength(pd.DataFrame()).empty
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
@@ -346,9 +356,9 @@ def test_cells_are_marked_by_more_than_colour(folder: Path, driver: Any) -> None
     assert style("td.same-task", "outline-style") == "dashed"
     assert "gradient" in style("td.missing", "background-image")
     assert style("td.as-good", "font-weight") == "700"
-    colours = {style(f"td.{side}", "background-color").rsplit(",", 1)[0] for side in ("above", "below")}
-    assert colours == {"rgba(0, 114, 178", "rgba(213, 94, 0"}
-    assert style("td.below", "print-color-adjust") == "exact"  # browsers leave colours out of prints otherwise
+    own = [cell.value_of_css_property("background-color") for cell in driver.find_elements("css selector", "td.own")]
+    assert {colour.rsplit(",", 1)[0] for colour in own} == {"rgba(0, 114, 178", "rgba(213, 94, 0"}
+    assert style("td.own", "print-color-adjust") == "exact"  # browsers leave colours out of prints otherwise
 
 
 def test_tables_sort(folder: Path, driver: Any) -> None:
@@ -423,9 +433,9 @@ def test_what_cannot_be_reported_is_told(
     studies: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(studies["imp"]), str(studies["transfer"])]) == 2
-    assert "this is one of `imp`, report it alone" in capsys.readouterr().err
-    assert main(["report", str(studies["transfer"]), "--out", str(tmp_path / "else")]) == 2
-    assert "goes into its own folder" in capsys.readouterr().err
+    assert "report studies of `imp` one at a time" in capsys.readouterr().err
+    assert main(["report", str(studies["transfer"]), "--out", str(tmp_path / "else")]) == 0
+    assert f"report: {tmp_path / 'else' / 'report.html'}" in capsys.readouterr().out
     copy = shutil.copytree(studies["transfer"], tmp_path / "copy")
     for outcome in copy.glob("trials/*/outcome.json"):
         outcome.unlink()
