@@ -1,0 +1,116 @@
+"""Checks before a study's first training, so that misuse is reported before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from supertickets.errors import TicketError
+from supertickets.evidence.runs import TaskInfo, load_tasks
+from supertickets.lab.machine import check_device
+from supertickets.lab.on_ray import check_ray
+from supertickets.lab.tracking import check_trackers
+from supertickets.models import BaseModel
+from supertickets.studies.config import EXAMPLES, SETTINGS_FILE, check_same, differences, load_settings
+from supertickets.studies.settings import StudySettings
+from supertickets.studies.study import Loaded
+from supertickets.tasks.description import describe
+
+
+def check_runner(settings: StudySettings) -> None:
+    """Raise TicketError unless trainings can run and be tracked as asked for."""
+    check_trackers(settings.track)
+    if settings.backend == "ray":
+        check_ray(settings.address)
+    check_device(settings.device)
+
+
+def check_tasks(settings: StudySettings, base: BaseModel, tasks: Loaded) -> list[TaskInfo]:
+    """Return what a study is about; raises TicketError unless each of its tasks can be trained and scored."""
+    infos = [TaskInfo.of(base, source, task) for source, task in tasks.items()]
+    _check_infos(infos)
+    return _described(infos, settings, base, tasks)
+
+
+def _check_infos(infos: Sequence[TaskInfo]) -> None:
+    """Raise TicketError for a task that cannot be scored, and for two that are one and the same."""
+    seen: dict[str, str] = {}
+    for info in infos:
+        if len(info.targets) < 2:
+            raise TicketError(f"task {info.task!r} has one dev example; expected at least two.")
+        if info.data_hash in seen:
+            raise TicketError(f"tasks {seen[info.data_hash]!r} and {info.task!r} have the same examples.")
+        seen[info.data_hash] = info.task
+
+
+def _described(infos: Sequence[TaskInfo], settings: StudySettings, base: BaseModel, tasks: Loaded) -> list[TaskInfo]:
+    """Return infos that say what was understood of the base model and of their data.
+
+    Raises TicketError where the model's files do not fit together, or the tasks' texts do not fit the model.
+    """
+    from supertickets.models import ModelSource
+    from supertickets.training.objectives import check_task, describe_tokens
+
+    source, found = ModelSource(base), []
+    for info, task in zip(infos, tasks.values(), strict=True):
+        source.check(task.form, task.outputs)
+        check_task(task, source.tokenizer, settings.max_length)
+        said = describe(task).sentences() + describe_tokens(task, source.tokenizer, settings.max_length)
+        found.append(replace(info, description=said))
+    return [replace(found[0], description=(*source.notices, *found[0].description)), *found[1:]]
+
+
+def check_folder(settings: StudySettings, infos: Sequence[TaskInfo], weights: bool = True) -> StudySettings | None:
+    """Return the settings an output folder was made with, None for a new one; raises TicketError if it is another's.
+
+    Without `weights`, the model's weights may differ: they are yet to be trained.
+    """
+    folder = settings.folder
+    check_place(folder)
+    before = load_settings(folder)
+    if before is not None:
+        there: tuple[TaskInfo, ...] = ()
+        with suppress(TicketError):  # a damaged one is written anew
+            there = load_tasks(folder)
+        settled = settings.model_copy(update={"precision": settle_precision(settings, before)})
+        check_same(settled, before, hashed=bool(there))
+        hashes = [("examples", "data_hash", EXAMPLES)]
+        if weights:
+            of_model = frozenset({"model"})
+            hashes += [("weights", "weight_hash", of_model), ("model files", "files_hash", of_model)]
+        for what, attribute, named in hashes:
+            if there and [getattr(one, attribute) for one in there] != [getattr(one, attribute) for one in infos]:
+                said = differences(settled, before, named)
+                said = f" ({said})" if said else ""
+                raise TicketError(
+                    f"--out {folder}: this folder's study has different {what}{said}; choose another folder."
+                )
+    elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
+        raise TicketError(f"--out {folder}: the folder is not empty and has no {SETTINGS_FILE}; choose another folder.")
+    return before
+
+
+def check_place(path: Path, file: bool = False) -> None:
+    """Raise TicketError unless a folder (or a `file`) is there or can be made; writes nothing."""
+    if path.exists() and path.is_dir() == file:
+        wrong, right = ("folder", "file") if file else ("file", "folder")
+        raise TicketError(f"--out {path}: that is a {wrong}; expected a {right}, or a name for a new one.")
+    above = next(up for up in (path.absolute(), *path.absolute().parents) if up.exists() or up.is_symlink())
+    if above != path.absolute() and not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise TicketError(
+            f"--out {path}: cannot be created, since {above} is not a writable folder; choose another one."
+        )
+
+
+def settle_precision(settings: StudySettings, before: StudySettings | None) -> str:
+    """Return the precision to use: a folder's recorded one goes on, so that a study is never of two."""
+    if settings.precision != "auto":
+        return settings.precision
+    if before is not None:
+        return before.precision
+    from supertickets.training.devices import choose_precision, find_device
+
+    return choose_precision("auto", find_device(settings.device))

@@ -1,0 +1,136 @@
+"""What studies hand to others: tickets, trained models, and what is shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supertickets.errors import TicketError
+from supertickets.lab.lab import Lab
+from supertickets.lab.machine import Machine
+from supertickets.lab.outcome import Outcome
+from supertickets.lab.steps import Label, Run
+from supertickets.lab.trial import Trial
+from supertickets.models import BaseModel
+from supertickets.tasks import Task, TaskSource
+from supertickets.tickets import Ticket
+from supertickets.tickets.folder import (
+    MODEL_FOLDER,
+    SharedTicket,
+    SharedWeightTicket,
+    is_of_weights,
+    load_ticket,
+    load_weight_ticket,
+)
+from supertickets.tickets.weights import WeightTicket
+from supertickets.training.recipe import Recipe
+
+if TYPE_CHECKING:  # pandas takes a second to import, which no `--help` should
+    from supertickets.evidence.runs import Runs, TaskInfo
+
+
+@dataclass(frozen=True)
+class FoundTicket:
+    """A ticket to take: its name, the task it was found on, and where it came from.
+
+    `source` and `recipe` are those of the study that found it, None for a ticket folder.
+    """
+
+    name: str
+    task: str
+    ticket: Ticket | WeightTicket
+    weight_hash: str
+    model: str
+    where: Path
+    source: TaskSource | None = None
+    recipe: Recipe | None = None
+    shared: SharedTicket | SharedWeightTicket | None = None
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model to go on from: its name, the trial that trained it, and the task whose ticket it has (None: all).
+
+    `folder` is the trial's, whose weights may have been dropped.
+    """
+
+    name: str
+    trial: Trial
+    folder: Path
+    tasks: tuple[TaskInfo, ...]
+
+
+def ticket_in(path: Path, task: TaskInfo | None = None, recipe: Recipe | None = None) -> FoundTicket:
+    """Return the ticket of a ticket folder."""
+    shared = load_weight_ticket(path) if is_of_weights(path) else load_ticket(path)
+    base = shared.base
+    return FoundTicket(
+        name=str(shared.origin.get("task") or path.name),
+        task=str(shared.origin.get("task", "")),
+        ticket=shared.ticket,
+        weight_hash=str(base["weight_hash"]),
+        model=str(base["name"]),
+        where=path,
+        source=task.source if task is not None else None,
+        recipe=recipe,
+        shared=shared,
+    )
+
+
+def finished_run(runs: Runs, name: str, **labels: Label) -> Trial:
+    """Return the trial of the run with these labels; raises TicketError, calling it `name`, unless it has finished."""
+    (run, *_) = runs.every(**labels)
+    if not run.finished or run.trial is None:
+        raise TicketError(
+            f"{runs.folder}: {name} of seed {labels['seed']} has not finished its training ({run.status}); run its "
+            "study to the end first."
+        )
+    return run.trial
+
+
+def origin_of(runs: Runs, run: Run, settings: Any) -> dict[str, Any]:
+    """Return what a ticket folder says of the run that its ticket comes from."""
+    trial, outcome = run.trial, run.outcome
+    assert trial is not None
+    assert outcome is not None
+    task = next(one for one in runs.tasks if one.data_hash == trial.tasks[0].data_hash)
+    return {
+        "task": task.task,
+        "data_hash": task.data_hash,
+        "data": list(task.description),
+        **{name: value for name, value in run.step.labels.items() if name in ("kind", "level", "sparsity", "seed")},
+        "score": outcome.score,
+        "metrics": list(task.metrics),
+        "best_epoch": outcome.best_epoch,
+        "trial": trial.key,
+        "preset": settings.preset,
+        "recipe": trial.recipe.model_dump(),
+    }
+
+
+def is_shipped(folder: Path, trial: Trial, with_model: bool) -> bool:
+    """Whether a ticket folder has the ticket of a trial, and its trained model if it is to have one."""
+    with suppress(TicketError):  # none yet, or a damaged one
+        shared = load_weight_ticket(folder) if is_of_weights(folder) else load_ticket(folder)
+        return shared.origin.get("trial") == trial.key and (not with_model or (folder / MODEL_FOLDER).is_dir())
+    return False
+
+
+@dataclass(frozen=True)
+class Shipping:
+    """What a study may ship from: its runs and findings, the base model and the tasks with their examples."""
+
+    runs: Runs
+    findings: Any
+    settings: Any
+    base: BaseModel
+    tasks: Mapping[TaskSource, Task]
+    machine: Machine
+
+    def with_weights(self, trial: Trial) -> Outcome:
+        """Return a trial's outcome with its trained weights, training it again if they were dropped."""
+        with Lab(self.runs.folder, self.machine) as lab:
+            return lab.with_weights(trial)

@@ -1,0 +1,124 @@
+"""Other studies as inputs: the one way to open a finished study, or a ticket folder, that somebody names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supertickets.errors import TicketError
+from supertickets.evidence.runs import Runs, TaskInfo, load_tasks
+from supertickets.lab.lab import replay
+from supertickets.storage import user_path
+from supertickets.studies import STUDIES
+from supertickets.studies.config import SETTINGS_FILE, settings_in
+from supertickets.studies.exchange import FoundTicket, TrainedModel, ticket_in
+from supertickets.studies.run import runs_of
+from supertickets.studies.settings import StudySettings
+from supertickets.studies.study import Study
+from supertickets.tickets import Ticket
+from supertickets.tickets.weights import WeightTicket
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study as its folder has it; `tasks` are empty if it stopped before it began."""
+
+    study: Study[Any]
+    settings: StudySettings
+    tasks: tuple[TaskInfo, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its kind."""
+        return self.study.name
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.settings.folder
+
+    @property
+    def begun(self) -> bool:
+        """Whether its steps are known."""
+        return bool(self.tasks) and (self.study.Inputs is None or self.study.inputs is not None)
+
+    def replay(self) -> Runs:
+        """Return what the folder remembers; raises TicketError if the study has not begun."""
+        if not self.begun:
+            raise TicketError(f"{self.folder}: the study has not begun; see `supertickets status {self.folder}`.")
+        steps = self.study.steps(self.settings, self.tasks)
+        return runs_of(self.study, self.settings, self.tasks, replay(steps, self.folder))
+
+    def tickets(self, sparsity: float | None = None) -> list[FoundTicket]:
+        """Return the tickets that it has for others."""
+        return self.study.tickets(self.replay(), self.settings, sparsity)
+
+    def sparsities(self) -> list[float]:
+        """Return the sparsities at which it has tickets; nothing where there is no choice."""
+        return self.study.sparsities(self.replay(), self.settings)
+
+    def models(self) -> list[TrainedModel]:
+        """Return the trained models that it has for others."""
+        return self.study.models(self.replay(), self.settings)
+
+
+def open_study(folder: Path | str) -> OpenStudy:
+    """Return the study in a folder; raises TicketError if there is none."""
+    folder = user_path(folder)
+    settings = settings_in(folder)
+    kind = STUDIES[settings.study]
+    inputs = kind.Inputs.load(folder) if kind.Inputs is not None else None
+    return OpenStudy(kind(inputs), settings, load_tasks(folder))
+
+
+def open_tickets(flag: str, path: Path, sparsity: float | None = None) -> list[FoundTicket]:
+    """Return the tickets of a finished study or of a ticket folder, which `flag` names.
+
+    Of a study of single weights they are those of one sparsity, one for each way of rewinding. Raises TicketError if
+    there is no such folder, or if it has no ticket.
+    """
+    with _naming(flag, path) as is_study:
+        return open_study(path).tickets(sparsity) if is_study else [ticket_in(path)]
+
+
+def open_sparsities(flag: str, path: Path) -> list[float]:
+    """Return the sparsities at which a study or a ticket folder has tickets of weights; nothing for other tickets."""
+    with _naming(flag, path) as is_study:
+        if is_study:
+            return open_study(path).sparsities()
+        ticket = ticket_in(path).ticket
+        return [ticket.sparsity] if isinstance(ticket, WeightTicket) else []
+
+
+@contextmanager
+def _naming(flag: str, path: Path) -> Iterator[bool]:
+    """Say whether a folder is a study's; TicketErrors that are raised meanwhile begin with the flag that named it."""
+    if not path.is_dir():
+        raise TicketError(f"{flag} {path}: no such folder.")
+    try:
+        yield (path / SETTINGS_FILE).is_file()
+    except TicketError as error:
+        raise TicketError(f"{flag} {error}") from error
+
+
+def check_base(found: FoundTicket, flag: str, weight_hash: str, model: str, shape: tuple[int, int]) -> None:
+    """Raise TicketError if a ticket is of other weights than a base model's, or of another shape."""
+    ticket = found.ticket
+    if isinstance(ticket, Ticket) and ticket.shape != shape:
+        raise TicketError(
+            f"{flag} {found.where}: the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, but model "
+            f"{model!r} has {shape[0]} x {shape[1]}; use tickets of that model."
+        )
+    if found.weight_hash != weight_hash:
+        raise TicketError(
+            f"{flag} {found.where}: the ticket was drawn from {found.model!r} with weights "
+            f"{found.weight_hash[:12]}..., but model {model!r} has {weight_hash[:12]}...; use tickets of that model."
+        )
+
+
+def named_twice(names: Sequence[str]) -> str | None:
+    """Return the first of some names that is there more than once."""
+    return next((name for name in names if names.count(name) > 1), None)

@@ -1,0 +1,152 @@
+"""Running a study of any kind: checked, run in its folder, analysed, written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supertickets.errors import TicketError
+from supertickets.evidence.runs import Runs, TaskInfo, save_tasks
+from supertickets.lab.lab import Lab
+from supertickets.lab.lock import hold
+from supertickets.lab.machine import Machine
+from supertickets.lab.steps import Execution
+from supertickets.models import BaseModel
+from supertickets.storage import write_atomically
+from supertickets.studies import STUDIES
+from supertickets.studies.checks import check_folder, check_runner, check_tasks, settle_precision
+from supertickets.studies.config import S, save_settings
+from supertickets.studies.exchange import Shipping
+from supertickets.studies.pages import write_findings
+from supertickets.studies.settings import StudySettings
+from supertickets.studies.study import Loaded, Request, Study, parse_overrides
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS = "results.csv"
+"""Written when a study ends: one row a run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study leaves: its folder, what it shows, why trials failed, and where what it shipped lies, by name."""
+
+    folder: Path
+    settings: Any
+    findings: Any
+    failures: Mapping[str, str] = field(default_factory=dict)
+    shipped: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a run (see `evidence.runs.runs_table`)."""
+        table: pd.DataFrame = self.findings.runs
+        return table
+
+    @property
+    def verdict(self) -> str:
+        """What came out, in words."""
+        return str(self.findings.verdict)
+
+    @property
+    def report(self) -> Path:
+        """The page to look at."""
+        return self.folder / "report.html"
+
+
+def run_study(
+    name: str, config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any
+) -> Result:
+    """Run a study, or go on with it; the Python call behind its command.
+
+    `name` is the study's (`find`, `share`, ... or one of another package). Takes its settings by name: in `config` (a
+    mapping or a YAML file), as keywords, or both (keywords win). What the output folder remembers is not run again.
+    Raises TicketError for misuse before anything is written, and StudyError when no training finished.
+
+    >>> result = run_study("find", task="cola", data="glue", levels=(0.1, 0.2), seeds=1)  # doctest: +SKIP
+    >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
+    """
+    kind = STUDIES[name]
+    return conduct(kind, kind.prepare(parse_overrides(kind, config, settings), quiet), quiet)
+
+
+def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
+    """Run a prepared study in its folder, and write down what it shows."""
+    settings, base, tasks = request.settings, request.base, request.tasks
+    infos = check_request(kind, request)
+    with hold(settings.folder):
+        settled = settled_settings(settings, infos)
+        save_settings(settled)
+        save_tasks(settled.folder, infos)
+        if request.inputs is not None:
+            request.inputs.save(settled.folder)
+        study = kind(request.inputs)
+        machine = machine_of(settled, base, {**request.more_tasks, **tasks})
+        runs = _run(study, settled, infos, machine, quiet)
+        findings = study.analyse(runs, settled)
+        write_atomically(settled.folder / RESULTS, findings.runs.to_csv(index=False, float_format="%.10g"))
+        runs.check_some_finished()
+        shipped = study.ship(Shipping(runs, findings, settled, base, tasks, machine))
+        write_findings(study, runs, findings)
+        return Result(settled.folder, settled, findings, runs.failures, shipped)
+
+
+def settled_settings(settings: S, infos: Sequence[TaskInfo]) -> S:
+    """Return settings whose precision is settled; raises TicketError if the folder's study has others."""
+    before = check_folder(settings, infos)
+    return settings.model_copy(update={"precision": settle_precision(settings, before)})
+
+
+def check_request(kind: type[Study[Any]], request: Request) -> list[TaskInfo]:
+    """Return what a study is about; raises TicketError if it cannot run, or not in its folder. Writes nothing."""
+    infos = check_tasks(request.settings, request.base, request.tasks)
+    check_runner(request.settings)
+    folder = request.settings.folder
+    check_folder(request.settings, infos)
+    if request.inputs is not None:
+        before = type(request.inputs).load(folder)
+        if before is not None and (what := request.inputs.difference(before)):
+            raise TicketError(f"--out {folder}: this folder was created with different {what}; choose another folder.")
+    return infos
+
+
+def _run(study: Study[Any], settings: StudySettings, infos: Sequence[TaskInfo], machine: Machine, quiet: bool) -> Runs:
+    """Run all steps that the folder does not remember, and show how far the study is."""
+    from rich.console import Console
+
+    from supertickets.lab.progress import ProgressDisplay
+
+    display = ProgressDisplay(Console(stderr=True, quiet=quiet), settings.folder)
+    steps = list(study.steps(settings, infos))
+    with Lab(settings.folder, machine, display) as lab, display:
+        display.say(f"{study.describe(settings, infos)}: {Execution(steps).total} trainings in {settings.precision}.")
+        for info in infos:
+            for sentence in info.description:
+                display.say(f"{info.task}: {sentence}" if len(infos) > 1 else sentence)
+        return runs_of(study, settings, infos, lab.run(steps))
+
+
+def runs_of(study: Study[Any], settings: StudySettings, infos: Sequence[TaskInfo], execution: Execution) -> Runs:
+    """Return the runs of a study with what they are about."""
+    shown = {"study": study.name, **settings.model_dump(mode="json")}
+    return Runs(tuple(infos), settings.folder, shown, execution.runs, execution.complete)
+
+
+def machine_of(settings: StudySettings, base: BaseModel, tasks: Loaded) -> Machine:
+    """Return where a study's trials run; `tasks` are those that they name."""
+    return Machine(
+        backend=settings.backend,
+        workers=settings.workers,
+        device=settings.device,
+        threads=settings.threads,
+        address=settings.address,
+        cpus=settings.cpus,
+        gpus=settings.gpus,
+        trackers=settings.track,
+        checkpoint_every=60 * settings.checkpoint_every,
+        models={base.weight_hash: base},
+        tasks={task.fingerprint(): task for task in tasks.values()},
+    )
