@@ -18,26 +18,28 @@ import supertickets
 from helpers.models import save_tiny_model
 from supertickets.cli import main
 from supertickets.errors import TicketError
+from supertickets.evidence.runs import TaskInfo
 from supertickets.lab import Outcome, Trial
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import MASK, WEIGHTS
-from supertickets.models import BaseModel
-from supertickets.studies.config import STUDIES, flag
-from supertickets.studies.find import find
-from supertickets.studies.imp import imp
-from supertickets.studies.settings_weights import TransferSettings
-from supertickets.studies.share import share
-from supertickets.studies.study import Study, machine
-from test_settings import other
+from supertickets.lab.partial import part_of
+from supertickets.lab.steps import Execution
+from supertickets.studies import STUDIES
+from supertickets.studies.config import flag
+from supertickets.studies.plan import plan_study
+from supertickets.studies.settings import StudySettings
+from supertickets.studies.study import Study
+from supertickets.studies.transfer import TransferSettings
+from test_settings import KINDS, other
 
 REFUSED_ALONE = {
-    ("pretrain", "seeds"): "one model is trained",
     ("share", "random"): "no random tickets are drawn",
+    ("imp", "pretrain"): "the task is not masked language modelling",
     ("transfer", "embeddings"): "no ticket of the sources has masks of embeddings",
     ("adapt", "model"): "models that are adapted have a base model",
     ("share", "model"): "tickets have a base model",
     ("transfer", "model"): "tickets have a base model",
-} | {(study, "processes"): "as many were started" for study in STUDIES}
+}
 """Settings that have one value alone beside the others of these tests."""
 READ_AT_THE_END = {("imp", "rule"): "conclusions are drawn by it"}
 """Settings that change what is said about trials, and no trial; they have tests of their own."""
@@ -84,16 +86,22 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     quick = {"epochs": 1, "batch_size": 8, "max_length": 16, "seeds": 1, "workers": 1, "precision": "float32"}
     for task, part in (("words", ""), ("more", "2")):
         files = {"train_file": found["train" + part], "dev_file": found["dev" + part], "model": found["model"]}
-        find(quick | files, task=task, levels=0.4, kinds="winning", keep="all", out=folder / f"find-{task}")
-        imp(quick | files, task=task, sparsities="0.3,0.5", controls="none", out=folder / f"imp-{task}")
+        supertickets.find(
+            quick | files, task=task, levels=0.4, kinds="winning", keep="all", out=folder / f"find-{task}"
+        )
+        supertickets.imp(quick | files, task=task, sparsities="0.3,0.5", controls="none", out=folder / f"imp-{task}")
         found |= {f"{kind}-{task}": folder / f"{kind}-{task}" for kind in ("find", "imp")}
     finds = (found["find-words"], found["find-more"])
-    find(quick, task="rte", data=found["glue"], model=found["model"], levels=0.4, kinds="winning", out=folder / "rte")
+    supertickets.find(
+        quick, task="rte", data=found["glue"], model=found["model"], levels=0.4, kinds="winning", out=folder / "rte"
+    )
     found["find-rte"] = folder / "rte"
     found["without head"] = str(save_tiny_model(folder / "without-head", mask=True))
     found["lines"] = folder / "lines.txt"
     found["lines"].write_text("".join(f"w{i % 9} w{i % 7} w{i % 5}\n" for i in range(200)))
-    found["share"] = share(quick, model=found["model"], tickets=finds, fine_tune=False, out=folder / "share").folder
+    found["share"] = supertickets.share(
+        quick, model=found["model"], tickets=finds, fine_tune=False, out=folder / "share"
+    ).folder
     return found
 
 
@@ -113,14 +121,13 @@ def usual(study: str, places: Mapping[str, Any]) -> dict[str, Any]:
         "find": {**own, "levels": (0.3, 0.6)},
         "compare": {**own, "levels": (0.3, 0.6)},
         "share": {"tickets": (places["find-words"], places["find-more"])},
-        "adapt": {**own, "task": "new", "runs": (places["find-words"],), "fractions": (0.5, 1.0)},
+        "adapt": {**own, "task": "new", "sources": (places["find-words"],), "fractions": (0.5, 1.0)},
         "imp": {**own, "sparsities": (0.3, 0.5)},
         "transfer": {
             "tickets": (places["imp-words"], places["imp-more"]),
             "baselines": ("one-shot", "random"),
             "sparsity": 0.5,
         },
-        "pretrain": own,
     }[study]
     return {"model": places["model"], "precision": "float32", "max_length": 16, **asked}
 
@@ -128,7 +135,7 @@ def usual(study: str, places: Mapping[str, Any]) -> dict[str, Any]:
 def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
     """Return a value of a setting that is not the usual one."""
     value = {
-        "adapt": {"runs": (places["find-more"],)},
+        "adapt": {"sources": (places["find-more"],)},
         "imp": {"sparsities": (0.3, 0.4, 0.5)},
         "share": {"tickets": (places["find-more"], places["find-words"]), "tasks": ("more", "words")},
         "transfer": {
@@ -147,30 +154,31 @@ def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
     }
     value |= {"metrics": ("accuracy", "matthews"), "device": "cpu", "data": places["glue"], "max_length": 12}
     value |= {"labels": ("1", "0"), "positive": "0", "score_epoch": 2}
-    value |= {"track": ("tensorboard",), "dev_share": 0.25, "as_task": "words", "control_at": (0.3,)}
+    value |= {"track": ("tensorboard",), "dev_share": 0.25, "ticket_of": "words", "control_sparsities": (0.3,)}
     value |= dict.fromkeys(("optimizer", "lr_schedule", "order"), "released")
-    value |= {"keep_epoch": "best"} if study in ("imp", "pretrain") else {}
-    return value[name] if name in value else other(STUDIES[study], name)
+    value |= {"keep_epoch": "best"} if study == "imp" else {}
+    return value[name] if name in value else other(KINDS[study], name)
 
 
 def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a setting is read beside, where it is refused alone."""
     glue = {"task": "rte", "train_file": None, "dev_file": None}
-    ray = {key: {"on": "ray"} for key in ("address", "cpus", "gpus")}
+    ray = {key: {"backend": "ray"} for key in ("address", "cpus", "gpus")}
     search = ("levels", "importance", "absolute", "accumulation", "counts", "schedule", "score_epoch", "find_epochs")
     searched = {key: {"tickets": (), "tasks": None} for key in search}
     found: dict[str, dict[str, Any]] = {**ray, "fraction_seed": {"fraction": 0.5}, "dev_share": {"dev_file": None}}
     found["positive"] = {"metrics": ("f1",)}
+    found["rate_seeds"] = {"learning_rates": (1e-3, 1e-2)}
     found["data"] = {**glue, "data": places["glue2"]}
     found |= {
         "share": {
             **searched,
-            "fraction_seed": {"at_most": 12},
+            "fraction_seed": {"max_train_examples": 12},
             "data": {"tickets": (), "tasks": ("rte", "entailment"), "data": places["glue2"]},
         },
         "compare": {"random": {"choices": ("random",)}},
-        "adapt": {"as_task": {"runs": (places["share"],)}, "fraction_seed": {}},
-        "imp": {"rate": {"sparsities": "0.1..0.5"}, "amount_of": {"sparsities": "0.1..0.5"}},
+        "adapt": {"ticket_of": {"sources": (places["share"],)}, "fraction_seed": {}},
+        "imp": {"rate": {"sparsities": "0.1..0.5"}, "rate_of": {"sparsities": "0.1..0.5"}},
         "transfer": {"data": {"tasks": ("words", "rte"), "data": places["glue2"]}},
     }.get(study, {})
     return found.get(name, {})
@@ -193,34 +201,35 @@ class _Done(Outcome):
         return rng.random(self.trial.ticket.shape), rng.random(self.trial.ticket.shape[0])
 
 
-def effects(study: Study, base: BaseModel, folder: Path) -> dict[str, Any]:
+def effects(
+    study: Study[Any], settings: StudySettings, infos: list[TaskInfo], machine: Machine, folder: Path
+) -> dict[str, Any]:
     """Return all that a study does: its trials, whose weights stay, what they stand for, where and how they run."""
-    waiting, seen = deque(study.opening()), dict[str, bool]()
+    execution = Execution(study.steps(settings, infos))
+    waiting, trials = deque(execution.begin()), list[str]()
     while waiting:
-        trial = waiting.popleft()
-        content = json.dumps(trial.content(), sort_keys=True, default=str)
-        if content not in seen:
-            seen[content] = study.keeps(trial)
-            outcome = _Done.of(trial, folder)
-            study.done(trial, outcome)
-            waiting += study.then(trial, outcome)
-    where = machine(study, base, {})
+        order = waiting.popleft()
+        trials.append(f"{json.dumps(order.trial.content(), sort_keys=True, default=str)} until {order.until}")
+        outcome = _Done.of(order.trial, folder)
+        waiting += execution.end(order.id, **_came(outcome, order.until))
+    assert execution.complete
     return {
-        "trials": seen,
-        "roles": [str(role) for role in study.expected()],
-        "subjects": [(one.task, one.train, one.metrics) for one in study.subjects],
-        "folder": study.settings.folder.relative_to(folder),
-        "machine": {f.name: getattr(where, f.name) for f in fields(Machine) if f.name not in ("models", "tasks")},
+        "trials": trials,
+        "steps": [(str(run.step), run.step.keep, run.status) for run in execution.runs],
+        "tasks": [(one.task, one.train, one.metrics) for one in infos],
+        "folder": settings.folder.relative_to(folder),
+        "machine": {f.name: getattr(machine, f.name) for f in fields(Machine) if f.name not in ("models", "tasks")},
     }
+
+
+def _came(outcome: Outcome, until: float | None) -> dict[str, Any]:
+    return {"outcome": outcome} if until is None else {"partial": part_of(outcome, until)}
 
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
     """What a study would do, asked for in Python; nothing is trained."""
     number = itertools.count()
-
-    def stop(study: Study, base: BaseModel, *more: Any) -> None:
-        raise _Planned(study, base)
 
     def plan(study: str, asked: dict[str, Any]) -> dict[str, Any]:
         folder = tmp_path / str(next(number))
@@ -229,13 +238,17 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, d
             getattr(supertickets, study)({**asked, "out": folder / asked.get("out", "out")})
         return effects(*caught.value.args, folder)
 
-    monkeypatch.setattr("supertickets.studies.study.run", stop)
-    monkeypatch.setattr("supertickets.studies.study.check_trackers", lambda names: None)
-    monkeypatch.setattr("supertickets.studies.study.check_ray", lambda address: None)
+    monkeypatch.setattr("supertickets.studies.run._run", _stop)
+    monkeypatch.setattr("supertickets.studies.checks.check_trackers", lambda names: None)
+    monkeypatch.setattr("supertickets.studies.checks.check_ray", lambda address: None)
     return plan
 
 
-@pytest.mark.parametrize(("study", "name"), [(s, name) for s, kind in STUDIES.items() for name in kind.model_fields])
+def _stop(study: Study[Any], settings: StudySettings, infos: list[TaskInfo], machine: Machine, quiet: bool) -> None:
+    raise _Planned(study, settings, infos, machine)
+
+
+@pytest.mark.parametrize(("study", "name"), [(s, name) for s, kind in KINDS.items() for name in kind.model_fields])
 def test_every_setting_changes_something_or_is_refused(
     study: str, name: str, places: dict[str, Any], planned: Callable[[str, dict[str, Any]], dict[str, Any]]
 ) -> None:
@@ -274,15 +287,15 @@ def test_a_setting_that_is_ignored_would_be_seen(
 
 IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
     "find": [
-        ({"cpus": 2}, "--cpus: it would change nothing, since only --on ray reads it"),
+        ({"cpus": 2}, "--cpus: it would change nothing, since it is used with --backend ray only"),
         ({"address": "here:1"}, "--address"),
         ({"gpus": 1}, "--gpus"),
-        ({"on": "ray", "workers": 2}, "--workers: it would change nothing, since Ray runs as many trainings as"),
-        ({"fraction_seed": 3}, "--fraction-seed: it would change nothing, since no part of the training set is drawn"),
+        ({"backend": "ray", "workers": 2}, "--workers: it would change nothing, since on a cluster, --cpus"),
+        ({"fraction_seed": 3}, "--fraction-seed: it would change nothing, since the whole training set is used"),
         ({"data": "glue"}, "--data: it would change nothing, since the examples are in --train-file"),
         ({"data": "x", "task": "entailment", "train_file": None, "dev_file": None}, "'entailment' is built in"),
         ({"dev_share": 0.2}, "--dev-share: it would change nothing, since only a --train-file without --dev-file"),
-        ({"importance": "magnitude", "absolute": "token"}, "--absolute: .* importance .magnitude. does not read it"),
+        ({"importance": "magnitude", "absolute": "token"}, "--absolute: .* importance .magnitude. does not use it"),
         ({"importance": "fisher", "accumulation": "decaying"}, "--accumulation"),
         ({"kinds": "winning", "random": "with-replacement"}, "--random: .* no random tickets are drawn"),
         ({"levels": 0.5, "schedule": "iterative"}, "--schedule: .* fewer than two levels"),
@@ -291,7 +304,7 @@ IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"task": "mlm", "train_file": None, "dev_file": None, "fraction": 0.5, "fraction_seed": 1}, "first lines"),
     ],
     "compare": [
-        ({"importance": "magnitude", "choices": "absolute,counts"}, "--choices: .* since absolute is .*not read"),
+        ({"importance": "magnitude", "choices": "absolute,counts"}, "--choices: .* since absolute is .*not used"),
         ({"choices": "counts,importance=sensitivity"}, "since importance=sensitivity is the study's own value"),
         ({"random": "with-replacement", "choices": "order"}, "--random"),
     ],
@@ -300,26 +313,25 @@ IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
           {"levels": 0.5, "counts": "ladder", "importance": "fisher", "random": "with-replacement"}.items()),
         ({"fine_tune": False, "fine_tune_epochs": 3}, "--fine-tune-epochs: .* nothing is fine-tuned"),
         ({"fine_tune": False, "fine_tune_learning_rate": 1e-3}, "--fine-tune-learning-rate"),
-        ({"fraction_seed": 3}, "--fraction-seed: .* no training set is cut"),
+        ({"fraction_seed": 3}, "--fraction-seed: .* --max-train-examples is not set"),
         ({"data": "somewhere"}, "--data: it would change nothing: no task takes its examples from there"),
     ],
     "adapt": [
         ({"fractions": 1, "fraction_seed": 2}, "--fraction-seed"),
-        ({"as_task": "words"}, "--as-task words: none of the studies is one of `share`"),
+        ({"ticket_of": "words"}, "--ticket-of words: none of the --sources is a study of `share`"),
     ],
     "imp": [
-        ({"rate": 0.2}, "--rate: it would change nothing, since --sparsities has no range"),
-        ({"amount_of": "remaining"}, "--amount-of"),
-        ({"controls": "none", "control_at": 0.3}, "--control-at: .* there are no --controls"),
-        ({"rewind": "none", "head": "carry"}, "--head: .* nothing is put back with --rewind none"),
+        ({"rate": 0.2}, "--rate: it would change nothing, since --sparsities is not a range"),
+        ({"rate_of": "remaining"}, "--rate-of"),
+        ({"controls": "none", "control_sparsities": 0.3}, "--control-sparsities: .* --controls is none"),
+        ({"rewind": "none", "output_layer": "carry"}, "--output-layer: .* --rewind none rewinds nothing"),
         ({"rewind": "none", "rewind_scope": "prunable"}, "--rewind-scope"),
-        ({"sparsities": 0.5, "head": "fresh"}, "--head: .* with one sparsity, no round follows another one"),
+        ({"sparsities": 0.5, "output_layer": "fresh"}, "--output-layer: .* with one sparsity there is only one round"),
     ],
     "transfer": [
-        ({"baselines": "none", "scope": "tensor"}, "--scope: .* there are no --baselines"),
+        ({"baselines": "none", "scope": "tensor"}, "--scope: .* --baselines is none"),
         ({"data": "somewhere"}, "--data: it would change nothing: every target is built in or has a study"),
     ],
-    "pretrain": [({"seeds": 2}, "--seeds")],
 }  # fmt: skip
 
 
@@ -344,21 +356,21 @@ def test_what_comes_along_is_told(
     places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A preset and the settings file of a study have everything; what another setting makes idle is said, and runs."""
-    monkeypatch.setattr("supertickets.studies.study.run", lambda *more: (_ for _ in ()).throw(_Planned()))
+    monkeypatch.setattr("supertickets.studies.run._run", _stop)
     asked = usual("find", places) | {"preset": "released", "importance": "magnitude", "max_length": 16}
     for way in ({**asked, "out": tmp_path / "out"}, tmp_path / "out" / "settings.yaml"):
         with pytest.raises(_Planned):
-            find(way, quiet=False)
+            supertickets.find(way, quiet=False)
         said = capsys.readouterr().err
-        assert "--absolute changes nothing, since the measure of importance (magnitude) does not read it." in said
+        assert "--absolute changes nothing, since the measure of importance (magnitude) does not use it." in said
         assert "--accumulation changes nothing" in said
     with pytest.raises(_Planned):
-        find(asked | {"importance": "sensitivity"}, out=tmp_path / "other", quiet=False)
+        supertickets.find(asked | {"importance": "sensitivity"}, out=tmp_path / "other", quiet=False)
     assert "changes nothing" not in capsys.readouterr().err
     config = tmp_path / "mine.yaml"  # a file of one's own is asked for
     config.write_text("importance: magnitude\nabsolute: token\n")
     with pytest.raises(TicketError, match="--absolute: it would change nothing"):
-        find(config)
+        supertickets.find(config)
 
 
 # --- nothing is written before a misuse is told -----------------------------------------------------------------------
@@ -393,17 +405,33 @@ def a_file(out: Path, places: dict[str, Any]) -> dict[str, Any]:
 
 
 MISUSE: dict[str, tuple[Callable[[Path, dict[str, Any]], dict[str, Any]], str]] = {
-    "folder of other files": (full_folder, "the folder has other files"),
+    "folder of other files": (full_folder, "the folder is not empty"),
     "file": (a_file, "that is a file; expected a folder"),
-    "below a file": (lambda out, places: {"out": a_file(out, places)["out"] / "a" / "b"}, "is no folder to write in"),
-    "other study": (lambda out, places: {"out": places["find-rte"]}, "the folder belongs to"),
+    "below a file": (lambda out, places: {"out": a_file(out, places)["out"] / "a" / "b"}, "is not a writable folder"),
+    "other study": (
+        lambda out, places: {"out": places["find-rte"]},
+        "this folder (was created with different|holds a study of)",
+    ),
     "tracker": (lambda out, places: {"track": "tensorbord", "out": out}, "unknown tracker 'tensorbord': did you mean"),
     "device": (lambda out, places: {"device": "bogus", "out": out}, "--device bogus: this machine has no such device"),
-    "cluster": (lambda out, places: {"on": "ray", "address": "no:1", "out": out}, "--address no:1: no Ray cluster"),
-    "processes": (lambda out, places: {"processes": 3, "out": out}, "--processes: 3 asked for, 1 started"),
+    "cluster": (
+        lambda out, places: {"backend": "ray", "address": "no:1", "out": out},
+        "--address no:1: no Ray cluster",
+    ),
     "length": (lambda out, places: {"max_length": 500, "out": out}, "--max-length: 500 is beyond the 40 positions"),
 }
 STARTS = [*STUDIES, "imp of a model without an output layer", "share without tickets"]
+
+
+def started(start: str, places: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a study and what is asked of it."""
+    study = start.split()[0]
+    asked = usual(study, places)
+    if start.startswith("imp of"):
+        asked |= {"model": places["without head"], "task": "mlm", "train_file": places["lines"], "dev_file": None}
+    if start.startswith("share without"):
+        asked |= {"tickets": (), "tasks": ("entailment", "paraphrase")}
+    return study, asked
 
 
 @pytest.mark.usefixtures("nothing_runs")
@@ -419,12 +447,7 @@ def test_a_misuse_of_a_study_leaves_everything_as_it_was(
             raise ConnectionError("nobody there")
 
         monkeypatch.setattr(ray, "init", nobody)
-    study = start.split()[0]
-    asked = usual(study, places)
-    if start.startswith("imp of"):
-        asked |= {"model": places["without head"], "task": "mlm", "train_file": places["lines"], "dev_file": None}
-    if start.startswith("share without"):
-        asked |= {"tickets": (), "tasks": ("entailment", "paraphrase")}
+    study, asked = started(start, places)
     make, message = MISUSE[case]
     asked = {name: value for name, value in (asked | make(tmp_path / "out", places)).items() if value is not None}
     folders = (tmp_path, Path(places["model"]).parent)
@@ -434,18 +457,17 @@ def test_a_misuse_of_a_study_leaves_everything_as_it_was(
     assert snapshot(*folders) == before
 
 
-def test_share_looks_at_the_folders_of_all_its_searches_first(
-    places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("supertickets.studies.study.run", lambda *more: (_ for _ in ()).throw(_Planned()))
-    asked = usual("share", places) | {"tickets": (), "tasks": ("entailment", "paraphrase"), "out": tmp_path / "out"}
-    with pytest.raises(_Planned):  # stopped in its first search
-        share(asked)
-    full_folder(tmp_path / "out" / "find" / "paraphrase", places)
-    before = snapshot(tmp_path)
-    with pytest.raises(TicketError, match="find/paraphrase: the folder has other files"):
-        share(asked)
-    assert snapshot(tmp_path) == before
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("start", STARTS)
+def test_a_dry_run_of_every_study_writes_nothing(start: str, places: dict[str, Any], tmp_path: Path) -> None:
+    study, asked = started(start, places)
+    asked = {name: value for name, value in asked.items() if value is not None}
+    folders = (tmp_path, Path(places["model"]).parent)
+    before = snapshot(*folders)
+    plan = plan_study(study, asked, out=tmp_path / "out")
+    assert snapshot(*folders) == before
+    assert plan.steps["trainings"].sum() == plan.trainings > plan.done == plan.steps["done"].sum()
+    assert min(plan.flops, plan.seconds, plan.disk, plan.side_by_side) > 0
 
 
 OTHER_COMMANDS: list[tuple[list[str], str]] = [
@@ -456,18 +478,17 @@ OTHER_COMMANDS: list[tuple[list[str], str]] = [
     (["import-masks", "{file}", "--task", "mlm", "--model", "{model}", "--out", "{new}"], "thesis.txt"),
     (["import-masks", "{new}", "--task", "mlm", "--model", "{model}", "--out", "{new}"], "no such file"),
     (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--out", "{full}"], "that is a folder"),
-    (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--out", "{file}"], "that file is no zip file"),
-    (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--out", "{file}/a.zip"], "is no folder to write in"),
+    (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--out", "{file}"], "is not a submission"),
+    (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--out", "{file}/a.zip"], "is not a writable folder"),
     (["submit", "{find-rte}", "--fill", "--data", "{glue}", "--device", "bogus", "--out", "{new}"], "no such device"),
-    (["submit", "{find-rte}", "--data", "{glue}", "--out", "{new}"], "GLUE takes all 11 files"),
-    (["report", "{find-words}", "{find-more}", "--out", "{full}"], "the folder has other files (thesis.txt)"),
+    (["submit", "{find-rte}", "--data", "{glue}", "--out", "{new}"], "a submission needs all 11 files; missing: CoLA"),
+    (
+        ["report", "{find-words}", "{find-more}", "--out", "{full}"],
+        "files that are not a report's (thesis.txt)",
+    ),
     (["report", "{find-words}", "{find-more}", "--out", "{file}"], "that is a file; expected a folder"),
-    (["report", "{find-words}", "{find-more}", "--out", "{file}/a"], "is no folder to write in"),
-    (["report", "{imp-words}", "--out", "{new}"], "goes into its own folder"),
-    (["sensitivity", "{find-words}", "--device", "bogus"], "no such device"),
-    (["sensitivity", "{find-words}", "--workers", "0"], "--workers"),
-    (["sensitivity", "{find-words}", "--learning-rates", "1e-3,x"], "expected numbers with commas between"),
-    (["sensitivity", "{imp-words}"], "expected a study of `find` or `share`"),
+    (["report", "{find-words}", "{find-more}", "--out", "{file}/a"], "is not a writable folder"),
+    (["report", "{imp-words}", "{find-words}", "--out", "{new}"], "report studies of `imp` one at a time"),
     (["status", "{full}"], "there is no study in it"),
     (["clean", "{full}"], "there is no study in it"),
 ]

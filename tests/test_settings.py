@@ -1,6 +1,5 @@
 """Settings: a flag, a YAML key and a Python keyword are one thing."""
 
-import importlib
 import itertools
 import re
 import typing
@@ -10,41 +9,44 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from typer.main import get_command
 
-from supertickets.cli import app, main
+from supertickets.cli import main
+from supertickets.cli.study import study_command
 from supertickets.errors import TicketError
 from supertickets.models import find_model
-from supertickets.studies.config import STUDIES, asked_for, complete, flag, parse
+from supertickets.studies import STUDIES
+from supertickets.studies.config import check_same, flag, merge_overrides, parse, resolve_settings, says
 from supertickets.studies.presets import DEFAULT_SHAPE
 from supertickets.studies.settings import StudySettings
 
-ONE_VALUE = ("pretrain", "seeds")
-"""A setting that has one value alone."""
-FIELDS = [(s, name) for s, kind in STUDIES.items() for name in kind.model_fields if (s, name) != ONE_VALUE]
+KINDS = {name: STUDIES[name].settings for name in STUDIES}
+FIELDS = [(study, name) for study, kind in KINDS.items() for name in kind.model_fields]
 
 OTHER: dict[str, Any] = {
+    "backend": "ray",
     "address": "ray://somewhere",
-    "as_task": "cola",
     "baselines": ("random",),
     "choices": ("order", "importance=fisher"),
-    "control_at": (0.3, 0.5),
+    "control_sparsities": (0.3, 0.5),
     "controls": ("matched", "shuffled-layers"),
     "fractions": (0.25, 12.0),
+    "importance": "fisher",
     "kinds": ("winning", "losing"),
+    "learning_rates": (1e-4, 3e-4),
     "levels": (0.25, 0.5),
     "metrics": ("accuracy", "f1"),
     "rewind": ("5%", "none"),
-    "runs": (Path("runs/a"), Path("runs/b")),
+    "sources": (Path("runs/a"), Path("runs/b")),
     "sparsities": (0.25, 0.5),
     "tasks": ("cola", "rte"),
+    "ticket_of": "cola",
     "tickets": (Path("runs/a"), Path("runs/b")),
     "track": ("tensorboard", "mlflow"),
     "workers": 3,
     "labels": ("b", "a"),
 }
 """A value that is not the default, where none can be made from the field's type."""
-WITH = {"control_at": {"sparsities": (0.3, 0.5)}}
+WITH = {"control_sparsities": {"sparsities": (0.3, 0.5)}}
 """What a field needs beside it."""
 
 
@@ -75,10 +77,11 @@ class _Asked(BaseException):
 
 
 def as_flag(study: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    def asked(config: dict[str, Any], **more: Any) -> None:
-        raise _Asked(config)
+    def asked(name: str, overrides: dict[str, Any], **more: Any) -> None:
+        assert name == study
+        raise _Asked(overrides)
 
-    monkeypatch.setattr(importlib.import_module(f"supertickets.studies.{study}"), study, asked)
+    monkeypatch.setattr("supertickets.studies.run.run_study", asked)
     with pytest.raises(_Asked) as caught:
         main([study, *arguments])
     return dict(caught.value.args[0])
@@ -88,7 +91,7 @@ def as_flag(study: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
 def test_flag_yaml_and_python_are_read_alike(
     study: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = STUDIES[study]
+    kind = KINDS[study]
     value, beside = other(kind, name), WITH.get(name, {})
     expected = kind(**{name: value, **beside})
     assert getattr(expected, name) == value != kind.model_fields[name].default
@@ -104,9 +107,9 @@ def test_flag_yaml_and_python_are_read_alike(
         more = {flag(n).removeprefix("--"): [*v] for n, v in beside.items()}
         file.write_text(yaml.safe_dump({flag(name).removeprefix("--"): written, **more}))
         if not isinstance(value, bool):
-            found[way] = parse(kind, asked_for(kind, file, {}))
+            found[way] = parse(kind, merge_overrides(kind, file, {}))
     for way, given in (("python", value), ("python text", as_text(value))):
-        found[way] = parse(kind, asked_for(kind, None, {name: given, **beside}))
+        found[way] = parse(kind, merge_overrides(kind, None, {name: given, **beside}))
     assert {way: settings for way, settings in found.items() if settings != expected} == {}
 
 
@@ -143,30 +146,30 @@ def test_flag_yaml_and_python_are_read_alike(
 def test_how_values_may_be_written(
     study: str, name: str, written: Any, value: Any, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, config = STUDIES[study], tmp_path / "c.yaml"
+    kind, config = KINDS[study], tmp_path / "c.yaml"
     config.write_text(yaml.safe_dump({name.replace("_", "-"): written}))
     asked = {
         "flag": lambda: as_flag(study, [flag(name), str(written)], monkeypatch),
-        "yaml": lambda: asked_for(kind, config, {}),
-        "python": lambda: asked_for(kind, None, {name: written}),
+        "yaml": lambda: merge_overrides(kind, config, {}),
+        "python": lambda: merge_overrides(kind, None, {name: written}),
     }[way]()
     assert getattr(parse(kind, asked), name) == value
 
 
 def test_never_is_one_value_in_keys_and_files() -> None:
-    never = [parse(STUDIES["find"], {"patience": value}) for value in (0, "0", None)]
-    assert never[0] == never[1] == never[2] != parse(STUDIES["find"], {})
+    never = [parse(KINDS["find"], {"patience": value}) for value in (0, "0", None)]
+    assert never[0] == never[1] == never[2] != parse(KINDS["find"], {})
     assert never[0].patience is None
     assert never[0].model_dump(mode="json")["patience"] == 0  # as it is typed
     with pytest.raises(TicketError, match="--patience"):
-        parse(STUDIES["find"], {"patience": -1})
+        parse(KINDS["find"], {"patience": -1})
 
 
 @pytest.mark.parametrize("name", ["epochs", "levels", "task", "device"])
 def test_a_truth_value_is_no_number_and_no_name(name: str) -> None:
     """YAML reads yes, no, on and off as truth values, and Python takes True for 1."""
-    with pytest.raises(TicketError, match=f"--{name}: expected no truth value, got True; YAML reads"):
-        parse(STUDIES["find"], {name: True})
+    with pytest.raises(TicketError, match=f"--{name}: got the boolean True; YAML reads"):
+        parse(KINDS["find"], {name: True})
 
 
 def test_lists_that_are_put_in_order_are_told(
@@ -174,9 +177,48 @@ def test_lists_that_are_put_in_order_are_told(
 ) -> None:
     for study, name in (("find", "levels"), ("share", "levels"), ("imp", "sparsities"), ("adapt", "fractions")):
         as_flag(study, [flag(name), "0.5,20%,0.5"], monkeypatch)
-        assert f"--{name}: taken in order and once each: 0.2, 0.5." in capsys.readouterr().err
+        assert f"--{name} was sorted, without duplicates: 0.2, 0.5." in capsys.readouterr().err
         as_flag(study, [flag(name), "20%,0.5"], monkeypatch)
-        assert "taken" not in capsys.readouterr().err
+        assert "sorted" not in capsys.readouterr().err
+
+
+# --- a folder's settings ----------------------------------------------------------------------------------------------
+
+GROWN: dict[str, tuple[Any, Any]] = {
+    "seeds": (3, 2),
+    "levels": ((0.2, 0.3, 0.6), (0.3, 0.6)),
+    "kinds": (("winning", "random"), ("winning",)),
+    "sparsities": ((0.1, 0.3, 0.5), (0.3, 0.5)),
+    "controls": (("random", "matched"), ("random",)),
+    "choices": (("order", "counts"), ("counts",)),
+}
+"""Values of settings that say which runs there are, the larger one first."""
+
+
+def test_a_setting_says_one_thing_beside_itself() -> None:
+    for kind in KINDS.values():
+        assert not says(kind, "grows") & says(kind, "affects_result")
+        assert "seeds" in says(kind, "grows")
+        assert {"workers", "device", "out", "track"} <= says(kind, "affects_result")
+        assert not {"epochs", "model", "first_seed"} & (says(kind, "grows") | says(kind, "affects_result"))
+
+
+@pytest.mark.parametrize(("study", "name"), [(s, n) for s, kind in KINDS.items() for n in sorted(says(kind, "grows"))])
+def test_a_folder_may_go_on_with_more_runs_and_not_with_fewer(study: str, name: str) -> None:
+    more, fewer = (parse(KINDS[study], {name: value}) for value in GROWN[name])
+    for now, before in ((more, fewer), (more, more)):
+        check_same(now, before, hashed=True)
+    with pytest.raises(TicketError, match=f"created with different settings: {name} is .*, not .*Use a new --out"):
+        check_same(fewer, more, hashed=True)
+    other = more.model_copy(update={"first_seed": 8})
+    with pytest.raises(TicketError, match="first_seed is 0, not 8"):  # growing excuses nothing else
+        check_same(other, fewer, hashed=True)
+
+
+def test_a_folder_of_another_study_is_named() -> None:
+    find, compare = (parse(KINDS[study], {}) for study in ("find", "compare"))
+    with pytest.raises(TicketError, match="this folder holds a study of `compare`; choose another folder"):
+        check_same(find, compare, hashed=True)
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
@@ -184,17 +226,16 @@ def test_lists_that_are_put_in_order_are_told(
 
 def helped(study: str) -> dict[str, str]:
     """Return what each flag of a command says of its default; nothing where it says nothing."""
-    parameters = get_command(app).commands[study].params  # type: ignore[attr-defined]
-    found = {parameter.name: re.search(r"\[default: ([^\]]*)\]", parameter.help or "") for parameter in parameters}
+    found = {one.name: re.search(r"\[default: ([^\]]*)\]", one.help or "") for one in study_command(study).params}
     return {name: match[1] if match else "" for name, match in found.items()}
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_help_names_the_defaults_that_are_used(study: str) -> None:
-    kind, said = STUDIES[study], helped(study)
+    kind, said = KINDS[study], helped(study)
     base = find_model("default")
     assert base.shape == DEFAULT_SHAPE
-    used = complete(kind, {}, base).model_dump(mode="json") | {"out": None}
+    used = resolve_settings(kind, {}, base).model_dump(mode="json") | {"out": None}
     for name in kind.model_fields:
         shown = re.sub(r"by preset; (.*) for the default model( and task)?$", r"\1", said[name])
         if used[name] is None or used[name] is False or used[name] == []:
@@ -206,7 +247,7 @@ def test_help_names_the_defaults_that_are_used(study: str) -> None:
     tasks = ["mnli", "squad", "mlm"] if "task" in kind.model_fields and study != "adapt" else [None]
     for model, preset, task in itertools.product(models, ("paper", "released"), tasks):
         asked = {name: value for name, value in (("preset", preset), ("task", task)) if value is not None}
-        other_ones = complete(kind, asked, model).model_dump(mode="json")
+        other_ones = resolve_settings(kind, asked, model).model_dump(mode="json")
         changed = {name for name in other_ones if other_ones[name] != used[name]} - {*asked, "out"}
         assert {name for name in changed if said[name] and not said[name].startswith("by preset; ")} == set()
 

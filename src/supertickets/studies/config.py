@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from functools import cache
@@ -16,58 +17,34 @@ from supertickets.anatomy import Shape
 from supertickets.errors import TicketError, unknown_name
 from supertickets.models import BaseModel as PretrainedModel
 from supertickets.storage import user_path, write_atomically
+from supertickets.studies import STUDIES
 from supertickets.studies.presets import DEFAULT_SHAPE, Preset
-from supertickets.studies.settings import (
-    AdaptSettings,
-    CompareSettings,
-    FindSettings,
-    ShareSettings,
-    StudySettings,
-    percentage,
-)
-from supertickets.studies.settings_weights import ImpSettings, PretrainSettings, TransferSettings
+from supertickets.studies.settings import StudySettings, percentage
 from supertickets.tasks import TaskSource
 
 SETTINGS_FILE = "settings.yaml"
-SETTINGS_SCHEMA = 4
-# Fields that cannot change a result.
-_NO_EFFECT = {
-    "out", "workers", "device", "on", "address", "cpus", "gpus", "keep", "track", "checkpoint_minutes",
-    "rate", "amount_of",  # they only spell sparsities
-}  # fmt: skip
+SETTINGS_SCHEMA = 5
 EXAMPLES = frozenset(TaskSource.model_fields)
 """Fields that say where examples are found; the examples are compared by their hash, as the weights of `model` are."""
 S = TypeVar("S", bound=StudySettings)
-_KINDS = (FindSettings, CompareSettings, ShareSettings, AdaptSettings, ImpSettings, TransferSettings, PretrainSettings)
-STUDIES: dict[str, type[StudySettings]] = {kind.study: kind for kind in _KINDS}
-"""The settings of each study, by its name."""
-FLAGS = {"runs": "from"}
-"""What settings are called on the command line and in YAML, where it is not their name."""
 
 
 def flag(name: str) -> str:
     """Return a setting's flag."""
-    return "--" + FLAGS.get(name, name).replace("_", "-")
+    return "--" + name.replace("_", "-")
 
 
-def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by the settings' own names, from those that people use."""
-    names = {shown: name for name, shown in FLAGS.items()}
-    return {names.get(name, name): value for name, value in values.items()}
-
-
-def _shown(kind: type[StudySettings]) -> list[str]:
-    """Return the names of a study's settings as people use them."""
-    return [FLAGS.get(name, name) for name in kind.model_fields]
+def says(kind: type[StudySettings], what: str) -> set[str]:
+    """Return the names of the settings that say something beside themselves: `affects_result` (False), or `grows`."""
+    extras = {name: field.json_schema_extra for name, field in kind.model_fields.items()}
+    return {name for name, extra in extras.items() if isinstance(extra, dict) and what in extra}
 
 
 def parse(kind: type[S], values: Mapping[str, Any]) -> S:
     """Return settings from names and values; raises TicketError in one sentence that names the setting."""
     for name in values:
         if name not in kind.model_fields:
-            raise unknown_name(
-                "setting", FLAGS.get(name, name), [FLAGS.get(known, known) for known in kind.model_fields]
-            )
+            raise unknown_name("setting", name, kind.model_fields)
     try:
         return kind(**{name: read_value(kind, name, value) for name, value in values.items()})
     except ValidationError as error:
@@ -83,7 +60,8 @@ def read_value(kind: type[StudySettings], name: str, value: Any) -> Any:
     annotation = kind.model_fields[name].annotation
     if isinstance(value, bool) and annotation is not bool:
         raise TicketError(
-            f"{flag(name)}: expected no truth value, got {value}; YAML reads yes, no, on and off so: put it in quotes."
+            f"{flag(name)}: got the boolean {value}; YAML reads yes, no, on and off as booleans, so put the value in "
+            "quotes."
         )
     shape = str(annotation)
     one = percentage if "float" in shape else _as_text if "str" in shape or "Path" in shape else lambda value: value
@@ -104,8 +82,8 @@ _WITH_NONE = {"rewind"}
 
 
 def _as_text(value: Any) -> Any:
-    """Return a whole number as text, where YAML read one and a flag would be text: a column may be named 1."""
-    return str(value) if type(value) is int else value
+    """Return a number as text, where YAML read one and a flag would be text: a column may be named 1."""
+    return str(value) if type(value) in (int, float) else value
 
 
 _PLAIN = {"tuple_type": "expected a list", "path_type": "expected the name of a file or folder"}
@@ -128,7 +106,7 @@ def _sentence(error: ValidationError) -> str:
     return f"{flag(name)}: {message[0].lower()}{message[1:].rstrip('.')}{got}."
 
 
-def read_config(path: Path, kind: type[StudySettings]) -> Asked:
+def read_config(path: Path, kind: type[StudySettings]) -> Overrides:
     """Return what a YAML file sets for a kind of study; keys are the flags' names, with `-` or `_`.
 
     A study's own settings file is one too. Raises TicketError if it is another study's.
@@ -137,14 +115,14 @@ def read_config(path: Path, kind: type[StudySettings]) -> Asked:
     found.pop("schema", None)
     a_studys, of = "study" in found, found.pop("study", kind.study)
     if of != kind.study:
-        raise TicketError(f"--config {path}: these are settings of `{of}`, expected those of `{kind.study}`.")
+        raise TicketError(f"--config {path}: the file has settings of `{of}`; expected those of `{kind.study}`.")
     for name in found:
         if name not in kind.model_fields:
-            raise unknown_name(f"key in {path}", FLAGS.get(name, name), _shown(kind))
-    return Asked(found, found if a_studys else ())
+            raise unknown_name(f"key in {path}", name, kind.model_fields)
+    return Overrides(found, found if a_studys else ())
 
 
-class Asked(dict[str, Any]):
+class Overrides(dict[str, Any]):
     """Settings that are asked for; those of `inherited` came with the settings file of a study, which has them all."""
 
     def __init__(self, values: Mapping[str, Any], inherited: Iterable[str] = ()) -> None:
@@ -152,15 +130,14 @@ class Asked(dict[str, Any]):
         self.inherited = frozenset(inherited)
 
 
-def asked_for(
+def merge_overrides(
     kind: type[StudySettings], config: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]
-) -> Asked:
+) -> Overrides:
     """Return what is asked for, by the settings' own names: a config (or its file) and what wins over it."""
     if isinstance(config, str | Path):
         config = read_config(user_path(config), kind)
-    typed = renamed(settings)
-    inherited = config.inherited - typed.keys() if isinstance(config, Asked) else ()
-    return Asked({**renamed(config or {}), **typed}, inherited)
+    inherited = config.inherited - settings.keys() if isinstance(config, Overrides) else ()
+    return Overrides({**(config or {}), **settings}, inherited)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -172,8 +149,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise TicketError(f"--config {path}: not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
         raise TicketError(f"--config {path}: expected `key: value` lines, got {type(content).__name__}.")
-    # YAML 1.1 reads the key `on` as the truth value.
-    found = renamed({"on" if key is True else str(key).replace("-", "_"): value for key, value in content.items()})
+    found = {str(key).replace("-", "_"): value for key, value in content.items()}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
@@ -186,7 +162,7 @@ def fill(kind: type[S], asked: Mapping[str, Any], shape: Shape) -> S:
 
 
 def help_default(kind: type[StudySettings], name: str) -> str:
-    """Return what a setting is where nobody asks for it, in words: on the default model and task, if presets set it."""
+    """Return a setting's default as text: for the default model and task, if presets set it."""
     value, by_preset = _defaults(kind)[0][name], name in _defaults(kind)[1]
     if value is None or value is False or value == []:
         return ""
@@ -212,7 +188,7 @@ def _defaults(kind: type[StudySettings]) -> tuple[dict[str, Any], set[str]]:
     return fill(kind, {}, DEFAULT_SHAPE).model_dump(mode="json"), named
 
 
-def complete(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel, quiet: bool = True) -> S:
+def resolve_settings(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel, quiet: bool = True) -> S:
     """Return settings that are filled in for a base model, and say (unless `quiet`) which of the preset change nothing.
 
     Raises TicketError if `max_length` was asked for beyond the model's positions, and for what was asked for and would
@@ -230,32 +206,33 @@ def complete(kind: type[S], asked: Mapping[str, Any], base: PretrainedModel, qui
 
 
 def _check_effects(settings: StudySettings, asked: Mapping[str, Any], quiet: bool) -> None:
-    """Raise TicketError for what was asked for and would change nothing; what a preset or a file brought is told."""
-    typed = asked.keys() - (asked.inherited if isinstance(asked, Asked) else ())
-    told = []
+    """Raise TicketError for what was asked for and would change nothing; what a preset or a file brought is printed.
+
+    Otherwise a study's settings file would name settings that it did not use.
+    """
+    typed = asked.keys() - (asked.inherited if isinstance(asked, Overrides) else ())
+    told, harmless = [], says(type(settings), "affects_result")
     for name, why in settings.without_effect(asked).items():
         if getattr(settings, name) == type(settings).model_fields[name].default and name not in _ALWAYS_TOLD:
             continue
         if name in typed:
             raise TicketError(f"{flag(name)}: it would change nothing, since {why}; leave it out.")
-        told += [f"{flag(name)} changes nothing, since {why}."] if name not in _NO_EFFECT else []
+        told += [f"{flag(name)} changes nothing, since {why}."] if name not in harmless else []
     if told and not quiet:
-        import typer
-
-        typer.echo("\n".join(told), err=True)
+        print("\n".join(told), file=sys.stderr)
 
 
 _ALWAYS_TOLD = {"choices"}
 """Of these a part may change nothing by default."""
 
 
-def recorded(folder: Path) -> StudySettings | None:
+def load_settings(folder: Path) -> StudySettings | None:
     """Return the settings that an output folder was made with, or None if it has none."""
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return None
     content = _read(path)
-    found, study = content.pop("schema", None), content.pop("study", FindSettings.study)
+    found, study = content.pop("schema", None), str(content.pop("study", ""))
     if found != SETTINGS_SCHEMA:
         raise TicketError(
             f"--out {folder}: the folder was written by another version (schema {found}, this one reads "
@@ -263,12 +240,15 @@ def recorded(folder: Path) -> StudySettings | None:
         )
     if study not in STUDIES:
         raise unknown_name(f"study in {path}", study, STUDIES)
-    return parse(STUDIES[study], content)
+    try:
+        return parse(STUDIES[study].settings, content)
+    except TicketError as error:
+        raise TicketError(f"{path}: {error}") from error
 
 
-def settings_of(folder: Path) -> StudySettings:
+def settings_in(folder: Path) -> StudySettings:
     """Return the settings of the study in a folder; raises TicketError if there is none."""
-    settings = recorded(folder)
+    settings = load_settings(folder)
     if settings is None:
         raise TicketError(f"{folder}: there is no study in it (no {SETTINGS_FILE}){_where_else(folder)}.")
     return settings.model_copy(update={"out": folder})  # wherever the folder is now
@@ -285,10 +265,9 @@ def _where_else(folder: Path) -> str:
     return f"; it belongs to the study in {above[0]}" if above else ""
 
 
-def record(settings: StudySettings) -> None:
+def save_settings(settings: StudySettings) -> None:
     """Write the effective settings into the output folder."""
-    values = {FLAGS.get(name, name): value for name, value in settings.model_dump(mode="json").items()}
-    content = {"schema": SETTINGS_SCHEMA, "study": settings.study, **values}
+    content = {"schema": SETTINGS_SCHEMA, "study": settings.study, **settings.model_dump(mode="json")}
     write_atomically(settings.folder / SETTINGS_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
@@ -299,13 +278,15 @@ def check_same(settings: StudySettings, before: StudySettings, hashed: bool) -> 
     """
     if settings.study != before.study:
         raise TicketError(
-            f"--out {settings.folder}: the folder belongs to a study of `{before.study}`; choose another folder."
+            f"--out {settings.folder}: this folder holds a study of `{before.study}`; choose another folder."
         )
-    compared = type(settings).model_fields.keys() - _NO_EFFECT - settings.compared_apart
+    kind = type(settings)
+    compared = kind.model_fields.keys() - says(kind, "affects_result") - settings.compared_apart
+    compared -= {name for name in says(kind, "grows") if _has_grown(getattr(settings, name), getattr(before, name))}
     if said := differences(settings, before, compared - ({"model", *EXAMPLES} if hashed else set())):
         raise TicketError(
-            f"--out {settings.folder}: the folder belongs to other settings ({said}); choose another folder, or leave "
-            "out what differs."
+            f"--out {settings.folder}: this folder was created with different settings: {said}. Use a new --out or the "
+            "original settings."
         )
 
 
@@ -313,4 +294,9 @@ def differences(settings: StudySettings, before: StudySettings, among: Set[str])
     """Say in which settings of some a folder's differ from these, three at most; nothing if in none."""
     now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
     other = [name for name in now if name in among and now[name] != then[name]]
-    return ", ".join(f"{FLAGS.get(name, name)} is {then[name]}, not {now[name]}" for name in other[:3])
+    return ", ".join(f"{name} is {then[name]}, not {now[name]}" for name in other[:3])
+
+
+def _has_grown(now: Any, before: Any) -> bool:
+    """Whether a setting that says which runs there are asks for all that it asked for before."""
+    return set(before) <= set(now) if isinstance(now, tuple) else bool(now >= before)
