@@ -15,19 +15,19 @@ from transformers import AutoModelForSequenceClassification
 
 import supertickets
 from helpers.models import HEADS, LAYERS, save_tiny_model
-from helpers.study_files import contents
-from supertickets.anatomy import Shape
+from helpers.study_files import contents, super_ticket
+from helpers.weight_records import run, task_info
 from supertickets.errors import StudyError, TicketError
-from supertickets.evidence.record import load_subjects
-from supertickets.evidence.table import Role, Row, results_table, select_super
+from supertickets.evidence.runs import load_tasks, runs_table
+from supertickets.evidence.selection import select_super
 from supertickets.lab import Lab, Trial
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import load_outcome, save_outcome
+from supertickets.lab.steps import Run, Step
 from supertickets.lab.trial import TaskTicket
 from supertickets.lab.workbench import Workbench
-from supertickets.studies.adapt import adapt
-from supertickets.studies.config import settings_of
-from supertickets.studies.find import FindResult, find
+from supertickets.studies.config import settings_in
+from supertickets.studies.run import Result
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import draw_ranked, normalise_by_layer
@@ -46,13 +46,13 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def done(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> FindResult:
-    return find(SMALL, model=str(tiny_model), out=tmp_path_factory.mktemp("study") / "out", **words)
+def done(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return supertickets.find(SMALL, model=str(tiny_model), out=tmp_path_factory.mktemp("study") / "out", **words)
 
 
-def test_leaves_everything_in_the_folder(done: FindResult) -> None:
+def test_leaves_everything_in_the_folder(done: Result) -> None:
     assert {path.name for path in done.folder.iterdir() if path.name != ".lock"} == {
-        "settings.yaml", "subject.safetensors", "machine.json", "results.csv", "report.html", "tables", "super-ticket",
+        "settings.yaml", "study.safetensors", "machine.json", "results.csv", "report.html", "tables", "super-ticket",
         "trials",
     }  # fmt: skip
     table = pd.read_csv(done.folder / "results.csv")
@@ -70,7 +70,7 @@ def test_leaves_everything_in_the_folder(done: FindResult) -> None:
     assert settings["optimizer"] == "adamax"  # filled in, not asked for
 
 
-def test_every_trial_keeps_its_evidence(done: FindResult, words: dict[str, Path]) -> None:
+def test_every_trial_keeps_its_evidence(done: Result, words: dict[str, Path]) -> None:
     task = load_task(TaskSource(task="words", **words))
     folders = list((done.folder / "trials").iterdir())
     with Lab(done.folder) as lab:
@@ -92,7 +92,7 @@ def read_trial(folder: Path) -> Trial:
     return Trial.model_validate(json.loads((folder / "outcome.json").read_text())["trial"])
 
 
-def test_tickets_are_drawn_from_their_own_seeds_scores(done: FindResult) -> None:
+def test_tickets_are_drawn_from_their_own_seeds_scores(done: Result) -> None:
     with Lab(done.folder) as lab:
         for row in done.table[done.table["kind"].isin(["winning", "losing"])].itertuples():
             (dense,) = done.table[(done.table["kind"] == "dense") & (done.table["seed"] == row.seed)]["trial"]
@@ -101,18 +101,18 @@ def test_tickets_are_drawn_from_their_own_seeds_scores(done: FindResult) -> None
             assert read_trial(done.folder / "trials" / row.trial).ticket == expected
 
 
-def test_the_super_ticket_is_the_best_winning_one_and_loads(done: FindResult, words: dict[str, Path]) -> None:
+def test_the_super_ticket_is_the_best_winning_one_and_loads(done: Result, words: dict[str, Path]) -> None:
     winning = done.table[done.table["kind"] == "winning"]
-    shared = supertickets.load_ticket(done.ticket_folder)
+    shared = supertickets.load_ticket(done.shipped["ticket"])
     assert shared.origin["score"] == winning["score"].max()
-    assert shared.ticket == done.super_ticket
-    model = AutoModelForSequenceClassification.from_pretrained(done.ticket_folder / "model").eval()
+    assert shared.ticket == super_ticket(done)
+    model = AutoModelForSequenceClassification.from_pretrained(done.shipped["ticket"] / "model").eval()
     (row,) = winning[winning["trial"] == shared.origin["trial"]].itertuples()
     assert model.num_parameters() == row.parameters
     # It predicts what the trial predicted at its best epoch.
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(done.ticket_folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(done.shipped["ticket"] / "model")
     task = load_task(TaskSource(task="words", **words))
     with torch.no_grad():
         logits = model(**tokenizer(task.dev.text, return_tensors="pt", padding=True, truncation=True)).logits.numpy()
@@ -122,16 +122,16 @@ def test_the_super_ticket_is_the_best_winning_one_and_loads(done: FindResult, wo
     assert model.config.id2label == {0: "0", 1: "1"}
 
 
-def test_rewinding_starts_from_the_pretrained_weights(done: FindResult, tiny_model: Path) -> None:
+def test_rewinding_starts_from_the_pretrained_weights(done: Result, tiny_model: Path) -> None:
     """After no training at all, a cut model's weights are the base model's, and its output layer the dense one's."""
     from supertickets.models import ModelSource, find_model
     from supertickets.surgery.cut import cut
 
     source = ModelSource(find_model(str(tiny_model)))
     dense = source.build(2, 0.1, 0)
-    small = cut(source.build(2, 0.1, 0), done.super_ticket)
+    small = cut(source.build(2, 0.1, 0), super_ticket(done))
     assert torch.equal(small.classifier.weight, dense.classifier.weight)
-    kept = np.repeat(done.super_ticket.heads[0], 8)
+    kept = np.repeat(super_ticket(done).heads[0], 8)
     assert torch.equal(
         small.base_model.encoder.layer[0].attention.self.value.weight,
         dense.base_model.encoder.layer[0].attention.self.value.weight[torch.from_numpy(kept)],
@@ -139,19 +139,19 @@ def test_rewinding_starts_from_the_pretrained_weights(done: FindResult, tiny_mod
 
 
 def test_the_same_command_gives_the_same_bytes(
-    done: FindResult, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+    done: Result, tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
-    again = find(SMALL, model=str(tiny_model), out=tmp_path / "again", **words)
+    again = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "again", **words)
     assert contents(again.folder) == contents(done.folder)
-    other = find(SMALL, model=str(tiny_model), out=tmp_path / "other", first_seed=5, seeds=1, **words)
+    other = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "other", first_seed=5, seeds=1, **words)
     assert not set(other.table["trial"]) & set(done.table["trial"])
     assert not np.array_equal(other.table["score"], done.table["score"][: len(other.table)])
 
 
 def test_worker_processes_give_the_same_bytes(
-    done: FindResult, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+    done: Result, tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
-    spread = find(SMALL, model=str(tiny_model), out=tmp_path / "spread", **{**words, "workers": 2})
+    spread = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "spread", **{**words, "workers": 2})
     assert contents(spread.folder) == contents(done.folder)
 
 
@@ -172,18 +172,18 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return Counting.ran
 
 
-def test_settings_may_come_from_a_file(done: FindResult, counting: list[str]) -> None:
-    assert find(done.folder / "settings.yaml").table.equals(done.table)
-    assert find(str(done.folder / "settings.yaml")).verdict == done.verdict
+def test_settings_may_come_from_a_file(done: Result, counting: list[str]) -> None:
+    assert supertickets.find(done.folder / "settings.yaml").table.equals(done.table)
+    assert supertickets.find(str(done.folder / "settings.yaml")).verdict == done.verdict
     assert counting == []
 
 
 def test_what_is_done_is_not_run_again(
-    done: FindResult, counting: list[str], tmp_path: Path, words: dict[str, Path]
+    done: Result, counting: list[str], tmp_path: Path, words: dict[str, Path]
 ) -> None:
     copy = shutil.copytree(done.folder, tmp_path / "copy")
     asked = dict(SMALL, model=done.settings.model, out=copy, **words)
-    assert find(asked).table.equals(done.table)
+    assert supertickets.find(asked).table.equals(done.table)
     assert counting == []
     # A trial without its outcome, one with a damaged file and one with half an outcome run again; no other does.
     random, winning, losing = (
@@ -194,38 +194,38 @@ def test_what_is_done_is_not_run_again(
     predictions.write_bytes(predictions.read_bytes()[:-1] + b"\x00")
     outcome = copy / "trials" / losing / "outcome.json"
     outcome.write_text(outcome.read_text()[:-100])
-    find(asked)
+    supertickets.find(asked)
     assert sorted(counting) == sorted([random, winning, losing])
     assert contents(copy) == contents(done.folder)
 
 
 def test_a_super_ticket_whose_weights_are_gone_is_trained_again(
-    done: FindResult, counting: list[str], tmp_path: Path, words: dict[str, Path]
+    done: Result, counting: list[str], tmp_path: Path, words: dict[str, Path]
 ) -> None:
     copy = shutil.copytree(done.folder, tmp_path / "copy")
     shutil.rmtree(copy / "super-ticket")
-    trial = supertickets.load_ticket(done.ticket_folder).origin["trial"]
+    trial = supertickets.load_ticket(done.shipped["ticket"]).origin["trial"]
     (copy / "trials" / trial / "weights.safetensors").unlink()
-    find(SMALL, model=done.settings.model, out=copy, **words)
+    supertickets.find(SMALL, model=done.settings.model, out=copy, **words)
     assert counting == [trial]
     assert contents(copy) == contents(done.folder)
 
 
-def test_a_folder_of_other_settings_is_refused(done: FindResult, words: dict[str, Path]) -> None:
+def test_a_folder_of_other_settings_is_refused(done: Result, words: dict[str, Path]) -> None:
     before = contents(done.folder)
-    with pytest.raises(TicketError, match=r"belongs to other settings \(batch_size is 8, not 4\)"):
-        find(dict(SMALL, batch_size=4), model=done.settings.model, out=done.folder, **words)
+    with pytest.raises(TicketError, match=r"created with different settings: batch_size is 8, not 4"):
+        supertickets.find(dict(SMALL, batch_size=4), model=done.settings.model, out=done.folder, **words)
     assert contents(done.folder) == before
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path: Path, tiny_model: Path, words: dict[str, Path]) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(TicketError, match="other files"):
-        find(SMALL, model=str(tiny_model), out=tmp_path, **words)
+    with pytest.raises(TicketError, match="the folder is not empty"):
+        supertickets.find(SMALL, model=str(tiny_model), out=tmp_path, **words)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_data_that_changed_are_another_study(done: FindResult, tmp_path: Path, words: dict[str, Path]) -> None:
+def test_data_that_changed_are_another_study(done: Result, tmp_path: Path, words: dict[str, Path]) -> None:
     copy = shutil.copytree(done.folder, tmp_path / "copy")
     lines = words["train_file"].read_text().splitlines()
     changed = tmp_path / "train.jsonl"
@@ -233,16 +233,16 @@ def test_data_that_changed_are_another_study(done: FindResult, tmp_path: Path, w
     task = load_task(TaskSource(task="words", train_file=changed, dev_file=words["dev_file"]))
     assert task.fingerprint() != load_task(TaskSource(task="words", **words)).fingerprint()
     before = contents(copy)
-    with pytest.raises(TicketError, match=rf"the folder's study has other examples \(train_file is .*{changed}\)"):
-        find(SMALL, model=done.settings.model, out=copy, train_file=changed, dev_file=words["dev_file"])
+    with pytest.raises(TicketError, match=rf"this folder's study has different examples \(train_file is .*{changed}\)"):
+        supertickets.find(SMALL, model=done.settings.model, out=copy, train_file=changed, dev_file=words["dev_file"])
     other = save_tiny_model(tmp_path / "other", seed=5)
-    with pytest.raises(TicketError, match=rf"the folder's study has other weights \(model is .*{other}\)"):
-        find(SMALL, model=str(other), out=copy, **words)
+    with pytest.raises(TicketError, match=rf"this folder's study has different weights \(model is .*{other}\)"):
+        supertickets.find(SMALL, model=str(other), out=copy, **words)
     assert contents(copy) == before
 
 
 def test_the_same_study_from_other_places_goes_on(
-    done: FindResult, counting: list[str], tmp_path: Path, words: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    done: Result, counting: list[str], tmp_path: Path, words: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a study is about is known by hashes: other spellings of a path and moved or copied files change nothing."""
     copy = shutil.copytree(done.folder, tmp_path / "copy")
@@ -251,33 +251,35 @@ def test_the_same_study_from_other_places_goes_on(
     monkeypatch.chdir(tmp_path)
     for model in ("m/bert", "m/bert/", "./m/bert", str(tmp_path / "m" / "bert"), "m/../m/bert"):
         for files in (words, moved):
-            again = find(SMALL, model=model, out=copy, **files)
+            again = supertickets.find(SMALL, model=model, out=copy, **files)
             assert counting == []
             assert again.table.equals(done.table)
-            recorded = settings_of(copy)
+            recorded = settings_in(copy)
             assert (recorded.model, recorded.train_file) == (model, files["train_file"])  # type: ignore[attr-defined]
-            assert load_subjects(copy)[0].source.train_file == files["train_file"]
+            assert load_tasks(copy)[0].source.train_file == files["train_file"]
     assert contents(copy).keys() == contents(done.folder).keys()
 
 
 def test_a_config_or_tokenizer_that_changed_is_another_study(
-    done: FindResult, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+    done: Result, tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
     """The weights are the same and so are the examples; what a training would give is not."""
     model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
-    find(SMALL, model=str(model), out=shutil.copytree(done.folder, tmp_path / "same"), **words)  # the control goes on
+    supertickets.find(
+        SMALL, model=str(model), out=shutil.copytree(done.folder, tmp_path / "same"), **words
+    )  # the control goes on
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
-    with pytest.raises(TicketError, match="has other model files"):
-        find(SMALL, model=str(model), out=tmp_path / "same", **words)
+    with pytest.raises(TicketError, match="has different model files"):
+        supertickets.find(SMALL, model=str(model), out=tmp_path / "same", **words)
     (model / "config.json").write_text(json.dumps(config | {"architectures": ["Renamed"]}))
-    find(SMALL, model=str(model), out=tmp_path / "same", **words)
+    supertickets.find(SMALL, model=str(model), out=tmp_path / "same", **words)
     tokenizer = json.loads((model / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(TicketError, match="has other model files"):
-        find(SMALL, model=str(model), out=tmp_path / "same", **words)
+    with pytest.raises(TicketError, match="has different model files"):
+        supertickets.find(SMALL, model=str(model), out=tmp_path / "same", **words)
 
 
 def test_a_diverged_trial_does_not_end_the_study(
@@ -292,11 +294,11 @@ def test_a_diverged_trial_does_not_end_the_study(
         return loss if learner.ticket.is_full or learner.ticket.kept_ffns == LAYERS - 1 else float("nan")
 
     monkeypatch.setattr(Trainer, "_step", breaking)
-    result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+    result = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
     diverged = result.table[result.table["status"] == "diverged"]
     assert set(diverged["level"]) == {0.5}
     assert diverged["score"].isna().all()
-    assert result.super_ticket is not None
+    assert not super_ticket(result).is_full
     reason = json.loads((result.folder / "trials" / diverged["trial"].iloc[0] / "outcome.json").read_text())["reason"]
     assert "the loss became nan at step 1" in reason
     assert "diverged" in result.report.read_text()
@@ -304,7 +306,9 @@ def test_a_diverged_trial_does_not_end_the_study(
 
 def test_no_dense_training_finished(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no dense training finished: the loss became"):
-        find(dict(SMALL, learning_rate=1e30), model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+        supertickets.find(
+            dict(SMALL, learning_rate=1e30), model=str(tiny_model), out=tmp_path / "out", seeds=1, **words
+        )
 
 
 def test_a_trial_that_breaks_is_named_and_the_rest_goes_on(
@@ -318,50 +322,49 @@ def test_a_trial_that_breaks_is_named_and_the_rest_goes_on(
         return run(self, job, report)
 
     monkeypatch.setattr(Workbench, "run", breaking)
-    result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+    result = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
     failed = result.table[result.table["status"] == "failed"]
     assert set(result.failures) == {f"{kind} 0.5 seed 0" for kind in ("winning", "random", "losing")}
     assert len(failed) == 3
     assert all("the disk is gone" in reason for reason in result.failures.values())
     monkeypatch.setattr(Workbench, "run", run)
-    again = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+    again = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
     assert not again.failures
     assert (again.table["status"] == "finished").all()
 
 
 def test_level_zero_is_the_dense_run(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
-    result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, levels=(0.0, 0.5), **words)
+    result = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, levels=(0.0, 0.5), **words)
     assert result.table[result.table["level"] == 0]["trial"].nunique() == 1
 
 
 def test_the_dense_run_is_never_the_super_ticket(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
     """Neither at level 0 nor at one so low that nothing goes, though it scores best: in table, folder and page."""
     asked = dict(SMALL, model=str(tiny_model), seeds=1, first_seed=1, kinds=("winning",), **words)
-    result = find(asked, out=tmp_path / "out", levels=(0.0, 0.01, 0.5))
+    result = supertickets.find(asked, out=tmp_path / "out", levels=(0.0, 0.01, 0.5))
     scores = result.table.set_index(["kind", "level"])["score"]
     dense, pruned = scores["dense", 0.0], scores["winning", 0.5]
     assert scores["winning", 0.0] == scores["winning", 0.01] == dense > pruned  # control: it would be chosen
-    assert supertickets.load_ticket(result.ticket_folder).origin["level"] == 0.5
-    assert result.super_ticket is not None
-    assert not result.super_ticket.is_full
+    assert supertickets.load_ticket(result.shipped["ticket"]).origin["level"] == 0.5
+    assert not super_ticket(result).is_full
     assert f"super tickets at {pruned:.2f} against {dense:.2f} for the dense model" in result.verdict
     assert "The best single ticket is the winning one at level 0.5 of seed 1" in result.verdict
     assert result.verdict.split(":")[0] in result.report.read_text()
     kept = [path.parent.name for path in result.folder.glob("trials/*/weights.safetensors")]
     assert kept == result.table[result.table["level"] == 0.5]["trial"].tolist()
-    none = find(asked, out=tmp_path / "none", levels=(0.0, 0.01))
-    assert none.super_ticket is None
-    assert not none.ticket_folder.exists()
+    none = supertickets.find(asked, out=tmp_path / "none", levels=(0.0, 0.01))
+    assert none.shipped == {}
+    assert not (none.folder / "super-ticket").exists()
     assert "No super ticket: no winning ticket that prunes anything finished" in none.verdict
     assert "No super ticket" in none.report.read_text()
     with pytest.raises(TicketError, match="no winning ticket above level 0 has finished"):
-        adapt(runs=none.folder, out=tmp_path / "adapt", **{**words, "task": "other"})
+        supertickets.adapt(sources=none.folder, out=tmp_path / "adapt", **{**words, "task": "other"})
 
 
 def test_the_released_preset_runs(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
     # Released random tickets may empty a layer of heads.
     asked = {"task": "words", "levels": (0.7,), "epochs": 1, "max_length": 16, "workers": 1, "preset": "released"}
-    result = find(asked, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+    result = supertickets.find(asked, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
     assert result.settings.order == result.settings.optimizer == result.settings.lr_schedule == "released"
     assert set(result.table["seed"]) == {2018}
     assert (result.table["status"] == "finished").all()
@@ -374,15 +377,13 @@ def test_regression(tiny_model: Path, tmp_path: Path) -> None:
         name: write_words(tmp_path / f"{name}.jsonl", 40, seed, lambda w: sum(i < 12 for i in w) / len(w))
         for seed, name in enumerate(("train_file", "dev_file"))
     }
-    result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, regression=True, **files)
+    result = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, regression=True, **files)
     assert {"pearson", "spearman"} <= set(result.table.columns)
-    model = AutoModelForSequenceClassification.from_pretrained(result.ticket_folder / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(result.shipped["ticket"] / "model")
     assert model.config.problem_type == "regression"
     other = {"task": "other", "regression": True, "fractions": (12,), "output_layer": "trained", **files}
-    with pytest.raises(
-        TicketError, match=r"--output-layer trained.* standardises its targets .* expected --output-lay"
-    ):
-        adapt(runs=result.folder, out=tmp_path / "adapted", **other)
+    with pytest.raises(TicketError, match=r"--output-layer trained.* standardizes its targets .* use --output-lay"):
+        supertickets.adapt(sources=result.folder, out=tmp_path / "adapted", **other)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -427,7 +428,7 @@ def test_a_default_that_changes_is_another_key() -> None:
     assert Later().model_dump(**left_out) == Recipe().model_dump(**left_out)
 
 
-def test_an_outcome_of_another_trial_is_not_used(done: FindResult, tmp_path: Path) -> None:
+def test_an_outcome_of_another_trial_is_not_used(done: Result, tmp_path: Path) -> None:
     """As after a copy by hand, or an edit: the stored trial is compared with the one asked for."""
     source = done.folder / "trials" / done.table["trial"].iloc[0]
     asked = read_trial(source)
@@ -450,8 +451,8 @@ def test_a_call_leaves_random_state_and_threads_of_the_callers_process(
     torch.set_num_threads(threads + 1)
     try:
         before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-        result = find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
-        supertickets.apply_ticket(result.ticket_folder, str(tiny_model), tmp_path / "small")
+        result = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
+        supertickets.apply_ticket(result.shipped["ticket"], str(tiny_model), tmp_path / "small")
         assert torch.get_num_threads() == threads + 1
         after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
         assert torch.equal(before[0], after[0])
@@ -487,8 +488,10 @@ def test_selection_takes_the_smaller_of_equal_scores() -> None:
 
 
 def test_a_missing_trial_is_missing_not_zero() -> None:
-    rows = [Row(Role("dense", 0.0, 0), trial(), None, failed=True), Row(Role("winning", 0.1, 0), None, None)]
-    table = results_table(rows, Shape(2, 2, 4, 8))
+    failed = run({"kind": "dense", "level": 0.0, "seed": 0}, "cola", None)
+    failed.failure = "it broke"
+    missing = Run(Step({"kind": "winning", "level": 0.1, "seed": 0}, lambda done: None))
+    table = runs_table([failed, missing], [task_info("cola")])
     assert table["status"].tolist() == ["failed", "missing"]
     assert table["score"].isna().all()
 
@@ -496,35 +499,35 @@ def test_a_missing_trial_is_missing_not_zero() -> None:
 # --- sharing ----------------------------------------------------------------------------------------------------------
 
 
-def test_apply_makes_the_small_model(done: FindResult, tiny_model: Path, tmp_path: Path) -> None:
-    made = supertickets.apply_ticket(done.ticket_folder, str(tiny_model), tmp_path / "small")
+def test_apply_makes_the_small_model(done: Result, tiny_model: Path, tmp_path: Path) -> None:
+    made = supertickets.apply_ticket(done.shipped["ticket"], str(tiny_model), tmp_path / "small")
     assert made["parameters"] < made["dense_parameters"]
     from transformers import AutoModel
 
     small, dense = AutoModel.from_pretrained(tmp_path / "small"), AutoModel.from_pretrained(tiny_model)
     assert small.num_parameters() == made["parameters"]
-    kept = torch.from_numpy(np.repeat(done.super_ticket.heads[1], 8))
+    kept = torch.from_numpy(np.repeat(super_ticket(done).heads[1], 8))
     assert torch.equal(
         small.encoder.layer[1].attention.self.key.weight, dense.encoder.layer[1].attention.self.key.weight[kept]
     )
 
 
-def test_apply_refuses_another_base(done: FindResult, tmp_path: Path) -> None:
+def test_apply_refuses_another_base(done: Result, tmp_path: Path) -> None:
     other = save_tiny_model(tmp_path / "other", seed=1)
     with pytest.raises(TicketError, match=r"the ticket was drawn from.*--any-base"):
-        supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small")
+        supertickets.apply_ticket(done.shipped["ticket"], str(other), tmp_path / "small")
     assert not (tmp_path / "small").exists()
-    supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small", any_base=True)
+    supertickets.apply_ticket(done.shipped["ticket"], str(other), tmp_path / "small", any_base=True)
     with pytest.raises(TicketError, match="the folder is not empty"):
-        supertickets.apply_ticket(done.ticket_folder, str(other), tmp_path / "small", any_base=True)
+        supertickets.apply_ticket(done.shipped["ticket"], str(other), tmp_path / "small", any_base=True)
     wide = save_tiny_model(tmp_path / "wide", heads=8)
     with pytest.raises(TicketError, match=r"3 layers x 4 heads.*3 x 8"):
-        supertickets.apply_ticket(done.ticket_folder, str(wide), tmp_path / "small2", any_base=True)
+        supertickets.apply_ticket(done.shipped["ticket"], str(wide), tmp_path / "small2", any_base=True)
 
 
 def test_one_dev_example_is_too_few(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
     one = tmp_path / "dev.jsonl"
     one.write_text(words["dev_file"].read_text().splitlines()[0] + "\n")
-    with pytest.raises(TicketError, match="need at least two dev examples, there is one"):
-        find(SMALL, model=str(tiny_model), out=tmp_path / "out", **{**words, "dev_file": one})
+    with pytest.raises(TicketError, match="has one dev example; expected at least two"):
+        supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "out", **{**words, "dev_file": one})
     assert not (tmp_path / "out").exists()

@@ -2,242 +2,313 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from supertickets.errors import StudyError, TicketError
-from supertickets.evidence.record import Record, Subject
-from supertickets.evidence.table import CONTROL, DENSE, Role, select_super
-from supertickets.lab import Outcome, Trial
-from supertickets.models import BaseModel
-from supertickets.studies.pages import write_study_report
-from supertickets.studies.settings import FindSettings
-from supertickets.studies.study import Loaded, Study, conduct, prepare, trained_again, write_results
-from supertickets.tasks import load_task
-from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Kind, draw_random, draw_ranked, normalise_by_layer
-from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_ticket
+from pydantic import Field, field_validator
+
+from supertickets.errors import TicketError
+from supertickets.lab.steps import Done, Label, Run, Step
+from supertickets.studies.settings import GROWS, NO_EFFECT, DrawnSettings, RateSettings
+from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
+from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise_by_layer
+from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket
+from supertickets.tickets.scoring import ScoringSettings
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from supertickets.evidence.find import FindFindings
+    from supertickets.evidence.runs import Runs, TaskInfo
+    from supertickets.lab.outcome import Outcome
+    from supertickets.lab.trial import Trial
+    from supertickets.report.sections import Section
+    from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel
+    from supertickets.tickets import Ticket
+
+TICKET, BASE_MODEL = "super-ticket", "model"
+"""In a study's folder: the ticket that it ships; without tickets, the dense model as a base model."""
+RATES = "learning rates"
+"""The stage of runs that train the dense model and the super ticket with other learning rates and seeds."""
 
 
-@dataclass(frozen=True)
-class FindResult:
-    """What `find` leaves: where things are, the table of results and the super ticket (None if none finished)."""
+class FindSettings(DrawnSettings, RateSettings):
+    """Settings of `supertickets find`."""
 
-    folder: Path
-    settings: FindSettings
-    table: pd.DataFrame
-    verdict: str
-    super_ticket: Ticket | None
-    failures: dict[str, str]
+    kinds: tuple[Kind, ...] = Field(
+        KINDS,
+        description="kinds of tickets to train: winning, random, losing; none: train only the dense model",
+        json_schema_extra=GROWS,
+    )
+    control: Literal["none", "best-of-k"] = Field(
+        "none",
+        description="best-of-k: also train one dense model per level, with other seeds, and report the best",
+        json_schema_extra=NO_EFFECT,
+    )
+    keep: Literal["none", "super", "dense", "all"] = Field(
+        "super",
+        description="trained weights to keep on disk: those of the super ticket (super), of the dense models (dense), "
+        "all or none",
+        json_schema_extra=NO_EFFECT,
+    )
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        return tuple(kind for kind in KINDS if kind in kinds)
 
     @property
-    def report(self) -> Path:
-        """The page to look at."""
-        return self.folder / "report.html"
+    def title(self) -> str:
+        """The task, and the fraction that is trained on."""
+        return super().title.removesuffix("-find")
 
-    @property
-    def ticket_folder(self) -> Path:
-        """The super ticket's folder, with the trained small model in `model/`."""
-        return self.folder / "super-ticket"
-
-
-class FindStudy(Study):
-    """Dense runs, the tickets drawn from their scores, and random ones; `best` is the best winning ticket so far."""
-
-    settings: FindSettings
-
-    def __init__(self, settings: FindSettings, subjects: Sequence[Subject]) -> None:
-        super().__init__(settings, subjects)
-        self.levels = [level for level in settings.levels if level]  # level 0 is the dense run
-        self.best: Outcome | None = None
-        self._scored: dict[str, Outcome] = {}
-
-    def expected(self) -> list[Role]:
-        """Return dense runs, tickets of every kind and level, and the control's dense runs."""
-        settings = self.settings
-        kinds = [Role(kind, level, seed) for kind in settings.kinds for level in settings.levels for seed in self.seeds]
-        return [Role(DENSE, 0.0, seed) for seed in self.seeds] + kinds + self._controls()
-
-    def _controls(self) -> list[Role]:
-        if self.settings.control == "none":
-            return []
-        return [Role(CONTROL, 0.0, self.seeds.stop + i) for i in range(len(self.levels))]
-
-    def opening(self) -> list[Trial]:
-        """Return the trials that wait for nothing: the dense runs, then the random tickets."""
-        settings, full = self.settings, Ticket.full(self.layers, self.heads)
-        dense = [self.trial(Role(DENSE, 0.0, seed), full, settings.scoring) for seed in self.seeds]
-        if 0.0 in settings.levels:
-            for kind in settings.kinds:
-                for seed in self.seeds:
-                    self.trial(Role(kind, 0.0, seed), full, settings.scoring)
-        random = [
-            self.trial(Role("random", level, seed), draw_random(self.layers, self.heads, level, seed, settings.drawing))
-            for level in self.levels
-            for seed in self.seeds
-            if "random" in settings.kinds
-        ]
-        return dense + random + [self.trial(role, full) for role in self._controls()]
-
-    def then(self, trial: Trial, outcome: Outcome) -> list[Trial]:
-        """Return the trials of the tickets drawn from an outcome's scores (paper, section 3).
-
-        One-shot, a dense run's scores give every level. Iterative, they give the first; then each rewound ticket's own
-        scores give the next.
-        """
-        if not outcome.finished or trial.scoring is None:
-            return []
-        self._scored[trial.key] = outcome
-        waiting = deque((role, outcome) for role in self.played_by(trial))
-        drawn: list[Trial] = []
-        while waiting:
-            role, scored = waiting.popleft()
-            for after in self._drawn_from(role):
-                drawn.append(self._drawn(after, scored))
-                # Equal tickets share a trial: one that has ended already asks for nothing any more, so go on here.
-                if drawn[-1].key in self._scored:
-                    waiting.append((after, self._scored[drawn[-1].key]))
-        return drawn
-
-    def _drawn_from(self, role: Role) -> list[Role]:
-        """Return the roles whose tickets the scores of a role's trial give."""
-        if role.kind == DENSE:
-            ranked = [kind for kind in self.settings.kinds if kind != "random"]
-            levels = self.levels if self.settings.schedule == "one-shot" else self.levels[:1]
-            return [Role(kind, level, role.seed) for kind in ranked for level in levels]
-        if self.settings.schedule == "one-shot" or role.kind not in ("winning", "losing") or not role.level:
-            return []
-        return [Role(role.kind, level, role.seed) for level in self.levels if level > role.level][:1]
-
-    def _drawn(self, role: Role, outcome: Outcome) -> Trial:
-        """Return the trial of a role whose ticket an outcome's scores give."""
-        heads, ffns = outcome.scores()
-        how = self.settings.drawing
-        kind: Kind = "winning" if role.kind == "winning" else "losing"
-        ticket = draw_ranked(normalise_by_layer(heads), ffns, role.level, kind, how, within=outcome.trial.ticket)
-        scored = ticket.is_full or (how.schedule == "iterative" and role.level < self.levels[-1])
-        return self.trial(role, ticket, self.settings.scoring if scored else None)
-
-    def ranked_by(self, role: Role) -> Role:
-        """Return the role whose scores ranked a winning or losing ticket."""
-        before = [level for level in self.levels if level < role.level]
-        if self.settings.schedule == "one-shot" or not before:
-            return Role(DENSE, 0.0, role.seed)
-        return Role(role.kind, before[-1], role.seed)
-
-    def keeps(self, trial: Trial) -> bool:
-        """Whether trained weights stay: all, or those of winning tickets until a better one is there."""
-        keep = self.settings.keep
-        return keep == "all" or (keep == "super" and self._is_winning(trial))
-
-    def _is_winning(self, trial: Trial) -> bool:
-        # A full ticket is the dense run, which is no candidate, at whatever level it was drawn.
-        return not trial.ticket.is_full and any(role.kind == "winning" for role in self.played_by(trial))
-
-    def done(self, trial: Trial, outcome: Outcome) -> None:
-        """Drop the trained weights of a winning ticket that is beaten."""
-        if self.settings.keep != "super" or not self._is_winning(trial) or not outcome.finished:
-            return
-        beaten = outcome
-        if self.best is None or _rank(outcome) > _rank(self.best):
-            beaten, self.best = self.best, outcome  # type: ignore[assignment]
-        if beaten is not None:
-            beaten.drop_weights()
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also what no ticket is drawn by."""
+        idle = super().without_effect(asked)
+        if not self.kinds:
+            drawn = ("levels", "control", "learning_rates", *Drawing.model_fields, *ScoringSettings.model_fields)
+            idle |= dict.fromkeys(drawn, "no tickets are drawn (--kinds none)")
+        else:
+            idle |= self.unread([self.importance], "random" in self.kinds, self.kinds != ("random",))
+        return idle
 
 
-def find(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any) -> FindResult:
-    """Find the super ticket of a model on a task; the Python call behind `supertickets find`.
+@study("find", settings=FindSettings)
+class Find(Study[FindSettings]):
+    """Find the super ticket of a model on a task.
 
-    Takes the settings of `FindSettings` by name: in `config` (a mapping or a YAML file), as keywords, or both (keywords
-    win). What is already in the output folder is not run again. Raises TicketError for misuse before anything is
-    written, and StudyError if no dense training finished.
-
-    >>> result = find(task="cola", data="glue", levels=(0.1, 0.2), seeds=1)  # doctest: +SKIP
-    >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
+    Fine-tunes the dense model, measures the importance of its heads and FFNs, draws winning, random and losing tickets
+    at each level, rewinds and trains each of them, and picks the best winning ticket. Run the same command again to
+    resume. The defaults of many settings depend on the preset, the model's size and the task.
     """
-    first, base = prepare(FindSettings, config, settings, quiet)
-    tasks = {first.source: load_task(first.source)}
-    return conduct(FindStudy, first, base, tasks, quiet, lambda study, record: _conclude(study, record, base, tasks))
+
+    side_by_side = True
+
+    def steps(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
+        """Yield dense runs, tickets of every kind and level, the control's dense runs, other learning rates."""
+        (task,) = tasks
+        steps = list(grid(settings, task))
+        yield from steps
+        full, cost = full_ticket(task), training_flops(task, full_ticket(task), settings.epochs)
+        if settings.control == "best-of-k":
+            others = range(
+                settings.all_seeds.stop, settings.all_seeds.stop + sum(level > 0 for level in settings.levels)
+            )
+            for seed in others:
+                trial = trial_of(settings, task, full, seed)
+                yield Step({"kind": "control", "level": 0.0, "seed": seed}, partial(_given, trial), cost=cost)
+        yield from _rates(settings, task, [step for step in steps if step.labels["kind"] == "winning"])
+
+    def analyse(self, runs: Runs, settings: FindSettings) -> FindFindings:
+        """Return means, gains, phases (see `evidence.find`)."""
+        from supertickets.evidence.find import analyse_find
+        from supertickets.evidence.tables import AnalysedStudy, paper_tables
+
+        runs.check_some_finished("dense training", kind="dense")
+        findings = analyse_find(runs)
+        return replace(findings, paper_tables=paper_tables([AnalysedStudy(runs.only(stage=None), findings)]))
+
+    def sections(self, findings: FindFindings, runs: Runs) -> list[Section]:
+        """Return what the page says."""
+        from supertickets.report.find import find_sections
+
+        return find_sections(findings, runs)
+
+    def title(self, runs: Runs) -> str:
+        """Return the title of the study's page."""
+        return f"Super ticket of {runs.model} on {runs.name}"
+
+    def ship(self, done: Shipping) -> dict[str, Path]:
+        """Write the super ticket's folder; without tickets, the dense model as a base model."""
+        if not done.settings.kinds:
+            return {"model": _ship_base(done)}
+        best = best_run(done.runs.only(stage=None))
+        if best is None:
+            return {}
+        _ship(done, best)
+        return {"ticket": done.runs.folder / TICKET}
+
+    def has_shipped(self, folder: Path) -> bool:
+        """Whether the super ticket's model, or the base model, is there."""
+        return (folder / TICKET / MODEL_FOLDER).is_dir() or (folder / BASE_MODEL).is_dir()
+
+    def tickets(self, runs: Runs, settings: FindSettings, sparsity: float | None = None) -> list[FoundTicket]:
+        """Return the super ticket."""
+        from supertickets.studies.exchange import ticket_in
+
+        if not (settings.folder / TICKET / TICKET_JSON).is_file():
+            raise TicketError(
+                f"{settings.folder}: there is no super ticket in it yet; run its `supertickets find` to the end."
+            )
+        return [ticket_in(settings.folder / TICKET, runs.task, settings.recipe)]
+
+    def models(self, runs: Runs, settings: FindSettings) -> list[TrainedModel]:
+        """Return the dense model of the super ticket's seed, and the super ticket."""
+        from supertickets.studies.exchange import TrainedModel, finished_run
+
+        grid_runs = runs.only(stage=None)
+        best = best_run(grid_runs)
+        if best is None:
+            raise TicketError(
+                f"{settings.folder}: there is no super ticket, as no winning ticket above level 0 has finished; run "
+                "`supertickets find` to the end, with levels above 0."
+            )
+        seed, task = best.step.labels["seed"], runs.task.task.upper()
+        asked: dict[str, Mapping[str, Label]] = {
+            f"{task}-ST-DNN": {"kind": "dense", "seed": seed},
+            f"{task}-SuperT": best.step.labels,
+        }
+        found = {name: finished_run(grid_runs, name, **labels) for name, labels in asked.items()}
+        return [
+            TrainedModel(name, trial, settings.folder / "trials" / trial.key, runs.tasks)
+            for name, trial in found.items()
+        ]
+
+
+def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | None = None) -> Iterator[Step]:
+    """Yield dense runs, and the tickets of every kind and level that are drawn from their scores (paper, section 3).
+
+    One-shot, a dense run's scores give every level. Iterative, they give the first; then each rewound ticket's own
+    scores give the next. `labels` are put before each step's own.
+    """
+    full, how = full_ticket(task), settings.drawing
+    for seed in settings.all_seeds:
+        dense = Step(
+            {**(labels or {}), "kind": "dense", "level": 0.0, "seed": seed},
+            partial(_given, trial_of(settings, task, full, seed, scoring=settings.scoring if settings.kinds else None)),
+            keep="yes" if settings.keep in ("dense", "all") else "no",
+            cost=training_flops(task, full, settings.epochs, scored=True),
+        )
+        yield dense
+        for kind in settings.kinds:
+            before = dense
+            for level in settings.levels:
+                # What a level costs hardly depends on what is drawn.
+                about = draw_random(*full.shape, level, 0, how)
+                step = Step(
+                    {**(labels or {}), "kind": kind, "level": level, "seed": seed},
+                    partial(_drawn, settings, task, kind, level, seed, before),
+                    needs=() if kind == "random" else (before,),
+                    keep="yes" if settings.keep == "all" else _kept(settings, kind),
+                    cost=training_flops(task, about, settings.epochs),
+                )
+                yield step
+                if how.schedule == "iterative" and level and kind != "random":
+                    before = step
+
+
+def _kept(settings: FindSettings, kind: Kind) -> Literal["best", "no"]:
+    """Return whether a ticket's trained weights may stay: one model is shipped, and any other can be trained again."""
+    return "best" if settings.keep == "super" and kind == "winning" else "no"
+
+
+def _given(trial: Trial, done: Done) -> Trial:
+    return trial
+
+
+def _drawn(
+    settings: FindSettings, task: TaskInfo, kind: Kind, level: float, seed: int, before: Step, done: Done
+) -> Trial:
+    """Return the trial of a ticket of some kind, drawn from the scores of the step before it (random: from none)."""
+    how, last = settings.drawing, settings.levels[-1]
+    if not level:
+        ticket = full_ticket(task)
+    elif kind == "random":
+        ticket = draw_random(task.shape.layers, task.shape.heads, level, seed, how)
+    else:
+        outcome = done[before]
+        heads, ffns = outcome.scores()
+        ticket = draw_ranked(normalise_by_layer(heads), ffns, level, kind, how, within=outcome.trial.ticket)
+    scored = kind != "random" and (ticket.is_full or (how.schedule == "iterative" and level < last))
+    return trial_of(settings, task, ticket, seed, scoring=settings.scoring if scored or not level else None)
+
+
+def best_winning(done: Done, winning: Sequence[Step]) -> tuple[Step, Outcome] | None:
+    """Return the super ticket among winning steps (see `evidence.selection.select_super`), None if there is none."""
+    found = [(step, outcome) for step in winning if (outcome := done.get(step)) is not None]
+    pruned = [one for one in found if one[0].labels["level"] and not one[1].trial.ticket.is_full]
+    return max(pruned, key=lambda one: _rank(one[1]), default=None)
 
 
 def _rank(outcome: Outcome) -> tuple[float, float, int]:
-    """Order winning tickets as `select_super` does: by score, then the smaller, then the earlier seed."""
+    """Order outcomes: by score, then the smaller model, then the earlier seed."""
     return outcome.score, -outcome.cost["parameters"], -outcome.trial.seed
 
 
-def _conclude(study: FindStudy, record: Record, base: BaseModel, tasks: Loaded) -> FindResult:
-    """Write the table, the super ticket and the report."""
-    settings, folder = study.settings, study.settings.folder
-    table = record.table
-    write_results(folder, table)
-    if not record.finished(DENSE):
-        raise StudyError(f"no dense training finished: {record.first_trouble()}")
-    chosen = select_super(table)
-    ticket = None
-    if chosen is not None:
-        role = Role("winning", float(chosen["level"]), int(chosen["seed"]))
-        ticket = _ship(study, record, role, base, tasks)
-    conclusions = write_study_report(record)
-    return FindResult(folder, settings, table, conclusions.verdict, ticket, dict(record.failures))
+def best_run(runs: Runs) -> Run | None:
+    """Return the run of the super ticket (see `evidence.selection.select_super`)."""
+    from supertickets.evidence.selection import select_super
+
+    chosen = select_super(runs.table)
+    if chosen is None:
+        return None
+    return runs.where(kind="winning", level=float(chosen["level"]), seed=int(chosen["seed"]))[0]
 
 
-def _ship(study: FindStudy, record: Record, role: Role, base: BaseModel, tasks: Loaded) -> Ticket:
+def _rates(settings: FindSettings, task: TaskInfo, winning: Sequence[Step]) -> Iterator[Step]:
+    """Yield the dense model and the super ticket with every learning rate and seed (Tables 5 and 8, appendix A.4)."""
+    full = full_ticket(task)
+
+    def super_ticket(rate: float, seed: int, done: Done) -> Trial | None:
+        best = best_winning(done, winning)
+        return None if best is None else with_rate(best[1].trial.ticket, rate, seed, False)
+
+    def with_rate(ticket: Ticket, rate: float, seed: int, own: bool) -> Trial:
+        recipe = settings.recipe.model_copy(update={"learning_rate": rate})
+        return trial_of(settings, task, ticket, seed, recipe=recipe, scoring=settings.scoring if own else None)
+
+    for rate in settings.learning_rates:
+        for seed in settings.seeds_of_rates:
+            labels: dict[str, Label] = {"stage": RATES, "seed": seed, "learning_rate": rate}
+            own = rate == settings.learning_rate  # the study has scored its dense runs, which these are
+            dense = with_rate(full, rate, seed, own)
+            cost = training_flops(task, full, settings.epochs)
+            yield Step({**labels, "kind": "dense", "level": 0.0}, partial(_given, dense), cost=cost)
+            make = partial(super_ticket, rate, seed)
+            yield Step({**labels, "kind": "super"}, make, needs=tuple(winning), cost=cost)
+
+
+def _ship(done: Shipping, run: Run) -> None:
     """Write the super ticket's folder, unless it is there already."""
-    settings = study.settings
-    trial, outcome = record.roles[role].trial, record.roles[role].outcome
-    scored = record.roles[study.ranked_by(role)].outcome
-    assert trial is not None
+    from supertickets.studies.exchange import is_shipped
+
+    settings, runs, folder, outcome = done.settings, done.runs, done.runs.folder / TICKET, run.outcome
+    assert run.trial is not None
     assert outcome is not None
-    assert scored is not None
-    folder = settings.folder / "super-ticket"
-    there = None
-    with suppress(TicketError):  # none yet, or a damaged one
-        there = load_ticket(folder).origin.get("trial")
-    if there == trial.key and (settings.keep == "none" or (folder / MODEL_FOLDER).is_dir()):
-        return trial.ticket
+    if is_shipped(folder, run.trial, settings.keep != "none"):
+        return
     from supertickets.export.ship import ship
-    from supertickets.lab.workbench import versions
 
     if settings.keep != "none":
-        outcome = trained_again(study, base, tasks, trial)
+        outcome = done.with_weights(run.trial)
+    ship(super_ticket(runs, run, settings), outcome, done.base, done.tasks[runs.task.source], folder)
+
+
+def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket:
+    """Return the ticket of a winning run, with the scores it was drawn by and where it comes from."""
+    from supertickets.lab.workbench import versions
+    from supertickets.studies.exchange import origin_of
+
+    scored = next(one.outcome for one in runs.runs if one.step is run.step.needs[0])
+    assert run.trial is not None
+    assert scored is not None
     heads, ffns = scored.scores()
-    origin = {
-        "task": settings.task,
-        "data_hash": record.subject.data_hash,
-        "data": list(record.subject.description),
-        "kind": role.kind,
-        "level": role.level,
-        "seed": role.seed,
-        "score": outcome.score,
-        "metrics": list(record.subject.metrics),
-        "best_epoch": outcome.best_epoch,
-        "trial": trial.key,
-        "preset": settings.preset,
-        "recipe": trial.recipe.model_dump(),
-        "scores": {
-            "trial": scored.key,
-            "normalised": "heads by their layer's l2 norm",
-            **settings.scoring.model_dump(),
-            **settings.drawing.model_dump(),
-        },
-    }
-    described = {
-        "name": settings.model,
-        "weight_hash": base.weight_hash,
-        "model_type": base.config["model_type"],
-    }
-    ship(
-        SharedTicket(trial.ticket, described, origin, versions(), {"heads": heads, "ffns": ffns}),
-        outcome,
-        base,
-        tasks[record.subject.source],
-        folder,
-    )
-    return trial.ticket
+    drawn = {"trial": scored.key, "normalised": "heads by their layer's l2 norm"}
+    drawn |= settings.scoring.model_dump() | settings.drawing.model_dump()
+    task = runs.task
+    base = {"name": task.model, "weight_hash": task.weight_hash, "model_type": task.model_type}
+    origin = origin_of(runs, run, settings) | {"scores": drawn}
+    return SharedTicket(run.trial.ticket, base, origin, versions(), {"heads": heads, "ffns": ffns})
+
+
+def _ship_base(done: Shipping) -> Path:
+    """Save the dense model of the best seed as a base model, unless it is there already."""
+    from supertickets.export.ship import save_base
+
+    folder = done.runs.folder / BASE_MODEL
+    if not folder.is_dir():
+        best = max(done.runs.where(kind="dense"), key=lambda run: _rank(run.outcome) if run.outcome else (0.0, 0.0, 0))
+        assert best.trial is not None
+        save_base(done.with_weights(best.trial), done.base, done.tasks[done.runs.task.source], folder)
+    return folder
