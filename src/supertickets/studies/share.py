@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from supertickets.errors import StudyError, TicketError
-from supertickets.evidence.record import Record, Subject
-from supertickets.evidence.sharing import MODELS, MT_DNN, TICKET_SHARE, Sharing, conclude_sharing
-from supertickets.evidence.table import Role
-from supertickets.lab import Outcome, Trial
 from supertickets.lab.outcome import WEIGHTS
-from supertickets.lab.trial import Start
-from supertickets.models import BaseModel, find_model
-from supertickets.studies.config import SETTINGS_FILE, asked_for, complete, parse, settings_of
-from supertickets.studies.find import find
-from supertickets.studies.presets import task_name
-from supertickets.studies.settings import DEFAULT_TASKS, FindSettings, ShareSettings, slug
-from supertickets.studies.study import (
-    Loaded,
-    Study,
-    check_folder,
-    check_some_finished,
-    conduct,
-    trained_again,
-    write_results,
-)
-from supertickets.tasks import Task, TaskSource, load_task
-from supertickets.tasks.builtin import BUILTIN
+from supertickets.lab.steps import Done, Label, Step
+from supertickets.lab.trial import Start, Trial
+from supertickets.models import find_model
+from supertickets.studies.config import Overrides, fill, parse, resolve_settings
+from supertickets.studies.find import FindSettings, best_run, best_winning, grid, super_ticket
+from supertickets.studies.members import check_bases, cut_to_size, find_members
+from supertickets.studies.settings import slug
+from supertickets.studies.share_settings import ShareSettings
+from supertickets.studies.study import Inputs, Request, Study, full_ticket, study, training_flops, trial_of
+from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import (
     MODEL_FOLDER,
@@ -40,337 +29,216 @@ from supertickets.tickets.folder import (
     shipped_trial,
 )
 from supertickets.training.recipe import Recipe
-from supertickets.training.team import find_team
 
+if TYPE_CHECKING:
+    from supertickets.evidence.runs import Runs, TaskInfo
+    from supertickets.evidence.share import ShareFindings
+    from supertickets.report.sections import Section
+    from supertickets.studies.exchange import Shipping
+    from supertickets.studies.inputs import TrainedModel
+
+MT_DNN, TICKET_SHARE = "MT-DNN", "Ticket-Share"
 TICKETS = "tickets"
 """Below a study's folder: each task's ticket, as it is shared."""
 TASK_MODELS = "models"
 """Below a study's folder: each task's ticket folder, with its part of the shared model."""
-FOUND = "find"
-"""Below a study's folder: the studies that found the tickets, where none were given."""
 
 
-class ShareStudy(Study):
-    """MT-DNN and Ticket-Share in each seed, then each of them fine-tuned on each task."""
+class ShareInputs(Inputs):
+    """The tickets that were given, by the slug of their task; none where they are searched for first."""
 
-    settings: ShareSettings
-    continues = True
+    tickets: Mapping[str, SharedTicket]
 
-    def __init__(self, settings: ShareSettings, subjects: Sequence[Subject], tickets: Sequence[SharedTicket]) -> None:
-        super().__init__(settings, subjects)
-        self.tickets = tuple(tickets)
-        full = Ticket.full(self.layers, self.heads)
-        self._tickets = {
-            MT_DNN: [full] * len(self.subjects),
-            TICKET_SHARE: [shared.ticket for shared in self.tickets],
-        }
-
-    @classmethod
-    def remembered(cls, settings: ShareSettings, subjects: Sequence[Subject]) -> ShareStudy | None:
-        """Return the study in a folder; None if it stopped before its tickets were there."""
-        tickets = [_kept(settings.folder, subject) for subject in subjects]
-        there = [ticket for ticket in tickets if ticket is not None]
-        return cls(settings, subjects, there) if len(there) == len(subjects) else None
-
-    def expected(self) -> list[Role]:
-        """Return the shared models, then their fine-tuning on each task (the role's variant)."""
-        shared = [Role(model, 0.0, seed) for seed in self.seeds for model in MODELS]
-        tuned = [Role(role.kind, 0.0, role.seed, subject.task) for role in shared for subject in self.subjects]
-        return shared + (tuned if self.settings.fine_tune else [])
-
-    def opening(self) -> list[Trial]:
-        """Return the shared models' trials."""
-        return [
-            self.trial(role, dict(enumerate(self._tickets[role.kind])), sharing=self.settings.sharing)
-            for role in self.expected()
-            if not role.variant
-        ]
-
-    def then(self, trial: Trial, outcome: Outcome) -> list[Trial]:
-        """Return a shared model's fine-tuning on each task, from its encoder and that task's output layer."""
-        if len(trial.tasks) == 1 or WEIGHTS not in outcome.files or not self.settings.fine_tune:
-            return []
-        return [
-            self.fine_tuned(
-                Role(role.kind, 0.0, role.seed, subject.task), place, outcome, self.settings.fine_tuning(subject.task)
-            )
-            for role in self.played_by(trial)
-            for place, subject in enumerate(self.subjects)
-        ]
-
-    def fine_tuned(self, role: Role, place: int, outcome: Outcome, recipe: Recipe) -> Trial:
-        """Return the trial that goes on from a shared model's outcome on one task, with that task's ticket."""
-        trial = outcome.trial
-        start = Start(
-            trial=trial.key,
-            folder=outcome.folder,
-            weights=outcome.files[WEIGHTS],
-            ticket=trial.ticket,
-            output_layer=place,
-        )
-        return self.trial(role, {place: self._tickets[role.kind][place]}, recipe=recipe, start=start)
-
-    def keeps(self, trial: Trial) -> bool:
-        """Whether trained weights stay: the shared models', which others start from, or all."""
-        return self.settings.keep == "all" or len(trial.tasks) > 1
-
-    def dropout(self, place: int) -> float | None:
-        """Return a task's own dropout, where it is not the same for all."""
-        return self.settings.dropout_of(self.subjects[place].task) if self.settings.dropout is None else None
-
-    def expected_cost(self) -> float:
-        """Return the cost of all trials there will be."""
-        settings = self.settings
-        once = sum(
-            self._flops(ticket, subject.train)
-            for tickets in self._tickets.values()
-            for ticket, subject in zip(tickets, self.subjects, strict=True)
-        )
-        tuned = settings.fine_tune_epochs if settings.fine_tune else 0
-        return len(self.seeds) * once * (settings.epochs + tuned)
-
-    def description(self) -> str:
-        """Return which tasks share what, in words."""
-        tasks = ", ".join(f"{subject.task} ({subject.train} examples)" for subject in self.subjects)
-        return f"{tasks} on {self.settings.model}"
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A task of the study, where its examples are, and its ticket if one was given."""
-
-    source: TaskSource
-    shared: SharedTicket | None = None
-    where: str = ""
-
-
-def _members(settings: ShareSettings) -> list[_Member]:
-    """Return the tasks in the order asked for; raises TicketError where tasks and tickets do not match."""
-    given: dict[str, _Member] = {}
-    for path in settings.tickets:
-        member = _given(path, settings)
-        name = task_name(member.source.task)
-        if name in given:
-            raise TicketError(
-                f"--tickets: {given[name].where} and {member.where} are both of task {member.source.task!r}; "
-                "name one for each task."
-            )
-        given[name] = member
-    if not given:
-        return [_Member(_source(task, settings)) for task in settings.tasks or DEFAULT_TASKS]
-    asked = {task_name(task): task for task in settings.tasks}
-    without = [task for name, task in asked.items() if name not in given]
-    if without:
-        raise TicketError(
-            f"--tasks: task {without[0]!r} has no ticket; name its study with --tickets, or leave --tickets out to "
-            "find them all first."
-        )
-    more = [member for name, member in given.items() if asked and name not in asked]
-    if more:
-        raise TicketError(
-            f"--tickets {more[0].where}: a ticket of {more[0].source.task!r}, which is not among --tasks."
-        )
-    return [given[name] for name in asked] if asked else list(given.values())
-
-
-def _source(task: str, settings: ShareSettings) -> TaskSource:
-    data = None if task_name(task) in BUILTIN else settings.data
-    return TaskSource.model_validate({"task": task, "data": data})
-
-
-def _given(path: Path, settings: ShareSettings) -> _Member:
-    """Return the task of a finished study, or of a ticket folder, with its ticket."""
-    if not path.is_dir():
-        raise TicketError(f"--tickets {path}: no such folder.")
-    if not (path / SETTINGS_FILE).is_file():
-        shared = load_ticket(path)
-        task = str(shared.origin.get("task", ""))
-        if not task:
-            raise TicketError(f"{path}: {TICKET_JSON} does not say which task the ticket is of.")
-        return _Member(_source(task, settings), shared, str(path))
-    study = settings_of(path)
-    if not isinstance(study, FindSettings):
-        raise TicketError(f"--tickets {path}: expected a study of `find`, this is one of `{study.study}`.")
-    if not (path / "super-ticket" / TICKET_JSON).is_file():
-        raise TicketError(f"--tickets {path}: there is no super ticket in it; run `supertickets find` to its end.")
-    return _Member(study.source, load_ticket(path / "super-ticket"), str(path))
-
-
-def _check_bases(members: Sequence[_Member], base: BaseModel) -> None:
-    shape = (base.shape.layers, base.shape.heads)
-    for member in members:
-        if member.shared is None:
-            continue
-        ticket, given = member.shared.ticket, str(member.shared.base["weight_hash"])
-        if ticket.shape != shape:
-            raise TicketError(
-                f"--tickets {member.where}: the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, "
-                f"model {base.name!r} has {shape[0]} x {shape[1]}; use tickets of that model."
-            )
-        if given != base.weight_hash:
-            raise TicketError(
-                f"--tickets {member.where}: the ticket was drawn from {member.shared.base['name']!r} with weights "
-                f"{given[:12]}..., model {base.name!r} has {base.weight_hash[:12]}...; use tickets of that model."
-            )
-
-
-def _cut_to_size(source: TaskSource, task: Task, settings: ShareSettings) -> tuple[TaskSource, Task]:
-    """Return a task with at most as many training examples as asked for."""
-    if settings.at_most is None or len(task.train) <= settings.at_most:
-        return source, task
-    if settings.at_most < max(2, len(task.labels)):
-        raise TicketError(
-            f"--at-most {settings.at_most}: task {task.name!r} has {len(task.labels)} classes; expected at least one "
-            "example of each."
-        )
-    share = source.fraction * settings.at_most / len(task.train)
-    seed = source.fraction_seed if source.fraction < 1 else settings.fraction_seed  # a part of the part it was
-    smaller = source.model_copy(update={"fraction": share, "fraction_seed": seed})
-    return smaller, load_task(smaller)
-
-
-@dataclass(frozen=True)
-class ShareResult:
-    """What `share` leaves: where things are, the tickets by task, what came out (Table 3, sizes, who keeps what)."""
-
-    folder: Path
-    tickets: Mapping[str, Ticket]
-    sharing: Sharing
-    failures: Mapping[str, str]
-
-    @property
-    def report(self) -> Path:
-        """The page to look at."""
-        return self.folder / "report.html"
-
-    @property
-    def model_folder(self) -> Path:
-        """The shared encoder with all output layers and tickets (see `load_shared`)."""
-        return self.folder / SHARED_MODEL
-
-    @property
-    def task_folders(self) -> Mapping[str, Path]:
-        """Each task's ticket folder, with its small model in `model/`."""
-        return {task: self.folder / TASK_MODELS / slug(task) for task in self.tickets}
-
-
-def share(config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any) -> ShareResult:
-    """Train tasks together, each its own super ticket of one encoder; the call behind `supertickets share`.
-
-    Takes the settings of `ShareSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both. Tickets
-    that are not given are found first, in `find/` of the output folder. Raises TicketError for misuse before anything
-    is written, StudyError if a task has no super ticket.
-    """
-    asked = asked_for(ShareSettings, config, settings)
-    first = parse(ShareSettings, asked)
-    members = _members(first)
-    if len(members) < 2:
-        raise TicketError(f"--tasks: sharing needs at least two tasks, got {members[0].source.task!r} alone.")
-    if first.data is not None and all(member.source.data != first.data for member in members):
-        raise TicketError("--data: it would change nothing: no task takes its examples from there.")
-    if members[0].shared is None and not any(first.levels):
-        raise TicketError("--levels 0: a ticket of level 0 is the dense model; name one above 0 too.")
-    asked["tasks"] = tuple(member.source.task for member in members)
-    base = find_model(first.model)
-    _check_bases(members, base)
-    finished = complete(ShareSettings, asked, base, quiet)
-    if members[0].shared is None and find_team().size > 1:
-        raise TicketError("--tickets: under `accelerate launch`, find the tickets first and name their studies.")
-    loaded = dict(_cut_to_size(member.source, load_task(member.source), first) for member in members)
-    if of_tokens := [task.name for task in loaded.values() if task.form != "sequence"]:
-        raise TicketError(
-            f"--tasks: task {of_tokens[0]!r} gives outputs for tokens, which cannot share an encoder yet; expected "
-            "tasks of whole texts (see `supertickets find` for this one)."
-        )
-    tickets = [member.shared for member in members if member.shared is not None]
-    _check_kept(finished.folder, [task.name for task in loaded.values()], tickets)
-
-    def check() -> None:
-        for source, task in {} if tickets else loaded.items():
-            subject = Subject.of(base, source, task)
-            if _kept(finished.folder, subject) is None:
-                check_folder(complete(FindSettings, _search(finished, subject), base), [subject])
-
-    def build(settled: ShareSettings, subjects: Sequence[Subject]) -> ShareStudy:
+    def save(self, folder: Path) -> None:
+        """Write a ticket folder each."""
         from supertickets.export.card import ticket_card
 
-        found = tickets or [_kept(settled.folder, subject) or _found(settled, subject, quiet) for subject in subjects]
-        for subject, shared in zip(subjects, found, strict=True):
+        for name, shared in self.tickets.items():
             readme = ticket_card(shared.ticket, shared.base, shared.origin, with_model=False)
-            shared.save(_ticket_folder(settled.folder, subject), readme)
-        return ShareStudy(settled, subjects, found)
+            shared.save(folder / TICKETS / name, readme)
 
-    return conduct(
-        build, finished, base, loaded, quiet, lambda study, record: _conclude(study, record, base, loaded), check=check
-    )
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Return the tickets of the ticket folders."""
+        found = sorted((folder / TICKETS).glob(f"*/{TICKET_JSON}"))
+        return cls(tickets={path.parent.name: load_ticket(path.parent) for path in found})
 
-
-def _conclude(study: ShareStudy, record: Record, base: BaseModel, loaded: Loaded) -> ShareResult:
-    """Write the tables, the page and the models."""
-    from supertickets.studies.pages import write_sharing
-
-    check_some_finished(record)
-    seen = conclude_sharing(record, study.tickets)
-    write_results(record.folder, seen.runs)
-    write_sharing(record, seen, study.tickets)
-    _ship(study, record, base, loaded)
-    if study.settings.keep == "none" and all(row.finished for row in record.rows):
-        for row in record.rows:
-            row.outcome.drop_weights()  # type: ignore[union-attr]
-    tickets = {one.task: shared.ticket for one, shared in zip(record.subjects, study.tickets, strict=True)}
-    return ShareResult(record.folder, tickets, seen, dict(record.failures))
+    def difference(self, before: Self) -> str:
+        """Return the first task whose ticket is another."""
+        for name, shared in self.tickets.items():
+            if name in before.tickets and before.tickets[name].ticket != shared.ticket:
+                return f"tickets (that of {name})"
+        return ""
 
 
-def _ship(study: ShareStudy, record: Record, base: BaseModel, loaded: Loaded) -> None:
-    """Write the best Ticket-Share model and each task's part of it, unless they are there already."""
-    shared = [row for row in record.finished(TICKET_SHARE) if not row.role.variant and row.outcome is not None]
-    if study.settings.keep == "none" or not shared:
-        return
-    best = max(shared, key=lambda row: (row.outcome.score if row.outcome else 0.0, -row.role.seed))
-    trial = best.trial
-    assert trial is not None
-    folders = [study.settings.folder / TASK_MODELS / slug(subject.task) for subject in study.subjects]
-    whole = all((folder / MODEL_FOLDER).is_dir() and (folder / TICKET_JSON).is_file() for folder in folders)
-    if whole and shipped_trial(study.settings.folder / SHARED_MODEL) == trial.key:
-        return
-    from supertickets.export.shared import ship_shared
+@study("share", settings=ShareSettings)
+class Share(Study[ShareSettings]):
+    """Train several tasks on one encoder, each with its own super ticket.
 
-    outcome = trained_again(study, base, loaded, trial)
-    tasks = [loaded[subject.source] for subject in study.subjects]
-    ship_shared(study.settings.folder / SHARED_MODEL, folders, outcome, base, tasks, study.tickets)
+    The tickets come from finished studies (--tickets) or are searched for first. Heads and FFNs that no task keeps are
+    removed, and a training step of a task changes only that task's ticket. The dense model is trained in the same way
+    for comparison (MT-DNN), and both are fine-tuned on each task. Run the same command again to resume.
+    """
 
+    Inputs = ShareInputs
 
-def _ticket_folder(folder: Path, subject: Subject) -> Path:
-    return folder / TICKETS / slug(subject.task)
+    def steps(self, settings: ShareSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
+        """Yield the search for tickets that were not given, the shared trainings, then their fine-tuning."""
+        searched = [] if settings.tickets else [list(_search(settings, task)) for task in tasks]
+        for steps in searched:
+            yield from steps
+        needs = tuple(step for steps in searched for step in steps)
+        winning = [[step for step in steps if step.labels["kind"] == "winning"] for steps in searched]
+        full = [full_ticket(task) for task in tasks]
+        about = self._given(tasks) if settings.tickets else full
+        epochs = settings.epochs
 
+        def kept(done: Done) -> Sequence[Ticket] | None:
+            if settings.tickets:
+                return about
+            found = [best_winning(done, steps) for steps in winning]
+            return None if None in found else [one[1].trial.ticket for one in found if one is not None]
 
-def _kept(folder: Path, subject: Subject) -> SharedTicket | None:
-    """Return a task's ticket as a study in `folder` shares it; None if it has none yet."""
-    there = _ticket_folder(folder, subject)
-    return load_ticket(there) if (there / TICKET_JSON).is_file() else None
+        def together(seed: int, tickets: Sequence[Ticket] | None, done: Done) -> Trial | None:
+            tickets = tickets or kept(done)
+            dropout = [settings.dropout_of(task.task) if settings.dropout is None else None for task in tasks]
+            more: dict[str, Any] = {"sharing": settings.sharing, "dropout": dropout}
+            return None if tickets is None else trial_of(settings, tasks, tickets, seed, **more)
 
+        for seed in settings.all_seeds:
+            for kind, tickets in ((MT_DNN, full), (TICKET_SHARE, None)):
+                shared = Step(
+                    {"stage": "shared", "kind": kind, "seed": seed},
+                    partial(together, seed, tickets),
+                    needs=() if tickets else needs,
+                    keep="no" if settings.keep == "none" else "yes",
+                    cost=sum(training_flops(t, k, epochs) for t, k in zip(tasks, tickets or about, strict=True)),
+                )
+                yield shared
+                yield from self._tuned(settings, tasks, shared, seed)
 
-def _check_kept(folder: Path, names: Sequence[str], tickets: Sequence[SharedTicket]) -> None:
-    """Raise TicketError if two tasks would have one folder, or if a study in `folder` shares other tickets."""
-    slugs = [slug(name) for name in names]
-    for name, own in zip(names, slugs, strict=True):
-        if slugs.count(own) > 1:
-            raise TicketError(f"--tasks: another task's name is too much like {name!r}; rename one of them.")
-    for name, shared in zip(names, tickets, strict=False):  # none are given where they are to be found
-        there = folder / TICKETS / slug(name)
-        if (there / TICKET_JSON).is_file() and load_ticket(there).ticket != shared.ticket:
+    def _tuned(self, settings: ShareSettings, tasks: Sequence[TaskInfo], shared: Step, seed: int) -> Iterator[Step]:
+        """Yield a shared model's fine-tuning on each task; of the first seed also with other rates and seeds."""
+        stages: list[tuple[str, int, float | None]] = [("fine-tuned", seed, None)] if settings.fine_tune else []
+        if seed == settings.first_seed:
+            others = settings.seeds_of_rates
+            stages += [("learning rates", other, rate) for rate in settings.learning_rates for other in others]
+        for stage, own, rate in stages:
+            for place, task in enumerate(tasks):
+                recipe = settings.fine_tuning(task.task)
+                recipe = recipe if rate is None else recipe.model_copy(update={"learning_rate": rate})
+                labels: dict[str, Label] = {"stage": stage, "kind": shared.labels["kind"], "task": task.task}
+                yield Step(
+                    {**labels, "seed": own} | ({} if rate is None else {"learning_rate": rate}),
+                    partial(_fine_tuned, settings, task, place, shared, own, recipe),
+                    starts_from=shared,
+                    keep="yes" if settings.keep == "all" else "no",
+                    cost=training_flops(task, full_ticket(task), recipe.epochs),
+                )
+
+    def _given(self, tasks: Sequence[TaskInfo]) -> list[Ticket]:
+        return [self.inputs.tickets[slug(task.task)].ticket for task in tasks]
+
+    def analyse(self, runs: Runs, settings: ShareSettings) -> ShareFindings:
+        """Return Table 3, gains, sizes, who keeps what (see `evidence.share`)."""
+        from supertickets.evidence.share import analyse_share
+
+        shared = self._shared(runs, settings)
+        tickets = {task.task: one.ticket for task, one in zip(runs.tasks, shared, strict=True)}
+        return analyse_share(runs, tickets, {task: one.scores for task, one in zip(tickets, shared, strict=True)})
+
+    def _shared(self, runs: Runs, settings: ShareSettings) -> list[SharedTicket]:
+        """Return each task's ticket: as it was given, or found here."""
+        if settings.tickets:
+            return [self.inputs.tickets[slug(task.task)] for task in runs.tasks]
+        found = []
+        for task in runs.tasks:
+            searched = runs.only(stage="search", task=task.task)
+            searched.check_some_finished(f"dense training of task {task.task!r}", kind="dense")
+            best = best_run(searched)
+            if best is None:
+                raise StudyError(f"task {task.task!r}: no winning ticket that prunes anything finished its training.")
+            found.append(super_ticket(runs, best, fill_search(settings, task)))
+        return found
+
+    def sections(self, findings: ShareFindings, runs: Runs) -> list[Section]:
+        """Return what the page says."""
+        from supertickets.report.share import share_sections
+
+        return share_sections(findings, runs)
+
+    def title(self, runs: Runs) -> str:
+        """Return the title of the study's page."""
+        return f"Tickets shared by {len(runs.tasks)} tasks on {runs.model}"
+
+    def ship(self, done: Shipping) -> dict[str, Path]:
+        """Write the best Ticket-Share model and each task's part of it, unless they are there already."""
+        tickets, folder = self._shared(done.runs, done.settings), done.runs.folder
+        if not done.settings.tickets:
+            ShareInputs(tickets={slug(t.task): s for t, s in zip(done.runs.tasks, tickets, strict=True)}).save(folder)
+        shared = done.runs.where(stage="shared", kind=TICKET_SHARE)
+        if done.settings.keep == "none" or not shared:
+            return {}
+        best = max(shared, key=lambda run: (run.outcome.score if run.outcome else 0.0, -int(run.step.labels["seed"])))
+        assert best.trial is not None
+        folders = [folder / TASK_MODELS / slug(task.task) for task in done.runs.tasks]
+        whole = all((one / MODEL_FOLDER).is_dir() and (one / TICKET_JSON).is_file() for one in folders)
+        if not whole or shipped_trial(folder / SHARED_MODEL) != best.trial.key:
+            from supertickets.export.shared import ship_shared
+
+            tasks = [done.tasks[task.source] for task in done.runs.tasks]
+            ship_shared(folder / SHARED_MODEL, folders, done.with_weights(best.trial), done.base, tasks, tickets)
+        return {"model": folder / SHARED_MODEL, "models": folder / TASK_MODELS}
+
+    def models(self, runs: Runs, settings: ShareSettings) -> list[TrainedModel]:
+        """Return MT-DNN and Ticket-Share of the first seed."""
+        from supertickets.studies.exchange import TrainedModel, finished_run
+
+        found = []
+        for kind in (MT_DNN, TICKET_SHARE):
+            trial = finished_run(runs, kind, stage="shared", kind=kind, seed=settings.first_seed)
+            found.append(TrainedModel(kind, trial, settings.folder / "trials" / trial.key, runs.tasks))
+        return found
+
+    @classmethod
+    def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
+        """Return the study that is asked for, with its tasks and the tickets that are given."""
+        first = parse(ShareSettings, overrides)
+        members = find_members(first)
+        if len(members) < 2:
+            raise TicketError(f"--tasks: sharing needs at least two tasks, got {members[0].source.task!r} alone.")
+        if first.data is not None and all(member.source.data != first.data for member in members):
+            raise TicketError("--data: it would change nothing: no task takes its examples from there.")
+        if members[0].found is None and not any(first.levels):
+            raise TicketError("--levels 0: a ticket of level 0 is the dense model; add a level above 0.")
+        overrides["tasks"] = tuple(member.source.task for member in members)
+        base = find_model(first.model)
+        check_bases(members, base)
+        settings = resolve_settings(ShareSettings, overrides, base, quiet)
+        loaded = dict(cut_to_size(member.source, load_task(member.source), first) for member in members)
+        names = [task.name for task in loaded.values()]
+        if of_tokens := [task.name for task in loaded.values() if task.form != "sequence"]:
             raise TicketError(
-                f"--out {folder}: the folder's study shares another ticket of {name!r}; choose another folder."
+                f"--tasks: task {of_tokens[0]!r} has outputs for each token, which `share` does not support yet; "
+                "expected tasks with outputs for whole texts (`supertickets find` supports this one)."
             )
+        slugs = [slug(name) for name in names]
+        for name, own in zip(names, slugs, strict=True):
+            if slugs.count(own) > 1:
+                raise TicketError(f"--tasks: another task's name is too similar to {name!r}; rename one of them.")
+        given = {
+            own: member.found.shared for own, member in zip(slugs, members, strict=True) if member.found is not None
+        }
+        return Request(settings, base, loaded, ShareInputs.model_validate({"tickets": given}))
 
 
-def _search(settings: ShareSettings, subject: Subject) -> dict[str, Any]:
-    """Return what is asked of the study that finds a task's super ticket: this one's recipe, levels and seeds.
+def fill_search(settings: ShareSettings, task: TaskInfo) -> FindSettings:
+    """Return the settings of the search for a task's super ticket: this study's recipe, levels and seeds.
 
     Its epochs are those of a single task: the preset's, or as many as were asked for (appendix A.2.1).
     """
-    own = {"out", "dropout", "keep", "data", "fraction_seed", "epochs"}
-    same = {name: getattr(settings, name) for name in type(settings).model_fields.keys() & FindSettings.model_fields}
+    own = {"out", "dropout", "keep", "data", "fraction_seed", "epochs", "learning_rates", "rate_seeds"}
+    same = {name: getattr(settings, name) for name in ShareSettings.model_fields.keys() & FindSettings.model_fields}
     same = {name: value for name, value in same.items() if name not in own | settings.without_effect({}).keys()}
     if settings.score_epoch is None:
         same.pop("score_epoch", None)  # the task's own, by preset
@@ -378,19 +246,25 @@ def _search(settings: ShareSettings, subject: Subject) -> dict[str, Any]:
         same["epochs"] = settings.find_epochs
     if settings.dropout is not None:
         same["dropout"] = settings.dropout
-    source = {name: value for name, value in subject.source.model_dump().items() if value is not None}
-    folder = settings.folder / FOUND / slug(subject.task)
-    return {**same, **source, "kinds": ("winning",), "keep": "none", "out": folder}
+    source = {name: value for name, value in task.source.model_dump().items() if value is not None}
+    return fill(FindSettings, {**same, **source, "kinds": ("winning",), "keep": "none"}, task.shape)
 
 
-def _found(settings: ShareSettings, subject: Subject, quiet: bool) -> SharedTicket:
-    """Return a task's super ticket, from a study of its own with this one's recipe and seeds (appendix A.2.1)."""
-    result = find(_search(settings, subject), quiet=quiet)
-    if result.failures:
-        raise StudyError(
-            f"task {subject.task!r}: {len(result.failures)} trials failed while its ticket was looked for: "
-            f"{', '.join(result.failures)}; the same command tries them again."
-        )
-    if result.super_ticket is None:
-        raise StudyError(f"task {subject.task!r}: no winning ticket finished its training; see {result.folder}.")
-    return load_ticket(result.ticket_folder)
+def _search(settings: ShareSettings, task: TaskInfo) -> Iterator[Step]:
+    return grid(fill_search(settings, task), task, {"stage": "search", "task": task.task})
+
+
+def _fine_tuned(
+    settings: ShareSettings, task: TaskInfo, place: int, shared: Step, seed: int, recipe: Recipe, done: Done
+) -> Trial:
+    """Return the trial that goes on from a shared model on one task, with that task's ticket."""
+    outcome = done[shared]
+    trial = outcome.trial
+    start = Start(
+        trial=trial.key,
+        folder=outcome.folder,
+        weights=outcome.files[WEIGHTS],
+        ticket=trial.ticket,
+        output_layer=place,
+    )
+    return trial_of(settings, task, trial.tasks[place].ticket, seed, recipe=recipe, start=start)

@@ -1,0 +1,94 @@
+"""The tasks of a study of `share`, with the tickets that are given for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from supertickets.errors import TicketError
+from supertickets.models import BaseModel
+from supertickets.studies.presets import task_name
+from supertickets.studies.share_settings import DEFAULT_TASKS
+from supertickets.tasks import Task, TaskSource, load_task
+from supertickets.tasks.builtin import BUILTIN
+from supertickets.tickets import Ticket
+from supertickets.tickets.folder import TICKET_JSON
+
+if TYPE_CHECKING:
+    from supertickets.studies.exchange import FoundTicket
+    from supertickets.studies.share_settings import ShareSettings
+
+
+@dataclass(frozen=True)
+class Member:
+    """A task of the study, where its examples are, and its ticket if one was given."""
+
+    source: TaskSource
+    found: FoundTicket | None = None
+
+
+def find_members(settings: ShareSettings) -> list[Member]:
+    """Return the tasks in the order asked for; raises TicketError where tasks and tickets do not match."""
+    from supertickets.studies.inputs import open_tickets
+
+    given: dict[str, Member] = {}
+    for path in settings.tickets:
+        for found in open_tickets("--tickets", path):
+            if not isinstance(found.ticket, Ticket):
+                raise TicketError(
+                    f"--tickets {path}: this is a ticket of single weights; expected one of heads and FFNs."
+                )
+            if not found.task:
+                raise TicketError(f"{path}: {TICKET_JSON} does not say which task the ticket is of.")
+            member = Member(found.source or _source(found.task, settings), found)
+            name = task_name(member.source.task)
+            if name in given and (other := given[name].found) is not None:
+                raise TicketError(
+                    f"--tickets: {other.where} and {found.where} are both of task {member.source.task!r}; "
+                    "name one for each task."
+                )
+            given[name] = member
+    if not given:
+        return [Member(_source(task, settings)) for task in settings.tasks or DEFAULT_TASKS]
+    asked = {task_name(task): task for task in settings.tasks}
+    without = [task for name, task in asked.items() if name not in given]
+    if without:
+        raise TicketError(
+            f"--tasks: task {without[0]!r} has no ticket; name its study with --tickets, or leave --tickets out to "
+            "find them all first."
+        )
+    for name, member in given.items():
+        if asked and name not in asked and member.found is not None:
+            raise TicketError(f"--tickets {member.found.where}: its task {member.source.task!r} is not among --tasks.")
+    return [given[name] for name in asked] if asked else list(given.values())
+
+
+def _source(task: str, settings: ShareSettings) -> TaskSource:
+    data = None if task_name(task) in BUILTIN else settings.data
+    return TaskSource.model_validate({"task": task, "data": data})
+
+
+def check_bases(members: Sequence[Member], base: BaseModel) -> None:
+    """Raise TicketError if a ticket that was given is of another base model."""
+    from supertickets.studies.inputs import check_base
+
+    for member in members:
+        if member.found is not None:
+            check_base(member.found, "--tickets", base.weight_hash, base.name, (base.shape.layers, base.shape.heads))
+
+
+def cut_to_size(source: TaskSource, task: Task, settings: ShareSettings) -> tuple[TaskSource, Task]:
+    """Return a task with at most as many training examples as asked for."""
+    most = settings.max_train_examples
+    if most is None or len(task.train) <= most:
+        return source, task
+    if most < max(2, len(task.labels)):
+        raise TicketError(
+            f"--max-train-examples {most}: task {task.name!r} has {len(task.labels)} classes; expected at least one "
+            "example of each."
+        )
+    share = source.fraction * most / len(task.train)
+    seed = source.fraction_seed if source.fraction < 1 else settings.fraction_seed  # a part of the part it was
+    smaller = source.model_copy(update={"fraction": share, "fraction_seed": seed})
+    return smaller, load_task(smaller)
