@@ -11,15 +11,14 @@ import pytest
 
 from supertickets.anatomy import Shape
 from supertickets.cli import main
-from supertickets.errors import TicketError
 from supertickets.lab.outcome import load_outcome
 from supertickets.models import find_model
-from supertickets.studies.compare import CompareResult, compare
-from supertickets.studies.config import complete
-from supertickets.studies.find import FindResult, find
+from supertickets.studies.adapt import AdaptSettings
+from supertickets.studies.compare import CHOICES, CompareSettings
+from supertickets.studies.config import resolve_settings
+from supertickets.studies.find import RATES, FindSettings
 from supertickets.studies.report import report
-from supertickets.studies.sensitivity import sensitivity
-from supertickets.studies.settings import CHOICES, AdaptSettings, FindSettings
+from supertickets.studies.run import Result, run_study
 from supertickets.tasks import TaskSource, count_of, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
@@ -35,7 +34,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def outcome(result: FindResult | CompareResult, key: str) -> Any:
+def outcome(result: Result, key: str) -> Any:
     return load_outcome(result.folder / "trials" / key)
 
 
@@ -60,9 +59,8 @@ def test_iterative_pruning_scores_every_rewound_ticket_again(
     tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
     levels = (0.2, 0.5, 0.7)
-    result = find(
-        SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, levels=levels, schedule="iterative", **words
-    )
+    asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, **words}
+    result = run_study("find", asked, out=tmp_path / "out", schedule="iterative")
     assert (result.table["status"] == "finished").all()
     for kind in ("winning", "losing"):
         rows = result.table[result.table["kind"] == kind].sort_values("level")
@@ -74,10 +72,10 @@ def test_iterative_pruning_scores_every_rewound_ticket_again(
             ticket, before = outcome(result, key).trial.ticket, key
             assert ticket == expected
         assert "scores.safetensors" not in outcome(result, before).files  # nothing is drawn from the last
-    one_shot = find(SMALL, model=str(tiny_model), out=tmp_path / "shot", seeds=1, levels=levels, **words)
+    one_shot = run_study("find", asked, out=tmp_path / "shot")
     assert set(one_shot.table["trial"]) != set(result.table["trial"])
     report([result.folder])  # recalled, chain and all
-    again = find(result.folder / "settings.yaml")
+    again = run_study("find", result.folder / "settings.yaml")
     assert again.table.equals(result.table)
 
 
@@ -88,7 +86,7 @@ def test_levels_that_draw_the_same_ticket_do_not_end_a_study(
     """0.01 of 12 heads prunes nothing, 0.3 and 0.31 the same: equal tickets share a trial, and all go on."""
     levels = (0.01, 0.3, 0.31, 0.6)
     asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, "schedule": schedule, **words}
-    result = find(asked, out=tmp_path / "out")
+    result = run_study("find", asked, out=tmp_path / "out")
     assert (result.table["status"] == "finished").all()
     winning = result.table[result.table["kind"] == "winning"].set_index("level")
     assert winning.loc[0.01, "trial"] == result.table.set_index("kind").loc["dense", "trial"]
@@ -99,8 +97,6 @@ def test_levels_that_draw_the_same_ticket_do_not_end_a_study(
 
 
 def test_what_a_measure_does_not_read_changes_no_trial(capsys: pytest.CaptureFixture[str]) -> None:
-    from supertickets.studies.settings import CompareSettings, FindSettings
-
     def scoring(**settings: str) -> Any:
         return FindSettings(**settings).scoring  # type: ignore[arg-type]
 
@@ -141,18 +137,18 @@ def test_the_epoch_that_is_scored(
 ) -> None:
     base = find_model(str(tiny_model))
     asked = {"task": "rte", "preset": "released", "model": str(tiny_model)}
-    assert complete(FindSettings, asked, base).scoring.score_epoch == 4
-    fewer = complete(FindSettings, asked | {"epochs": 3}, base)  # the preset's is one of its own six
+    assert resolve_settings(FindSettings, asked, base).scoring.score_epoch == 4
+    fewer = resolve_settings(FindSettings, asked | {"epochs": 3}, base)  # the preset's is one of its own six
     assert fewer.scoring.score_epoch is None
-    assert complete(FindSettings, asked | {"epochs": 3, "score_epoch": 2}, base).scoring.score_epoch == 2
-    magnitude = complete(FindSettings, asked | {"importance": "magnitude"}, base)
+    assert resolve_settings(FindSettings, asked | {"epochs": 3, "score_epoch": 2}, base).scoring.score_epoch == 2
+    magnitude = resolve_settings(FindSettings, asked | {"importance": "magnitude"}, base)
     assert magnitude.scoring.score_epoch == 4
     flags = ["find", "--model", str(tiny_model), "--train-file", str(words["train_file"])]
     assert main([*flags, "--out", str(tmp_path / "out"), "--epochs", "3", "--score-epoch", "4"]) == 2
     assert "--score-epoch 4: a training has 3 epochs (--epochs)." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     small = {**SMALL, "epochs": 2, "keep_epoch": "last", "seeds": 1, "kinds": ("winning",), "model": str(tiny_model)}
-    found = [find(small | words, out=tmp_path / str(epoch), score_epoch=epoch) for epoch in (1, 2, None)]
+    found = [run_study("find", small | words, out=tmp_path / str(epoch), score_epoch=epoch) for epoch in (1, 2, None)]
     dense = [load_outcome(one.folder / "trials" / one.table["trial"].iloc[0]) for one in found]
     heads = [outcome.scores()[0] for outcome in dense if outcome is not None]
     assert dense[0] is not None
@@ -213,8 +209,8 @@ def test_too_small_a_fraction(
 
 def test_a_study_of_a_fraction(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
     asked = {**SMALL, "seeds": 1, "levels": (0.5,), "kinds": ("winning",), "model": str(tiny_model), **words}
-    part = find(asked, out=tmp_path / "part", fraction=0.25)
-    whole = find(asked, out=tmp_path / "whole")
+    part = run_study("find", asked, out=tmp_path / "part", fraction=0.25)
+    whole = run_study("find", asked, out=tmp_path / "whole")
     assert not set(part.table["trial"]) & set(whole.table["trial"])
     both = report([part.folder, whole.folder], tmp_path / "both")
     assert "words (0.25 of its training set)" in both.page.read_text()
@@ -225,40 +221,41 @@ def test_a_study_of_a_fraction(tiny_model: Path, words: dict[str, Path], tmp_pat
 
 
 @pytest.fixture(scope="module")
-def compared(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> CompareResult:
+def compared(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Result:
     choices = ("absolute", "counts", "random", "lr-schedule", "importance=magnitude", "schedule")
     out = tmp_path_factory.mktemp("compare") / "out"
-    return compare(SMALL, model=str(tiny_model), out=out, choices=choices, levels=(0.3, 0.6), **words)
+    return run_study("compare", SMALL, model=str(tiny_model), out=out, choices=choices, levels=(0.3, 0.6), **words)
 
 
-def test_each_choice_is_tried_alone(compared: CompareResult) -> None:
-    assert set(compared.comparison["choice"]) == {
+def test_each_choice_is_tried_alone(compared: Result) -> None:
+    assert set(compared.findings.comparison["choice"]) == {
         "absolute=token", "counts=ladder", "random=with-replacement", "lr_schedule=released", "importance=magnitude",
         "schedule=iterative",
     }  # fmt: skip
-    runs = compared.runs
-    usual = runs[runs["variant"].fillna("") == ""].set_index(["kind", "level", "seed"])
-    for row in runs[runs["variant"].fillna("") != ""].itertuples():
+    runs = compared.table
+    assert list(runs.columns[:5]) == ["choice", "kind", "level", "seed", "task"]
+    usual = runs[runs["choice"] == ""].set_index(["kind", "level", "seed"])
+    for row in runs[runs["choice"] != ""].itertuples():
         trial = outcome(compared, row.trial).trial
         own = outcome(compared, usual.loc[(row.kind, row.level, row.seed), "trial"]).trial
-        name, value = row.variant.split("=")
+        name, value = row.choice.split("=")
         if name == "lr_schedule":
             assert trial.recipe.lr_schedule == value
         else:
             assert trial.recipe == own.recipe
         if row.kind == "dense" and name in ("absolute", "importance"):
             assert getattr(trial.scoring, name) == value
-    assert set(runs[runs["kind"] == "random"]["variant"].fillna("")) == {"", "random=with-replacement"}
+    assert set(runs[runs["kind"] == "random"]["choice"]) == {"", "random=with-replacement"}
 
 
-def test_what_a_choice_changes_is_measured(compared: CompareResult) -> None:
+def test_what_a_choice_changes_is_measured(compared: Result) -> None:
     """Overlap and differences against a naive count over the trials' tickets and scores."""
-    runs = compared.runs.assign(variant=compared.runs["variant"].fillna(""))
-    for row in compared.comparison.itertuples():
-        of = runs[(runs["kind"] == row.kind) & (runs["level"] == row.level)].set_index(["variant", "seed"])
+    runs, comparison = compared.table, compared.findings.comparison
+    for row in comparison.itertuples():
+        of = runs[(runs["kind"] == row.kind) & (runs["level"] == row.level)].set_index(["choice", "seed"])
         shares, differences = [], []
         for seed in (0, 1):
-            pair = [outcome(compared, of.loc[(variant, seed), "trial"]) for variant in (row.choice, "")]
+            pair = [outcome(compared, of.loc[(choice, seed), "trial"]) for choice in (row.choice, "")]
             gone = [
                 {("head", *map(int, at)) for at in np.argwhere(~one.trial.ticket.heads)}
                 | {("ffn", int(layer)) for layer in np.flatnonzero(~one.trial.ticket.ffns)}
@@ -269,27 +266,30 @@ def test_what_a_choice_changes_is_measured(compared: CompareResult) -> None:
             differences.append(pair[0].score - pair[1].score)
         assert row.difference == pytest.approx(np.mean(differences))
         assert row.overlap == pytest.approx(np.mean(shares)) if row.level else np.isnan(row.overlap)
-    dense = compared.comparison[compared.comparison["level"] == 0]
+    dense = comparison[comparison["level"] == 0]
     assert set(dense["choice"]) == {"lr_schedule=released"}  # only it trains the dense model otherwise
-    assert compared.comparison.set_index(["choice", "level"]).loc[("schedule=iterative", 0.3), "overlap"] == 1.0
-    overlap = compared.comparison[compared.comparison["choice"] == "importance=magnitude"]["overlap"]
+    assert comparison.set_index(["choice", "level"]).loc[("schedule=iterative", 0.3), "overlap"] == 1.0
+    overlap = comparison[comparison["choice"] == "importance=magnitude"]["overlap"]
     assert (overlap < 1).any()
 
 
 def test_a_comparison_goes_on_and_can_be_read_again(
-    compared: CompareResult, capsys: pytest.CaptureFixture[str]
+    compared: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = compare(compared.folder / "settings.yaml")
-    pd.testing.assert_frame_equal(again.comparison, compared.comparison)
+    again = run_study("compare", compared.folder / "settings.yaml")
+    pd.testing.assert_frame_equal(again.findings.comparison, compared.findings.comparison)
     assert main(["status", str(compared.folder)]) == 0
     assert ", finished;" in capsys.readouterr().out
     assert main(["compare", "--config", str(compared.folder / "settings.yaml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert len(found["comparison"]) == len(compared.comparison)
+    assert len(found["tables"]["comparison"]) == len(compared.findings.comparison)
+    assert found["verdict"] == compared.verdict
     assert main(["find", "--config", str(compared.folder / "settings.yaml")]) == 2
-    assert "these are settings of `compare`, expected those of `find`" in capsys.readouterr().err
-    assert main(["report", str(compared.folder)]) == 2
-    assert "expected a study of `find`" in capsys.readouterr().err
+    assert "the file has settings of `compare`; expected those of `find`" in capsys.readouterr().err
+    assert main(["report", str(compared.folder)]) == 0
+    assert compared.verdict in capsys.readouterr().out
+    assert main(["report", str(compared.folder), str(tmp_path)]) == 2
+    assert "there is no study in it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -319,77 +319,90 @@ def test_choices_are_the_settings_with_named_values() -> None:
         assert f"`{name}`" in text
 
 
-# --- sensitivity ------------------------------------------------------------------------------------------------------
+# --- other learning rates and seeds -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def found(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> FindResult:
-    out = tmp_path_factory.mktemp("sensitivity") / "out"
-    return find(SMALL, model=str(tiny_model), out=out, levels=(0.5,), **words)
+def found(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Result:
+    out = tmp_path_factory.mktemp("rates") / "out"
+    return run_study("find", SMALL, model=str(tiny_model), out=out, levels=(0.5,), **words)
 
 
-def test_sensitivity_to_seed_and_learning_rate(found: FindResult, tmp_path: Path) -> None:
+def test_the_spread_over_seeds_and_learning_rates(found: Result, tmp_path: Path) -> None:
     copy = shutil.copytree(found.folder, tmp_path / "copy")
     before = set((copy / "trials").iterdir())
-    settings = (copy / "settings.yaml").read_bytes()
-    result = sensitivity(copy, [1e-2, 3e-3], seeds=3)
-    runs = result.runs
+    result = run_study("find", copy / "settings.yaml", out=copy, learning_rates=[1e-2, 3e-3], rate_seeds=3)
+    runs, spread = result.table[result.table["stage"] == RATES], result.findings.spread
     assert len(runs) == 2 * 2 * 3
     assert (runs["status"] == "finished").all()
     new = set((copy / "trials").iterdir()) - before
     assert len(new) == 12 - 2 - 1  # two dense runs and the super ticket were there
-    assert (copy / "settings.yaml").read_bytes() == settings
-    scores = (
-        runs.assign(rate=runs["variant"].str.split().str[-1].astype(float))
-        .set_index(["kind", "rate", "seed"])["score"]
-        .sort_index()
-    )
+    ticket = outcome(found, found.findings.chosen["trial"]).trial.ticket
+    for row in runs.itertuples():
+        trial = outcome(result, row.trial).trial
+        assert (trial.recipe.learning_rate, trial.seed) == (row.learning_rate, row.seed)
+        assert trial.ticket == (ticket if row.kind == "super" else Ticket.full(3, 4))
+    scores = runs.set_index(["kind", "learning_rate", "seed"])["score"].sort_index()
     for kind, name in (("dense", "ST-DNN"), ("super", "SuperT")):
-        spread = [np.std(scores[kind, rate], ddof=1) for rate in (3e-3, 1e-2)]
-        assert result.over_seeds.loc[name, "learning rate 0.003"] == pytest.approx(spread[0])
-        assert result.over_seeds.loc[name, "mean"] == pytest.approx(np.mean(spread))
+        own = [np.std(scores[kind, rate], ddof=1) for rate in (3e-3, 1e-2)]
+        assert spread.over_seeds.loc[name, "learning rate 0.003"] == pytest.approx(own[0])
+        assert spread.over_seeds.loc[name, "mean"] == pytest.approx(np.mean(own))
         means = [scores[kind, rate].mean() for rate in (3e-3, 1e-2)]
-        assert result.over_learning_rates.loc[name, "standard deviation"] == pytest.approx(np.std(means, ddof=1))
-    page = (copy / "report.html").read_text()
-    assert "over learning rates (Table 8)" in page
-    assert find(copy / "settings.yaml", out=copy).table.equals(found.table)  # the study itself is what it was
+        assert spread.over_learning_rates.loc[name, "standard deviation"] == pytest.approx(np.std(means, ddof=1))
+    assert "over learning rates (Table 8)" in result.report.read_text()
+    rest = result.table[result.table["stage"].isna()].drop(columns=["stage", "learning_rate"])
+    pd.testing.assert_frame_equal(rest.reset_index(drop=True), found.table)
+    for name, table in found.findings.tables().items():
+        pd.testing.assert_frame_equal(result.findings.tables()[name], table)
+    again = run_study("find", found.folder / "settings.yaml", out=copy)  # the study itself is what it was
+    assert again.table.equals(found.table)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--learning-rates", "much"], "expected numbers with commas between, got 'much'"),
+        (["--learning-rates", "much"], "--learning-rates"),
         (["--learning-rates", "0.1,-1"], "expected numbers above 0, got -1"),
-        (["--seeds", "0"], "--seeds: expected at least 1"),
+        (["--learning-rates", "0.1", "--rate-seeds", "0"], "--rate-seeds"),
+        (["--learning-rates", "0.1", "--rate-seeds", "1"], "--learning-rates: expected at least two learning rates"),
+        (["--rate-seeds", "2"], "--rate-seeds: it would change nothing, since --learning-rates is not set"),
+        (["--learning-rates", "0.1", "--kinds", "none"], "--learning-rates: it would change nothing"),
         (["--workers", "0"], "--workers: expected `auto` or at least 1 worker"),
         (["--workers", "many"], "--workers"),
         (["--device", "bogus"], "--device bogus: this machine has no such device"),
         (["--device", "cuda:9", "--workers", "auto"], "--device cuda:9: this machine has no such device"),
     ],
 )
-def test_wrong_sensitivity(
-    flags: list[str], message: str, found: FindResult, capsys: pytest.CaptureFixture[str]
+def test_wrong_learning_rates_and_seeds(
+    flags: list[str], message: str, found: Result, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["sensitivity", str(found.folder), *flags]) == 2
-    assert message in capsys.readouterr().err
+    before = (found.folder / "settings.yaml").read_bytes()
+    assert main(["find", "--config", str(found.folder / "settings.yaml"), *flags]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert (found.folder / "settings.yaml").read_bytes() == before
 
 
-def test_sensitivity_where_every_training_diverges(
-    found: FindResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_learning_rates_at_which_every_training_diverges(
+    found: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(found.folder, tmp_path / "copy")
-    assert main(["sensitivity", str(copy), "--learning-rates", "1e30", "--seeds", "2"]) == 1
-    assert "no training finished: the loss became" in capsys.readouterr().err
-    assert not (copy / "sensitivity").exists()
-    report([copy])  # the study is what it was
+    flags = ["--config", str(copy / "settings.yaml"), "--out", str(copy), "--learning-rates", "1e30"]
+    assert main(["find", *flags, "--rate-seeds", "2", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    runs = [row for row in said["results"] if row["stage"] == RATES]
+    assert {row["status"] for row in runs} == {"diverged"}
+    assert said["verdict"] == found.verdict  # the study is what it was
+    report([copy])
 
 
-def test_sensitivity_needs_a_finished_find(compared: CompareResult, found: FindResult, tmp_path: Path) -> None:
-    with pytest.raises(TicketError, match="this is one of `compare`"):
-        sensitivity(compared.folder)
-    with pytest.raises(TicketError, match="there is no study in it"):
-        sensitivity(tmp_path)
-    copy = shutil.copytree(found.folder, tmp_path / "copy")
-    shutil.rmtree(copy / "super-ticket")
-    with pytest.raises(TicketError, match="no super ticket in it yet"):
-        sensitivity(copy)
+def test_a_super_ticket_that_there_is_not_has_no_spread(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    """A level that prunes nothing draws the dense model."""
+    asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "epochs": 1, "levels": (0.01,), "kinds": ("winning",)}
+    result = run_study("find", asked, out=tmp_path / "out", learning_rates=1e-2, rate_seeds=2, **words)
+    assert result.table[result.table["stage"] == RATES]["kind"].tolist() == ["dense", "dense"]
+    assert list(result.findings.spread.over_seeds.index) == ["ST-DNN"]
+    assert not result.failures

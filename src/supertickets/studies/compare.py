@@ -1,149 +1,141 @@
-"""How much a choice matters: one setting at a time put otherwise, tickets and scores compared with the study's own."""
+"""Ablations: change one setting at a time, and compare tickets and scores with the study's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-import numpy as np
-import pandas as pd
+from pydantic import Field, field_validator
 
-from supertickets.evidence.conclusions import shared
-from supertickets.evidence.record import Record, Subject
-from supertickets.evidence.statistics import paired_t_test
-from supertickets.evidence.table import DENSE, Role, Row
-from supertickets.evidence.tables import write_tables
-from supertickets.lab import Outcome, Trial
-from supertickets.studies.find import FindStudy
-from supertickets.studies.settings import CompareSettings, FindSettings
-from supertickets.studies.study import Study, conduct, prepare, write_results
-from supertickets.tasks import load_task
-from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Kind
+from supertickets.errors import unknown_name
+from supertickets.lab.steps import Step
+from supertickets.studies.find import FindSettings, grid
+from supertickets.studies.settings import GROWS, DrawnSettings
+from supertickets.studies.study import Study, study
+from supertickets.tickets.drawing import Drawing
+from supertickets.tickets.scoring import MEASURES, ScoringSettings
 from supertickets.training.recipe import Recipe
 
-
-class CompareStudy(Study):
-    """A find study as set, and one for each choice put otherwise; they share every trial that comes out the same."""
-
-    settings: CompareSettings
-
-    def __init__(self, settings: CompareSettings, subjects: Sequence[Subject]) -> None:
-        super().__init__(settings, subjects)
-        variants = settings.variants
-        randomly = [(name, value) for name, value in variants if name == "random"]
-        own: tuple[Kind, ...] = ("winning", "random") if randomly else ("winning",)
-        self.parts = {"": self._part({}, own)}
-        for name, value in variants:
-            self.parts[f"{name}={value}"] = self._part({name: value}, ("random",) if name == "random" else ("winning",))
-
-    def _part(self, change: Mapping[str, Any], kinds: tuple[Kind, ...]) -> FindStudy:
-        shared = {
-            name: getattr(self.settings, name) for name in FindSettings.model_fields if hasattr(self.settings, name)
-        }
-        settings = FindSettings(**{**shared, **change, "kinds": kinds, "control": "none", "keep": "none"})
-        return FindStudy(settings, self.subjects)
-
-    def expected(self) -> list[Role]:
-        """Return every part's roles, named after what is otherwise in it."""
-        return [replace(role, variant=name) for name, part in self.parts.items() for role in part.expected()]
-
-    def opening(self) -> list[Trial]:
-        """Return what waits for nothing in any part."""
-        return self._noted(trial for part in self.parts.values() for trial in part.opening())
-
-    def then(self, trial: Trial, outcome: Outcome) -> list[Trial]:
-        """Return what an outcome makes possible in any part."""
-        return self._noted(more for part in self.parts.values() for more in part.then(trial, outcome))
-
-    def _noted(self, trials: Iterable[Trial]) -> list[Trial]:
-        found = list(trials)
-        for name, part in self.parts.items():
-            self.roles |= {replace(role, variant=name): trial for role, trial in part.roles.items()}
-        return found
+if TYPE_CHECKING:
+    from supertickets.evidence.compare import CompareFindings
+    from supertickets.evidence.runs import Runs, TaskInfo
+    from supertickets.report.sections import Section
 
 
-@dataclass(frozen=True)
-class CompareResult:
-    """What `compare` leaves: every run, and what each choice changed."""
+def _named_choices() -> dict[str, tuple[str, ...]]:
+    """Return the settings with a list of named values that change tickets or training, and their values."""
+    named: dict[str, tuple[str, ...]] = {"importance": tuple(MEASURES)}
+    for group in (ScoringSettings, Drawing, Recipe):
+        for name, field in group.model_fields.items():
+            if get_origin(field.annotation) is Literal and name != "precision":
+                named[name] = get_args(field.annotation)
+    return named
 
-    folder: Path
-    runs: pd.DataFrame
-    comparison: pd.DataFrame
-    failures: Mapping[str, str]
+
+CHOICES = _named_choices()
+"""Where text and code differ, and other named ways: each setting with its values (docs/choices.md)."""
 
 
-def compare(
-    config: Mapping[str, Any] | str | Path | None = None, *, quiet: bool = True, **settings: Any
-) -> CompareResult:
-    """Put one choice at a time otherwise, and compare tickets and scores; the call behind `supertickets compare`.
+class CompareSettings(DrawnSettings):
+    """Settings of `supertickets compare`."""
 
-    Takes the settings of `CompareSettings` by name, in `config` (a mapping or a YAML file), as keywords, or both.
-    Raises TicketError for misuse before anything is written.
+    levels: tuple[float, ...] = Field(
+        (0.3, 0.6),
+        description="fractions of the heads and of the FFNs to prune, each in [0, 1)",
+        json_schema_extra=GROWS,
+    )
+    choices: tuple[str, ...] = Field(
+        ("absolute", "accumulation", "counts", "random", "lr_schedule"),
+        description="settings to change, one at a time: `name=value`, or `name` to try all its other values",
+        json_schema_extra=GROWS,
+    )
+
+    @field_validator("choices")
+    @classmethod
+    def _known_choices(cls, choices: tuple[str, ...]) -> tuple[str, ...]:
+        for choice in choices:
+            name, _, value = choice.partition("=")
+            name = name.replace("-", "_")
+            if name not in CHOICES:
+                raise unknown_name("choice", name, CHOICES)
+            if value and value not in CHOICES[name]:
+                raise unknown_name(f"value of {name}", value, CHOICES[name])
+        if not choices:
+            raise ValueError("expected at least one choice")
+        return tuple(dict.fromkeys(choice.replace("-", "_", choice.partition("=")[0].count("-")) for choice in choices))
+
+    @property
+    def variants(self) -> list[tuple[str, str]]:
+        """Every (setting, value) that is tried instead of the one the study has, but for those that change nothing."""
+        return list(dict.fromkeys(variant for choice in self.choices for variant in self._variants(choice)))
+
+    @property
+    def idle(self) -> list[str]:
+        """The choices that change nothing here: the study's own, or what the measure of importance does not read."""
+        return [choice for choice in self.choices if not self._variants(choice)]
+
+    def _variants(self, choice: str) -> list[tuple[str, str]]:
+        name, _, value = choice.partition("=")
+        return [
+            (name, other) for other in ([value] if value else CHOICES[name]) if not self._changes_nothing(name, other)
+        ]
+
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also what no ticket is drawn by, neither the usual ones nor those of a choice."""
+        measures = [self.importance, *(value for name, value in self.variants if name == "importance")]
+        idle = super().without_effect(asked)
+        idle |= self.unread(measures, any(name == "random" for name, _ in self.variants))
+        if any(name == "schedule" for name, _ in self.variants):
+            idle.pop("schedule", None)
+        if self.idle:
+            named, measure = " and ".join(self.idle), self.importance
+            idle["choices"] = (
+                f"{named} is the study's own value, or is not used by its measure of importance ({measure})"
+            )
+        return idle
+
+    def _changes_nothing(self, name: str, value: str) -> bool:
+        if name not in ScoringSettings.model_fields or value == getattr(self, name):
+            return value == getattr(self, name)
+        return self.model_copy(update={name: value}).scoring == self.scoring
+
+
+@study("compare", settings=CompareSettings)
+class Compare(Study[CompareSettings]):
+    """Ablation: change one setting at a time and report ticket overlap and score difference.
+
+    By default, the settings are those in which the paper's text and its code differ; --choices names others, such as
+    the measure of importance.
     """
-    first, base = prepare(CompareSettings, config, settings, quiet)
-    tasks = {first.source: load_task(first.source)}
 
-    def conclude(study: CompareStudy, record: Record) -> CompareResult:
-        found = comparison(record)
-        write_results(record.folder, record.table)
-        write_tables(record.folder, {"comparison": found})
-        return CompareResult(record.folder, record.table, found, dict(record.failures))
+    def steps(self, settings: CompareSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
+        """Yield the study's own runs, then those of each choice; equal trials are one."""
+        (task,) = tasks
+        randomly = any(name == "random" for name, _ in settings.variants)
+        yield from grid(_part(settings, {}, randomly, True), task, {"choice": ""})
+        for name, value in settings.variants:
+            part = _part(settings, {name: value}, name == "random", name != "random")
+            yield from grid(part, task, {"choice": f"{name}={value}"})
 
-    return conduct(CompareStudy, first, base, tasks, quiet, conclude)
+    def analyse(self, runs: Runs, settings: CompareSettings) -> CompareFindings:
+        """Return what each choice changed."""
+        from supertickets.evidence.compare import analyse_compare
 
+        return analyse_compare(runs, {f"{n}={v}" for n, v in settings.variants if n in Recipe.model_fields})
 
-def comparison(record: Record) -> pd.DataFrame:
-    """Return what each choice changed: a row a choice and level (level 0: the dense model).
+    def sections(self, findings: CompareFindings, runs: Runs) -> list[Section]:
+        """Return what the page says."""
+        from supertickets.report.compare import compare_sections
 
-    `overlap` is the share of what is pruned that both ways prune (twice the shared over both sizes), averaged over
-    seeds; `heads` and `ffns` are mean counts of what stays; `score` and `usual` are mean scores with and without the
-    change, `difference` their paired difference with 95 % interval and p over seeds. Missing where runs are.
-    """
-    rows = []
-    usual = {role: row for role, row in record.roles.items() if not role.variant}
-    groups: dict[tuple[str, str, float], list[tuple[Row, Row]]] = {}
-    for role, row in record.roles.items():
-        if role.variant and (role.kind != DENSE or _trains_otherwise(role.variant)):
-            groups.setdefault((role.variant, role.kind, role.level), []).append((row, usual[replace(role, variant="")]))
-    for (variant, kind, level), pairs in groups.items():
-        drawn = [(a.ticket, b.ticket) for a, b in pairs if a.ticket is not None and b.ticket is not None]
-        scores = [(_score(with_it), _score(without)) for with_it, without in pairs]
-        test = paired_t_test([with_it for with_it, _ in scores], [without for _, without in scores])
-        rows.append(
-            {
-                "choice": variant,
-                "kind": kind,
-                "level": level,
-                "overlap": np.mean([_overlap(a, b) for a, b in drawn]) if drawn and level else np.nan,
-                "heads": np.mean([a.kept_heads for a, _ in drawn]) if drawn else np.nan,
-                "ffns": np.mean([a.kept_ffns for a, _ in drawn]) if drawn else np.nan,
-                "score": _mean([with_it for with_it, _ in scores]),
-                "usual": _mean([without for _, without in scores]),
-                "difference": test.mean,
-                "low": test.low,
-                "high": test.high,
-                "p": test.p,
-            }
-        )
-    return pd.DataFrame(rows)
+        return compare_sections(findings, runs)
+
+    def title(self, runs: Runs) -> str:
+        """Return the title of the study's page."""
+        return f"Ablation of {runs.model} on {runs.name}"
 
 
-def _trains_otherwise(variant: str) -> bool:
-    """Whether a choice changes the dense training itself, not only how tickets are drawn from it."""
-    return variant.partition("=")[0] in Recipe.model_fields
-
-
-def _score(row: Row) -> float:
-    return row.outcome.score if row.finished and row.outcome is not None else float("nan")
-
-
-def _mean(values: list[float]) -> float:
-    found = [value for value in values if np.isfinite(value)]
-    return float(np.mean(found)) if found else float("nan")
-
-
-def _overlap(one: Ticket, other: Ticket) -> float:
-    return shared(*(np.append(~ticket.heads, ~ticket.ffns) for ticket in (one, other)))
+def _part(settings: CompareSettings, change: Mapping[str, Any], random: bool, winning: bool) -> FindSettings:
+    """Return the settings of a study of `find` with one of them changed."""
+    shared = {name: getattr(settings, name) for name in FindSettings.model_fields if hasattr(settings, name)}
+    kinds = (("winning",) if winning else ()) + (("random",) if random else ())
+    return FindSettings(**{**shared, **change, "kinds": kinds, "control": "none", "keep": "none"})
