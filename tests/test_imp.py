@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -15,24 +16,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from helpers.models import LAYERS
+from helpers.models import LAYERS, save_tiny_model
 from helpers.study_files import contents
-from supertickets.cli import main
 from supertickets.errors import TicketError
-from supertickets.evidence.magnitude import IMP, ROUND, START
-from supertickets.evidence.record import Record, load_subjects
-from supertickets.evidence.table import DENSE, Role
+from supertickets.evidence.imp import IMP, ROUND, START
+from supertickets.evidence.runs import DENSE, Runs, load_tasks
 from supertickets.lab import Outcome, Trial
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import CHECKPOINT, MASK, WEIGHTS
+from supertickets.lab.steps import Execution, Run
 from supertickets.lab.trial import Prune
 from supertickets.lab.workbench import Workbench
 from supertickets.models import ModelSource, find_model
-from supertickets.studies.config import parse, settings_of
-from supertickets.studies.folder import clean, open_study, status
-from supertickets.studies.imp import ImpResult, ImpStudy, imp
-from supertickets.studies.settings_weights import CONTROLS, Arm, ImpSettings
-from supertickets.studies.study import recall
+from supertickets.studies.config import merge_overrides, parse, settings_in
+from supertickets.studies.imp import Imp, ImpSettings
+from supertickets.studies.inputs import open_study
+from supertickets.studies.rounds import CONTROLS, RewindPoint
+from supertickets.studies.run import Result, run_study
+from supertickets.studies.study import Request
 from supertickets.tasks import Split
 from supertickets.tickets.folder import load_weight_ticket
 from supertickets.tickets.weights import Pruning, WeightTicket, prune_by_magnitude, pruned_count
@@ -46,37 +47,42 @@ PLAIN = Pruning.model_validate({})
 class Watched:
     """A study that has been run here: its outcomes, and the weights that each of its trainings started from."""
 
-    result: ImpResult
-    record: Record
+    result: Result
+    runs: Runs
     starts: Mapping[str, Mapping[str, Tensor]]
 
-    def trial(self, kind: str, level: float = 0.0, variant: str = "") -> Trial:
-        trial = self.record.roles[Role(kind, level, self.result.settings.first_seed, variant)].trial
+    def run(self, kind: str, level: float = 0.0, rewind: str = "") -> Run:
+        labels = {"kind": kind, "sparsity": level, "rewind": rewind, "seed": self.result.settings.first_seed}
+        (run,) = self.runs.every(**labels)
+        return run
+
+    def trial(self, kind: str, level: float = 0.0, rewind: str = "") -> Trial:
+        trial = self.run(kind, level, rewind).trial
         assert trial is not None
         return trial
 
-    def outcome(self, kind: str, level: float = 0.0, variant: str = "") -> Outcome:
-        outcome = self.record.roles[Role(kind, level, self.result.settings.first_seed, variant)].outcome
+    def outcome(self, kind: str, level: float = 0.0, rewind: str = "") -> Outcome:
+        outcome = self.run(kind, level, rewind).outcome
         assert outcome is not None
         return outcome
 
-    def start(self, kind: str, level: float = 0.0, variant: str = "") -> Mapping[str, Tensor]:
+    def start(self, kind: str, level: float = 0.0, rewind: str = "") -> Mapping[str, Tensor]:
         """The weights that a training started from."""
-        return self.starts[self.trial(kind, level, variant).key]
+        return self.starts[self.trial(kind, level, rewind).key]
 
-    def end(self, kind: str, level: float = 0.0, variant: str = "") -> Mapping[str, Tensor]:
+    def end(self, kind: str, level: float = 0.0, rewind: str = "") -> Mapping[str, Tensor]:
         """The weights that it ended with, where they were kept."""
-        return load_file(self.outcome(kind, level, variant).folder / WEIGHTS)
+        return load_file(self.outcome(kind, level, rewind).folder / WEIGHTS)
 
-    def ticket(self, level: float, variant: str = "", kind: str = IMP) -> WeightTicket:
-        mask = self.trial(kind, level, variant).mask
+    def ticket(self, level: float, rewind: str = "", kind: str = IMP) -> WeightTicket:
+        mask = self.trial(kind, level, rewind).mask
         assert mask is not None
         assert mask.path is not None
         return WeightTicket.from_bytes(mask.path.read_bytes(), "here")
 
 
 def watch(asked: Mapping[str, Any], **options: Any) -> Watched:
-    """Run a study; whatever its options, every role is played and nothing else is run."""
+    """Run a study; whatever its options, every step ends and nothing else is run."""
     starts: dict[str, dict[str, Tensor]] = {}
     start = Workbench._start
 
@@ -87,13 +93,21 @@ def watch(asked: Mapping[str, Any], **options: Any) -> Watched:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workbench, "_start", looking)
-        result = imp({**asked, **options})
-    record = recall(ImpStudy(result.settings, load_subjects(result.folder)))
-    assert {row.status for row in record.rows} == {"finished"}
-    played = {row.trial.key for row in record.rows if row.trial is not None}
-    assert {path.name for path in (result.folder / "trials").iterdir()} == played
+        result = run_study("imp", {**asked, **options})
+    runs = open_study(result.folder).replay()
+    assert {run.status for run in runs.runs} == {"finished"}
+    assert {path.name for path in (result.folder / "trials").iterdir()} == keys(runs)
     assert not list(result.folder.rglob(CHECKPOINT))
-    return Watched(result, record, starts)
+    return Watched(result, runs, starts)
+
+
+def keys(runs: Runs) -> set[str]:
+    return {run.trial.key for run in runs.runs if run.trial is not None}
+
+
+def kinds(runs: Runs) -> list[str]:
+    """The kinds of runs, one a run, sorted."""
+    return sorted(str(run.step.labels["kind"]) for run in runs.runs)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +142,7 @@ def done(asked: dict[str, Any], folder: Path) -> Watched:
 @pytest.fixture(scope="module")
 def controlled(asked: dict[str, Any], folder: Path) -> Watched:
     """A study with all controls, at one sparsity, whose weights stay."""
-    return watch(asked, controls=CONTROLS, control_at=0.6, keep="all", out=folder / "controlled")
+    return watch(asked, controls=CONTROLS, control_sparsities=0.6, keep="all", out=folder / "controlled")
 
 
 @pytest.fixture(scope="module")
@@ -178,24 +192,24 @@ def test_sparsities_are_written_out() -> None:
 
 
 def test_a_share_of_the_remaining_weights_leaves_powers() -> None:
-    found = sparsities(amount_of="remaining")
+    found = sparsities(rate_of="remaining")
     assert found == pytest.approx([1 - 0.9**k for k in range(1, len(found) + 1)], abs=1e-6)
     said = ["10.0", "19.0", "27.1", "34.4", "41.0", "46.9", "52.2", "57.0", "61.3", "65.1", "68.6", "71.8"]
     assert [f"{100 * s:.1f}" for s in found[:12]] == said
     assert 0.9 >= found[-1] > 1 - 0.1 / 0.9
-    fifth = sparsities(amount_of="remaining", rate=0.2, sparsities="0.4..0.6")
+    fifth = sparsities(rate_of="remaining", rate=0.2, sparsities="0.4..0.6")
     assert fifth == pytest.approx([1 - 0.8**k for k in (3, 4)], abs=1e-6)
 
 
 def test_ways_to_rewind() -> None:
-    arms = parse(ImpSettings, {"rewind": ("5%", "0", "none", "0.5", "5.25%")}).arms
-    assert arms == [
-        Arm("", 0.05), Arm("rewound", 0.0), Arm("not rewound", None), Arm("rewound to 50%", 0.5),
-        Arm("rewound to 5.25%", 0.0525),
+    points = parse(ImpSettings, {"rewind": ("5%", "0", "none", "0.5", "5.25%")}).rewind_points
+    assert points == [
+        RewindPoint("", 0.05), RewindPoint("rewound", 0.0), RewindPoint("not rewound", None),
+        RewindPoint("rewound to 50%", 0.5), RewindPoint("rewound to 5.25%", 0.0525),
     ]  # fmt: skip
     content = yaml.safe_load("rewind: [0, 0.05, none]")
-    assert [arm.rewind for arm in parse(ImpSettings, {"rewind": tuple(content["rewind"])}).arms] == [0.0, 0.05, None]
-    assert [arm.rewind for arm in parse(ImpSettings, {"rewind": 0}).arms] == [0.0]
+    found = [parse(ImpSettings, {"rewind": rewind}).rewind_points for rewind in (tuple(content["rewind"]), 0)]
+    assert [[point.share for point in points] for points in found] == [[0.0, 0.05, None], [0.0]]
 
 
 # --- which trainings there are ----------------------------------------------------------------------------------------
@@ -203,26 +217,25 @@ def test_ways_to_rewind() -> None:
 
 def test_a_rounds_training_is_its_tickets_evaluation(done: Watched) -> None:
     """One training a sparsity and the dense one, and those of the controls: nothing is trained for its mask alone."""
-    kinds = [row.role.kind for row in done.record.rows]
-    assert sorted(kinds) == [DENSE, IMP, IMP, "one-shot", "one-shot", "random", "random"]
+    assert kinds(done.runs) == [DENSE, IMP, IMP, "one-shot", "one-shot", "random", "random"]
     assert len(list((done.result.folder / "trials").iterdir())) == 7
     assert done.trial(DENSE).prune == Prune(sparsity=0.3, pruning=PLAIN)
     assert done.trial(IMP, 0.3).prune == Prune(sparsity=0.6, pruning=PLAIN)
     assert done.trial(IMP, 0.6).prune is None
     assert {trial.start for trial in (done.trial(DENSE), done.trial(IMP, 0.3), done.trial(IMP, 0.6))} == {None}
     assert set(done.result.table["status"]) == {"finished"}
-    assert done.result.seen.highest.keys() == {""}
+    assert done.result.findings.highest.keys() == {""}
 
 
 def test_masks_are_drawn_from_trained_weights(rewound: Watched, before: Mapping[str, Tensor]) -> None:
     """Exact counts, nested; each the ranking of what the round before it ended with."""
-    for variant in ("", "rewound to 25%", "not rewound"):
-        first, second = rewound.ticket(0.3, variant), rewound.ticket(0.6, variant)
+    for rewind in ("", "rewound to 25%", "not rewound"):
+        first, second = rewound.ticket(0.3, rewind), rewound.ticket(0.6, rewind)
         for ticket, level in ((first, 0.3), (second, 0.6)):
             assert len(ticket.masks) == 6 * LAYERS + 1
             assert ticket.total - ticket.kept == pruned_count(ticket.total, level)
         assert second <= first
-        ends = rewound.end(DENSE), rewound.end(IMP, 0.3, variant)
+        ends = rewound.end(DENSE), rewound.end(IMP, 0.3, rewind)
         arrays = [{name: end[f"bert.{name}"].numpy() for name in first.masks} for end in ends]
         assert prune_by_magnitude(arrays[0], 0.3) == first
         assert prune_by_magnitude(arrays[1], 0.6, first) == second
@@ -231,9 +244,9 @@ def test_masks_are_drawn_from_trained_weights(rewound: Watched, before: Mapping[
 
 
 def test_every_trained_model_has_its_zeros(rewound: Watched) -> None:
-    for variant in ("", "rewound to 25%", "not rewound"):
+    for rewind in ("", "rewound to 25%", "not rewound"):
         for level in (0.3, 0.6):
-            end, ticket = rewound.end(IMP, level, variant), rewound.ticket(level, variant)
+            end, ticket = rewound.end(IMP, level, rewind), rewound.ticket(level, rewind)
             for name, mask in ticket.masks.items():
                 assert np.array_equal(end[f"bert.{name}"].numpy() != 0, mask), name
 
@@ -241,10 +254,10 @@ def test_every_trained_model_has_its_zeros(rewound: Watched) -> None:
 def test_what_the_released_code_does(asked: dict[str, Any], folder: Path) -> None:
     """Pruned before any training, the output layer carried over, the learning rate falling over all rounds."""
     released = watch(
-        asked, preset="released", first_prune="before", controls="matched", out=folder / "released",
+        asked, preset="released", prune_at_init=True, controls="matched", out=folder / "released",
     )  # fmt: skip
-    assert [str(row.role) for row in released.record.rows] == [
-        "dense seed 57", "round 0.3 seed 57", "imp 0.3 seed 57", "imp 0.6 seed 57",
+    assert [str(run.step) for run in released.runs.runs] == [
+        "dense seed 57", "imp 0.3 seed 57", "round 0.3 seed 57", "imp 0.6 seed 57",
         "matched 0.3 seed 57", "matched 0.6 seed 57",
     ]  # fmt: skip
     assert released.trial(DENSE).prune is None
@@ -266,26 +279,29 @@ def test_what_the_released_code_does(asked: dict[str, Any], folder: Path) -> Non
 
 def test_the_learning_rate_of_ten_rounds(done: Watched) -> None:
     """Whatever sparsities there are, each round has a tenth of the fall (see test_weights for the rates)."""
-    subjects = load_subjects(done.result.folder)
+    tasks = load_tasks(done.result.folder)
 
-    def rounds(**changes: Any) -> ImpStudy:
-        values = settings_of(done.result.folder).model_dump() | {"sparsities": ("0.1..0.9",)} | changes
-        study = ImpStudy(ImpSettings(**values), subjects)
-        study.opening()
-        return study
+    def steps(**changes: Any) -> Execution:
+        values = settings_in(done.result.folder).model_dump() | {"sparsities": ("0.1..0.9",)} | changes
+        execution = Execution(Imp().steps(ImpSettings(**values), tasks))
+        execution.begin()
+        return execution
 
-    of_all = rounds(lr_horizon="all")
-    assert of_all.roles[Role(ROUND, 0.0, 0)].span.lr_horizon == 10
+    def begun(execution: Execution, kind: str) -> Trial:
+        return next(run.trial for run in execution.runs if run.step.labels["kind"] == kind and run.trial is not None)
+
+    of_all = steps(lr_schedule_over="all")
+    assert begun(of_all, ROUND).span.lr_horizon == 10
     for few in ((0.7,), (0.3, 0.6), [k / 20 for k in range(1, 20)]):
-        assert rounds(lr_horizon="all", sparsities=few).roles[Role(ROUND, 0.0, 0)].span.lr_horizon == 10
-        assert rounds(lr_horizon="round", sparsities=few).roles[Role(DENSE, 0.0, 0)].span.lr_horizon == 1  # control
-    assert of_all.roles[Role(DENSE, 0.0, 0)].span.lr_horizon == 1
-    assert of_all.roles[Role(DENSE, 0.0, 0)].prune is None
-    assert rounds().roles[Role(DENSE, 0.0, 0)].span == Span.model_validate({})
-    assert len(of_all.expected()) == 2 + 8 + 9 + 18
-    assert len(rounds().expected()) == 1 + 9 + 18
-    assert len(rounds(rewind=("0", "5%", "none")).expected()) == 1 + 1 + 3 * 9 + 18
-    assert len(rounds(controls=CONTROLS, control_at=(0.7,)).expected()) == 1 + 9 + 6
+        assert begun(steps(lr_schedule_over="all", sparsities=few), ROUND).span.lr_horizon == 10
+        assert begun(steps(lr_schedule_over="round", sparsities=few), DENSE).span.lr_horizon == 1  # control
+    assert begun(of_all, DENSE).span.lr_horizon == 1
+    assert begun(of_all, DENSE).prune is None
+    assert begun(steps(), DENSE).span == Span.model_validate({})
+    assert len(of_all.runs) == 2 + 8 + 9 + 18
+    assert len(steps().runs) == 1 + 9 + 18
+    assert len(steps(rewind=("0", "5%", "none")).runs) == 1 + 1 + 3 * 9 + 18
+    assert len(steps(controls=CONTROLS, control_sparsities=(0.7,)).runs) == 1 + 9 + 6
 
 
 # --- rewinding --------------------------------------------------------------------------------------------------------
@@ -318,8 +334,8 @@ def test_what_is_not_rewound_goes_on(rewound: Watched) -> None:
 
 def test_rewound_into_a_training(rewound: Watched, before: Mapping[str, Tensor]) -> None:
     """25 % of 8 steps are 2: the dense training's own first ones, with its learning rates."""
-    begun = rewound.end(START, 0.25)
-    assert rewound.trial(START, 0.25).span == Span(skip=0.0, stop=0.25, lr_horizon=1)
+    begun = rewound.end(START, 0.0, "rewound to 25%")
+    assert rewound.trial(START, 0.0, "rewound to 25%").span == Span(skip=0.0, stop=0.25, lr_horizon=1)
     changed = before.keys() - same(begun, before)
     assert len(changed) > 0.9 * len(before)
     for level in (0.3, 0.6):
@@ -336,9 +352,9 @@ def test_only_the_matrices_are_rewound_and_the_output_layer_carried(
     asked: dict[str, Any], folder: Path, before: Mapping[str, Tensor]
 ) -> None:
     carried = watch(
-        asked, rewind_scope="prunable", head="carry", controls="none", keep="all", out=folder / "carried",
+        asked, rewind_scope="prunable", output_layer="carry", controls="none", keep="all", out=folder / "carried",
     )  # fmt: skip
-    assert [row.role.kind for row in carried.record.rows] == [DENSE, ROUND, IMP, IMP]
+    assert kinds(carried.runs) == [DENSE, IMP, IMP, ROUND]
     end, start, ticket = carried.end(DENSE), carried.start(ROUND, 0.3), carried.ticket(0.3, kind=ROUND)
     matrices = {f"bert.{name}" for name in ticket.masks}
     assert same(start, masked(before, ticket)) == matrices
@@ -352,23 +368,23 @@ def test_only_the_matrices_are_rewound_and_the_output_layer_carried(
         assert len(same(judged, carried.start(DENSE), "classifier.")) == 2
 
 
-@pytest.mark.parametrize("head", ["carry", "fresh"])
+@pytest.mark.parametrize("output_layer", ["carry", "fresh"])
 def test_the_output_layer_of_a_round(
-    asked: dict[str, Any], tmp_path: Path, before: Mapping[str, Tensor], head: str
+    asked: dict[str, Any], tmp_path: Path, before: Mapping[str, Tensor], output_layer: str
 ) -> None:
-    found = watch(asked, head=head, controls="none", keep="all", out=tmp_path / "out")
+    found = watch(asked, output_layer=output_layer, controls="none", keep="all", out=tmp_path / "out")
     start = found.start(ROUND, 0.3)
     assert same(start, masked(before, found.ticket(0.3, kind=ROUND))) == before.keys()
     carried = same(start, found.end(DENSE), "classifier.")
-    assert carried == ({"classifier.weight", "classifier.bias"} if head == "carry" else set())
+    assert carried == ({"classifier.weight", "classifier.bias"} if output_layer == "carry" else set())
     assert "classifier.weight" not in same(start, found.start(DENSE), "classifier.")
 
 
 def test_a_ticket_rewound_into_a_training_is_judged_from_there(asked: dict[str, Any], folder: Path) -> None:
     """Also where the search's learning rate falls over all rounds; the weights to start from go when all is done."""
-    found = watch(asked, rewind="50%", lr_horizon="all", controls="none", out=folder / "half-way")
-    assert [row.role.kind for row in found.record.rows] == [DENSE, ROUND, START, ROUND, IMP, IMP]
-    begun = found.trial(START, 0.5)
+    found = watch(asked, rewind="50%", lr_schedule_over="all", controls="none", out=folder / "half-way")
+    assert kinds(found.runs) == [DENSE, IMP, IMP, ROUND, ROUND, START]
+    begun = found.trial(START)
     for kind, level, horizon in ((ROUND, 0.3, 10), (IMP, 0.3, 1), (IMP, 0.6, 1)):
         trial = found.trial(kind, level)
         assert trial.start is not None
@@ -429,7 +445,7 @@ def mask_sizes(folder: Path) -> set[int]:
 
 def test_masks_alone_stay_of_rounds(done: Watched, controlled: Watched, asked: dict[str, Any], folder: Path) -> None:
     """However rounds go on: no trained weights, and masks of one size."""
-    carried = watch(asked, rewind=("0", "none"), head="carry", controls="none", out=folder / "carry")
+    carried = watch(asked, rewind=("0", "none"), output_layer="carry", controls="none", out=folder / "carry")
     once = watch(asked, sparsities=0.5, controls="none", out=folder / "once")
     for study in (done, carried, once):
         assert trial_files(study.result.folder) == {"outcome.json", "predictions.safetensors", MASK}
@@ -441,7 +457,7 @@ def test_masks_alone_stay_of_rounds(done: Watched, controlled: Watched, asked: d
 
 
 def test_a_shipped_model_is_a_plain_one(controlled: Watched) -> None:
-    folder = controlled.result.ticket_folder
+    folder = controlled.result.shipped["ticket"]
     shared = load_weight_ticket(folder)
     assert shared.ticket == controlled.ticket(shared.origin["sparsity"])
     model = AutoModelForSequenceClassification.from_pretrained(folder / "model")
@@ -456,10 +472,15 @@ def test_a_shipped_model_is_a_plain_one(controlled: Watched) -> None:
 
 
 def test_without_weights_the_ticket_is_shipped_alone(done: Watched, asked: dict[str, Any]) -> None:
-    shared = load_weight_ticket(done.result.ticket_folder)
+    shared = load_weight_ticket(done.result.shipped["ticket"])
     assert shared.ticket == done.ticket(shared.origin["sparsity"])
     assert shared.base["weight_hash"] == find_model(asked["model"]).weight_hash
-    assert not (done.result.ticket_folder / "model").exists()
+    assert not (done.result.shipped["ticket"] / "model").exists()
+
+
+def test_there_is_nothing_to_clean(done: Watched) -> None:
+    from supertickets.studies.folder import clean
+
     assert clean(done.result.folder)["files"] == []
 
 
@@ -480,41 +501,83 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return keys
 
 
-def test_run_again_trains_nothing(
-    done: Watched, rewound: Watched, asked: dict[str, Any], ran: list[str], capsys: Any
-) -> None:
+def again(study: Watched, asked: dict[str, Any]) -> Result:
+    names = ("out", "rewind", "controls", "keep", "weight_decay")
+    return run_study("imp", {**asked, **{name: getattr(study.result.settings, name) for name in names}})
+
+
+def test_run_again_trains_nothing(done: Watched, rewound: Watched, asked: dict[str, Any], ran: list[str]) -> None:
     for study in (done, rewound):
         found = contents(study.result.folder)
-        settings = study.result.settings
-        names = ("out", "rewind", "controls", "keep", "weight_decay")
-        imp({**asked, **{name: getattr(settings, name) for name in names}})
+        again(study, asked)
         assert contents(study.result.folder) == found
-        seen = status(study.result.folder)
-        assert (seen["state"], seen["done"], seen["total"], seen["failed"]) == ("finished", len(seen_trials(study)),
-                                                                               len(seen_trials(study)), 0)  # fmt: skip
     assert ran == []
+
+
+def test_the_command_again_trains_nothing(done: Watched, rewound: Watched, ran: list[str], capsys: Any) -> None:
+    from supertickets.cli import main
+    from supertickets.studies.folder import status
+
+    for study in (done, rewound):
+        seen, trials = status(study.result.folder), len(keys(study.runs))
+        assert (seen["state"], seen["done"], seen["total"], seen["failed"]) == ("finished", trials, trials, 0)
     assert main(["imp", "--config", str(done.result.folder / "settings.yaml"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert len(said["results"]) == 7
-    assert said["highest"].keys() == {""}
+    assert said["verdict"] == done.result.verdict
     assert ran == []
 
 
-def seen_trials(study: Watched) -> set[str]:
-    return {row.trial.key for row in study.record.rows if row.trial is not None}
+def test_tickets_for_other_studies(done: Watched, rewound: Watched, tmp_path: Path) -> None:
+    """Those of the first seed, one for each rewind point, wherever the folder is now."""
+    moved = open_study(shutil.copytree(rewound.result.folder, tmp_path / "moved"))
+    assert moved.sparsities() == [0.3, 0.6]
+    ways = ["", "rewound to 25%", "not rewound"]
+    for sparsity in (0.3, 0.6, None):
+        found = moved.tickets(sparsity)
+        assert [one.name for one in found] == ["words", "words (rewound to 25%)", "words (not rewound)"]
+        assert [one.ticket for one in found] == [rewound.ticket(sparsity or 0.6, way) for way in ways]
+        assert {(one.task, one.where, one.recipe) for one in found} == {
+            ("words", tmp_path / "moved", rewound.result.settings.recipe)
+        }
+    with pytest.raises(TicketError, match=r"moved: there is no ticket of sparsity 0.5; expected one of 0.3, 0.6"):
+        moved.tickets(0.5)
+    (rewound_into,) = [run.trial for run in moved.replay().where(kind=IMP, sparsity=0.3, rewind="rewound to 25%")]
+    assert rewound_into is not None
+    (tmp_path / "moved" / "trials" / rewound_into.key / MASK).unlink()  # of 0.6
+    assert moved.sparsities() == [0.3]
+    for path in (tmp_path / "moved").glob(f"trials/*/{MASK}"):
+        path.unlink()
+    with pytest.raises(TicketError, match="there is no ticket in it yet"):
+        moved.tickets()
+    assert open_study(done.result.folder).tickets(0.3)[0].ticket == done.ticket(0.3)
 
 
 def test_a_study_may_grow_by_a_control(done: Watched, asked: dict[str, Any], tmp_path: Path, ran: list[str]) -> None:
     """Its folder is its own, but trials are what they are: those of another study with the same name are the same."""
     copy = tmp_path / "copy"
     shutil.copytree(done.result.folder / "trials", copy / "trials")
-    shutil.copy(done.result.folder / "subject.safetensors", copy)
+    shutil.copy(done.result.folder / "study.safetensors", copy)
     (copy / "settings.yaml").write_text(
         (done.result.folder / "settings.yaml").read_text().replace("- random\n", "- random\n- matched\n")
     )
-    result = imp({**asked, "controls": ("one-shot", "random", "matched"), "out": copy})
+    result = run_study("imp", {**asked, "controls": ("one-shot", "random", "matched"), "out": copy})
     assert len(ran) == 2
     assert sorted(result.table["kind"].unique()) == ["dense", "imp", "matched", "one-shot", "random"]
+
+
+@pytest.mark.parametrize("options", [{}, {"preset": "released"}, {"rewind": ("none", "25%")}])
+def test_a_study_may_grow_by_a_sparsity(options: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
+    """Also where the new round starts from weights that nobody wanted before."""
+    common = {**asked, **options, "controls": "none"}
+    name = "-".join(options) or "default"
+    first = run_study("imp", {**common, "sparsities": 0.3, "out": folder / f"grown-{name}"})
+    grown = run_study("imp", {**common, "out": folder / f"grown-{name}"})
+    whole = run_study("imp", {**common, "out": folder / f"whole-{name}"})
+    pd.testing.assert_frame_equal(grown.table.drop(columns="seconds"), whole.table.drop(columns="seconds"))
+    assert set(grown.table["status"]) == {"finished"}
+    assert set(grown.table["trial"]) & set(first.table["trial"])  # something is trained once
+    assert not list(grown.folder.rglob(WEIGHTS))
 
 
 class Stop(KeyboardInterrupt):
@@ -526,25 +589,25 @@ def test_a_study_that_is_stopped_ends_with_the_same_masks(
 ) -> None:
     """Stopped in the middle of the dense training, of rounds, with each step checkpointed; compared file by file."""
     options = {**asked, "rewind": ("none", "25%"), "controls": "none"}
-    whole = imp({**options, "out": folder / "whole"})
+    whole = run_study("imp", {**options, "out": folder / "whole"})
     unbroken = len(ran)
-    save = Trainer._save_checkpoint_if_due
+    save = Trainer._save_if_due
     steps, went_on = [0], []
 
     def stopping(self: Trainer) -> None:
         if steps[0] == 0:
-            went_on.append(self.steps_done)
+            went_on.append(self.state.step)
         save(self)
         steps[0] += 1
         if steps[0] == 7:  # of 8 in a training, 2 in the one rewound to, 6 in what follows
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save_checkpoint_if_due", stopping)
+        patch.setattr(Trainer, "_save_if_due", stopping)
         for _ in range(40):
             steps[0] = 0
             try:
-                imp({**options, "out": folder / "broken", "checkpoint_minutes": 0})
+                run_study("imp", {**options, "out": folder / "broken", "checkpoint_every": 0})
             except Stop:
                 continue
             break
@@ -559,16 +622,16 @@ def test_a_study_that_is_stopped_ends_with_the_same_masks(
 
 def test_masks_follow_the_seed_and_not_the_workers(done: Watched, asked: dict[str, Any], tmp_path: Path) -> None:
     options = {**asked, "controls": "none", "seeds": 2, "workers": 2, "out": tmp_path / "two"}
-    result = imp(options)
-    record = recall(ImpStudy(result.settings, load_subjects(result.folder)))
+    result = run_study("imp", options)
+    runs = open_study(result.folder).replay()
     for kind, level in ((DENSE, 0.0), (IMP, 0.3)):
-        one, other = (record.roles[Role(kind, level, seed)].outcome for seed in (0, 1))
+        one, other = (run.outcome for run in runs.where(kind=kind, sparsity=level))
         assert one is not None
         assert other is not None
         assert one.files[MASK] == done.outcome(kind, level).files[MASK]
         assert other.files[MASK] != one.files[MASK]
-    assert result.seen.similarity["pairs"].tolist() == [1, 1]
-    assert (result.seen.similarity["jaccard"] > result.seen.similarity["chance"]).all()
+    assert result.findings.similarity["pairs"].tolist() == [1, 1]
+    assert (result.findings.similarity["jaccard"] > result.findings.similarity["chance"]).all()
 
 
 def otherwise(trial: Trial, **changes: Any) -> Trial:
@@ -577,8 +640,6 @@ def otherwise(trial: Trial, **changes: Any) -> Trial:
 
 def test_a_further_evaluation_set_does_not_change_a_mask(done: Watched, tmp_path: Path) -> None:
     """Not even one with words that no training example has."""
-    study = open_study(done.result.folder)
-    assert study is not None
     trial = done.trial(DENSE)
     bench = Workbench("cpu")
     plain = bench.run(Job(trial, tmp_path / trial.key, False, "x"), lambda event: None)
@@ -605,54 +666,121 @@ def test_masks_that_are_gone_or_others_are_told(done: Watched, tmp_path: Path) -
             path.write_bytes(b"others")
         other = otherwise(trial, mask=trial.mask.model_copy(update={"path": path}).model_dump(mode="json"))
         assert other.key == trial.key  # places are not in it
-        word = "others" if path.is_file() else "gone"
-        with pytest.raises(TicketError, match=f"the masks that this training keeps are {word}"):
+        word = "have changed" if path.is_file() else "were deleted"
+        with pytest.raises(TicketError, match=f"the masks that this training keeps {word}"):
             Workbench("cpu").run(Job(other, tmp_path / "trial", False, "x"), lambda event: None)
+
+
+# --- a base model without an output layer for masked tokens -----------------------------------------------------------
+
+
+@pytest.fixture
+def masked_asked(asked: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """A small study of masked language modelling, on a checkpoint that is an encoder alone."""
+    text = "".join(f"w{i % 24} w{(i + 1) % 24} w{(i + 2) % 24} w{i % 7}\n" for i in range(120))
+    files = {name: tmp_path / f"{name}.txt" for name in ("train_file", "dev_file")}
+    for path in files.values():
+        path.write_text(text)
+    model = save_tiny_model(tmp_path / "encoder", mask=True)
+    less = {"model": str(model), "task": "mlm", "epochs": 1, "sparsities": (0.5,), "controls": "none"}
+    return {**asked, **less, **files, "out": tmp_path / "mlm"}
+
+
+def prepared(asked: dict[str, Any], **changes: Any) -> Request:
+    return Imp.prepare(merge_overrides(ImpSettings, asked, changes), dry=True)
+
+
+def test_the_base_model_is_trained_first(masked_asked: dict[str, Any], tmp_path: Path, ran: list[str]) -> None:
+    there = sorted(tmp_path.iterdir())
+    assert prepared(masked_asked).base.name == masked_asked["model"]
+    assert sorted(tmp_path.iterdir()) == there  # a dry run writes nothing
+    result = run_study("imp", masked_asked)
+    base = tmp_path / "mlm-base"
+    assert result.settings.model == str(base / "model")
+    assert ModelSource(find_model(str(base / "model"))).has_head("masked")
+    first = settings_in(base)
+    assert first.study == "find"
+    assert first.recipe == result.settings.recipe
+    assert (first.seeds, first.first_seed) == (1, result.settings.first_seed)
+    assert len(ran) == 3  # the base model, the dense run, the ticket
+    found = contents(tmp_path)
+    again = run_study("imp", masked_asked)
+    assert len(ran) == 3
+    assert again.settings == result.settings
+    assert prepared(masked_asked).base.name == str(base / "model")
+    with pytest.raises(TicketError, match="created with different settings"):
+        prepared(masked_asked, epochs=2)
+    assert contents(tmp_path) == found
+
+
+def test_everything_else_is_checked_before_that_training(
+    masked_asked: dict[str, Any], tmp_path: Path, ran: list[str]
+) -> None:
+    for changes, message in (
+        ({"pretrain": False}, "--no-pretrain: model .* has no MLM head"),
+        ({"device": "nowhere"}, "device"),
+        ({"track": "nothing"}, "track"),
+        ({"max_length": 1000}, "positions"),
+    ):
+        with pytest.raises(TicketError, match=message):
+            run_study("imp", masked_asked, **changes)
+    (tmp_path / "mlm").mkdir()
+    (tmp_path / "mlm" / "mine.txt").touch()
+    with pytest.raises(TicketError, match="the folder is not empty"):
+        run_study("imp", masked_asked)
+    (tmp_path / "mlm" / "mine.txt").unlink()
+    (tmp_path / "mlm-base").mkdir()
+    (tmp_path / "mlm-base" / "mine.txt").touch()
+    with pytest.raises(TicketError, match="mlm-base: the folder is not empty"):
+        run_study("imp", masked_asked)
+    assert not list((tmp_path / "mlm").iterdir())
+    assert ran == []
 
 
 # --- misuse -----------------------------------------------------------------------------------------------------------
 
 
-def test_misuse_of_imp(done: Watched, asked: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
-    train = ["--model", asked["model"], "--task", "words"]
-    train += ["--train-file", str(asked["train_file"]), "--dev-file", str(asked["dev_file"])]
-    cases = {
-        ("--sparsities", "1"): "--sparsities: a sparsity is a share in [0, 1), got 1",
-        ("--sparsities", "0.9999999"): "--sparsities: a sparsity is a share in [0, 1), got 1",
-        ("--sparsities=-0.1",): "--sparsities: a sparsity is a share in [0, 1), got -0.1",
-        ("--sparsities", "nan"): "--sparsities",
-        ("--sparsities", "0"): "--sparsities: expected at least one sparsity above 0",
-        ("--sparsities", "0.5..1.2"): "--sparsities: expected a range of shares in [0, 1)",
-        ("--sparsities", "0.7..0.3"): "--sparsities: expected a range of shares in [0, 1)",
-        ("--sparsities", "a..b"): "--sparsities: expected a range such as 0.1..0.7, got 'a..b'",
-        ("--sparsities", "x"): "--sparsities",
-        ("--rate", "0"): "--rate: expected a share between 0 and 1, got 0",
-        ("--rate", "1"): "--rate: expected a share between 0 and 1, got 1",
-        ("--rewind", "120%"): "--rewind: expected 0, none, or a share in [0, 1) such as 5%, got '120%'",
-        ("--rewind", "-1"): "--rewind: expected 0, none, or a share in [0, 1) such as 5%, got '-1'",
-        ("--rewind", "soon"): "--rewind: expected 0, none, or a share",
-        ("--rewind", "0,0%"): "--rewind: a way to rewind is named twice",
-        ("--rewind", "5%", "--head", "carry"): "--rewind: rewinding into a training puts back the whole encoder",
-        ("--rewind", "0,5%", "--rewind-scope", "prunable"): "leave out --head and --rewind-scope",
-        ("--sparsities", "0.1..0.3", "--control-at", "0.4"): "--control-at: no ticket is found at 0.4; expected some "
-        "of 0.1, 0.2, 0.3",
-        ("--controls", "randm"): "did you mean 'random'",
-        ("--head", "new"): "unknown head 'new'",
-        ("--rule", "lax"): "unknown rule 'lax'",
-        ("--config", str(tmp_path / "odd.yaml")): "--rate: expected a share between 0 and 1, got often",
-    }  # fmt: skip
-    (tmp_path / "odd.yaml").write_text("rate: often\n")
-    out = tmp_path / "out"
-    capsys.readouterr()
-    for arguments, message in cases.items():
-        assert main(["imp", *arguments, *train, "--out", str(out)]) == 2, arguments
-        said = capsys.readouterr().err
-        assert message in said, said
-        assert said.count("\n") == 1, said
-        assert not out.exists()
-    found = contents(done.result.folder)
-    assert main(["imp", *train, "--sparsities", "0.5", "--out", str(done.result.folder)]) == 2
-    assert "belongs to other settings" in capsys.readouterr().err
-    assert main(["find", *train, "--out", str(done.result.folder)]) == 2
-    assert "belongs to a study of `imp`" in capsys.readouterr().err
-    assert contents(done.result.folder) == found
+MISUSE: list[tuple[dict[str, Any], str]] = [
+    ({"sparsities": "1"}, "--sparsities: a sparsity is a share in [0, 1), got 1"),
+    ({"sparsities": "0.9999999"}, "--sparsities: a sparsity is a share in [0, 1), got 1"),
+    ({"sparsities": "-0.1"}, "--sparsities: a sparsity is a share in [0, 1), got -0.1"),
+    ({"sparsities": "nan"}, "--sparsities"),
+    ({"sparsities": "0"}, "--sparsities: expected at least one sparsity above 0"),
+    ({"sparsities": "0.5..1.2"}, "--sparsities: expected a range of shares in [0, 1)"),
+    ({"sparsities": "0.7..0.3"}, "--sparsities: expected a range of shares in [0, 1)"),
+    ({"sparsities": "a..b"}, "--sparsities: expected a range such as 0.1..0.7, got 'a..b'"),
+    ({"sparsities": "x"}, "--sparsities"),
+    ({"rate": "0", "sparsities": "0.1..0.5"}, "--rate: input should be greater than 0, got"),
+    ({"rate": "1"}, "--rate: input should be less than 1, got"),
+    ({"rate": "often"}, "--rate"),
+    ({"rewind": "120%"}, "--rewind: expected 0, none, or a share in [0, 1) such as 5%, got '120%'"),
+    ({"rewind": "-1"}, "--rewind: expected 0, none, or a share in [0, 1) such as 5%, got '-1'"),
+    ({"rewind": "soon"}, "--rewind: expected 0, none, or a share"),
+    ({"rewind": "0,0%"}, "--rewind: a rewind point is given twice"),
+    ({"rewind": "5%", "output_layer": "carry"}, "--rewind: rewinding to a point later than 0 resets the whole"),
+    ({"rewind": "0,5%", "rewind_scope": "prunable"}, "leave out --output-layer and --rewind-scope"),
+    ({"sparsities": "0.1..0.3", "control_sparsities": "0.4"}, "--control-sparsities: 0.4 is not one of --sparsities; "
+     "expected some of 0.1, 0.2, 0.3"),
+    ({"controls": "randm"}, "did you mean 'random'"),
+    ({"output_layer": "new"}, "unknown output_layer 'new'"),
+    ({"rule": "lax"}, "unknown rule 'lax'"),
+    ({"pretrain": False}, "--pretrain: it would change nothing, since only --task mlm"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "message"), MISUSE)
+def test_misuse_of_imp(settings: dict[str, Any], message: str, asked: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(TicketError) as error:
+        run_study("imp", {**asked, **settings}, out=tmp_path / "out")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_study_in_the_folder_is_refused(done: Watched, asked: dict[str, Any]) -> None:
+    found, folder = contents(done.result.folder), done.result.folder
+    with pytest.raises(TicketError, match="created with different settings"):
+        run_study("imp", asked, sparsities=0.5, out=folder)
+    with pytest.raises(TicketError, match="holds a study of `imp`"):
+        run_study("find", model=asked["model"], task="words", train_file=asked["train_file"], out=folder)
+    assert contents(folder) == found
