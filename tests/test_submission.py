@@ -5,6 +5,7 @@ import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ from helpers.places import SHARED
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
-from supertickets.evidence.record import Record, Subject
-from supertickets.evidence.table import Role
-from supertickets.evidence.tables import published, table_2
+from supertickets.evidence.published import published, table_2
+from supertickets.evidence.runs import Runs, TaskInfo
 from supertickets.export.predict import predict
 from supertickets.lab.outcome import load_outcome
-from supertickets.studies.find import FindResult, find
+from supertickets.lab.steps import Run, Step
+from supertickets.studies.run import Result, run_study
 from supertickets.studies.submit import _choose, _Found, submit
 from supertickets.tasks import TaskSource, submission
 from supertickets.tasks.glue import GLUE
@@ -86,7 +87,7 @@ GOOD = b"index\tprediction\n0\tentailment\n1\tentailment\n2\tentailment\n"
         ("RTE.tsv", GOOD.replace(b"1\tentailment", b"1\tneutral"), "line 3: prediction 'neutral', expected not_entail"),
         ("RTE.tsv", GOOD.replace(b"1\t", b"2\t"), "line 3: expected '1<TAB>prediction'"),
         ("RTE.tsv", GOOD.replace(b"1\t", b"1,"), "line 3: expected '1<TAB>prediction'"),
-        ("RTE.tsv", GOOD[:-1], "the last line does not end"),
+        ("RTE.tsv", GOOD[:-1], "the last line has no line break"),
         ("RTE.tsv", GOOD.replace(b"\n", b"\r\n"), "expected the header"),
         ("RTE.tsv", b"\xff" + GOOD, "not UTF-8"),
         ("STS-B.tsv", b"index\tprediction\n0\t5.1\n1\t0\n2\t0\n", "prediction '5.1', expected a number from 0 to 5"),
@@ -156,31 +157,31 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studies(glue: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FindResult]:
+def studies(glue: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     base = tmp_path_factory.mktemp("studies")
     model = str(save_tiny_model(base / "model"))
     asked = {
         "model": model, "data": glue, "levels": (0.5,), "kinds": ("winning",), "seeds": 1, "epochs": 2, "workers": 1,
         "batch_size": 8, "learning_rate": 1e-2, "max_length": 20, "precision": "float32",
     }  # fmt: skip
-    return {task: find(asked, task=task, out=base / task) for task in ("rte", "stsb", "mnli")}
+    return {task: run_study("find", asked, task=task, out=base / task) for task in ("rte", "stsb", "mnli")}
 
 
 def test_super_tickets_predict_the_test_sets(
-    studies: dict[str, FindResult], short: dict[str, TestFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    studies: dict[str, Result], short: dict[str, TestFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [str(one.folder) for one in studies.values()]
     assert main(["submit", *folders, "--fill", "--out", str(tmp_path / "s.zip")]) == 0
     said = capsys.readouterr()
     assert "predicted STS-B, MNLI-m, MNLI-mm, RTE, AX." in said.out
-    assert "scores mean nothing: CoLA, SST-2, MRPC, QQP, QNLI, WNLI" in said.err
+    assert "scores on GLUE's server mean nothing: CoLA, SST-2, MRPC, QQP, QNLI, WNLI" in said.err
     found = read_submission(tmp_path / "s.zip")
     assert found["CoLA"] == ["0"] * 3
     assert all(value in ("entailment", "neutral", "contradiction") for value in found["AX"])
     assert len({float(value) for value in found["STS-B"]}) == 3  # real numbers, not the released code's zeros
 
 
-def test_predictions_are_those_of_the_training(studies: dict[str, FindResult], glue: Path) -> None:
+def test_predictions_are_those_of_the_training(studies: dict[str, Result], glue: Path) -> None:
     """The shipped model, asked for the dev set, says what its training said."""
     from supertickets.tasks.tables import read_tsv
 
@@ -189,7 +190,10 @@ def test_predictions_are_those_of_the_training(studies: dict[str, FindResult], g
         name, stem = {"rte": ("RTE", "dev"), "stsb": ("STS-B", "dev"), "mnli": ("MNLI", "dev_matched")}[settings.task]
         table = read_tsv(glue / name / f"{stem}.tsv")
         outputs = predict(
-            done.ticket_folder / "model", table.columns["sentence1"], table.columns["sentence2"], settings.max_length
+            done.shipped["ticket"] / "model",
+            table.columns["sentence1"],
+            table.columns["sentence2"],
+            settings.max_length,
         )
         (key,) = done.table[done.table["kind"] == "winning"]["trial"]
         outcome = load_outcome(done.folder / "trials" / key)
@@ -201,9 +205,14 @@ def test_predictions_are_those_of_the_training(studies: dict[str, FindResult], g
 def made_up(task: str, by_seed: dict[int, float], weights: str = "w") -> _Found:
     """A study of which only each seed's score is known."""
     shape, source = Shape(12, 12, 768, 3072), TaskSource(task=task)
-    subject = Subject("m", "bert", weights, shape, task, task, (), GLUE[task].metrics, 9, np.zeros(2), source)
-    runs = {seed: (Role("winning", 0.1, seed), score) for seed, score in by_seed.items()}
-    return _Found(None, Record((subject,), Path(task), {}, []), runs)  # type: ignore[arg-type]
+    info = TaskInfo("m", "bert", weights, shape, task, task, (), GLUE[task].metrics, 9, np.zeros(2), source)
+    runs: dict[int, Any] = {
+        seed: Run(
+            Step({"kind": "winning", "level": 0.1, "seed": seed}, lambda done: None), None, SimpleNamespace(score=score)
+        )
+        for seed, score in by_seed.items()
+    }
+    return _Found(Runs((info,), Path(task), {}, list(runs.values())), None, runs)  # type: ignore[arg-type]
 
 
 def test_one_seed_predicts_all_tasks() -> None:
@@ -238,7 +247,7 @@ def test_where_seeds_cannot_be_compared_each_task_has_its_own(other: _Found, rea
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_seeds_models_predict(
-    dense: bool, glue: Path, studies: dict[str, FindResult], short: dict[str, TestFile], tmp_path: Path,
+    dense: bool, glue: Path, studies: dict[str, Result], short: dict[str, TestFile], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Of each task the chosen seed's run, trained again where its weights are gone, says what it said in training."""
@@ -246,7 +255,7 @@ def test_the_seeds_models_predict(
 
     asked = studies["rte"].settings.model_dump() | {"seeds": 2, "levels": (0.3, 0.5)}
     asked = {name: value for name, value in asked.items() if name not in ("out", "task", "first_seed")}
-    both = {task: find(asked, task=task, out=tmp_path / task) for task in ("rte", "stsb")}
+    both = {task: run_study("find", asked, task=task, out=tmp_path / task) for task in ("rte", "stsb")}
     kind = "dense" if dense else "winning"
     scores = [one.table[one.table["kind"] == kind].groupby("seed")["score"].max() for one in both.values()]
     best = int((sum(scores) / 2).idxmax())
@@ -264,7 +273,7 @@ def test_the_seeds_models_predict(
     assert main(["submit", *arguments]) == 0
     shown = capsys.readouterr()
     assert f"of seed {best} predict all 2 tasks" in shown.out
-    trained_again = f"rte, dense seed {best}: its trained weights were not kept; it is trained again in"
+    trained_again = f"rte, dense seed {best}: its trained weights were not kept; it is trained again."
     assert (trained_again in shown.err) == dense
     assert set(said) == set(both)
     for task, outputs in said.items():
@@ -281,12 +290,12 @@ def test_the_seeds_models_predict(
             other = load_outcome(both[task].folder / "trials" / key)
             assert np.abs(other.predictions()["dev"][other.best_epoch - 1] - expected).max() > 1e-3
     assert main(["submit", *arguments, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["table 2"] == {}  # not the paper's model
+    assert json.loads(capsys.readouterr().out)["table 2"] == []  # not the paper's model
 
 
 def test_the_papers_test_results_stand_beside() -> None:
-    subjects = [made_up(task, {0: 1.0}).record.subject for task in ("cola", "mnli", "rte", "wnli")]
-    table = table_2(subjects)
+    tasks = [made_up(task, {0: 1.0}).runs.task for task in ("cola", "mnli", "rte", "wnli")]
+    table = table_2(tasks)
     assert list(table.columns) == ["RTE Acc", "CoLA Mcc", "MNLI-m/mm Acc", "Average Score", "Average Compression"]
     assert table.loc["ST-DNN (BERT-base, published)"].tolist() == [
         "66.4",
@@ -302,7 +311,7 @@ def test_the_papers_test_results_stand_beside() -> None:
         "80.4 (8 tasks)",
         "86.8%",
     ]
-    large = [replace(one, shape=Shape(24, 16, 1024, 4096)) for one in subjects]  # which the paper did not submit
+    large = [replace(one, shape=Shape(24, 16, 1024, 4096)) for one in tasks]  # which the paper did not submit
     assert table_2(large).empty
     for row in published()["table 2"]["base"].values():  # its averages are of nine figures
         figures = [value for values in row.values() if isinstance(values, list) for value in values]
@@ -311,11 +320,11 @@ def test_the_papers_test_results_stand_beside() -> None:
 
 
 def test_a_submission_that_is_not_whole_is_refused(
-    studies: dict[str, FindResult], short: dict[str, TestFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    studies: dict[str, Result], short: dict[str, TestFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["submit", str(studies["rte"].folder), "--out", str(tmp_path / "s.zip")]) == 2
     said = capsys.readouterr().err
-    assert "GLUE takes all 11 files; missing are CoLA (no study of cola)" in said
+    assert "a submission needs all 11 files; missing: CoLA (no study of cola)" in said
     assert not (tmp_path / "s.zip").exists()
 
 
@@ -335,10 +344,10 @@ def test_test_sets_are_found_where_training_sets_are(glue: Path, tmp_path: Path)
 
 
 def test_wrong_submissions(
-    studies: dict[str, FindResult], short: dict[str, TestFile], tmp_path: Path, words: dict[str, Path]
+    studies: dict[str, Result], short: dict[str, TestFile], tmp_path: Path, words: dict[str, Path]
 ) -> None:
     rte = studies["rte"].folder
-    with pytest.raises(TicketError, match="is a study of rte too"):
+    with pytest.raises(TicketError, match="is also a study of rte"):
         submit([rte, rte], out=tmp_path / "s.zip")
     with pytest.raises(TicketError, match="there is no study in it"):
         submit([tmp_path], out=tmp_path / "s.zip")
@@ -348,15 +357,15 @@ def test_wrong_submissions(
         submit([rte], out=tmp_path / "s.zip", fill=True, device="cuda:9")
     with pytest.raises(TicketError, match="--data nowhere: no such folder"):
         submit([rte], data="nowhere", out=tmp_path / "s.zip", fill=True)
-    mine = find(
-        model=studies["rte"].settings.model, out=tmp_path / "mine", levels=(0.5,), seeds=1, epochs=1, workers=1,
+    mine = run_study(
+        "find", model=studies["rte"].settings.model, out=tmp_path / "mine", levels=(0.5,), seeds=1, epochs=1, workers=1,
         kinds=("winning",), max_length=16, keep="none", **words,
     )  # fmt: skip
     with pytest.raises(TicketError, match="on a GLUE task, this is one of `find`: train"):
         submit([mine.folder], out=tmp_path / "s.zip")
 
 
-def test_a_test_file_of_another_size(studies: dict[str, FindResult], tmp_path: Path) -> None:
+def test_a_test_file_of_another_size(studies: dict[str, Result], tmp_path: Path) -> None:
     with pytest.raises(TicketError, match="RTE: its test file has 3 examples, GLUE's has 3000"):
         submit([studies["rte"].folder], out=tmp_path / "s.zip", fill=True)
 

@@ -1,38 +1,18 @@
-"""One report about several studies, finished or not."""
+"""Reports on finished or unfinished studies: one page and the paper's tables; nothing is run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from supertickets.errors import TicketError
-from supertickets.evidence.adaptation import conclude_adaptation
-from supertickets.evidence.conclusions import conclude
-from supertickets.evidence.magnitude import conclude_magnitude
-from supertickets.evidence.record import Record
-from supertickets.evidence.sharing import conclude_sharing
-from supertickets.evidence.tables import Average, Looked, names_of, task_average
+from supertickets.evidence.tables import AnalysedStudy, Average, in_order, names_of, paper_tables, task_average
 from supertickets.storage import user_path
-from supertickets.studies.adapt import AdaptStudy
-from supertickets.studies.find import FindStudy
-from supertickets.studies.folder import open_study
-from supertickets.studies.imp import ImpStudy
-from supertickets.studies.pages import (
-    REPORT,
-    TABLES,
-    write_adaptation,
-    write_magnitude,
-    write_page,
-    write_sharing,
-    write_transfer,
-)
-from supertickets.studies.share import ShareStudy
-from supertickets.studies.study import Study, check_place, recall
-from supertickets.studies.transfer import TransferStudy
-
-Alone = ShareStudy | AdaptStudy | ImpStudy | TransferStudy
-"""Studies whose page is of one alone."""
+from supertickets.studies.checks import check_place
+from supertickets.studies.inputs import OpenStudy, open_study
+from supertickets.studies.pages import REPORT, TABLES, command_of, write_findings, write_tables
 
 
 @dataclass(frozen=True)
@@ -46,78 +26,76 @@ class ReportResult:
 
 
 def report(folders: Sequence[Path | str], out: Path | str | None = None) -> ReportResult:
-    """Write one page and the paper's tables about studies, finished or not; runs nothing.
+    """Write one page and the tables of studies, finished or not; runs nothing.
 
     A single study's page goes into its own folder, that of several (of `find`) into `out` (default `runs/report`).
     Raises TicketError for a folder without a study, for one named twice, and where `out` holds other things.
     """
     paths = [user_path(folder) for folder in folders]
-    out = user_path(out) if out is not None else None
-    if len(paths) == 1 and isinstance(study := open_study(paths[0]), Alone):
-        return _alone(study, out)
     twice = [path for i, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:i]}]
     if twice:
         raise TicketError(f"{twice[0]}: named twice; name each study once.")
-    looked = []
-    for path in paths:
-        study = open_study(path)
-        if not isinstance(study, FindStudy):
-            raise TicketError(f"{path}: {_why_not(study, path)}")
-        record = recall(study)
-        if not any(row.finished for row in record.rows):
-            raise TicketError(f"{path}: no run has finished yet; see `supertickets status {path}`.")
-        looked.append(Looked(record, conclude(record)))
+    studies = [open_study(path) for path in paths]
+    alone = [study for study in studies if not study.study.side_by_side]
+    if alone and len(studies) > 1:
+        raise TicketError(f"{alone[0].folder}: report studies of `{alone[0].name}` one at a time.")
     default = paths[0] if len(paths) == 1 else Path("runs") / "report"
-    folder = out if out is not None else default
+    folder = user_path(out) if out is not None else default
+    _check_out(folder, paths)
+    if len(studies) == 1:
+        return _one(studies[0], folder)
+    looked = [_analysed(study) for study in studies]
+    return _several(looked, studies, folder)
+
+
+def _check_out(folder: Path, paths: Sequence[Path]) -> None:
     check_place(folder)
     if len(paths) > 1 and folder.resolve() in {path.resolve() for path in paths}:
-        raise TicketError(f"--out {folder}: that is one of the studies, whose own page stays; choose another folder.")
-    if folder not in paths and folder.is_dir() and (others := _others(folder)):
-        raise TicketError(f"--out {folder}: the folder has other files ({others[0]}); choose another folder.")
-    tables = write_page(folder, looked)
-    verdicts = dict(zip(names_of(looked), (one.conclusions.verdict for one in looked), strict=True))
-    return ReportResult(folder / REPORT, tables, task_average(looked), verdicts)
+        raise TicketError(f"--out {folder}: this is the folder of one of the studies; choose another folder.")
+    if folder.resolve() not in {path.resolve() for path in paths} and folder.is_dir():
+        others = sorted(path.name for path in folder.iterdir() if path.name not in (REPORT, TABLES))
+        if others:
+            raise TicketError(
+                f"--out {folder}: the folder has files that are not a report's ({others[0]}); choose another folder."
+            )
 
 
-def _alone(study: Alone, out: Path | None) -> ReportResult:
-    """Write the page of such a study anew."""
-    folder = study.settings.folder
-    if out is not None and out.resolve() != folder.resolve():
-        raise TicketError(f"--out {out}: the page of a study of `{study.settings.study}` goes into its own folder.")
-    record = recall(study)
-    if not any(row.finished for row in record.rows):
-        raise TicketError(f"{folder}: no run has finished yet; see `supertickets status {folder}`.")
-    tables, verdict = _written(study, record)
-    one = Average(reason="One study has no average.")
-    return ReportResult(folder / REPORT, tables, one, {str(folder): verdict})
+def _analysed(study: OpenStudy) -> AnalysedStudy:
+    runs = study.replay()
+    if not runs.where():
+        raise TicketError(f"{study.folder}: no run has finished yet; see `supertickets status {study.folder}`.")
+    findings: Any = study.study.analyse(runs, study.settings)
+    return AnalysedStudy(runs, findings)
 
 
-def _written(study: Alone, record: Record) -> tuple[dict[str, pd.DataFrame], str]:
-    """Write a study's page and tables; return the tables that say most, and the verdict."""
-    if isinstance(study, ShareStudy):
-        sharing = conclude_sharing(record, study.tickets)
-        write_sharing(record, sharing, study.tickets)
-        return {"table": sharing.table, "gains": sharing.gains}, sharing.verdict
-    if isinstance(study, AdaptStudy):
-        adaptation = conclude_adaptation(record, study.pairs)
-        write_adaptation(record, adaptation)
-        return {"table": adaptation.table, "gains": adaptation.gains}, adaptation.verdict
-    if isinstance(study, ImpStudy):
-        magnitude = conclude_magnitude(record, study.settings.rule)
-        write_magnitude(record, magnitude)
-        return {"table": magnitude.table_2, "means": magnitude.means}, magnitude.verdict
-    transfer = study.shows(record)
-    write_transfer(record, transfer)
-    return {"gains": transfer.gains, "means": transfer.means}, transfer.verdict
+def _one(study: OpenStudy, folder: Path) -> ReportResult:
+    """Write the page of one study anew."""
+    one = _analysed(study)
+    write_findings(study.study, one.runs, one.findings, folder)
+    average = Average(reason="One study has no average.")
+    return ReportResult(folder / REPORT, one.findings.tables(), average, {str(study.folder): one.findings.verdict})
 
 
-def _why_not(study: Study | None, path: Path) -> str:
-    """Return why a study is not put on one page with others."""
-    if study is None:
-        return f"the study has not begun; see `supertickets status {path}`."
-    alone = isinstance(study, Alone)
-    return f"expected a study of `find`, this is one of `{study.settings.study}`{', report it alone' if alone else ''}."
+def _several(looked: Sequence[AnalysedStudy], studies: Sequence[OpenStudy], folder: Path) -> ReportResult:
+    """Write one page about several studies, and the paper's tables of all."""
+    from supertickets.report.find import overview, paper_section
+    from supertickets.report.page import Part, write_parts
 
-
-def _others(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name not in (REPORT, TABLES))
+    of_folder = {study.folder: study.study for study in studies}
+    ordered = in_order(looked)
+    names, tables, average = names_of(ordered), paper_tables(ordered), task_average(ordered)
+    parts = [
+        Part(
+            name,
+            of_folder[one.runs.folder].sections(one.findings, one.runs),
+            one.runs,
+            one.findings,
+            command_of(one.runs),
+        )
+        for name, one in zip(names, ordered, strict=True)
+    ]
+    first = overview(names, [one.findings for one in ordered], tables["gains"], average.sentence())
+    write_parts(folder / REPORT, f"Tickets in {len(parts)} studies", [first], parts, [paper_section(tables)])
+    write_tables(folder / TABLES, tables)
+    verdicts = dict(zip(names, (one.findings.verdict for one in ordered), strict=True))
+    return ReportResult(folder / REPORT, tables, average, verdicts)

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from supertickets.errors import TicketError
-from supertickets.evidence.record import Record, load_subjects
-from supertickets.evidence.table import DENSE, Role, Row, select_super
-from supertickets.evidence.tables import table_2, why_not_averaged
+from supertickets.evidence.published import table_2, why_not_averaged
+from supertickets.evidence.runs import DENSE, Runs
+from supertickets.lab.lab import Lab
+from supertickets.lab.lock import hold
 from supertickets.lab.machine import check_device
+from supertickets.lab.steps import Run
 from supertickets.models import find_model
 from supertickets.storage import user_path
-from supertickets.studies.config import settings_of
-from supertickets.studies.find import FindStudy
+from supertickets.studies.checks import check_place
+from supertickets.studies.exchange import is_shipped
+from supertickets.studies.find import TICKET, FindSettings, best_run
+from supertickets.studies.inputs import OpenStudy, open_study
 from supertickets.studies.presets import task_name
-from supertickets.studies.settings import FindSettings
-from supertickets.studies.study import RESULTS, check_place, recall, with_weights
+from supertickets.studies.run import RESULTS, machine_of
 from supertickets.tasks import load_task
 from supertickets.tasks.glue import GLUE, load_test_texts
 from supertickets.tasks.submission import FILES, TestFile, write_submission
-from supertickets.tickets.folder import MODEL_FOLDER, load_ticket
+from supertickets.tickets.folder import MODEL_FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,41 +52,42 @@ class Submission:
 
 @dataclass(frozen=True)
 class _Found:
-    """A finished study of a GLUE task, and each seed's run that could predict: its role and its dev score."""
+    """A finished study of a GLUE task, and each seed's run that could predict, with its dev score."""
 
-    study: FindStudy
-    record: Record
-    by_seed: Mapping[int, tuple[Role, float]]
+    runs: Runs
+    settings: FindSettings
+    by_seed: Mapping[int, Run]
 
     @classmethod
-    def of(cls, folder: Path, settings: FindSettings, dense: bool) -> _Found:
-        """Look into a folder; raises TicketError if its study has not ended, or has no run to predict with."""
-        subjects = load_subjects(folder)
-        if not subjects or not (folder / RESULTS).is_file():
-            raise TicketError(f"{folder}: the study is not finished; run `supertickets find` to its end.")
-        study = FindStudy(settings, subjects)
-        record = recall(study)
-        by_seed: dict[int, tuple[Role, float]] = {}
-        for seed in study.seeds:
-            runs = record.table[record.table["seed"] == seed]
-            if dense:
-                runs = runs[(runs["kind"] == DENSE) & (runs["status"] == "finished")]
-            best = select_super(runs) if not dense else None if runs.empty else runs.iloc[0]
-            if best is not None:
-                by_seed[seed] = Role(str(best["kind"]), float(best["level"]), seed), float(best["score"])
+    def of(cls, study: OpenStudy, dense: bool) -> _Found:
+        """Look into a study; raises TicketError if it has not ended, or has no run to predict with."""
+        settings: Any = study.settings
+        if not study.begun or not (study.folder / RESULTS).is_file():
+            raise TicketError(f"{study.folder}: the study is not finished; run `supertickets find` to its end.")
+        runs = study.replay().only(stage=None)
+        by_seed: dict[int, Run] = {}
+        for seed in settings.all_seeds:
+            of_seed = runs.only(seed=seed)
+            run = next(iter(of_seed.where(kind=DENSE)), None) if dense else best_run(of_seed)
+            if run is not None:
+                by_seed[seed] = run
         if not by_seed:
             what = "dense training" if dense else "winning ticket above level 0"
-            raise TicketError(f"{folder}: no {what} of the study has finished, so there is nothing to predict with.")
-        return cls(study, record, by_seed)
+            raise TicketError(
+                f"{study.folder}: no {what} of the study has finished, so there is nothing to predict with."
+            )
+        return cls(runs, settings, by_seed)
+
+    def score(self, seed: int) -> float:
+        """The dev score of a seed's run."""
+        outcome = self.by_seed[seed].outcome
+        assert outcome is not None
+        return outcome.score
 
     @property
     def best(self) -> int:
         """The seed of its best run."""
-        return max(self.by_seed, key=lambda seed: self.by_seed[seed][1])
-
-    def row(self, seed: int) -> Row:
-        """Return a seed's run."""
-        return self.record.roles[self.by_seed[seed][0]]
+        return max(self.by_seed, key=self.score)
 
 
 def submit(
@@ -106,31 +110,19 @@ def submit(
     writes one and the same label for those that no study or no test file is there for. Raises TicketError before
     anything is written.
     """
-    settings, path = _by_task([user_path(folder) for folder in folders]), user_path(out)
+    opened, path = _by_task([user_path(folder) for folder in folders]), user_path(out)
     check_place(path, file=True)
     if path.exists() and not zipfile.is_zipfile(path):
-        raise TicketError(f"--out {path}: that file is no zip file, so no earlier submission; choose another name.")
+        raise TicketError(
+            f"--out {path}: the file exists and is not a submission (not a zip file); choose another name."
+        )
     check_device(device)
-    studies = {task: _Found.of(one.folder, one, dense) for task, one in settings.items()}
-    texts: dict[str, tuple[list[str], list[str] | None]] = {}
-    why: dict[str, str] = {}
-    for name, file in FILES.items():
-        if file.task not in studies:
-            why[name] = f"no study of {file.task}"
-            continue
-        source = user_path(data) if data is not None else settings[file.task].data
-        if source is not None and not source.is_dir():
-            raise TicketError(f"--data {source}: no such folder.")
-        found = load_test_texts(file.task, file.sources, file.hub, source)
-        if found is None:
-            why[name] = f"no {' or '.join(file.sources)} in {source}"
-        elif len(found[0]) != file.rows:
-            raise TicketError(f"{name}: its test file has {len(found[0])} examples, GLUE's has {file.rows}.")
-        else:
-            texts[name] = found
+    studies = {task: _Found.of(one, dense) for task, one in opened.items()}
+    settings = {task: one.settings for task, one in studies.items()}
+    texts, why = _test_texts(studies, user_path(data) if data is not None else None)
     if why and not fill:
         said = "; ".join(f"{name} ({reason})" for name, reason in why.items())
-        raise TicketError(f"GLUE takes all {len(FILES)} files; missing are {said}. Add them, or --fill them.")
+        raise TicketError(f"a submission needs all {len(FILES)} files; missing: {said}. Add them, or use --fill.")
     seeds, chosen = _choose(studies, "dense model" if dense else "super ticket")
     predictions = {}
     with TemporaryDirectory() as place:
@@ -143,38 +135,62 @@ def submit(
             predictions[name] = _predicted(FILES[name], models[task], settings[task], found, device)
     constant = {name: [FILES[name].labels[0] if FILES[name].labels else "0.0"] * FILES[name].rows for name in why}
     write_submission(path, {**predictions, **constant})
-    theirs = table_2([one.record.subject for one in studies.values()])
+    theirs = table_2([one.runs.task for one in studies.values()])
     return Submission(path, tuple(predictions), tuple(constant), chosen, theirs)
 
 
-def _by_task(folders: Sequence[Path]) -> dict[str, FindSettings]:
-    """Return studies' settings by GLUE task; raises TicketError for what is no study of one."""
-    studies: dict[str, FindSettings] = {}
+Texts = tuple[list[str], list[str] | None]
+
+
+def _test_texts(studies: Mapping[str, _Found], data: Path | None) -> tuple[dict[str, Texts], dict[str, str]]:
+    """Return the texts of GLUE's test files by the name of the file to predict, and why others are missing."""
+    texts: dict[str, Texts] = {}
+    why: dict[str, str] = {}
+    for name, file in FILES.items():
+        if file.task not in studies:
+            why[name] = f"no study of {file.task}"
+            continue
+        source = data if data is not None else studies[file.task].settings.data
+        if source is not None and not source.is_dir():
+            raise TicketError(f"--data {source}: no such folder.")
+        found = load_test_texts(file.task, file.sources, file.hub, source)
+        if found is None:
+            why[name] = f"no {' or '.join(file.sources)} in {source}"
+        elif len(found[0]) != file.rows:
+            raise TicketError(f"{name}: its test file has {len(found[0])} examples, GLUE's has {file.rows}.")
+        else:
+            texts[name] = found
+    return texts, why
+
+
+def _by_task(folders: Sequence[Path]) -> dict[str, OpenStudy]:
+    """Return studies by GLUE task; raises TicketError for what is no study of one."""
+    studies: dict[str, OpenStudy] = {}
     for folder in folders:
-        settings = settings_of(folder)
-        task = task_name(settings.task) if isinstance(settings, FindSettings) else ""
-        if not isinstance(settings, FindSettings) or settings.train_file is not None or task not in GLUE:
+        study = open_study(folder)
+        settings: Any = study.settings
+        task = task_name(settings.task) if study.name == "find" else ""
+        if task not in GLUE or settings.train_file is not None:
             raise TicketError(
-                f"{folder}: expected a study of `find` on a GLUE task, this is one of `{settings.study}`: "
-                f"{settings.title}."
+                f"{folder}: expected a study of `find` on a GLUE task, this is one of `{study.name}`: {settings.title}."
             )
         if task in studies:
-            raise TicketError(f"{folder}: {studies[task].folder} is a study of {task} too; name one for each task.")
-        studies[task] = settings
+            raise TicketError(f"{folder}: {studies[task].folder} is also a study of {task}; name one study per task.")
+        studies[task] = study
     return studies
 
 
 def _choose(studies: Mapping[str, _Found], what: str) -> tuple[dict[str, int], str]:
     """Return the seed whose run predicts each task, and a sentence that says which and why."""
-    subjects = [one.record.subject for one in studies.values()]
+    tasks = [one.runs.task for one in studies.values()]
     shared = sorted(set.intersection(*[set(one.by_seed) for one in studies.values()]))
-    averages = {seed: float(np.mean([one.by_seed[seed][1] for one in studies.values()])) for seed in shared}
+    averages = {seed: float(np.mean([one.score(seed) for one in studies.values()])) for seed in shared}
     alone = ""
     if not shared:
         alone = "The studies have no seed in common"
-    elif len({subject.weight_hash for subject in subjects}) > 1:
+    elif len({task.weight_hash for task in tasks}) > 1:
         alone = "The studies have different base models"
-    elif reason := why_not_averaged(subjects, list(studies)):
+    elif reason := why_not_averaged(tasks, list(studies)):
         alone = reason.rstrip(".")
     if alone:
         seeds = {task: one.best for task, one in studies.items()}
@@ -185,25 +201,32 @@ def _choose(studies: Mapping[str, _Found], what: str) -> tuple[dict[str, int], s
         said, score = f"The {what} of seed {best} predicts {next(iter(studies))}", "its dev score"
     else:
         said, score = f"The {what}s of seed {best} predict all {len(studies)} tasks", "their average dev score"
-    rest = f"the best of seeds {', '.join(map(str, shared))}" if len(shared) > 1 else "the only seed there is for all"
+    rest = (
+        f"the best of seeds {', '.join(map(str, shared))}" if len(shared) > 1 else "the only seed that all studies have"
+    )
     return dict.fromkeys(studies, best), f"{said}: {score} is {averages[best]:.2f}, {rest}."
 
 
 def _model(found: _Found, seed: int, place: Path, quiet: bool) -> Path:
     """Return the folder of a seed's trained model: the one that was shipped, or a new one in `place`."""
-    row, settings = found.row(seed), found.study.settings
-    assert row.trial is not None
-    shipped = settings.folder / "super-ticket"
-    with suppress(TicketError):  # none, or a damaged one
-        if load_ticket(shipped).origin.get("trial") == row.trial.key and (shipped / MODEL_FOLDER).is_dir():
-            return shipped / MODEL_FOLDER
+    run, settings, folder = found.by_seed[seed], found.settings, found.runs.folder
+    assert run.trial is not None
+    if is_shipped(folder / TICKET, run.trial, with_model=True):
+        return folder / TICKET / MODEL_FOLDER
     from supertickets.export.ship import save_trained_model
 
-    base = find_model(settings.model)
-    if base.weight_hash != found.record.subject.weight_hash:
-        raise TicketError(f"model {settings.model!r} has other weights than when {settings.folder} was made.")
-    outcome = with_weights(found.study, row, f"{settings.task}, {row.role}", base, quiet)
-    save_trained_model(outcome, base, load_task(settings.source), place)
+    base, task = find_model(settings.model), load_task(settings.source)
+    if base.weight_hash != found.runs.task.weight_hash:
+        raise TicketError(f"the weights of model {settings.model!r} have changed since {folder} was made.")
+    if task.fingerprint() != found.runs.task.data_hash:
+        raise TicketError(
+            f"{folder}: the weights of {settings.task}, {run.step} were not kept, so it must be trained again, but the "
+            "examples of the task have changed; restore its files."
+        )
+    if not quiet and run.outcome is not None and not run.outcome.has_weights:
+        print(f"{settings.task}, {run.step}: its trained weights were not kept; it is trained again.", file=sys.stderr)
+    with hold(folder), Lab(folder, machine_of(settings, base, {settings.source: task})) as lab:
+        save_trained_model(lab.with_weights(run.trial), base, task, place)
     return place
 
 
