@@ -4,16 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 
 from helpers.models import save_tiny_model
 from supertickets.cli import main
+from supertickets.cli.group import OWN, app
 from supertickets.models import find_model
-from supertickets.studies.config import complete
-from supertickets.studies.settings import FindSettings
+from supertickets.studies import STUDIES, SUMMARIES
+from supertickets.studies.config import resolve_settings
+from supertickets.studies.find import FindSettings
+from supertickets.studies.folder import disk_use
 
 TINY = ["--epochs", "1", "--batch-size", "8", "--levels", "0.5", "--seeds", "1", "--workers", "1", "--max-length", "16"]
 
@@ -39,7 +46,7 @@ def test_find_from_the_shell_and_as_json(mine: list[str], tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert Path(said["report"]).is_file()
-    assert Path(said["ticket"], "ticket.json").is_file()
+    assert Path(said["shipped"]["ticket"], "ticket.json").is_file()
     assert len(said["results"]) == 4
     assert "[4/4]" in done.stderr  # progress goes where it does not disturb
     again = run(*mine, "--out", str(tmp_path / "out"))
@@ -60,13 +67,93 @@ def test_yaml_and_flags_are_the_same_settings(mine: list[str], tmp_path: Path) -
     assert yaml.safe_load((tmp_path / "three" / "settings.yaml").read_text())["batch_size"] == 8
 
 
+def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file's content and when it was written."""
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_dry_run_says_what_would_be_run_and_writes_nothing(
+    mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def plan(*flags: str) -> dict[str, Any]:
+        before = files_of(tmp_path)
+        assert main([*mine, "--dry-run", "--json", *flags]) == 0
+        assert files_of(tmp_path) == before
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    new = plan()
+    assert list(tmp_path.iterdir()) == []
+    assert (new["trainings"], new["done"]) == (4, 0)
+    assert new["flops"] > 0
+    assert new["seconds"] > 0
+    kinds = ["dense", "winning", "random", "losing"]
+    assert [(row["kind"], row["trainings"], row["done"]) for row in new["steps"]] == [(kind, 1, 0) for kind in kinds]
+    assert main([*mine, "--out", "out", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {*said} == {"verdict", "folder", "report", "shipped", "failed", "tables", "results"}
+    flops = sum(row["flops"] for row in said["results"])
+    assert new["flops"] == pytest.approx(flops, rel=0.5)
+    assert new["disk"] == pytest.approx(disk_use(tmp_path / "out"), rel=0.5)
+    done = plan("--out", "out")
+    assert (done["trainings"], done["done"], done["flops"], done["seconds"]) == (4, 4, 0, 0)
+    more = plan("--out", "out", "--seeds", "2")
+    assert (more["trainings"], more["done"]) == (8, 4)
+    assert main([*mine, "--out", "out", "--seeds", "2", "--dry-run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "steps of `find`" in shown
+    assert "8 trainings, 4 of them done; the other 4" in shown
+    assert "Nothing was run or written." in shown
+    assert main([*mine, "--out", "out", "--epochs", "2", "--dry-run"]) == 2  # a folder that is another study's
+
+
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["find", "--help"]) == 0
     shown = capsys.readouterr().out
     for name in FindSettings.model_fields:
         assert f"--{name.replace('_', '-')}" in shown
-    assert "--config" in shown
-    assert "--json" in shown
+    panels = ["Main settings:", "Search:", "Training:", "Data:", "Running:", "Other:"]
+    places = [shown.index(panel) for panel in panels]
+    assert places == sorted(places)
+    for name in ("--config", "--dry-run", "--json", "--help"):
+        assert shown.index(name) > places[-1]
+    assert shown.index("--levels") < places[1] < shown.index("--importance") < places[2] < shown.index("--epochs")
+
+
+def test_commands_are_listed_in_panels_with_what_they_say_of_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(panel) for panel in ("Studies:", "Results:", "Tickets and models:", "Help:")]
+    assert places == sorted(places)
+    for name in (*STUDIES, *OWN):
+        assert f"\n  {name} " in shown
+    assert list(SUMMARIES) == list(STUDIES)
+    for name, summary in SUMMARIES.items():
+        assert STUDIES[name].__doc__.splitlines()[0] == summary
+    for name, (summary, _) in OWN.items():
+        command = app.get_command(click.Context(app), name)
+        assert command is not None
+        assert (command.help or "").splitlines()[0] == summary
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "_SUPERTICKETS_COMPLETE" in capsys.readouterr().out
+    complete = ShellComplete(app, {}, "supertickets", "_SUPERTICKETS_COMPLETE")
+    assert [one.value for one in complete.get_completions([], "st")] == ["status"]
+    assert "--learning-rates" in [one.value for one in complete.get_completions(["find"], "--learn")]
+
+
+def test_what_is_installed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert version("supertickets") in capsys.readouterr().out
+    assert main(["env"]) == 0
+    said = capsys.readouterr().out
+    for word in ("python 3", "torch 2", "CPU cores", "studies: find, share", "runners: local, ray"):
+        assert word in said
 
 
 WRONG = {
@@ -83,6 +170,8 @@ WRONG = {
     "epochs": (["--epochs", "0"], "--epochs"),
     "max length": (["--max-length", "41"], "--max-length: 41 is beyond the 40 positions"),
     "optimiser": (["--optimizer", "adam"], "unknown optimizer 'adam': did you mean 'adamw'"),
+    "learning rates": (["--learning-rates", "1e-3,x"], "--learning-rates"),
+    "one learning rate": (["--learning-rates", "1e-3"], "expected at least two learning rates, or two seeds"),
     "missing file": (["--train-file", "nowhere.csv"], "nowhere.csv: no such file"),
     "column": (["--text", "txt"], "did you mean 'text'"),
     "config": (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
@@ -97,11 +186,12 @@ def test_misuse_is_one_sentence_and_exit_code_2(
     flags, message = WRONG[case]
     if case == "task":
         mine = ["find", *TINY]  # without files of one's own
-    assert main([*mine, "--out", str(tmp_path / "out"), *flags]) == 2
-    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert message in said
-    assert "Traceback" not in said
-    assert not (tmp_path / "out").exists()  # nothing half-written
+    for dry in ([], ["--dry-run"]):
+        assert main([*mine, "--out", str(tmp_path / "out"), *flags, *dry]) == 2
+        said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+        assert message in said
+        assert "Traceback" not in said
+        assert not (tmp_path / "out").exists()  # nothing half-written
 
 
 @pytest.mark.parametrize(
@@ -132,7 +222,7 @@ def test_words_that_are_no_command(words_typed: list[str]) -> None:
 
 def test_unsorted_levels_are_fine_and_said(mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*mine, "--levels", "0.5,0.2,0.5", "--kinds", "random,winning", "--out", str(tmp_path / "out")]) == 0
-    assert "taken in order and once each: 0.2, 0.5" in capsys.readouterr().err
+    assert "was sorted, without duplicates: 0.2, 0.5" in capsys.readouterr().err
 
 
 def test_models_that_cannot_be_used(tmp_path: Path, mine: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +253,7 @@ def test_a_model_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     assert main(["find", "--model", "bert-base-uncsed"]) == 2
     said = capsys.readouterr().err
-    assert "'bert-base-uncsed' is neither a folder nor a model that the hub gave" in said
+    assert "'bert-base-uncsed' is not a folder and could not be downloaded from the hub" in said
     assert len(said.strip().splitlines()) == 1
 
 
@@ -185,7 +275,7 @@ def test_presets_follow_model_and_task(tiny_model: Path) -> None:
 
     def settings(size: str, **asked: object) -> FindSettings:
         config = {**base.config, "hidden_size": sizes[size], "max_position_embeddings": 512}
-        return complete(FindSettings, asked, type(base)(base.name, base.folder, config, base.weight_hash))
+        return resolve_settings(FindSettings, asked, type(base)(base.name, base.folder, config, base.weight_hash))
 
     paper = settings("base", task="mnli")
     assert (paper.dropout, paper.epochs, paper.learning_rate, paper.max_length) == (0.3, 6, 5e-5, 128)

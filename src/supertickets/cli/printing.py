@@ -1,0 +1,35 @@
+"""Tables and sizes for the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+def print_table(frame: Any, title: str) -> None:
+    """Print a data frame as a table with a title."""
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from supertickets.studies.pages import shown
+
+    if not isinstance(frame.index, pd.RangeIndex):
+        frame = frame.reset_index(names=frame.index.name or "")
+    table = Table(*map(str, frame.columns), title=title)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(shown(value) for value in row))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def records(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tables as lists of rows, for JSON; an index of names is the column `name`."""
+    import pandas as pd
+
+    found = {}
+    for name, table in tables.items():
+        flat = table if isinstance(table.index, pd.RangeIndex) else table.reset_index(names="name")
+        found[name] = json.loads(flat.to_json(orient="records"))
+    return found

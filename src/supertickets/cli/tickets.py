@@ -1,0 +1,64 @@
+"""Commands that take tickets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("ticket", type=_FOLDER)
+@click.option("--model", help="base model [default: the one named in the ticket]")
+@click.option("--out", type=_FOLDER, default=Path("small-model"), help="folder for the small model", show_default=True)
+@click.option("--to", default="transformers", help="the format to write", show_default=True)
+@click.option(
+    "--any-base", is_flag=True, help="accept a base model whose weights differ from those the ticket was drawn from"
+)
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, as_json: bool) -> None:
+    """Apply a ticket to its base model and save the smaller encoder.
+
+    TICKET is a ticket folder. A ticket of heads and FFNs gives a smaller model; a ticket of single weights gives a
+    model of the same size in which the pruned weights are zero.
+    """
+    from supertickets.export import EXPORTERS
+
+    made = EXPORTERS[to](ticket, model, out, any_base)
+    for notice in made["notices"]:
+        click.echo(notice, err=True)
+    if as_json:
+        click.echo(json.dumps(made))
+    else:
+        share = made["parameters"] / made["dense_parameters"]
+        click.echo(f"{made['folder']}: {made['parameters']:,} parameters, {share:.1%} of the dense model's.")
+
+
+@click.command("import-masks")
+@click.argument("masks", type=_FOLDER)
+@click.option("--task", required=True, help="task that the masks were found on")
+@click.option("--model", required=True, help="base model of the masks; mask files do not name it")
+@click.option("--out", type=_FOLDER, default=Path("ticket"), help="ticket folder to write", show_default=True)
+@click.option(
+    "--zeros", is_flag=True, help="the file has a pruned model's weights instead of masks: treat zeros as pruned"
+)
+def import_masks(masks: Path, task: str, model: str, out: Path, zeros: bool) -> None:
+    """Convert a file of pruning masks into a ticket folder.
+
+    MASKS is a file such as a state dict (.pt, .pth, .bin, .ckpt, .safetensors, .npz) with masks from
+    torch.nn.utils.prune or nni, or with 0 and 1 under the names of the weights, at any depth and under any prefix.
+    Entries of the file that are not used are listed. No code in the file is run.
+    """
+    from supertickets.export.weights import import_masks as make
+
+    made = make(masks, model, task, out, zeros)
+    ticket = made.ticket
+    click.echo(
+        f"{out}: the ticket keeps {ticket.kept:,} of {ticket.total:,} weights in {len(ticket.masks)} matrices; "
+        f"{ticket.sparsity:.2%} are pruned."
+    )
+    for note in made.notes:
+        click.echo(note)
