@@ -29,8 +29,8 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
     base = find_model(model if model is not None else shared.base["name"])
     if base.weight_hash != shared.base["weight_hash"] and not any_base:
         raise TicketError(
-            f"model {base.name!r} has weights {base.weight_hash[:12]}..., the ticket was drawn from "
-            f"{shared.base['name']!r} with {shared.base['weight_hash'][:12]}...; use that model, or --any-base."
+            f"the ticket was drawn from {shared.base['name']!r} with weights {shared.base['weight_hash'][:12]}..., but "
+            f"model {base.name!r} has weights {base.weight_hash[:12]}...; use that model, or add --any-base."
         )
     if isinstance(shared.ticket, Ticket):
         _check_shape(shared.ticket, base)
@@ -60,6 +60,6 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
 def _check_shape(ticket: Ticket, base: BaseModel) -> None:
     if ticket.shape != (base.shape.layers, base.shape.heads):
         raise TicketError(
-            f"the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, model {base.name!r} "
+            f"the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, but model {base.name!r} "
             f"has {base.shape.layers} x {base.shape.heads}."
         )

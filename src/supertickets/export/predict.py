@@ -30,7 +30,9 @@ def predict(
 
     kind = (AutoConfig.from_pretrained(model, local_files_only=True).architectures or ["none"])[0]
     if not kind.endswith("ForSequenceClassification"):
-        raise TicketError(f"{model}: expected a model of whole texts, this one is a {kind}; load it with transformers.")
+        raise TicketError(
+            f"{model}: expected a sequence classification model, got a {kind}; load it with transformers."
+        )
 
     with quiet_transformers(), undisturbed():
         network = AutoModelForSequenceClassification.from_pretrained(model, local_files_only=True)
@@ -59,7 +61,7 @@ def outputs_of(
     from supertickets.training.objectives import Sequences
 
     if isinstance(text, str) or isinstance(pair, str) or (pair is not None and len(pair) != len(text)):
-        raise TicketError("texts to predict: expected a list of texts, and a second one as long for pairs.")
+        raise TicketError("expected a list of texts and, for pairs, a second list of the same length.")
     objective = Sequences(network.config.problem_type == "regression", network.config.num_labels)
     if not text:
         return np.zeros((0, network.config.num_labels), np.float32)

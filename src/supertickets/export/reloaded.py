@@ -42,8 +42,8 @@ def check_reloaded(folder: Path, outcome: Outcome, task: Task, place: int = 0) -
         difference, allowed = abs(scores[0] - scores[1]), _SCORES
     if not difference <= allowed:
         raise StudyError(
-            f"{folder}: the saved model gives other outputs on the dev set than were measured (largest difference "
-            f"{difference:.3g}), so it is not shipped; please report this."
+            f"{folder}: the outputs of the saved model on the dev set differ from those measured after training "
+            f"(largest difference {difference:.3g}), so it is not shipped; please report this."
         )
     if recipe.precision != "float32":
         found = outputs_again(folder, task, recipe.max_length, recipe.batch_size, "float32", recipe.threads)
@@ -58,8 +58,7 @@ def outputs_again(
     import transformers
 
     from supertickets.training.devices import find_device, undisturbed
-    from supertickets.training.evaluation import judged_on
-    from supertickets.training.loop import EVALUATED_AT_ONCE
+    from supertickets.training.evaluation import EVALUATED_AT_ONCE, judged_on
     from supertickets.training.objectives import Sequences, objective_of
 
     with undisturbed(threads), quiet_transformers():
@@ -67,7 +66,7 @@ def outputs_again(
             folder, local_files_only=True, dtype=torch.float32
         )
         device = find_device()
-        # The saved model speaks in the targets' own units: nothing is to be rescaled.
+        # The saved model predicts in the targets' own units: nothing is to be rescaled.
         whole = task.form == "sequence"
         objective = Sequences(task.is_regression, task.outputs) if whole else objective_of(task)
         encoded = objective.encode(task.dev, load_tokenizer(str(folder), folder).tokenizer, max_length)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from supertickets.anatomy.blocks import encoder_of
 from supertickets.errors import TicketError, unknown_name
 from supertickets.export.predict import outputs_of
 from supertickets.export.ship import describe_outputs, ship
@@ -59,7 +60,7 @@ def ship_shared(
     model = source.build(tasks[0].outputs, trial.dropout(0), trial.seed)
     weights = load_file(outcome.folder / WEIGHTS)
     expand(model, trial.ticket, task_weights(weights, None, model.base_model_prefix))
-    encoder = cut(model, trial.ticket).base_model
+    encoder = encoder_of(cut(model, trial.ticket))
     outputs = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{model.base_model_prefix}.")}
     for place, task in enumerate(tasks):
         if task.standardised:
@@ -163,12 +164,15 @@ class SharedModel:
         pairs gets no second texts, or another does.
         """
         if task in self._tasks and self._tasks[task].pairs != (pair is not None):
-            raise TicketError(f"task {task!r}: expected {'pairs of texts' if pair is None else 'one text each'}.")
+            raise TicketError(
+                f"task {task!r}: expected "
+                f"{'pairs of texts, got single texts' if pair is None else 'single texts, got pairs'}."
+            )
         return outputs_of(self.model(task), self.tokenizer, text, pair, self._max_length, self._precision)
 
 
 def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
-    raise TicketError("a task's model on a shared encoder is not saved by itself: take the task's own, in models/.")
+    raise TicketError("the model of one task on a shared encoder cannot be saved; use the task's own model in models/.")
 
 
 def load_shared(folder: Path | str) -> SharedModel:
@@ -180,7 +184,7 @@ def load_shared(folder: Path | str) -> SharedModel:
 
     folder = user_path(folder)
     if not (folder / SHARED_JSON).is_file():
-        raise TicketError(f"{folder}: not a shared model, there is no {SHARED_JSON} in it.")
+        raise TicketError(f"{folder}: not a shared model (no {SHARED_JSON}).")
     try:
         content = json.loads((folder / SHARED_JSON).read_text(encoding="utf-8"))
         if content["format"] > FORMAT:

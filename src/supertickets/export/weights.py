@@ -36,8 +36,8 @@ def named_base(base: BaseModel) -> dict[str, Any]:
 def import_masks(path: Path, model: str, task: str, out: Path, zeros: bool = False) -> MaskFile:
     """Make a ticket folder of a file of masks, or with `zeros` of a pruned model's weights; return what was read.
 
-    `task` is what the masks were found on, as far as anybody says; the base model is taken at the caller's word, since
-    such files do not name theirs. Raises TicketError for a file that is no set of masks of the model (see
+    `task` is the task that the masks were found on. Such files do not name their base model, so `model` is not verified
+    beyond the names and shapes of its weights. Raises TicketError for a file that is no set of masks of the model (see
     `tickets.mask_files`), or a full `out`.
     """
     from supertickets.lab.workbench import versions
