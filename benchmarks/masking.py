@@ -1,7 +1,7 @@
-"""What a training step with a ticket of weights costs, beside a dense one; and what rounds of pruning leave in memory.
+"""The cost of a training step with a ticket of weights, compared with a dense one; and the memory that pruning takes.
 
 Steps of a dense encoder, of one whose pruned weights are kept at zero, and of one pruned by torch.nn.utils.prune (as in
-the released code) take turns in one run, so that a busy machine slows all of them alike. Default encoder, one thread.
+the released code) take turns in one run, so that other load slows all of them equally. Default encoder, one thread.
 """
 
 import argparse
@@ -15,14 +15,15 @@ from pathlib import Path
 import torch
 from torch.nn.utils import prune
 
+import supertickets
 from supertickets.lab.outcome import MASK, WEIGHTS
 from supertickets.models import ModelSource, find_model
-from supertickets.studies.imp import imp
 from supertickets.surgery.masks import zero
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.weights import Pruning, WeightTicket, prune_by_magnitude
-from supertickets.training.loop import Learner, Trainer
+from supertickets.training.learner import Learner
+from supertickets.training.loop import Plan, Trainer
 from supertickets.training.objectives import encode
 from supertickets.training.recipe import Recipe
 
@@ -41,7 +42,7 @@ def trainer_of(source: ModelSource, recipe: Recipe, ticket: WeightTicket | None,
         zero(model, ticket)
     shape = source.base.shape
     learner = Learner(encode(task, source.tokenizer, recipe.max_length), model, Ticket.full(shape.layers, shape.heads))
-    return Trainer([learner], recipe, 0, CPU, lambda event: None, weight_ticket=None if hooks else ticket)
+    return Trainer([learner], Plan(recipe, weight_ticket=None if hooks else ticket), CPU)
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def watch_rounds(last: float, fraction: float) -> None:
 def run_rounds(last: float, fraction: float) -> None:
     """Prune up to a sparsity without rewinding, so that each round starts from the last one's weights."""
     with tempfile.TemporaryDirectory() as folder:
-        imp(
+        supertickets.imp(
             task="entailment",
             fraction=fraction,
             sparsities=(f"0.1..{last}",),

@@ -1,7 +1,7 @@
-"""What a training step costs when tasks share an encoder: a task's step should cost what its ticket costs.
+"""The cost of a training step when tasks share an encoder: a task's step should cost as much as its ticket.
 
-Steps of a dense encoder, of a task with a ticket in a shared one, and of the same ticket by masks (gates on the whole
-encoder) take turns in one run, so that a busy machine slows all of them alike. Default encoder, one thread.
+Steps of a dense encoder, of a task with a ticket in a shared encoder, and of the same ticket as masks (gates on the
+whole encoder) take turns in one run, so that other load slows all of them equally. Default encoder, one thread.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from supertickets.surgery.gate import ticket_gated
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
-from supertickets.training.loop import Learner, Trainer
+from supertickets.training.learner import Learner
+from supertickets.training.loop import Plan, Trainer
 from supertickets.training.objectives import encode
 from supertickets.training.recipe import Recipe
 
@@ -34,7 +35,7 @@ def trainer_of(source: ModelSource, tickets: list[Ticket], recipe: Recipe, union
     for model in models[1:]:
         setattr(model, model.base_model_prefix, models[0].base_model)
     learners = [Learner(data, model, ticket) for model, ticket in zip(models, tickets, strict=True)]
-    return Trainer(learners, recipe, 0, CPU, lambda event: None)
+    return Trainer(learners, Plan(recipe), CPU)
 
 
 def main() -> None:

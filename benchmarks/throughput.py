@@ -1,10 +1,10 @@
-"""Trials an hour: --workers auto, --workers 1, and a plain loop of the transformers Trainer, in one run.
+"""Trials per hour: --workers auto, --workers 1, and a plain loop over the transformers Trainer, in one run.
 
     python benchmarks/throughput.py --trainings 6 --rounds 2
 
 All three do the same dense trainings (default encoder, a built-in task, the same optimiser, schedule, batch size,
-epochs and precision, evaluation after each epoch). Each arm is a process of its own, start-up included; arms take
-turns, so that a machine whose speed drifts treats them alike. Absolute times mean nothing elsewhere; the ratios do.
+epochs and precision, evaluation after each epoch). Each runs in its own process, including start-up, and they take
+turns, so that changes in the machine's speed affect all of them. Only the ratios carry over to other machines.
 """
 
 import argparse
@@ -22,36 +22,28 @@ ARMS = ("auto", "one worker", "transformers Trainer")
 
 def lab_arm(asked: dict[str, Any], trainings: int, workers: str) -> None:
     """Dense trainings only, with the recipe that `find` has for the task."""
-    from supertickets.lab import Lab, Trial
+    from supertickets.evidence.runs import TaskInfo
+    from supertickets.lab.lab import Lab
     from supertickets.lab.machine import Machine
-    from supertickets.lab.trial import TaskTicket
+    from supertickets.lab.steps import Step
     from supertickets.models import find_model
-    from supertickets.studies.config import complete
-    from supertickets.studies.settings import FindSettings
+    from supertickets.studies.config import fill
+    from supertickets.studies.find import FindSettings
+    from supertickets.studies.study import full_ticket, trial_of
     from supertickets.tasks import load_task
-    from supertickets.tickets import Ticket
     from supertickets.training.devices import choose_precision, find_device
 
     base = find_model("default")
-    settings = complete(FindSettings, asked, base)
-    settings = settings.model_copy(update={"precision": choose_precision("auto", find_device())})
-    ticket = Ticket.full(base.shape.layers, base.shape.heads)
-    task = TaskTicket(source=settings.source, data_hash=load_task(settings.source).fingerprint(), ticket=ticket)
-    trials = [
-        Trial(
-            model="default",
-            weight_hash=base.weight_hash,
-            tasks=(task,),
-            recipe=settings.recipe.model_copy(update={"patience": None}),
-            seed=seed,
-        )
-        for seed in range(trainings)
-    ]
+    settings = fill(FindSettings, asked, base.shape)
+    settings = settings.model_copy(update={"patience": None, "precision": choose_precision("auto", find_device())})
+    task = TaskInfo.of(base, settings.source, load_task(settings.source))
+    trials = [trial_of(settings, task, full_ticket(task), seed) for seed in range(trainings)]
+    steps = [Step({"kind": "dense", "seed": trial.seed}, lambda done, trial=trial: trial) for trial in trials]
     machine = Machine(workers="auto" if workers == "auto" else int(workers))
     with tempfile.TemporaryDirectory() as folder, Lab(Path(folder), machine) as lab:
-        outcomes = lab.run(trials)
-        assert len(outcomes) == trainings, lab.failures
-        print(json.dumps([outcome.score for outcome in outcomes.values()]))
+        runs = lab.run(steps).runs
+        assert all(run.finished for run in runs), [run.failure for run in runs]
+        print(json.dumps([run.outcome.score for run in runs]))
 
 
 def trainer_arm(asked: dict[str, Any], trainings: int) -> None:
@@ -69,14 +61,14 @@ def trainer_arm(asked: dict[str, Any], trainings: int) -> None:
     )
 
     from supertickets.models import find_model
-    from supertickets.studies.config import complete
-    from supertickets.studies.settings import FindSettings
+    from supertickets.studies.config import fill
+    from supertickets.studies.find import FindSettings
     from supertickets.tasks import load_task
     from supertickets.tasks.metrics import evaluate
     from supertickets.training.devices import choose_precision, find_device
 
     base = find_model("default")
-    recipe = complete(FindSettings, asked, base)
+    recipe = fill(FindSettings, asked, base.shape)
     data = load_task(recipe.source)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
 

@@ -1,12 +1,12 @@
-"""Kill a study with SIGKILL, workers included, until it is done; compare with an unbroken run.
+"""Kill a study and its workers with SIGKILL until it is done; compare the result with an uninterrupted run.
 
     python scripts/survive_kills.py --kills 20
     python scripts/survive_kills.py --kills 20 --study share
 
-Every second kill comes as soon as a training has a new checkpoint, the others at random moments. Uses a tiny random
-model and a task of random words, so a training takes a second or two. Prints what was compared and exits with 1 if
-anything differs (times aside), if a trial that had finished ran again, if the study was never killed, or if no training
-went on from a checkpoint: then nothing was tested.
+Every second kill comes as soon as a training has a new checkpoint, the others at random times. A tiny random model and
+a task of random words are used, so a training takes a second or two. Prints what was compared, and exits with 1 if
+anything differs (except times), if a finished trial ran again, if the study was never killed, or if no training resumed
+from a checkpoint: then nothing was tested.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from helpers.study_files import contents
 from helpers.trials import write_words
 
 POLL = 0.02  # seconds
-WENT_ON = ": goes on from step "
-"""What a study says of a training that takes up a checkpoint."""
+WENT_ON = ": resumes from step "
+"""What a study prints when a training resumes from a checkpoint."""
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--workers", default="2")
     parser.add_argument("--epochs", default="20")
     parser.add_argument("--seeds", default="2")
-    parser.add_argument("--moments", type=int, default=0, help="seed of the random moments at which to kill")
+    parser.add_argument("--moments", type=int, default=0, help="seed of the random times of the kills")
     parser.add_argument("--smallest", action="store_true", help="one kill, seed and worker, if no more are asked for")
     options = parser.parse_args()
     if options.smallest:
@@ -60,7 +60,7 @@ def command_of(study: str, root: Path, size: tuple[str, ...]) -> list[str]:
     }
     command = [
         *(sys.executable, "-m", "supertickets", study, "--model", str(model), "--max-length", "16"),
-        *("--batch-size", "4", "--patience", "0", "--learning-rate", "0.01", "--checkpoint-minutes", "0.002", *size),
+        *("--batch-size", "4", "--patience", "0", "--learning-rate", "0.01", "--checkpoint-every", "0.002", *size),
     ]
     if study == "share":  # the tickets of two tasks are found first
         from supertickets import find

@@ -196,7 +196,7 @@ def as_the_file_says(base: BaseModel, source: ModelSource) -> None:
             assert torch.equal(parameter, own[0].float()), name
         else:
             assert name.startswith("pooler.")
-            assert any("drawn at random" in notice for notice in source.notices)
+            assert any("initialized randomly" in notice for notice in source.notices)
     assert len(model.base_model.state_dict()) <= len(found) + 2
 
 

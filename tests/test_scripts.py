@@ -60,6 +60,10 @@ def check_kills(said: str) -> None:
     assert found["finished trials that ran again"] == 0
 
 
+def check_bits(said: str) -> None:
+    assert numbers(r"^(\d+) trials, (\d+) differ$", said) == [3.0, 0.0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "check"),
@@ -67,6 +71,7 @@ def check_kills(said: str) -> None:
         ("benchmarks/throughput.py", check_throughput),
         ("benchmarks/sharing.py", check_sharing),
         ("benchmarks/masking.py --memory", check_masking),
+        ("scripts/same_bits.py", check_bits),
         ("scripts/survive_kills.py --workers 2", check_kills),
         ("scripts/survive_kills.py --study share", check_kills),
         ("scripts/survive_kills.py --study imp", check_kills),
@@ -83,6 +88,7 @@ def test_a_script_at_its_smallest(script: str, check: Callable[[str], None]) -> 
 def test_no_script_is_left_out() -> None:
     (marker,) = (mark for mark in test_a_script_at_its_smallest.pytestmark if mark.name == "parametrize")
     there = {str(path.relative_to(ROOT)) for room in ("benchmarks", "scripts") for path in (ROOT / room).glob("*.py")}
+    there.remove("scripts/make_builtin_tasks.py")  # test_tasks runs it
     assert {script.split()[0] for script, _ in marker.args[1]} == there
 
 
@@ -107,7 +113,7 @@ checkpoint, outcome = trial / "checkpoint.safetensors", trial / "outcome.json"
 if out.name == "broken" and how != "done at once" and not outcome.exists():
     if checkpoint.exists():
         if how != "starts anew":
-            print("dense seed 0: goes on from step 3 of 9", file=sys.stderr, flush=True)
+            print("dense seed 0: resumes from step 3 of 9", file=sys.stderr, flush=True)
     else:
         checkpoint.touch()
         time.sleep(60)

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import supertickets
 from helpers.models import FAMILIES, save_tiny_model
 from helpers.trials import write_words
 from supertickets.errors import StudyError, TicketError
 from supertickets.export.predict import predict
 from supertickets.export.reloaded import check_reloaded, outputs_again
 from supertickets.lab.outcome import Outcome, load_outcome
-from supertickets.studies.find import FindResult, find
+from supertickets.studies.run import Result
 from supertickets.surgery.output_layer import rescaled_outputs
 from supertickets.tasks import Task, TaskSource, load_task
 
@@ -29,12 +30,12 @@ ASKED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def shipped(result: FindResult) -> tuple[Outcome, Task, Path]:
+def shipped(result: Result) -> tuple[Outcome, Task, Path]:
     """Return the outcome, the task and the folder of a study's shipped model."""
-    origin = json.loads((result.ticket_folder / "ticket.json").read_text())["origin"]
+    origin = json.loads((result.shipped["ticket"] / "ticket.json").read_text())["origin"]
     outcome = load_outcome(result.folder / "trials" / origin["trial"])
     assert outcome is not None
-    return outcome, load_task(result.settings.source), result.ticket_folder / "model"
+    return outcome, load_task(result.settings.source), result.shipped["ticket"] / "model"
 
 
 def measured(outcome: Outcome) -> np.ndarray:
@@ -51,7 +52,7 @@ def in_stock_classes(folder: Path, task: Task) -> np.ndarray:
         return model(**inputs).logits.numpy()
 
 
-def check_shipped(result: FindResult) -> None:
+def check_shipped(result: Result) -> None:
     outcome, task, folder = shipped(result)
     recipe = outcome.trial.recipe
     again = outputs_again(folder, task, 12, recipe.batch_size, recipe.precision, recipe.threads)
@@ -64,9 +65,9 @@ def check_shipped(result: FindResult) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_in_both_precisions(family: str, precision: str, words: dict[str, Path], tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model", family, scale=0.4)
-    result = find(ASKED, model=str(model), out=tmp_path / "out", precision=precision, **words)
+    result = supertickets.find(ASKED, model=str(model), out=tmp_path / "out", precision=precision, **words)
     check_shipped(result)
-    card = (result.ticket_folder / "README.md").read_text()
+    card = (result.shipped["ticket"] / "README.md").read_text()
     assert ("in float32" in card) == (precision == "bfloat16")
 
 
@@ -108,11 +109,15 @@ def test_every_odd_tokenizer(
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         files[name] = tmp_path / path.name
         files[name].write_text("".join(json.dumps(row | {"other": row["text"][::-1]}) + "\n" for row in rows))
-    check_shipped(find(ASKED, model=str(folder), out=tmp_path / "out", text_pair="other", precision="float32", **files))
+    check_shipped(
+        supertickets.find(
+            ASKED, model=str(folder), out=tmp_path / "out", text_pair="other", precision="float32", **files
+        )
+    )
 
 
 def test_a_saved_model_that_is_another_is_not_shipped(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
-    outcome, task, folder = shipped(find(ASKED, model=str(tiny_model), out=tmp_path / "out", **words))
+    outcome, task, folder = shipped(supertickets.find(ASKED, model=str(tiny_model), out=tmp_path / "out", **words))
     found = check_reloaded(folder, outcome, task)
     assert found["largest_difference"] == 0.0
     assert found["float32"]["score"] == pytest.approx(outcome.score, abs=5.0)
@@ -120,10 +125,10 @@ def test_a_saved_model_that_is_another_is_not_shipped(tiny_model: Path, words: d
     weights = load_file(changed / "model.safetensors")
     weights["classifier.weight"] = weights["classifier.weight"] * 1.5
     save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(StudyError, match="gives other outputs on the dev set than were measured"):
+    with pytest.raises(StudyError, match="outputs of the saved model on the dev set differ"):
         check_reloaded(changed, outcome, task)
     fewer = replace(task, dev=load_task(TaskSource(task="words", **words)).train)
-    with pytest.raises(StudyError, match="other outputs"):
+    with pytest.raises(StudyError, match="outputs of the saved model"):
         check_reloaded(folder, outcome, fewer)
 
 
@@ -148,7 +153,9 @@ def test_targets_on_any_scale_are_learned_and_shipped_in_their_own_units(
     scale: float, offset: float, precision: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     files = numbers(tmp_path, scale, offset)
-    result = find(LEARNS, model=str(tiny_model), out=tmp_path / "out", regression=True, precision=precision, **files)
+    result = supertickets.find(
+        LEARNS, model=str(tiny_model), out=tmp_path / "out", regression=True, precision=precision, **files
+    )
     check_shipped_numbers(result, scale)
     row = result.table[result.table["kind"] == "dense"].iloc[0]
     assert row["r2"] > 30.0  # it has learned something, on every scale alike
@@ -156,7 +163,7 @@ def test_targets_on_any_scale_are_learned_and_shipped_in_their_own_units(
     assert row["rmse"] > row["mae"]
 
 
-def check_shipped_numbers(result: FindResult, scale: float) -> None:
+def check_shipped_numbers(result: Result, scale: float) -> None:
     outcome, task, folder = shipped(result)
     recipe = outcome.trial.recipe
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.problem_type == "regression"
@@ -173,7 +180,7 @@ def test_without_standardising_large_targets_are_not_learned(
     """The control: a good correlation, and predictions that stay near where they started."""
     files = numbers(tmp_path, 4e5, 1e5)
     monkeypatch.setattr(Task, "scale", (0.0, 1.0))
-    result = find(LEARNS, model=str(tiny_model), out=tmp_path / "out", regression=True, **files)
+    result = supertickets.find(LEARNS, model=str(tiny_model), out=tmp_path / "out", regression=True, **files)
     assert result.table["mae"].min() > 1e5
     assert result.table["r2"].max() < 0.0
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import supertickets
 from supertickets.errors import TicketError
-from supertickets.evidence.record import load_subjects
 from supertickets.evidence.resampling import weighted_scores
+from supertickets.evidence.runs import load_tasks
 from supertickets.models import ModelSource, find_model
-from supertickets.studies.find import find
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tasks.description import describe
 from supertickets.tasks.metrics import evaluate
@@ -214,9 +214,9 @@ def test_places_of_examples_that_would_be_passed_over(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\na,1\nb,0\n")
     with pytest.raises(TicketError, match=r"--data \S+ and --train-file \S+ were both given"):
         load(path, data=tmp_path)
-    with pytest.raises(TicketError, match=r"--dev-share 0.5 makes a part of --train-file the dev set"):
+    with pytest.raises(TicketError, match=r"--dev-share 0.5 is used only with a --train-file without --dev-file"):
         load(path, dev_share=0.5)
-    with pytest.raises(TicketError, match=r"--dev-share 0.5 makes"):
+    with pytest.raises(TicketError, match=r"--dev-share 0.5 is used only with"):
         load_task(TaskSource(task="sentiment", dev_share=0.5))
 
 
@@ -335,15 +335,15 @@ def test_the_order_of_classes_is_what_is_asked_for(tmp_path: Path) -> None:
         ({"labels": ("neg",)}, "--labels: .* also has the label 'pos'; name every class"),
         ({"labels": ("neg", "pos", "pos")}, "--labels: 'pos' is named twice"),
         ({"positive": "poss", "metrics": ("f1",)}, "unknown label in --positive 'poss': did you mean 'pos'"),
-        ({"positive": "pos"}, "--positive says which class metric f1 is of; add it with --metrics f1"),
-        ({"labels": ("neg", "pos"), "regression": True}, "--labels speaks of classes, which a task with --regression"),
+        ({"positive": "pos"}, "--positive chooses the class for metric f1; add --metrics f1"),
+        ({"labels": ("neg", "pos"), "regression": True}, "--labels is for classes, --regression for real numbers"),
     ],
 )
 def test_classes_that_there_are_not(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(TicketError, match=message):
         load(write(tmp_path / "a.csv", BINARY), **options)
     for field, value in (("labels", ("0", "1")), ("positive", "1")):
-        with pytest.raises(TicketError, match=f"--{field} speaks of your own files"):
+        with pytest.raises(TicketError, match=f"--{field} describes your own files"):
             load_task(TaskSource.model_validate({"task": "sentiment", field: value}))
 
 
@@ -402,7 +402,9 @@ def test_a_drawn_dev_set_has_each_class_in_proportion(tmp_path: Path) -> None:
     assert min(train) == 1
     assert dev[:15] != [1] * 15  # not the alphabet's first
     assert drawn(path, [2, 2], 0.5) == ([1, 1], [1, 1])
-    with pytest.raises(TicketError, match=r"4 examples cannot give a dev set of share 0.7, with one of each of 2"):
+    with pytest.raises(
+        TicketError, match=r"4 examples, too few for a dev set of --dev-share 0.7 that leaves an example of each of 2"
+    ):
         drawn(path, [2, 2], 0.7)
 
 
@@ -574,7 +576,7 @@ def test_it_is_shown_on_the_terminal_the_page_and_the_card(
     rows = [{"text": f"w{i % 9} w{i % 7}", "label": bad if i % 2 else "neg"} for i in range(24)]
     options: dict[str, Any] = {"model": str(tiny_model), "train_file": jsonl(tmp_path / "a.jsonl", rows)}
     options |= {"levels": (0.5,), "seeds": 1, "epochs": 1, "workers": 1, "kinds": ("winning",), "max_length": 16}
-    done = find(out=tmp_path / "out", quiet=False, **options)
+    done = supertickets.find(out=tmp_path / "out", quiet=False, **options)
     said = capsys.readouterr().err
     assert f"2 classes (training + dev examples): '{bad}' (11 + 1), 'neg' (11 + 1)." in said
     assert "a.jsonl: 24 rows read." in said
@@ -583,10 +585,10 @@ def test_it_is_shown_on_the_terminal_the_page_and_the_card(
     assert "a.jsonl: 24 rows read.</li>" in page
     assert bad not in page
     assert "&lt;b&gt;*x*&lt;/b&gt;&#39; (11 + 1)" in page
-    card = (done.ticket_folder / "README.md").read_text()
+    card = (done.shipped["ticket"] / "README.md").read_text()
     assert "- a.jsonl: 24 rows read." in card
     assert bad not in card
     assert r"'\<b\>\*x\*\</b\>' (11 + 1)" in card
-    find(out=tmp_path / "quiet", quiet=True, **options)
+    supertickets.find(out=tmp_path / "quiet", quiet=True, **options)
     assert "rows read" not in capsys.readouterr().err
-    assert load_subjects(done.folder)[0].description == load_subjects(tmp_path / "quiet")[0].description
+    assert load_tasks(done.folder)[0].description == load_tasks(tmp_path / "quiet")[0].description
