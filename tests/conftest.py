@@ -11,6 +11,8 @@ from helpers.models import FAMILIES, VOCABULARY, make_loud, save_tiny_model, tin
 from helpers.optional import lack
 from helpers.trials import write_words
 
+pytest_plugins = ["helpers.medium", "helpers.several"]
+
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:

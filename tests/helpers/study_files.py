@@ -1,9 +1,13 @@
-"""A study's folder as bytes that can be compared: what says how long something took, or where, is taken out."""
+"""A study's folder as bytes that can be compared, without what says how long something took, or where; its ticket."""
 
 import json
 from pathlib import Path
 
 import pandas as pd
+
+from supertickets.studies.run import Result
+from supertickets.tickets import Ticket
+from supertickets.tickets.folder import load_ticket
 
 
 def _without_times(path: Path) -> bytes:
@@ -26,3 +30,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in left_out and not path.name.startswith(".")
     }
+
+
+def super_ticket(result: Result) -> Ticket:
+    """Return the super ticket that a study has shipped."""
+    return load_ticket(result.shipped["ticket"]).ticket

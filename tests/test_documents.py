@@ -1,0 +1,278 @@
+"""The documents tell the truth: commands run as they are typed, links lead somewhere, Python blocks are Python."""
+
+import ast
+import importlib
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import supertickets
+from helpers.models import save_tiny_model
+from helpers.stand_ins import make_stand_ins
+from supertickets.anatomy import FAMILIES
+from supertickets.cli import main
+from supertickets.cli.flags import typed
+from supertickets.cli.group import app
+from supertickets.errors import TicketError
+from supertickets.export import EXPORTERS
+from supertickets.lab.machine import RUNNERS
+from supertickets.studies import STUDIES
+from supertickets.studies.config import parse
+from supertickets.tasks import TASKS
+from supertickets.tickets.scoring import MEASURES
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+MANUALS = [path for path in DOCUMENTS if path.name not in ("CHANGELOG.md", "CONTRIBUTING.md")]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(path: Path, text: str) -> list[str]:
+    found = []
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text):
+        if not target.startswith(("http://", "https://")):
+            to = (path.parent / target).resolve() if target else path
+            if not to.exists() or (anchor and anchor not in anchors(to)):
+                found.append(f"{target}#{anchor}")
+    return found
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    assert broken_links(path, path.read_text(encoding="utf-8")) == []
+
+
+def test_a_broken_link_is_found() -> None:
+    text = "[a](docs/none.md), [b](docs/choices.md#no-such-heading), [c](docs/choices.md), [d](https://none.example)"
+    assert broken_links(ROOT / "README.md", text) == ["docs/none.md#", "docs/choices.md#no-such-heading"]
+
+
+# --- Python -----------------------------------------------------------------------------------------------------------
+
+
+def unknown_names(source: str) -> list[str]:
+    """What a block takes from this package that is not in it; raises SyntaxError where it is no Python."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "supertickets":
+            module = importlib.import_module(str(node.module))
+            found += [alias.name for alias in node.names if not hasattr(module, alias.name)]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "supertickets":
+            found += [] if hasattr(supertickets, node.attr) else [node.attr]
+    return found
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks_are_python_and_take_what_there_is(path: Path) -> None:
+    for block in blocks(path.read_text(encoding="utf-8"), "python"):
+        assert unknown_names(block) == [], block
+
+
+def test_wrong_python_is_found() -> None:
+    assert unknown_names("import supertickets\nfrom supertickets import find, fnd\nsupertickets.fid()") == [
+        "fnd",
+        "fid",
+    ]
+    with pytest.raises(SyntaxError):
+        unknown_names("from supertickets import\n")
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+ONLY_PARSED = {
+    "--backend ray": "needs a Ray cluster (tests/test_ray.py has one)",
+    "--config study.yaml": "runs inside a Slurm job",
+}
+"""Commands that have this in them are parsed with all their flags, and not run."""
+
+SMALL = "--epochs 1 --batch-size 16 --max-length 16 --seeds 1 --workers 1 --device cpu --precision float32"
+MODEL = " --model bert-base-uncased"  # where none is named: the default one is larger
+SHORT = {
+    "find": f"{SMALL} --levels 0.3",
+    "compare": f"{SMALL} --levels 0.3",
+    "share": f"{SMALL} --fine-tune-epochs 1",
+    "imp": f"{SMALL.replace('length 16', 'length 24')} --sparsities 0.1,0.7",  # a window of SQuAD takes more tokens
+    "adapt": SMALL,
+    "transfer": SMALL,
+}
+"""What is appended, so that a study takes seconds: of a flag that is there twice, the last one counts."""
+
+EARLIER = {
+    **{f"runs/{task}": f"find --task {task} --data glue" for task in ("rte", "cola", "stsb", "mnli")},
+    "runs/share-rte-cola-stsb": "share --tasks rte,cola,stsb --data glue",
+    "runs/mlm-imp": "imp --task mlm --data wikitext-2",
+    "runs/squad-imp": "imp --task squad --data squad",
+}
+"""Studies that a section takes from sections before it, and what makes them."""
+
+
+def commands_of(path: Path) -> dict[str, list[str]]:
+    """The commands of a document by section: lines of code blocks, and code in sentences."""
+    found: dict[str, list[str]] = {}
+    for section in re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.M):
+        title, _, text = section.partition("\n")
+        text = text.replace("\\\n", " ")
+        lines = re.findall(r"^supertickets (.+)$", text, re.M)
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+        lines += re.findall(r"`supertickets ([a-z][^`]*)`", prose)
+        found[title] = [" ".join(line.split()) for line in dict.fromkeys(lines)]
+    return {title: lines for title, lines in found.items() if lines}
+
+
+SECTIONS = [(path.name, title, lines) for path in MANUALS for title, lines in commands_of(path).items()]
+
+
+def short(line: str) -> list[str]:
+    """The words of a command, with what makes it short."""
+    words = shlex.split(line)
+    more = SHORT.get(words[0], "") if "--help" not in words else ""
+    if {"--levels", "--kinds", "--sparsities"} & {*words}:  # lists, of which all parts count
+        more = more.partition(" --levels")[0].partition(" --sparsities")[0]
+    if words[0] == "share" and "--tickets" not in words:
+        more += " --find-epochs 1 --levels 0.3"
+    if words[0] in SHORT and not {"--model", "--sources"} & {*words}:
+        more += MODEL
+    return [*words, *shlex.split(more)]
+
+
+def run(line: str) -> None:
+    """Run a command; raises AssertionError where it does not end well."""
+    for path in inputs_of(line):
+        if not Path(path).exists():
+            run(EARLIER[path])
+    assert main(short(line)) == 0, line
+
+
+def inputs_of(line: str) -> list[str]:
+    """The output folders of studies that a command takes something from."""
+    words = shlex.split(line)
+    taken = [word for before, word in zip(["", *words], words, strict=False) if before != "--out"]
+    paths = [part for word in taken for part in word.split(",") if part.startswith("runs/")]
+    return list(dict.fromkeys("/".join(Path(path).parts[:2]) for path in paths))
+
+
+def check_parses(line: str) -> None:
+    """Raise click.UsageError or TicketError unless a command has these flags, and they take these values."""
+    name, *words = shlex.split(line)
+    command = app.get_command(click.Context(app), name)
+    assert command is not None
+    values = command.make_context(name, words).params
+    if name in STUDIES:
+        settings = STUDIES[name].settings
+        parse(settings, typed({key: value for key, value in values.items() if key in settings.model_fields}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("document", "title", "lines"), SECTIONS, ids=[f"{name}: {title}" for name, title, _ in SECTIONS]
+)
+def test_every_command_runs(
+    document: str, title: str, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_stand_ins(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        if any(part in line for part in ONLY_PARSED):
+            check_parses(line)
+        else:
+            run(line)
+
+
+def test_every_command_parses() -> None:
+    lines = [line for _, _, lines in SECTIONS for line in lines if "--help" not in line]
+    assert len(lines) > 30
+    assert all(any(part in line for line in lines) for part in ONLY_PARSED)
+    for line in lines:
+        check_parses(line)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("find --task rte --on ray", "No such option"),
+        ("find --task rte --seed 5", "No such option"),
+        ("find --task rte --backend rey", "did you mean 'ray'"),
+        ("compare --choices absolut", "did you mean 'absolute'"),
+        ("sensitivity runs/rte", "unknown command"),
+        ("imp --seeds none", "--seeds"),
+    ],
+)
+def test_a_wrong_command_is_found(wrong: str, message: str) -> None:
+    with pytest.raises((click.UsageError, TicketError), match=message):
+        check_parses(wrong)
+
+
+def test_a_command_that_fails_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match="find --task rte"):
+        run("find --task rte --data glue")
+
+
+# --- recipes for other packages ---------------------------------------------------------------------------------------
+
+REGISTRIES = (STUDIES, TASKS, MEASURES, FAMILIES, RUNNERS, EXPORTERS)
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package that CONTRIBUTING.md describes, as pip leaves it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    site = tmp_path / "site-packages"
+    info = site / "my_package-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (points,) = blocks(text, "toml")
+    groups = tomllib.loads(points)["project"]["entry-points"]
+    lines = [line for group, entries in groups.items() for line in (f"[{group}]", *map(" = ".join, entries.items()))]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    for block in blocks(text, "python"):
+        place = block.partition("\n")[0].removeprefix("# ")
+        (site / place).parent.mkdir(exist_ok=True)
+        (site / place).write_text(block)
+    monkeypatch.syspath_prepend(site)
+    for registry in REGISTRIES:
+        monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+        vars(registry).pop("_plugins", None)
+    yield
+    for registry in REGISTRIES:
+        vars(registry).pop("_plugins", None)
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
+        del sys.modules[name]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("installed")
+def test_the_recipes_for_other_packages_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = str(save_tiny_model(tmp_path / "ernie", family="ernie"))
+    small = [*shlex.split(SMALL), "--model", model, "--task", "parity"]
+    serial = [*shlex.split(SMALL.replace("--workers 1", "--backend serial")), *small[-4:]]
+    assert main(["longer", *serial, "--factors", "1,2"]) == 0
+    assert "The best score is" in capsys.readouterr().out
+    assert main(["status", "runs/parity-longer"]) == 0
+    assert "2 of 2 trials done" in capsys.readouterr().out
+    assert main(["find", *small, "--importance", "depth", "--levels", "0.4", "--kinds", "winning"]) == 0
+    assert main(["apply", "runs/parity/super-ticket", "--model", model, "--to", "half", "--out", "half"]) == 0
+    assert main(["env"]) == 0
+    assert capsys.readouterr().out.count("(my-package)") == len(REGISTRIES)
