@@ -3,16 +3,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check lint types format clean
+.PHONY: demo quick test check coverage medium lint types format clean
 
 demo: .venv/demo-installed  ## find a super ticket with the built-in default: small encoder, generated task, two seeds
 	$(BIN)/supertickets find --out demo
 
-test: .venv/dev-installed  ## all tests but the slow ones: kills, Ray, fuzzing, scripts, whole runs from the shell
+test: .venv/dev-installed  ## all tests except the slow ones: kills, Ray, fuzzing, scripts, whole runs from the shell
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+quick: .venv/dev-installed  ## the tests that take half a second or less, in under a minute, to run while you write code
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not medium"
+
+medium: .venv/dev-installed  ## measure all tests except the slow ones, on an idle machine, and list those that `quick` leaves out
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --write-medium
 
 check: lint types  ## what CI runs: lint, types and every test; a missing browser or Ray is an error
 	SUPERTICKETS_TEST_ALL=1 $(BIN)/pytest -n 2 --dist worksteal
+
+coverage: .venv/dev-installed  ## the tests of `test`, with the lines of the package that none of them runs
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-fail-under 85
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .
