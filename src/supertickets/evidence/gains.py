@@ -20,10 +20,10 @@ def paired_gains(
     """Return what some runs gain over others, a row for each combination of the columns `by`, in their order.
 
     `of` and `over` say by columns of `runs` which runs are compared: a value, a collection of values, or `...` for any.
-    A row's runs are paired by `seed`; in a column of `by` that `over` does not name, both must agree. Each row has the
-    number of `seeds`, the mean `score` of both sides' common seeds (`score`, `over`), their mean `difference` with its
-    95 % interval from `low` to `high`, the p of a paired t-test, and `p_holm`, corrected for all rows. What cannot be
-    had is missing (NaN).
+    A row's runs are paired by `seed`; in a column of `by` that `over` does not name, both must agree (missing with
+    missing). Each row has the number of `seeds`, the mean `score` of both sides' common seeds (`score`, `over`), their
+    mean `difference` with its 95 % interval from `low` to `high`, the p of a paired t-test, and `p_holm`, corrected for
+    all rows. What cannot be had is missing (NaN).
 
     >>> runs = pd.DataFrame({"kind": ["dense", "dense", "super", "super"], "seed": [0, 1, 0, 1],
     ...                      "score": [70.0, 71.0, 71.0, 73.0]})
@@ -62,7 +62,7 @@ def selected(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
         if value is ...:
             continue
         several = isinstance(value, tuple | list | set | frozenset)
-        runs = runs[runs[name].isin(list(value)) if several else runs[name] == value]
+        runs = runs[runs[name].isin(list(value) if several else [value])]  # which finds what is missing too
     return runs
 
 
