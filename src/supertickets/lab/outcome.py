@@ -64,6 +64,11 @@ class Outcome:
         return float(self.best["score"])
 
     @property
+    def rank(self) -> tuple[float, float, int]:
+        """What finished outcomes are ordered by, best last: score, then the smaller model, then the earlier seed."""
+        return self.score, -self.cost["parameters"], -self.trial.seed
+
+    @property
     def by_task(self) -> list[dict[str, dict[str, float]]]:
         """That epoch's metrics in percent, task by task: by evaluation set, `dev` first."""
         return list(self.best["metrics"].values())

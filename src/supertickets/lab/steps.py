@@ -235,8 +235,9 @@ class Execution:
         return [outcome for key, outcome in outcomes.items() if not self._wanted(key)]
 
     def _wanted(self, key: str) -> bool:
-        best = max(self._contest(), key=_rank, default=None)
-        if best is not None and best.outcome is not None and best.outcome.key == key:
+        contest = (run.outcome for run in self._contest() if run.outcome is not None)
+        best = max(contest, key=lambda outcome: outcome.rank, default=None)
+        if best is not None and best.key == key:
             return True
         of_trial = [run for run in self.runs if run.outcome is not None and run.outcome.key == key]
         return any(run.step.keep == "yes" or self._starting(run) for run in of_trial)
@@ -278,10 +279,3 @@ class Execution:
         """What all of them cost."""
         unmade = sum(run.step.cost for run in self.runs if run.trial is None and not run.ended)
         return unmade + sum(runs[0].step.cost for runs in self._by_id.values())
-
-
-def _rank(run: Run) -> tuple[float, float, int]:
-    """Order finished runs: by score, then the smaller model, then the earlier seed."""
-    outcome = run.outcome
-    assert outcome is not None
-    return outcome.score, -outcome.cost["parameters"], -outcome.trial.seed

@@ -228,12 +228,7 @@ def best_winning(done: Done, winning: Sequence[Step]) -> tuple[Step, Outcome] | 
     """Return the super ticket among winning steps (see `evidence.selection.select_super`), None if there is none."""
     found = [(step, outcome) for step in winning if (outcome := done.get(step)) is not None]
     pruned = [one for one in found if one[0].labels["level"] and not one[1].trial.ticket.is_full]
-    return max(pruned, key=lambda one: _rank(one[1]), default=None)
-
-
-def _rank(outcome: Outcome) -> tuple[float, float, int]:
-    """Order outcomes: by score, then the smaller model, then the earlier seed."""
-    return outcome.score, -outcome.cost["parameters"], -outcome.trial.seed
+    return max(pruned, key=lambda one: one[1].rank, default=None)
 
 
 def best_run(runs: Runs) -> Run | None:
@@ -308,7 +303,7 @@ def _ship_base(done: Shipping) -> Path:
 
     folder = done.runs.folder / BASE_MODEL
     if not folder.is_dir():
-        best = max(done.runs.where(kind="dense"), key=lambda run: _rank(run.outcome) if run.outcome else (0.0, 0.0, 0))
+        best = max(done.runs.where(kind="dense"), key=lambda run: run.outcome.rank if run.outcome else (0.0, 0.0, 0))
         assert best.trial is not None
         save_base(done.with_weights(best.trial), done.base, done.tasks[done.runs.task.source], folder)
     return folder
