@@ -162,6 +162,7 @@ class Execution:
         self.runs = [Run(step) for step in steps]
         self._run = {run.step: run for run in self.runs}
         self._by_id: dict[str, list[Run]] = {}
+        self._by_key: dict[str, list[Run]] = {}
         self._children: dict[Step, list[Run]] = {}
         self._waits_for: dict[Run, int] = {}
         for run in self.runs:
@@ -205,6 +206,7 @@ class Execution:
             if run.trial is not None:
                 same = self._by_id.setdefault(run.order.id, [])
                 same.append(run)
+                self._by_key.setdefault(run.trial.key, []).append(run)
                 if len(same) == 1:
                     new.append(run.order)
                 run.outcome, run.failure, run.partial = same[0].outcome, same[0].failure, same[0].partial
@@ -227,19 +229,18 @@ class Execution:
 
     def to_drop(self, id: str) -> list[Outcome]:
         """Return the outcomes whose trained weights are no longer needed, now that a trial has ended."""
-        runs = self._by_id[id]
+        runs, contest = self._by_id[id], self._contest()
         others = [self._run[run.step.starts_from] for run in runs if run.step.starts_from is not None]
         if any(run.step.keep == "best" for run in runs):
-            others += self._contest()
+            others += contest
+        best = max((run.outcome for run in contest if run.outcome is not None), key=lambda one: one.rank, default=None)
         outcomes = {run.outcome.key: run.outcome for run in [*others, *runs] if run.outcome is not None}
-        return [outcome for key, outcome in outcomes.items() if not self._wanted(key)]
+        is_best = None if best is None else best.key
+        return [outcome for key, outcome in outcomes.items() if key != is_best and not self._wanted(key)]
 
     def _wanted(self, key: str) -> bool:
-        contest = (run.outcome for run in self._contest() if run.outcome is not None)
-        best = max(contest, key=lambda outcome: outcome.rank, default=None)
-        if best is not None and best.key == key:
-            return True
-        of_trial = [run for run in self.runs if run.outcome is not None and run.outcome.key == key]
+        """Whether a step keeps a trial's weights for good, or one that has yet to end starts from them."""
+        of_trial = [run for run in self._by_key.get(key, []) if run.outcome is not None]
         return any(run.step.keep == "yes" or self._starting(run) for run in of_trial)
 
     def _contest(self) -> list[Run]:
@@ -266,8 +267,7 @@ class Execution:
 
     def _of(self, key: str) -> list[Run]:
         """Return the runs of a trial, those to its end first."""
-        parts = (runs for id, runs in self._by_id.items() if id.startswith(f"{key}@"))
-        return [*self._by_id.get(key, []), *(run for runs in parts for run in runs)]
+        return sorted(self._by_key.get(key, []), key=lambda run: run.step.until is not None)
 
     @property
     def total(self) -> int:
