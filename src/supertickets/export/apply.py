@@ -7,7 +7,7 @@ from supertickets.errors import TicketError
 from supertickets.models import BaseModel, find_model, load_model, load_tokenizer, prunable_shapes, quiet_transformers
 from supertickets.storage import atomic_folder, check_free, user_path
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import is_of_weights, load_ticket, load_weight_ticket
+from supertickets.tickets.folder import load_any_ticket
 from supertickets.tickets.weights import check_tensors
 
 
@@ -24,8 +24,7 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
     from supertickets.surgery.cut import cut
     from supertickets.surgery.masks import zero
 
-    ticket, out = user_path(ticket), user_path(out)
-    shared = load_weight_ticket(ticket) if is_of_weights(ticket) else load_ticket(ticket)
+    out, shared = user_path(out), load_any_ticket(ticket)
     base = find_model(model if model is not None else shared.base["name"])
     if base.weight_hash != shared.base["weight_hash"] and not any_base:
         raise TicketError(

@@ -17,14 +17,7 @@ from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
 from supertickets.tasks import Task, TaskSource
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import (
-    MODEL_FOLDER,
-    SharedTicket,
-    SharedWeightTicket,
-    is_of_weights,
-    load_ticket,
-    load_weight_ticket,
-)
+from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, SharedWeightTicket, load_any_ticket
 from supertickets.tickets.weights import WeightTicket
 from supertickets.training.recipe import Recipe
 
@@ -65,7 +58,7 @@ class TrainedModel:
 
 def ticket_in(path: Path, task: TaskInfo | None = None, recipe: Recipe | None = None) -> FoundTicket:
     """Return the ticket of a ticket folder."""
-    shared = load_weight_ticket(path) if is_of_weights(path) else load_ticket(path)
+    shared = load_any_ticket(path)
     base = shared.base
     return FoundTicket(
         name=str(shared.origin.get("task") or path.name),
@@ -114,7 +107,7 @@ def origin_of(runs: Runs, run: Run, settings: Any) -> dict[str, Any]:
 def is_shipped(folder: Path, trial: Trial, with_model: bool) -> bool:
     """Whether a ticket folder has the ticket of a trial, and its trained model if it is to have one."""
     with suppress(TicketError):  # none yet, or a damaged one
-        shared = load_weight_ticket(folder) if is_of_weights(folder) else load_ticket(folder)
+        shared = load_any_ticket(folder)
         return shared.origin.get("trial") == trial.key and (not with_model or (folder / MODEL_FOLDER).is_dir())
     return False
 

@@ -130,6 +130,12 @@ class SharedWeightTicket:
         _write(folder, self.ticket.to_bytes(), readme, content)
 
 
+def load_any_ticket(folder: Path | str) -> SharedTicket | SharedWeightTicket:
+    """Read a ticket folder of either kind; raises TicketError as the two others do."""
+    folder = user_path(folder)
+    return load_weight_ticket(folder) if is_of_weights(folder) else load_ticket(folder)
+
+
 def is_of_weights(folder: Path) -> bool:
     """Return whether a ticket folder has a ticket of single weights."""
     try:
