@@ -1,7 +1,7 @@
 """Errors users meet. One sentence each: what was wrong, where, what was expected, the nearest valid choice."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class TicketError(ValueError):
@@ -38,3 +38,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
     by_lower = {known_name.lower(): known_name for known_name in known}
     near = [by_lower[low] for low in difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)]
     return f"did you mean {near[0]!r}? " if near else ""
+
+
+def named_twice(names: Sequence[str]) -> str | None:
+    """Return the first of some names that is there more than once."""
+    return next((name for name in names if names.count(name) > 1), None)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from supertickets.errors import named_twice
 from supertickets.evidence.find import FindFindings, Gain
 from supertickets.evidence.published import (
     MISMATCHED,
@@ -130,8 +131,8 @@ def task_average(studies: Sequence[AnalysedStudy]) -> Average:
         return Average(reason="One task has no average.")
     tasks = [one.runs.task for one in studies]
     names = [one.runs.name for one in studies]
-    if len({task.task for task in tasks}) < len(tasks):
-        return Average(reason=f"No average over tasks: {_twice([s.task for s in tasks])} is there more than once.")
+    if (twice := named_twice([task.task for task in tasks])) is not None:
+        return Average(reason=f"No average over tasks: {twice} is there more than once.")
     if len({task.weight_hash for task in tasks}) > 1:
         return Average(reason="No average over tasks: the studies have different base models.")
     if len({one.runs.settings.get("fraction", 1.0) for one in studies}) > 1:
@@ -156,10 +157,6 @@ def task_average(studies: Sequence[AnalysedStudy]) -> Average:
 
     paper, honest = (Gain.of(seeds, averaged(which, "scores"), averaged(which, "dense")) for which in (0, 1))
     return Average(paper, honest)
-
-
-def _twice(names: Sequence[str]) -> str:
-    return next(name for name in names if list(names).count(name) > 1)
 
 
 def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:

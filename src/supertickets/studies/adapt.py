@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel as Model
 from pydantic import ConfigDict, Field, field_validator
 
-from supertickets.errors import TicketError, unknown_name
+from supertickets.errors import TicketError, named_twice, unknown_name
 from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.steps import Done, Step
 from supertickets.lab.trial import Start, TicketField, Trial
@@ -180,7 +180,7 @@ class Adapt(Study[AdaptSettings]):
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
         """Return the study that is asked for, with the models that it adapts."""
-        from supertickets.studies.inputs import named_twice, open_study
+        from supertickets.studies.inputs import open_study
 
         first = parse(AdaptSettings, overrides)
         if not first.task and first.train_file is None:

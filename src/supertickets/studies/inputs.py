@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,8 +117,3 @@ def check_base(found: FoundTicket, flag: str, weight_hash: str, model: str, shap
             f"{flag} {found.where}: the ticket was drawn from {found.model!r} with weights "
             f"{found.weight_hash[:12]}..., but model {model!r} has {weight_hash[:12]}...; use tickets of that model."
         )
-
-
-def named_twice(names: Sequence[str]) -> str | None:
-    """Return the first of some names that is there more than once."""
-    return next((name for name in names if names.count(name) > 1), None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel as Model
 from pydantic import ConfigDict, Field
 
-from supertickets.errors import TicketError
+from supertickets.errors import TicketError, named_twice
 from supertickets.lab.steps import Step
 from supertickets.lab.trial import TicketField, WeightMask
 from supertickets.models import BaseModel, find_model, prunable_shapes, prunable_weights
@@ -178,8 +178,8 @@ class Transfer(Study[TransferSettings]):
         settings, found = _found(settings, base, quiet)
         sources, level = (_of_structures if settings.sparsity is None else _of_weights)(found, base, settings)
         names = ["dense", *(source.name for source in sources)]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise TicketError(f"--tickets: there are two tickets of {twice[0]}; expected each source once.")
+        if (twice := named_twice(names)) is not None:
+            raise TicketError(f"--tickets: there are two tickets of {twice}; expected each source once.")
         targets = _targets(settings, base, found)
         plan = TransferPlan(sparsity=level, sources=tuple(sources), targets=tuple(targets))
         return Request(settings, base, {target.source: load_task(target.source) for target in targets}, plan)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-from supertickets.errors import TicketError, unknown_name
+from supertickets.errors import TicketError, named_twice, unknown_name
 from supertickets.tasks.tables import counted, shown
 
 _MISSING = {"nan", "null", "none", "na", "n/a", "<na>", "nat"}
@@ -56,18 +56,14 @@ def class_order(where: str, column: str, values: Sequence[str], asked: Sequence[
         )
     if asked is None:
         return labels
-    if len(set(asked)) < len(asked):
-        raise TicketError(f"--labels: {shown(_first_twice(asked))} is named twice; name each class once.")
+    if (twice := named_twice(asked)) is not None:
+        raise TicketError(f"--labels: {shown(twice)} is named twice; name each class once.")
     for label in asked:
         if label not in labels:
             raise unknown_name(f"label of {where} in --labels", label, labels)
     if missing := [label for label in labels if label not in asked]:
         raise TicketError(f"--labels: {where} also has the label {shown(missing[0])}; name every class.")
     return tuple(asked)
-
-
-def _first_twice(names: Sequence[str]) -> str:
-    return next(name for name in names if names.count(name) > 1)
 
 
 def _number(label: str) -> bool:
