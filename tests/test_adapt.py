@@ -19,6 +19,7 @@ from supertickets.lab import Outcome
 from supertickets.lab.lab import RETRAINED
 from supertickets.lab.outcome import PREDICTIONS, WEIGHTS, load_outcome
 from supertickets.studies.folder import status
+from supertickets.studies.plan import plan_study
 from supertickets.studies.report import report
 from supertickets.studies.run import Result, run_study
 from supertickets.studies.study import INPUTS
@@ -113,6 +114,18 @@ def test_adapting_again_trains_nothing_and_needs_no_weights(
     assert contents(adapted.folder) == before
     report([adapted.folder])
     assert contents(adapted.folder) == before
+
+
+def test_a_dry_run_of_adapt_without_trained_weights_measures_a_model_that_is_trained_again(
+    places: dict[str, Path], asked: dict[str, Any], tmp_path: Path
+) -> None:
+    source = shutil.copytree(places["words"], tmp_path / "source")
+    for path in source.glob(f"trials/*/{WEIGHTS}"):
+        path.unlink()
+    plan = plan_study("adapt", asked | {"sources": (source,)}, out=tmp_path / "out")
+    assert plan.flops > 0
+    assert plan.seconds > 0
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

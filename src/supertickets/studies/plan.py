@@ -74,7 +74,7 @@ def plan_study(
     execution = replay(study.steps(settled, infos), settled.folder)
     distinct = _distinct(execution)
     ahead = sum(run.step.cost for run in distinct if not run.ended)
-    seconds, flops = _measure(execution, distinct, machine) if ahead else (0.0, 0.0)
+    seconds, flops = _measure(distinct, machine) if ahead else (0.0, 0.0)
     side_by_side = len(machine.devices())
     return Plan(
         steps=_table(execution, distinct),
@@ -96,14 +96,19 @@ def _distinct(execution: Execution) -> list[Run]:
     return list(seen.values())
 
 
-def _measure(execution: Execution, distinct: Sequence[Run], machine: Machine) -> tuple[float, float]:
-    """Return seconds and FLOPs for a unit of a step's cost, from a few steps of a training that can begin now."""
+def _measure(distinct: Sequence[Run], machine: Machine) -> tuple[float, float]:
+    """Return seconds and FLOPs for a unit of a step's cost, from a few steps of a training that can begin now.
+
+    That is one whose cost the plan counts, if there is one; else its own FLOPs are the unit.
+    """
     from supertickets.lab.timing import time_training
 
-    run = next(run for run in distinct if run.trial is not None and run.step.cost)
+    known = [run for run in distinct if run.trial is not None]
+    run = next((run for run in known if run.step.cost), known[0])
     assert run.trial is not None
     seconds, flops = time_training(run.trial, machine)
-    return seconds / run.step.cost, flops / run.step.cost
+    unit = run.step.cost or flops
+    return seconds / unit, flops / unit
 
 
 def _table(execution: Execution, distinct: Sequence[Run]) -> pd.DataFrame:
