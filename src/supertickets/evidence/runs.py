@@ -137,9 +137,9 @@ class Runs:
 
     def only(self, **labels: Label | None) -> Runs:
         """Return these runs without those that have other labels; None asks for runs that have no such label."""
-        wanted = labels.items()
-        kept = [run for run in self.runs if all(run.step.labels.get(name) == value for name, value in wanted)]
-        return replace(self, runs=kept)
+        kept = self.every(**labels)
+        # With none left out they are the same, and share the table, which takes long to make.
+        return self if len(kept) == len(self.runs) else replace(self, runs=kept)
 
     @property
     def failures(self) -> dict[str, str]:
@@ -155,8 +155,8 @@ class Runs:
         """Return the finished runs with these labels, in their order."""
         return [run for run in self.every(**labels) if run.finished]
 
-    def every(self, **labels: Label) -> list[Run]:
-        """Return the runs with these labels, finished or not."""
+    def every(self, **labels: Label | None) -> list[Run]:
+        """Return the runs with these labels, finished or not; None is as for `only`."""
         wanted = labels.items()
         return [run for run in self.runs if all(run.step.labels.get(name) == value for name, value in wanted)]
 
