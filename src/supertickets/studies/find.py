@@ -173,6 +173,9 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
     scores give the next. `labels` are put before each step's own.
     """
     full, how = full_ticket(task), settings.drawing
+    # What a level costs hardly depends on what is drawn.
+    about = {level: draw_random(*full.shape, level, 0, how) for level in settings.levels}
+    costs = {level: training_flops(task, ticket, settings.epochs) for level, ticket in about.items()}
     for seed in settings.all_seeds:
         dense = Step(
             {**(labels or {}), "kind": "dense", "level": 0.0, "seed": seed},
@@ -184,14 +187,12 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
         for kind in settings.kinds:
             before = dense
             for level in settings.levels:
-                # What a level costs hardly depends on what is drawn.
-                about = draw_random(*full.shape, level, 0, how)
                 step = Step(
                     {**(labels or {}), "kind": kind, "level": level, "seed": seed},
                     partial(_drawn, settings, task, kind, level, seed, before),
                     needs=() if kind == "random" else (before,),
                     keep="yes" if settings.keep == "all" else _kept(settings, kind),
-                    cost=training_flops(task, about, settings.epochs),
+                    cost=costs[level],
                 )
                 yield step
                 if how.schedule == "iterative" and level and kind != "random":
