@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-from supertickets.errors import TicketError
+from supertickets.errors import TicketError, unknown_name
 from supertickets.studies import STUDIES, SUMMARIES
 
 OWN = {
@@ -40,7 +40,7 @@ class Commands(click.Group):
             from supertickets.cli.study import study_command
 
             return study_command(name)
-        raise click.UsageError(str(_unknown(name)))
+        raise click.UsageError(str(unknown_name("command", name, [*STUDIES, *OWN])))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands in panels."""
@@ -50,12 +50,6 @@ class Commands(click.Group):
         for title, rows in panels.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
-
-
-def _unknown(name: str) -> TicketError:
-    from supertickets.errors import unknown_name
-
-    return unknown_name("command", name, [*STUDIES, *OWN])
 
 
 def _summary(name: str) -> str:

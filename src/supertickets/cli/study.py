@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,8 @@ from supertickets.cli.flags import SettingsCommand, options, typed
 from supertickets.cli.printing import print_table, records
 from supertickets.errors import StudyError
 from supertickets.studies import STUDIES
-from supertickets.studies.config import Overrides, flag, parse, read_value
+from supertickets.studies.config import Overrides, flag, merge_overrides, parse, read_value
 from supertickets.studies.settings import StudySettings
-from supertickets.studies.study import parse_overrides
 
 if TYPE_CHECKING:
     from supertickets.studies.run import Result
@@ -28,7 +26,7 @@ def study_command(name: str) -> click.Command:
     kind = STUDIES[name]
 
     def run(config: Path | None, as_json: bool, dry_run: bool, **settings: Any) -> None:
-        overrides = parse_overrides(kind, config, typed(settings))
+        overrides = merge_overrides(kind.settings, config, typed(settings))
         _say_what_was_sorted(kind.settings, overrides)
         if dry_run:
             _print_plan(name, overrides, as_json)
@@ -116,4 +114,3 @@ def _print_plan(name: str, overrides: Overrides, as_json: bool) -> None:
         return
     print_table(plan.steps, f"steps of `{name}`")
     click.echo(plan.sentence())
-    sys.stdout.flush()

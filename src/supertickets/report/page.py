@@ -92,11 +92,6 @@ def anchor(place: int) -> str:
     return f"study-{place}"
 
 
-def model_name(name: str) -> str:
-    """Return what a model is called on a page."""
-    return "the default encoder" if name == "default" else name
-
-
 def about(tasks: Sequence[TaskInfo]) -> list[str]:
     """Return what each task's data are, a sentence a task; a task may have training sets of several sizes."""
     of_name: dict[str, list[TaskInfo]] = {}

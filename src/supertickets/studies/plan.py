@@ -15,8 +15,8 @@ from supertickets.lab.progress import duration, size
 from supertickets.lab.steps import Execution, Run
 from supertickets.models import BaseModel
 from supertickets.studies import STUDIES
+from supertickets.studies.config import merge_overrides
 from supertickets.studies.run import check_request, machine_of, settled_settings
-from supertickets.studies.study import parse_overrides
 
 if TYPE_CHECKING:
     from supertickets.lab.machine import Machine
@@ -66,7 +66,7 @@ def plan_study(
     25
     """
     kind = STUDIES[name]
-    request = kind.prepare(parse_overrides(kind, config, settings), quiet, dry=True)
+    request = kind.prepare(merge_overrides(kind.settings, config, settings), quiet, dry=True)
     infos = check_request(kind, request)
     settled = settled_settings(request.settings, infos)
     study = kind(request.inputs)

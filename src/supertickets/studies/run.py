@@ -17,11 +17,11 @@ from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
 from supertickets.studies import STUDIES
 from supertickets.studies.checks import check_folder, check_runner, check_tasks, settle_precision
-from supertickets.studies.config import S, save_settings
+from supertickets.studies.config import S, merge_overrides, save_settings
 from supertickets.studies.exchange import Shipping
 from supertickets.studies.pages import write_findings
 from supertickets.studies.settings import StudySettings
-from supertickets.studies.study import Loaded, Request, Study, parse_overrides
+from supertickets.studies.study import Loaded, Request, Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def run_study(
     >>> result.table[["kind", "level", "score"]]  # doctest: +SKIP
     """
     kind = STUDIES[name]
-    return conduct(kind, kind.prepare(parse_overrides(kind, config, settings), quiet), quiet)
+    return conduct(kind, kind.prepare(merge_overrides(kind.settings, config, settings), quiet), quiet)
 
 
 def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:

@@ -18,7 +18,7 @@ from supertickets.lab.steps import Step
 from supertickets.lab.trial import TaskTicket, Trial
 from supertickets.models import find_model
 from supertickets.storage import write_atomically
-from supertickets.studies.config import Overrides, merge_overrides, resolve_settings
+from supertickets.studies.config import Overrides, resolve_settings
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel
 from supertickets.studies.settings import StudySettings
 from supertickets.tasks import Task, TaskSource, load_task
@@ -175,13 +175,6 @@ def study(name: str, settings: type[StudySettings]) -> Callable[[K], K]:
         return kind
 
     return named
-
-
-def parse_overrides(
-    kind: type[Study[Any]], config: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]
-) -> Overrides:
-    """Return what is asked of a kind of study, in a config (or its file) and by name."""
-    return merge_overrides(kind.settings, config, settings)
 
 
 def trial_of(
