@@ -85,6 +85,14 @@ class Registry(Mapping[str, T], Generic[T]):
         self._registered[name] = value
         return self._registered[name]
 
+    def checked(self, name: str) -> str:
+        """Return a name that something has, as a pydantic validator does; else the error is as a Literal's."""
+        from pydantic_core import PydanticKnownError  # most that look names up have no settings to check
+
+        if name not in self:
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, self))})
+        return name
+
     def __contains__(self, name: object) -> bool:
         return name in self._ours or name in self._registered or name in self._plugins
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticKnownError
 
 from supertickets.registry import Registry
 
@@ -74,9 +73,7 @@ class ScoringSettings(BaseModel):
     @field_validator("importance")
     @classmethod
     def _is_a_measure(cls, name: str) -> str:
-        if name not in MEASURES:  # as a Literal would say it
-            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, MEASURES))})
-        return name
+        return MEASURES.checked(name)
 
     def read(self) -> "ScoringSettings":
         """Return these settings with what their measure does not read put at its default."""
