@@ -28,13 +28,12 @@ from supertickets.lab.steps import Execution
 from supertickets.lab.workbench import Workbench
 from supertickets.models import ModelSource, find_model
 from supertickets.studies import STUDIES
-from supertickets.studies.config import resolve_settings
+from supertickets.studies.config import merge_overrides, resolve_settings
 from supertickets.studies.find import FindSettings
 from supertickets.studies.folder import clean, status
 from supertickets.studies.report import report
 from supertickets.studies.run import Result, check_request, run_study
 from supertickets.studies.share import ShareSettings, fill_search
-from supertickets.studies.study import parse_overrides
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, load_ticket
@@ -247,7 +246,7 @@ def test_a_search_is_a_study_of_find(searching: dict[str, Any], tmp_path: Path) 
 
     def trials(name: str, settings: dict[str, Any]) -> list[tuple[Any, ...]]:
         kind = STUDIES[name]
-        request = kind.prepare(parse_overrides(kind, settings, {}))
+        request = kind.prepare(merge_overrides(kind.settings, settings, {}))
         infos = check_request(kind, request)
         steps = list(kind(request.inputs).steps(request.settings, infos))
         ended = Execution(steps)
