@@ -14,7 +14,7 @@ from helpers.study_files import contents
 from helpers.trials import write_words
 from supertickets.cli import main
 from supertickets.errors import StudyError, TicketError
-from supertickets.evidence.share import MT_DNN, TICKET_SHARE
+from supertickets.evidence.labels import MT_DNN, TICKET_SHARE
 from supertickets.lab import Outcome
 from supertickets.lab.lab import RETRAINED
 from supertickets.lab.outcome import PREDICTIONS, WEIGHTS, load_outcome

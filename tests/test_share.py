@@ -20,8 +20,8 @@ from helpers.study_files import contents
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
+from supertickets.evidence.labels import MT_DNN, RATES, SEARCH, SHARED, TICKET_SHARE, TUNED
 from supertickets.evidence.runs import TaskInfo, load_tasks, save_tasks
-from supertickets.evidence.share import MT_DNN, RATES, SEARCH, SHARED, TICKET_SHARE, TUNED
 from supertickets.export.shared import load_shared
 from supertickets.lab.outcome import WEIGHTS, load_outcome
 from supertickets.lab.steps import Execution

@@ -16,9 +16,10 @@ from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import parameters
 from supertickets.evidence.adapt import analyse_adapt
 from supertickets.evidence.keepers import PATTERNS, keepers, overlaps, panel, pattern_of, task_shares
+from supertickets.evidence.labels import MT_DNN, SHARED, TICKET_SHARE, TUNED
 from supertickets.evidence.published import published
 from supertickets.evidence.runs import Runs, TaskInfo, load_tasks, save_tasks
-from supertickets.evidence.share import ALL, MT_DNN, SHARED, TICKET_SHARE, TUNED, ShareFindings, analyse_share
+from supertickets.evidence.share import ALL, ShareFindings, analyse_share
 from supertickets.lab.steps import Label, Run, Step
 from supertickets.lab.trial import TaskTicket, Trial
 from supertickets.studies.adapt import AdaptSettings, _fractions

@@ -15,6 +15,7 @@ from supertickets.anatomy.cost import parameters
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import GAIN, gain, paired_gains, selected
 from supertickets.evidence.keepers import keepers, overlaps, task_shares
+from supertickets.evidence.labels import MT_DNN, RATES, SHARED, TICKET_SHARE, TUNED
 from supertickets.evidence.published import (
     MISMATCHED,
     ORDER,
@@ -29,10 +30,7 @@ from supertickets.evidence.rates import Spread, spread_over
 from supertickets.evidence.runs import Runs, TaskInfo
 from supertickets.tickets import Ticket
 
-MT_DNN, TICKET_SHARE = "MT-DNN", "Ticket-Share"
 MODELS = (MT_DNN, TICKET_SHARE)
-SEARCH, SHARED, TUNED, RATES = "search", "shared", "fine-tuned", "learning rates"
-"""The stages of runs: finding tickets, training together, fine-tuning on each task, with other learning rates."""
 ALL = "average"
 """Stands for a task's name in what is averaged over tasks."""
 

@@ -11,8 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from supertickets.evidence.keepers import panel, share_of
+from supertickets.evidence.labels import SHARED, TUNED
 from supertickets.evidence.runs import Runs
-from supertickets.evidence.share import MODELS, SHARED, TUNED, ShareFindings, name_of
+from supertickets.evidence.share import MODELS, ShareFindings, name_of
 from supertickets.report import sections as show
 from supertickets.report.maps import StructureMap, structure
 from supertickets.report.plots import COLOURS, draw_scores, laid_out, look, plain, short

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from supertickets.errors import TicketError
+from supertickets.evidence.labels import RATES
 from supertickets.lab.steps import Done, Label, Run, Step
 from supertickets.studies.settings import GROWS, NO_EFFECT, DrawnSettings, RateSettings
 from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 TICKET, BASE_MODEL = "super-ticket", "model"
 """In a study's folder: the ticket that it ships; without tickets, the dense model as a base model."""
-RATES = "learning rates"
-"""The stage of runs that train the dense model and the super ticket with other learning rates and seeds."""
 
 
 class FindSettings(DrawnSettings, RateSettings):

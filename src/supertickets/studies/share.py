@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from supertickets.errors import StudyError, TicketError
+from supertickets.evidence.labels import MT_DNN, RATES, SEARCH, SHARED, TICKET_SHARE, TUNED
 from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.steps import Done, Label, Step
 from supertickets.lab.trial import Start, Trial
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from supertickets.studies.exchange import Shipping
     from supertickets.studies.inputs import TrainedModel
 
-MT_DNN, TICKET_SHARE = "MT-DNN", "Ticket-Share"
 TICKETS = "tickets"
 """Below a study's folder: each task's ticket, as it is shared."""
 TASK_MODELS = "models"
@@ -108,7 +108,7 @@ class Share(Study[ShareSettings]):
         for seed in settings.all_seeds:
             for kind, tickets in ((MT_DNN, full), (TICKET_SHARE, None)):
                 shared = Step(
-                    {"stage": "shared", "kind": kind, "seed": seed},
+                    {"stage": SHARED, "kind": kind, "seed": seed},
                     partial(together, seed, tickets),
                     needs=() if tickets else needs,
                     keep="no" if settings.keep == "none" else "yes",
@@ -119,10 +119,10 @@ class Share(Study[ShareSettings]):
 
     def _tuned(self, settings: ShareSettings, tasks: Sequence[TaskInfo], shared: Step, seed: int) -> Iterator[Step]:
         """Yield a shared model's fine-tuning on each task; of the first seed also with other rates and seeds."""
-        stages: list[tuple[str, int, float | None]] = [("fine-tuned", seed, None)] if settings.fine_tune else []
+        stages: list[tuple[str, int, float | None]] = [(TUNED, seed, None)] if settings.fine_tune else []
         if seed == settings.first_seed:
             others = settings.seeds_of_rates
-            stages += [("learning rates", other, rate) for rate in settings.learning_rates for other in others]
+            stages += [(RATES, other, rate) for rate in settings.learning_rates for other in others]
         for stage, own, rate in stages:
             for place, task in enumerate(tasks):
                 recipe = settings.fine_tuning(task.task)
@@ -153,7 +153,7 @@ class Share(Study[ShareSettings]):
             return [self.inputs.tickets[slug(task.task)] for task in runs.tasks]
         found = []
         for task in runs.tasks:
-            searched = runs.only(stage="search", task=task.task)
+            searched = runs.only(stage=SEARCH, task=task.task)
             searched.check_some_finished(f"dense training of task {task.task!r}", kind="dense")
             best = best_run(searched)
             if best is None:
@@ -176,7 +176,7 @@ class Share(Study[ShareSettings]):
         tickets, folder = self._shared(done.runs, done.settings), done.runs.folder
         if not done.settings.tickets:
             ShareInputs(tickets={slug(t.task): s for t, s in zip(done.runs.tasks, tickets, strict=True)}).save(folder)
-        shared = done.runs.where(stage="shared", kind=TICKET_SHARE)
+        shared = done.runs.where(stage=SHARED, kind=TICKET_SHARE)
         if done.settings.keep == "none" or not shared:
             return {}
         best = max(shared, key=lambda run: (run.outcome.score if run.outcome else 0.0, -int(run.step.labels["seed"])))
@@ -196,7 +196,7 @@ class Share(Study[ShareSettings]):
 
         found = []
         for kind in (MT_DNN, TICKET_SHARE):
-            trial = finished_run(runs, kind, stage="shared", kind=kind, seed=settings.first_seed)
+            trial = finished_run(runs, kind, stage=SHARED, kind=kind, seed=settings.first_seed)
             found.append(TrainedModel(kind, trial, settings.folder / "trials" / trial.key, runs.tasks))
         return found
 
@@ -251,7 +251,7 @@ def fill_search(settings: ShareSettings, task: TaskInfo) -> FindSettings:
 
 
 def _search(settings: ShareSettings, task: TaskInfo) -> Iterator[Step]:
-    return grid(fill_search(settings, task), task, {"stage": "search", "task": task.task})
+    return grid(fill_search(settings, task), task, {"stage": SEARCH, "task": task.task})
 
 
 def _fine_tuned(
