@@ -66,7 +66,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if name in self._registered:
             return self._registered[name]
         points = self._plugins.get(name, [])
-        packages = [*(["supertickets"] if name in self._ours else []), *map(_package, points)]
+        packages = [*(["supertickets"] if name in self._ours else []), *sorted(map(_package, points))]
         if len(packages) > 1:
             raise TicketError(
                 f"{self.kind} {name!r} is registered by {' and by '.join(packages)}; uninstall all but one of them."
