@@ -21,7 +21,7 @@ from supertickets.tickets.scoring import MEASURES, ScoringSettings
 MODULE = '''
 import numpy as np
 
-from supertickets.anatomy import Family
+from supertickets.anatomy import FFN, Attention, Family, Part, rows
 from supertickets.tasks import Split, Task, TaskLoader
 from supertickets.tickets.importance import Measure
 
@@ -52,13 +52,8 @@ PARITY = Parity()
 PLACE = Measure(by_place, reads=("score_epoch",))
 ERNIE = Family(
     layers="encoder.layer",
-    attention="attention.self",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    attention_output="attention.output.dense",
-    ffn_in="intermediate.dense",
-    ffn_out="output.dense",
+    attention=Attention("attention.self", rows("attention.self", "query", "key", "value"), "attention.output.dense"),
+    ffn=FFN((Part("intermediate.dense", "n"),), "output.dense"),
 )
 '''
 POINTS = """

@@ -12,15 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from transformers import PreTrainedModel
 
-from helpers.models import HEADS, LAYERS, without_dropout
-from supertickets.anatomy.blocks import blocks_of
+from helpers.models import HEADS, LAYERS, linears, without_dropout
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
 from supertickets.surgery.gate import ticket_gated
-from supertickets.surgery.sharing import GroupedLinear, SharedStructures
+from supertickets.surgery.sharing import SharedStructures
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.training.batches import batches_by_task
@@ -113,7 +113,7 @@ def test_an_active_ticket_acts_as_if_it_were_cut_out(
         shared.activate(A & B)
     shared.merge()
     assert torch.allclose(logits(model, inputs), whole, rtol=0, atol=1e-12)
-    assert not any(isinstance(module, GroupedLinear) for module in model.modules())
+    assert not any(is_parametrized(module) for module in model.modules())
 
 
 def test_merged_weights_are_the_cut_models(loud_model: PreTrainedModel) -> None:
@@ -157,7 +157,7 @@ def test_a_cut_models_weights_find_their_places_in_the_dense_one(
     assert torch.equal(logits(cut(copy.deepcopy(dense), narrower), inputs), logits(expected, inputs))
     part = ~A  # what the ticket lacks stays as it was
     kept = cut(copy.deepcopy(dense), part), cut(copy.deepcopy(loud_model), part)
-    assert torch.equal(blocks_of(kept[0])[0].part("query").weight, blocks_of(kept[1])[0].part("query").weight)  # type: ignore[arg-type]
+    assert torch.equal(linears(kept[0])[0]["query"].weight, linears(kept[1])[0]["query"].weight)
     assert not torch.equal(logits(dense, inputs), logits(loud_model, inputs))
     with pytest.raises(RuntimeError):
         expand(dense, B, small.state_dict())
@@ -244,14 +244,14 @@ def naive_sharing(source: ModelSource, tasks: list[Task], trainer: Trainer) -> l
             p: (p.detach().clone(), {k: v.clone() for k, v in optimizer.state.get(p, {}).items()}) for p in unique
         }
         masks = dict.fromkeys(unique, None)
-        for layer, block in enumerate(blocks_of(model)):
+        for layer, block in enumerate(linears(model)):
             units = torch.from_numpy(np.repeat(ticket.heads[layer], 8))
             for role in ("query", "key", "value"):
-                for p in block.part(role).parameters():
+                for p in block[role].parameters():
                     masks[p] = units.reshape(-1, *[1] * (p.ndim - 1)).expand_as(p)  # type: ignore[assignment]
-            masks[block.part("attention_output").weight] = units.expand(32, -1)  # type: ignore[assignment,index]
+            masks[block["attention_output"].weight] = units.expand(32, -1)  # type: ignore[assignment,index]
             for role in ("ffn_in", "ffn_out"):
-                for p in block.part(role).parameters():
+                for p in block[role].parameters():
                     masks[p] = torch.full(p.shape, bool(ticket.ffns[layer]))  # type: ignore[assignment]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

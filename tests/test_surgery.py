@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from helpers.models import FAMILIES, HEADS, LAYERS, make_loud, save_tiny_model, tiny_config
-from supertickets.anatomy.blocks import blocks_of, shape_of
+from helpers.models import FAMILIES, HEADS, LAYERS, linears, make_loud, save_tiny_model, tiny_config
+from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import TicketError
 from supertickets.surgery.cut import BiasAlone, cut
@@ -93,13 +93,11 @@ def test_cut_gradients_equal_gated_ones(loud_model: PreTrainedModel, inputs: dic
         loud_model(**inputs).logits.pow(2).sum().backward()
     small(**inputs).logits.pow(2).sum().backward()
     size = shape_of(small).head_size
-    for layer, (big, little) in enumerate(zip(blocks_of(loud_model), blocks_of(small), strict=True)):
+    for layer, (big, little) in enumerate(zip(linears(loud_model), linears(small), strict=True)):
         rows = np.repeat(TICKET.heads[layer], size)
-        torch.testing.assert_close(
-            little.part("query").weight.grad, big.part("query").weight.grad[rows], atol=1e-10, rtol=0
-        )
-        wide = big.part("attention_output").weight.grad[:, rows]
-        torch.testing.assert_close(little.part("attention_output").weight.grad, wide, atol=1e-10, rtol=0)
+        torch.testing.assert_close(little["query"].weight.grad, big["query"].weight.grad[rows], atol=1e-10, rtol=0)
+        wide = big["attention_output"].weight.grad[:, rows]
+        torch.testing.assert_close(little["attention_output"].weight.grad, wide, atol=1e-10, rtol=0)
 
 
 def test_cut_model_is_smaller_by_what_was_pruned(loud_model: PreTrainedModel, family: str) -> None:

@@ -22,12 +22,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from helpers.models import FAMILIES, HEADS, LAYERS, make_loud, save_tiny_model, tiny_config, without_dropout
-from supertickets.anatomy.blocks import blocks_of
+from helpers.models import FAMILIES, HEADS, LAYERS, linears, make_loud, save_tiny_model, tiny_config, without_dropout
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model, prunable_weights
 from supertickets.surgery import masks
-from supertickets.surgery.initial import MATRICES, start_otherwise
+from supertickets.surgery.initial import start_otherwise
 from supertickets.surgery.masks import prunable, weights_of, zero
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
@@ -784,8 +783,7 @@ def test_a_stopped_masked_training_ends_bit_identical(
 def test_shuffled_layers_are_the_same_matrices(loud_model: PreTrainedModel) -> None:
     def matrices() -> list[list[bytes]]:
         return [
-            [block.part(role).get_parameter("weight").detach().numpy().tobytes() for role in MATRICES]
-            for block in blocks_of(loud_model)
+            [linear.weight.detach().numpy().tobytes() for linear in layer.values()] for layer in linears(loud_model)
         ]
 
     state = {name: value.clone() for name, value in loud_model.state_dict().items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from supertickets.models import ModelSource
@@ -95,6 +96,20 @@ def save_tiny_model(
         + (["token_type_ids"] if family in ("bert", "electra") else []),
     ).save_pretrained(folder)
     return folder
+
+
+ROLES = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
+_BERT = ("encoder.layer", "attention.self.query", "attention.self.key", "attention.self.value",
+         "attention.output.dense", "intermediate.dense", "output.dense")  # fmt: skip
+_DISTILBERT = ("transformer.layer", "attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin",
+               "ffn.lin1", "ffn.lin2")  # fmt: skip
+
+
+def linears(model: PreTrainedModel) -> list[dict[str, nn.Linear]]:
+    """Return each layer's six linears by what they do; written down apart from the families' data."""
+    layers, *paths = _DISTILBERT if model.config.model_type == "distilbert" else _BERT
+    found = model.base_model.get_submodule(layers)
+    return [dict(zip(ROLES, map(layer.get_submodule, paths), strict=True)) for layer in found]
 
 
 def without_dropout(source: ModelSource) -> ModelSource:

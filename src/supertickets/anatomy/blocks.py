@@ -1,34 +1,111 @@
-"""A model's layers as blocks with named parts, the same for every family."""
+"""A model's layers as attention modules and FFNs, the same for every family: parameters with dimensions that count."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from supertickets.anatomy.family import Family, Shape, family_of
+from supertickets.anatomy.parts import FFN, Attention, Part, index, size_of
+
+_OUTPUTS: dict[type[nn.Module], dict[str, int]] = {
+    nn.Linear: {"weight": 0, "bias": 0},
+    Conv1D: {"weight": 1, "bias": 0},
+    nn.Embedding: {"weight": 1},
+}
+"""Of modules, the parameters that have outputs, with the dimension that counts them."""
+_INPUTS: dict[type[nn.Module], dict[str, int]] = {nn.Linear: {"weight": 1}, Conv1D: {"weight": 0}}
+_WIDTHS = {
+    nn.Linear: ("out_features", "in_features"),
+    Conv1D: ("nf", "nx"),
+    nn.Embedding: ("embedding_dim", "num_embeddings"),
+}
+"""What modules call their numbers of outputs and inputs."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A parameter of a layer, and the dimension of it that counts structures by `axes` (see `anatomy.parts`)."""
+
+    module: str
+    name: str
+    dim: int
+    axes: str
 
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer layer: the linears that a ticket may narrow or remove, by the role they play."""
+    """One attention module or one FFN of a layer."""
 
-    family: Family
     layer: nn.Module
+    part: Attention | FFN
+    shape: Shape
 
-    def part(self, role: str) -> nn.Module:
-        """Return the module that plays `role` (`query`, `key`, `value`, `attention_output`, `ffn_in`, `ffn_out`)."""
-        return self.layer.get_submodule(getattr(self.family, role))
+    def module(self, path: str) -> nn.Module:
+        """Return a module of the layer."""
+        return self.layer.get_submodule(path)
 
-    def replace(self, role: str, module: nn.Module) -> None:
-        """Put `module` in the place of the one that plays `role`."""
-        self.layer.set_submodule(getattr(self.family, role), module)
+    @property
+    def modules(self) -> list[str]:
+        """The paths of its modules that have weights."""
+        return [*dict.fromkeys(part.path for part in self.part.parts), self.part.output]
 
-    def set_heads(self, heads: int, head_size: int) -> None:
-        """Tell the attention module how many heads it has; some families read it in their forward pass."""
-        attention = self.layer.get_submodule(self.family.attention)
-        setattr(attention, self.family.attention_heads, heads)
-        if self.family.attention_width is not None:
-            setattr(attention, self.family.attention_width, heads * head_size)
+    def slices(self) -> Iterator[Slice]:
+        """Yield the parameters that heads (or neurons) are slices of: rows of what comes in, columns of what goes out.
+
+        A bias that is added to what goes out belongs to no head; to an FFN it does, but to none of its neurons.
+        """
+        for part in self.part.parts:
+            yield from self._outputs(part)
+        for name, dim in _dimensions(_INPUTS, self.module(self.part.output)).items():
+            yield Slice(self.part.output, name, dim, self.part.inputs)
+
+    def _outputs(self, part: Part) -> Iterator[Slice]:
+        path, _, last = part.path.rpartition(".")
+        if last in self.module(path)._parameters:  # a raw parameter
+            yield Slice(path, last, 0, part.axes)
+            return
+        module = self.module(part.path)
+        for name, dim in _dimensions(_OUTPUTS, module).items():
+            if getattr(module, name, None) is not None:
+                yield Slice(part.path, name, dim, part.axes)
+
+    def parameter(self, slice: Slice) -> nn.Parameter:
+        """Return the parameter that a slice is of."""
+        return self.module(slice.module).get_parameter(slice.name)
+
+    def resize(self, slice: Slice, parameter: nn.Parameter) -> None:
+        """Put a parameter of another size in the place of one, and let its module say its new size."""
+        setattr(self.module(slice.module), slice.name, parameter)
+        self.set_width(slice, parameter.shape[slice.dim])
+
+    def set_width(self, slice: Slice, width: int) -> None:
+        """Let the module of a slice say how many outputs or inputs it has; some read it in their forward pass."""
+        module = self.module(slice.module)
+        for kind, names in _WIDTHS.items():
+            if isinstance(module, kind) and slice.name == "weight":
+                setattr(module, names[_OUTPUTS[kind]["weight"] != slice.dim], width)
+
+    def set_heads(self, kept: int, kv_kept: int) -> None:
+        """Tell an attention module how many heads it has; some families read it in their forward pass."""
+        assert isinstance(self.part, Attention)
+        module = self.module(self.part.module)
+        sizes = {**self.shape.sizes, "h": kept, "g": kv_kept}
+        for name, axes in self.part.attributes.items():
+            if hasattr(module, name):
+                setattr(module, name, size_of(axes, sizes))
+
+    def index(self, axes: str, kept: Mapping[str, ArrayLike]) -> NDArray[np.int64]:
+        """Return the places that stay of a dimension of the dense layer (see `anatomy.parts.index`)."""
+        return index(axes, self.shape.sizes, kept)
+
+
+def _dimensions(of: Mapping[type[nn.Module], dict[str, int]], module: nn.Module) -> dict[str, int]:
+    return next(dims for kind, dims in of.items() if isinstance(module, kind))
 
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -40,12 +117,27 @@ def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
 
 def shape_of(model: PreTrainedModel) -> Shape:
     """Return the sizes of the dense architecture that a model's config states (a cut model's too)."""
-    return family_of(model.config.model_type).shape(model.config.to_dict())
+    return _family(model).shape(model.config.to_dict())
 
 
-def blocks_of(model: PreTrainedModel) -> list[Block]:
-    """Return the layers of a model, first to last; raises UnknownNameError for a family that is not registered."""
-    family = family_of(model.config.model_type)
-    layers = encoder_of(model).get_submodule(family.layers)
+def _family(model: PreTrainedModel) -> Family:
+    return family_of(model.config.model_type)
+
+
+def attentions_of(model: PreTrainedModel) -> list[Block]:
+    """Return a model's attention modules, first layer to last.
+
+    Raises UnknownNameError for a family that is not registered.
+    """
+    return [Block(layer, _family(model).attention, shape_of(model)) for layer in _layers(model)]
+
+
+def ffns_of(model: PreTrainedModel) -> list[Block]:
+    """Return a model's FFNs, first layer to last; raises UnknownNameError for a family that is not registered."""
+    return [Block(layer, _family(model).ffn, shape_of(model)) for layer in _layers(model)]
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    layers = encoder_of(model).get_submodule(_family(model).layers)
     assert isinstance(layers, nn.ModuleList)
-    return [Block(family, layer) for layer in layers]
+    return list(layers)

@@ -1,7 +1,5 @@
 """What a ticket costs, from sizes alone: parameters, and a forward pass."""
 
-import numpy as np
-
 from supertickets.anatomy.family import Shape
 from supertickets.tickets import Ticket
 
@@ -9,19 +7,25 @@ BACKWARD = 2  # a backward pass costs about twice its forward pass
 
 
 def forward_flops(shape: Shape, ticket: Ticket, examples: int, length: int) -> int:
-    """Return the floating-point operations of the encoder layers for a padded batch; a multiply-add counts two.
+    """Return the floating-point operations of the layers for a padded batch; a multiply-add counts two.
 
     Matrix products only (projections, attention, FFNs); embeddings, norms and the output layer are left out.
     """
-    width = ticket.heads.sum(axis=1).astype(np.int64) * shape.head_size  # of all heads that stay, per layer
-    projections = int(width.sum()) * 4 * 2 * shape.hidden
-    attention = int(width.sum()) * 2 * 2 * length
-    ffns = ticket.kept_ffns * 2 * 2 * shape.hidden * shape.ffn
-    return examples * length * (projections + attention + ffns)
+    weights = ticket.kept_heads * shape.head_weights + kv_heads(shape, ticket) * shape.kv_weights
+    weights += ticket.kept_ffns * shape.ffn_weights
+    attention = ticket.kept_heads * shape.head_size * 2 * length
+    return examples * length * 2 * (weights + attention)
 
 
 def parameters(shape: Shape, ticket: Ticket) -> int:
     """Return how many parameters a ticket's heads and FFNs have, biases too (an output projection's is no head's)."""
-    head = shape.head_size * (4 * shape.hidden + 3)
-    ffn = 2 * shape.hidden * shape.ffn + shape.hidden + shape.ffn
-    return ticket.kept_heads * head + ticket.kept_ffns * ffn
+    heads = ticket.kept_heads * (shape.head_weights + shape.head_biases)
+    shared = kv_heads(shape, ticket) * (shape.kv_weights + shape.kv_biases)
+    return heads + shared + ticket.kept_ffns * (shape.ffn_weights + shape.ffn_biases)
+
+
+def kv_heads(shape: Shape, ticket: Ticket) -> int:
+    """Return how many key/value heads stay: those that a query head of their group is left of."""
+    if shape.kv_heads == shape.heads:
+        return ticket.kept_heads
+    return int(ticket.heads.reshape(len(ticket.heads), shape.kv_heads, -1).any(axis=2).sum())

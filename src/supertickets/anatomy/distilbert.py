@@ -1,16 +1,15 @@
 from supertickets.anatomy.family import Family
+from supertickets.anatomy.parts import FFN, Attention, Part, rows
 
 DISTILBERT = Family(
     layers="transformer.layer",
-    attention="attention",
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    attention_output="attention.out_lin",
-    ffn_in="ffn.lin1",
-    ffn_out="ffn.lin2",
-    attention_heads="n_heads",
-    attention_width="dim",
+    attention=Attention(
+        "attention",
+        rows("attention", "q_lin", "k_lin", "v_lin"),
+        "attention.out_lin",
+        attributes={"n_heads": "h", "dim": "h d"},
+    ),
+    ffn=FFN((Part("ffn.lin1", "n"),), "ffn.lin2"),
     config_layers="n_layers",
     config_heads="n_heads",
     config_hidden="dim",

@@ -6,66 +6,142 @@ A package adds one in its pyproject.toml, under the `model_type` of its config.j
     camembert = "my_package.camembert:CAMEMBERT"
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.anatomy.parts import FFN, Attention, Part, width
 from supertickets.registry import Registry
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of an encoder that tickets and costs depend on."""
+    """Sizes of a model that tickets and costs depend on; those of one structure count numbers.
+
+    `weights` are in matrices, `biases` all others. A key/value head is apart only where query heads share some.
+    """
 
     layers: int
     heads: int
     hidden: int
     ffn: int
+    head_size: int = 0
+    kv_heads: int = 0
+    head_weights: int = 0
+    head_biases: int = -1
+    kv_weights: int = 0
+    kv_biases: int = 0
+    ffn_weights: int = 0
+    ffn_biases: int = -1
+
+    def __post_init__(self) -> None:
+        """Fill in what is not given: the sizes of an encoder such as BERT."""
+        size = self.head_size or self.hidden // max(1, self.heads)
+        filled = {
+            "head_size": size,
+            "kv_heads": self.kv_heads or self.heads,
+            "head_weights": self.head_weights or 4 * size * self.hidden,
+            "head_biases": self.head_biases if self.head_biases >= 0 else 3 * size,
+            "ffn_weights": self.ffn_weights or 2 * self.hidden * self.ffn,
+            "ffn_biases": self.ffn_biases if self.ffn_biases >= 0 else self.hidden + self.ffn,
+        }
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)
 
     @property
-    def head_size(self) -> int:
-        """Width of one head's query, key and value."""
-        return self.hidden // self.heads
+    def sizes(self) -> dict[str, int]:
+        """The sizes of axes (see `anatomy.parts`)."""
+        return {"h": self.heads, "g": self.kv_heads, "d": self.head_size, "n": self.ffn}
+
+    def kept(self, heads: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+        """Return what stays of the axes of attention, from what stays of a layer's query heads `[heads]`.
+
+        A key/value head stays while a query head of its group does.
+        """
+        groups = np.logical_or.reduce(heads.reshape(self.kv_heads, -1), axis=1)
+        return {"h": heads, "g": groups}
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family of encoders keeps heads and FFNs; module paths are relative to one layer.
+    """Where a family of models keeps heads and FFNs: `layers` in the model, all else in one of them.
 
-    `config_*` name the fields of config.json; `task_dropout` is the one that sets the dropout before the output layer.
-    With `positions_after_padding` (RoBERTa) positions are counted from the config's padding index plus 1 on.
+    `config_*` name the fields of config.json (`a|b`: the first that is set); `task_dropout` is the one that sets the
+    dropout before the output layer. With `positions_after_padding` (RoBERTa) positions are counted from the config's
+    padding index plus 1 on.
     """
 
     layers: str
-    attention: str
-    query: str
-    key: str
-    value: str
-    attention_output: str
-    ffn_in: str
-    ffn_out: str
-    attention_heads: str = "num_attention_heads"
-    attention_width: str | None = "all_head_size"
+    attention: Attention
+    ffn: FFN
     config_layers: str = "num_hidden_layers"
     config_heads: str = "num_attention_heads"
+    config_kv_heads: str = "num_key_value_heads"
+    config_head_size: str = "head_dim"
     config_hidden: str = "hidden_size"
     config_ffn: str = "intermediate_size"
+    config_positions: str = "max_position_embeddings"
     task_dropout: str = "classifier_dropout"
     positions_after_padding: bool = False
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
-        """Return the sizes that a config.json of this family states."""
-        return Shape(
-            *(
-                int(config[name])
-                for name in (self.config_layers, self.config_heads, self.config_hidden, self.config_ffn)
-            )
+        """Return the sizes that a config.json of this family states; raises KeyError for one that is missing."""
+        layers, heads, hidden, ffn = (
+            int(_field(config, name))
+            for name in (self.config_layers, self.config_heads, self.config_hidden, self.config_ffn)
         )
+        size = int(_field(config, self.config_head_size, hidden // max(1, heads)))
+        kv_heads = int(_field(config, self.config_kv_heads, heads))
+        plain = Shape(layers, heads, hidden, ffn, size, kv_heads)
+        head, kv, neuron = (
+            _numbers(parts, axis, plain, config)
+            for parts, axis in ((self.attention.parts, "h"), (self.attention.parts, "g"), (self.ffn.parts, "n"))
+        )
+        return replace(
+            plain,
+            head_weights=head[0] + size * hidden,
+            head_biases=head[1],
+            kv_weights=kv[0],
+            kv_biases=kv[1],
+            ffn_weights=ffn * (neuron[0] + hidden),
+            ffn_biases=ffn * neuron[1] + (hidden if _stated(self.ffn.bias, config) else 0),
+        )
+
+    def states_size(self, config: Mapping[str, Any]) -> bool:
+        """Return whether a config states the size of a head; otherwise the hidden size is divided among the heads."""
+        return _field(config, self.config_head_size, 0) != 0
 
     def max_length(self, config: Mapping[str, Any]) -> int:
         """Return how many tokens an input may have."""
         reserved = int(config.get("pad_token_id", 1)) + 1 if self.positions_after_padding else 0
-        return int(config["max_position_embeddings"]) - reserved
+        return int(_field(config, self.config_positions)) - reserved
+
+
+def _field(config: Mapping[str, Any], names: str, default: Any = None) -> Any:
+    """Return the first of a config's fields that is set; raises KeyError if none is and there is no default."""
+    found = (config[name] for name in names.split("|") if config.get(name) is not None)
+    value = next(found, default)
+    if value is None:
+        raise KeyError(names)
+    return value
+
+
+def _stated(bias: bool | str, config: Mapping[str, Any]) -> bool:
+    """Return whether there is a bias: as the family says, or as the config does in the field that it names."""
+    return bool(config.get(bias, False)) if isinstance(bias, str) else bias
+
+
+def _numbers(parts: Iterable[Part], axis: str, shape: Shape, config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many numbers of matrices, and how many others, belong to one structure of an axis."""
+    weights = others = 0
+    for part in parts:
+        places = width(part.axes, axis, shape.sizes)
+        weights += places * shape.hidden if part.matrix else 0
+        others += places if not part.matrix or _stated(part.bias, config) else 0
+    return weights, others
 
 
 FAMILIES: Registry[Family] = Registry(

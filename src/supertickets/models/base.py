@@ -130,7 +130,12 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
         raise TicketError(
             f"model {name!r}: {path} does not define the size of the model ({type(error).__name__}: {error})."
         ) from error
-    if min(vars(shape).values()) < 1 or shape.hidden % shape.heads:
+    sizes = (shape.layers, shape.hidden, *shape.sizes.values())
+    if (
+        min(sizes) < 1
+        or shape.heads % shape.kv_heads
+        or (shape.hidden % shape.heads and not family.states_size(config))
+    ):
         raise TicketError(
             f"model {name!r}: {path} says {shape.layers} layers, {shape.heads} heads, hidden size {shape.hidden}, FFN "
             f"size {shape.ffn}; expected at least 1 of each, and a hidden size that is divisible by the number of "

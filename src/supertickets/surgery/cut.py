@@ -12,21 +12,36 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import Block, blocks_of, shape_of
+from supertickets.anatomy.blocks import Block, attentions_of, ffns_of, shape_of
+from supertickets.anatomy.parts import size_of
 from supertickets.errors import TicketError
 from supertickets.surgery.saving import mark_cut
 from supertickets.tickets import Ticket
 
 
-class NoFFNIn(nn.Module):
-    """Stands where a removed FFN's first linear was: hands one column on, so that the activation has little to do."""
+class _NoFFN(nn.Module):
+    """What stands where a linear of a removed FFN was; some models look at a linear's weight and bias."""
+
+    bias = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.empty(0), persistent=False)
+
+
+class NoFFNIn(_NoFFN):
+    """Stands where a removed FFN's first linear was: hands few columns on, so that the activation has little to do."""
+
+    def __init__(self, columns: int = 1) -> None:
+        super().__init__()
+        self.columns = columns
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return the first column of `hidden` `[..., hidden]`; nothing reads its values."""
-        return hidden[..., :1]
+        """Return the first columns of `hidden` `[..., hidden]`; nothing reads their values."""
+        return hidden[..., : self.columns]
 
 
-class NoFFNOut(nn.Module):
+class NoFFNOut(_NoFFN):
     """Stands where a removed FFN's second linear was: adds nothing to the residual path."""
 
     def __init__(self, hidden: int) -> None:
@@ -50,31 +65,41 @@ class BiasAlone(nn.Linear):
         shape = (*context.shape[:-1], self.out_features)
         return context.new_zeros(shape) if self.bias is None else self.bias.to(context.dtype).expand(shape)
 
-
-def _narrow(linear: nn.Module, kept: Tensor, dim: int) -> nn.Linear:
-    """Return `linear` with only the `kept` outputs (dim 0) or inputs (dim 1); works on the meta device too."""
-    assert isinstance(linear, nn.Linear)
-    weight = linear.weight.detach().index_select(dim, kept.to(linear.weight.device))
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a layer may lose all its heads; there is nothing to initialise then
-        kind = nn.Linear if weight.shape[1] else BiasAlone
-        smaller = kind(weight.shape[1], weight.shape[0], bias=linear.bias is not None)
-    smaller.weight = nn.Parameter(weight, requires_grad=linear.weight.requires_grad)
-    if linear.bias is not None:
-        bias = linear.bias.detach()
-        if dim == 0:
-            bias = bias.index_select(0, kept.to(bias.device))
-        smaller.bias = nn.Parameter(bias.clone(), requires_grad=linear.bias.requires_grad)
-    return smaller.train(linear.training)
+    @classmethod
+    def of(cls, linear: nn.Module) -> "BiasAlone":
+        """Return this in the place of a linear that has no inputs any more."""
+        assert isinstance(linear, nn.Linear)
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is nothing to initialise
+            alone = cls(0, linear.out_features, bias=False)
+        alone.weight, alone.bias = linear.weight, linear.bias
+        return alone.train(linear.training)
 
 
-def _cut_heads(block: Block, kept: NDArray[np.bool_], head_size: int) -> None:
-    # from_numpy: transformers calls this with the meta device as torch's default, and these are real indices.
-    columns = torch.from_numpy(np.flatnonzero(np.repeat(kept, head_size)))
-    for role in ("query", "key", "value"):
-        block.replace(role, _narrow(block.part(role), columns, 0))
-    block.replace("attention_output", _narrow(block.part("attention_output"), columns, 1))
-    block.set_heads(int(kept.sum()), head_size)
+def narrow(block: Block, kept: dict[str, NDArray[np.bool_]]) -> None:
+    """Leave of a block's parameters what is kept of its axes, in place; works on the meta device too."""
+    for slice in list(block.slices()):
+        parameter = block.parameter(slice)
+        places = block.index(slice.axes, kept)
+        if len(places) < parameter.shape[slice.dim]:
+            # from_numpy: transformers calls this with the meta device as torch's default, and these are real indices.
+            chosen = torch.from_numpy(places).to(parameter.device)
+            smaller = parameter.detach().index_select(slice.dim, chosen)
+            block.resize(slice, nn.Parameter(smaller, requires_grad=parameter.requires_grad))
+
+
+def _cut_heads(block: Block, heads: NDArray[np.bool_]) -> None:
+    kept = block.shape.kept(heads)
+    narrow(block, kept)
+    block.set_heads(int(kept["h"].sum()), int(kept["g"].sum()))
+    if not heads.any():
+        block.layer.set_submodule(block.part.output, BiasAlone.of(block.module(block.part.output)))
+
+
+def stand_ins(block: Block) -> dict[str, nn.Module]:
+    """Return what stands in the places of an FFN's modules when it is gone, by their paths."""
+    into = {part.path: NoFFNIn(size_of(part.axes, {"n": 1})) for part in block.part.parts}
+    return {**into, block.part.output: NoFFNOut(block.shape.hidden)}
 
 
 def cut(model: PreTrainedModel, ticket: Ticket) -> PreTrainedModel:
@@ -84,13 +109,12 @@ def cut(model: PreTrainedModel, ticket: Ticket) -> PreTrainedModel:
     with `import supertickets`. Raises TicketError if the model is of another shape or was cut before.
     """
     check_fits(model, ticket)
-    shape = shape_of(model)
-    for block, heads, ffn in zip(blocks_of(model), ticket.heads, ticket.ffns, strict=True):
+    for block, heads in zip(attentions_of(model), ticket.heads, strict=True):
         if not heads.all():
-            _cut_heads(block, heads, shape.head_size)
-        if not ffn:
-            block.replace("ffn_in", NoFFNIn())
-            block.replace("ffn_out", NoFFNOut(shape.hidden))
+            _cut_heads(block, heads)
+    for block, stays in zip(ffns_of(model), ticket.ffns, strict=True):
+        for path, stand_in in () if stays else stand_ins(block).items():
+            block.layer.set_submodule(path, stand_in)
     mark_cut(model, ticket)
     return model
 
@@ -103,7 +127,12 @@ def check_fits(model: PreTrainedModel, ticket: Ticket) -> None:
             f"the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, "
             f"the model has {shape.layers} x {shape.heads}: use the model the ticket was drawn from."
         )
-    for index, block in enumerate(blocks_of(model)):
-        query, ffn = block.part("query"), block.part("ffn_in")
-        if isinstance(ffn, NoFFNIn) or getattr(query, "out_features", None) != shape.heads * shape.head_size:
+    for index, (attention, ffn) in enumerate(zip(attentions_of(model), ffns_of(model), strict=True)):
+        gone = isinstance(ffn.module(ffn.part.output), NoFFNOut)
+        if gone or any(_is_cut(block) for block in (attention, ffn)):
             raise TicketError(f"the model is already cut (layer {index}): a ticket is cut out of a dense model.")
+
+
+def _is_cut(block: Block) -> bool:
+    whole = block.shape.sizes
+    return any(block.parameter(one).shape[one.dim] != size_of(one.axes, whole) for one in block.slices())

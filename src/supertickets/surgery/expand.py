@@ -6,12 +6,11 @@ A ticket is always cut out of a dense model, so that any part of a trained model
 import copy
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import blocks_of, shape_of
+from supertickets.anatomy.blocks import attentions_of
 from supertickets.surgery.cut import cut
 from supertickets.tickets import Ticket
 
@@ -32,17 +31,11 @@ def expand(model: PreTrainedModel, ticket: Ticket, weights: Mapping[str, Tensor]
     if missing or unexpected:
         raise RuntimeError(f"the weights are not those of this model cut to this ticket: {missing or unexpected}")
     kept = dict(small.named_parameters())
-    head_size = shape_of(model).head_size
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in kept and kept[name].shape == parameter.shape:
                 parameter.copy_(kept[name])
-        for dense, narrow, heads in zip(blocks_of(model), blocks_of(small), ticket.heads, strict=True):
-            if heads.all():
-                continue
-            units = torch.from_numpy(np.flatnonzero(np.repeat(heads, head_size)))
-            for role in ("query", "key", "value"):
-                for name, parameter in dense.part(role).named_parameters():
-                    parameter[units] = narrow.part(role).get_parameter(name)
-            output = dense.part("attention_output").get_parameter("weight")
-            output[:, units] = narrow.part("attention_output").get_parameter("weight")
+        for dense, narrow, heads in zip(attentions_of(model), attentions_of(small), ticket.heads, strict=True):
+            for slice in () if heads.all() else dense.slices():
+                places = torch.from_numpy(dense.index(slice.axes, dense.shape.kept(heads)))
+                dense.parameter(slice).index_copy_(slice.dim, places, narrow.parameter(slice))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import blocks_of, shape_of
+from supertickets.anatomy.blocks import attentions_of, ffns_of, shape_of
 from supertickets.tickets import Ticket
 
 HeadGate = Callable[[int, Tensor], Tensor]
@@ -28,7 +28,7 @@ def gated(model: PreTrainedModel, head_gate: HeadGate, ffn_gate: FFNGate) -> Ite
     """
     head_size = shape_of(model).head_size
     handles = []
-    for index, block in enumerate(blocks_of(model)):
+    for index, (attention, ffn) in enumerate(zip(attentions_of(model), ffns_of(model), strict=True)):
 
         def before_output(module: nn.Module, args: tuple[Tensor, ...], layer: int = index) -> tuple[Tensor, ...]:
             context = args[0].unflatten(-1, (args[0].shape[-1] // head_size, head_size))
@@ -37,8 +37,8 @@ def gated(model: PreTrainedModel, head_gate: HeadGate, ffn_gate: FFNGate) -> Ite
         def after_ffn(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, layer: int = index) -> Tensor:
             return output * ffn_gate(layer, output)
 
-        handles.append(block.part("attention_output").register_forward_pre_hook(before_output))
-        handles.append(block.part("ffn_out").register_forward_hook(after_ffn))
+        handles.append(attention.module(attention.part.output).register_forward_pre_hook(before_output))
+        handles.append(ffn.module(ffn.part.output).register_forward_hook(after_ffn))
     try:
         yield
     finally:

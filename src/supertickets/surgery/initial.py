@@ -6,10 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import blocks_of
+from supertickets.anatomy.blocks import attentions_of, ffns_of
 from supertickets.errors import TicketError
-
-MATRICES = ("query", "key", "value", "attention_output", "ffn_in", "ffn_out")
 
 
 def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
@@ -40,15 +38,18 @@ def shuffle_layers(model: PreTrainedModel, names: Iterable[str], generator: torc
 
     Some layer always gets another's: with few layers the order that there was would be drawn too often.
     """
-    blocks = blocks_of(model)
-    order = before_all = list(range(len(blocks)))
-    while order == before_all and len(blocks) > 1:
-        order = torch.randperm(len(blocks), generator=generator).tolist()
-    before = [[block.part(role).get_parameter("weight").detach().clone() for role in MATRICES] for block in blocks]
+    layers = [
+        [block.module(path).get_parameter("weight") for block in blocks for path in block.modules]
+        for blocks in zip(attentions_of(model), ffns_of(model), strict=True)
+    ]
+    order = before_all = list(range(len(layers)))
+    while order == before_all and len(layers) > 1:
+        order = torch.randperm(len(layers), generator=generator).tolist()
+    before = [[weight.detach().clone() for weight in weights] for weights in layers]
     with torch.no_grad():
-        for block, source in zip(blocks, order, strict=True):
-            for role, weight in zip(MATRICES, before[source], strict=True):
-                block.part(role).get_parameter("weight").copy_(weight)
+        for weights, source in zip(layers, order, strict=True):
+            for weight, other in zip(weights, before[source], strict=True):
+                weight.copy_(other)
 
 
 def shuffle_elements(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:

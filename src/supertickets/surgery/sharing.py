@@ -15,55 +15,50 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import Block, blocks_of, shape_of
-from supertickets.surgery.cut import NoFFNIn, NoFFNOut
+from supertickets.anatomy.blocks import Block, Slice, attentions_of, ffns_of
+from supertickets.anatomy.parts import index
+from supertickets.surgery.cut import stand_ins
 from supertickets.tickets import Ticket
 
-_HEAD_ROLES = {"query": 0, "key": 0, "value": 0, "attention_output": 1}
-"""The linears that heads are parts of, with the dimension that counts them."""
 
+class _Joined(nn.Module):
+    """A parameter that is joined from groups of heads, which are parameters of their own; only active ones act."""
 
-class GroupedLinear(nn.Module):
-    """A linear whose outputs (dim 0) or inputs (dim 1) are in groups; only the active ones act."""
-
-    def __init__(self, linear: nn.Module, groups: Sequence[Tensor], dim: int) -> None:
+    def __init__(self, slice: Slice, sizes: dict[str, int], groups: Sequence[Sequence[int]]) -> None:
         super().__init__()
-        assert isinstance(linear, nn.Linear)
-        self.dim, self.groups, self.active = dim, groups, list(range(len(groups)))
-        weight, bias = linear.weight.detach(), linear.bias
-        self.weights = nn.ParameterList(weight.index_select(dim, group.to(weight.device)) for group in groups)
-        by_group = bias is not None and dim == 0
-        self.biases = nn.ParameterList(
-            bias.detach().index_select(0, group.to(bias.device)) for group in groups if by_group
-        )
-        self.bias = None if bias is None or by_group else bias
+        self.dim, self.axes, self.sizes, self.groups = slice.dim, slice.axes, sizes, groups
+        self.places = [torch.from_numpy(self._index(group)) for group in groups]
+        self.active = list(range(len(groups)))
+        self._order: Tensor | None = None
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the linear map of `inputs` `[..., active inputs]`, `[..., active outputs]`."""
-        bias = self._joined(self.biases, 0) if len(self.biases) else self.bias
-        return nn.functional.linear(inputs, self._joined(self.weights, self.dim), bias)
+    def _index(self, heads: Sequence[int]) -> NDArray[np.int64]:
+        return index(self.axes, self.sizes, {"h": np.array(heads, int)})
 
-    def _joined(self, parts: nn.ParameterList, dim: int) -> Tensor:
-        found = [parts[i] for i in self.active]
+    def right_inverse(self, whole: Tensor) -> list[Tensor]:
+        """Return the groups of a whole parameter."""
+        return [whole.index_select(self.dim, places.to(whole.device)) for places in self.places]
+
+    def forward(self, *groups: Tensor) -> Tensor:
+        """Return the active groups as one parameter."""
+        found = [groups[i] for i in self.active]
         if not found:
-            return parts[0].detach().narrow(dim, 0, 0)
-        return found[0] if len(found) == 1 else torch.cat(found, dim)
+            return groups[0].detach().narrow(self.dim, 0, 0)
+        joined = found[0] if len(found) == 1 else torch.cat(found, self.dim)
+        return joined if self._order is None else joined.index_select(self.dim, self._order.to(joined.device))
 
-    def plain(self) -> nn.Linear:
-        """Return the linear with all its groups, outputs and inputs in their first order."""
-        order = torch.cat(list(self.groups)).argsort()
-        weight = torch.cat(list(self.weights), self.dim).detach()
-        weight = weight.index_select(self.dim, order.to(weight.device)).contiguous()
-        linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta", bias=False)
-        linear.weight = nn.Parameter(weight)
-        if len(self.biases):
-            bias = torch.cat(list(self.biases)).detach()
-            linear.bias = nn.Parameter(bias.index_select(0, order.to(bias.device)))
-        elif self.bias is not None:
-            linear.bias = self.bias
-        return linear.train(self.training)
+    def activate(self, active: Sequence[int], whole: bool = False) -> None:
+        """Choose the groups that act, one behind the other; `whole`: heads in the order that they had at first."""
+        self.active = list(active)
+        together = [head for i in self.active for head in self.groups[i]]
+        at = np.concatenate([self._index(self.groups[i]) for i in self.active]) if self.active else np.zeros(0, int)
+        order = self._index(sorted(together) if whole else together)
+        # Groups are laid out each by itself: of a fused projection the parts have to come together.
+        self._order = (
+            None if np.array_equal(order, at) else torch.from_numpy(np.argsort(at)[np.argsort(np.argsort(order))])
+        )
 
 
 class OptionalPart(nn.Module):
@@ -80,15 +75,29 @@ class OptionalPart(nn.Module):
 
 
 @dataclass
-class _Layer:
-    """One layer's groups of heads and its FFN, with which tickets keep each; `heads`, `ffn` are empty if all do."""
+class _Heads:
+    """A layer's groups of heads, with which tickets keep each; `joined` is empty if all tickets keep all."""
 
     block: Block
     members: list[tuple[bool, ...]]
     sizes: list[int]
-    heads: list[GroupedLinear]
-    ffn: list[OptionalPart]
-    ffn_members: tuple[bool, ...]
+    joined: list[tuple[Slice, _Joined]]
+
+    def activate(self, active: Sequence[int], whole: bool = False) -> None:
+        for slice, joined in self.joined:
+            joined.activate(active, whole)
+            self.block.set_width(slice, len(joined._index([h for i in active for h in joined.groups[i]])))
+        kept = sum(self.sizes[group] for group in active)
+        self.block.set_heads(kept, kept)
+
+
+@dataclass
+class _FFN:
+    """A layer's FFN, with which tickets keep it; `parts` are empty if all do, or none."""
+
+    block: Block
+    members: tuple[bool, ...]
+    parts: dict[str, OptionalPart]
 
 
 class SharedStructures:
@@ -99,32 +108,29 @@ class SharedStructures:
 
     def __init__(self, model: PreTrainedModel, tickets: Sequence[Ticket]) -> None:
         self._tickets = list(dict.fromkeys(tickets))
-        self._head_size = shape_of(model).head_size
-        union = reduce(or_, tickets)
-        self._layers = [
-            self._shared(block, layer, union.heads[layer], bool(union.ffns[layer]))
-            for layer, block in enumerate(blocks_of(model))
-        ]
+        self._heads = [self._shared_heads(block, layer) for layer, block in enumerate(attentions_of(model))]
+        self._ffns = [self._shared_ffn(block, layer) for layer, block in enumerate(ffns_of(model))]
         self._active: Ticket | None = None
 
-    def _shared(self, block: Block, layer: int, heads: NDArray[np.bool_], ffn: bool) -> _Layer:
-        kept = np.flatnonzero(heads)
+    def _shared_heads(self, block: Block, layer: int) -> _Heads:
+        kept = np.flatnonzero(reduce(or_, self._tickets).heads[layer])
         groups: dict[tuple[bool, ...], list[int]] = {}
         for place, head in enumerate(kept):
             groups.setdefault(tuple(bool(t.heads[layer, head]) for t in self._tickets), []).append(place)
-        made = _Layer(block, list(groups), [len(group) for group in groups.values()], [], [], ())
+        made = _Heads(block, list(groups), [len(group) for group in groups.values()], [])
         if any(not all(members) for members in groups):
-            size = self._head_size
-            units = [(torch.tensor(group)[:, None] * size + torch.arange(size)).flatten() for group in groups.values()]
-            for role, dim in _HEAD_ROLES.items():
-                made.heads.append(GroupedLinear(block.part(role), units, dim))
-                block.replace(role, made.heads[-1])
-        made.ffn_members = tuple(bool(t.ffns[layer]) for t in self._tickets)
-        if ffn and not all(made.ffn_members):
-            out = block.part("ffn_out")
-            for role, stand_in in (("ffn_in", NoFFNIn()), ("ffn_out", NoFFNOut(_outputs(out)))):
-                made.ffn.append(OptionalPart(block.part(role), stand_in))
-                block.replace(role, made.ffn[-1])
+            sizes = {**block.shape.sizes, "h": len(kept), "g": len(kept)}
+            for slice in list(block.slices()):
+                made.joined.append((slice, _Joined(slice, sizes, list(groups.values()))))
+                register_parametrization(block.module(slice.module), slice.name, made.joined[-1][1], unsafe=True)
+        return made
+
+    def _shared_ffn(self, block: Block, layer: int) -> _FFN:
+        made = _FFN(block, tuple(bool(t.ffns[layer]) for t in self._tickets), {})
+        if any(made.members) and not all(made.members):
+            made.parts = {path: OptionalPart(block.module(path), one) for path, one in stand_ins(block).items()}
+            for path, part in made.parts.items():
+                block.layer.set_submodule(path, part)
         return made
 
     def activate(self, ticket: Ticket) -> None:
@@ -132,45 +138,49 @@ class SharedStructures:
         if ticket == self._active:
             return
         which = self._tickets.index(ticket)
-        for layer in self._layers:
-            if layer.heads:
-                active = [group for group, members in enumerate(layer.members) if members[which]]
-                for linear in layer.heads:
-                    linear.active = active
-                layer.block.set_heads(sum(layer.sizes[group] for group in active), self._head_size)
-            for part in layer.ffn:
-                part.active = layer.ffn_members[which]
+        for heads in self._heads:
+            if heads.joined:
+                heads.activate([group for group, members in enumerate(heads.members) if members[which]])
+        for ffn in self._ffns:
+            for part in ffn.parts.values():
+                part.active = ffn.members[which]
         self._active = ticket
 
     def outside(self, ticket: Ticket) -> list[nn.Parameter]:
         """Return the parameters that a ticket does not reach."""
         which = self._tickets.index(ticket)
-        found: list[nn.Parameter] = []
-        for layer in self._layers:
-            for group, members in enumerate(layer.members):
-                if not members[which]:
-                    found += [part[group] for linear in layer.heads for part in (linear.weights, linear.biases) if part]
-            if layer.ffn and not layer.ffn_members[which]:
-                found += [parameter for part in layer.ffn for parameter in part.parameters()]
-        return found
+        found = [
+            parameter
+            for heads in self._heads
+            for group, members in enumerate(heads.members)
+            if not members[which]
+            for parameter in self._group(heads, group)
+        ]
+        gone = [ffn for ffn in self._ffns if not ffn.members[which]]
+        return found + [p for ffn in gone for part in ffn.parts.values() for p in part.linear.parameters()]
 
     def heads(self) -> list[nn.Parameter]:
         """Return the parameters of heads that not every ticket keeps."""
-        grouped = [linear for layer in self._layers for linear in layer.heads]
-        return [parameter for linear in grouped for part in (linear.weights, linear.biases) for parameter in part]
+        groups = [(heads, group) for heads in self._heads for group in range(len(heads.members))]
+        return [parameter for heads, group in groups for parameter in self._group(heads, group)]
+
+    @staticmethod
+    def _group(heads: _Heads, group: int) -> list[nn.Parameter]:
+        names = [f"{slice.module}.parametrizations.{slice.name}.original{group}" for slice, _ in heads.joined]
+        return [heads.block.layer.get_parameter(name) for name in names]
 
     def merge(self) -> None:
         """Give the model its plain layers back: that of the union, trained."""
-        for layer in self._layers:
-            for role, linear in zip(_HEAD_ROLES, layer.heads, strict=False):
-                layer.block.replace(role, linear.plain())
-            if layer.heads:
-                layer.block.set_heads(sum(layer.sizes), self._head_size)
-            for role, part in zip(("ffn_in", "ffn_out"), layer.ffn, strict=False):
-                layer.block.replace(role, part.linear)
-        self._layers = []
-
-
-def _outputs(linear: nn.Module) -> int:
-    assert isinstance(linear, nn.Linear)
-    return linear.out_features
+        for heads in self._heads:
+            if heads.joined:
+                heads.activate(range(len(heads.members)), whole=True)
+            for slice, _ in heads.joined:
+                module = heads.block.module(slice.module)
+                remove_parametrizations(module, slice.name, leave_parametrized=True)
+                for name in ("weight", "bias"):  # in their usual order again
+                    if name in module._parameters:
+                        module._parameters[name] = module._parameters.pop(name)
+        for ffn in self._ffns:
+            for path, part in ffn.parts.items():
+                ffn.block.layer.set_submodule(path, part.linear)
+        self._heads, self._ffns = [], []

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import Block, blocks_of, shape_of
+from supertickets.anatomy.blocks import Block, attentions_of, ffns_of
+from supertickets.anatomy.parts import index
 from supertickets.tickets import Ticket
 
 
@@ -22,22 +23,23 @@ def sum_by_structure(
     gone sums to 0.
     """
     heads, ffns = np.zeros(ticket.heads.shape), np.zeros(ticket.ffns.shape)
-    head_size = shape_of(model).head_size
-    for layer, block in enumerate(blocks_of(model)):
-        heads[layer, ticket.heads[layer]] = _heads(block, head_size, value)
+    for layer, block in enumerate(attentions_of(model)):
+        kept = ticket.heads[layer]
+        heads[layer, kept] = _heads(block, int(kept.sum()), value)
+    for layer, block in enumerate(ffns_of(model)):
         if ticket.ffns[layer]:
-            linears = (block.part("ffn_in"), block.part("ffn_out"))
-            ffns[layer] = sum(float(value(p).sum()) for linear in linears for p in linear.parameters())
+            modules = [block.module(path) for path in block.modules]
+            ffns[layer] = sum(float(value(p).sum()) for module in modules for p in module.parameters())
     return heads, ffns
 
 
-def _heads(block: Block, head_size: int, value: Callable[[nn.Parameter], Tensor]) -> NDArray[np.float64]:
+def _heads(block: Block, kept: int, value: Callable[[nn.Parameter], Tensor]) -> NDArray[np.float64]:
     """Return the sums of one layer's heads, `[kept heads]`."""
-    rows = [
-        value(parameter).reshape(len(parameter), -1).sum(dim=1)
-        for role in ("query", "key", "value")
-        for parameter in block.part(role).parameters()
-    ]
-    weight = block.part("attention_output").get_parameter("weight")
-    by_unit = torch.stack([*rows, value(weight).sum(dim=0)]).double().sum(dim=0)
-    return by_unit.reshape(-1, head_size).sum(dim=1).cpu().numpy()
+    sizes, found = {**block.shape.sizes, "h": kept}, list[Tensor]()
+    for slice in block.slices():
+        of_place = value(block.parameter(slice)).movedim(slice.dim, 0)
+        of_place = of_place.reshape(len(of_place), -1).sum(dim=1)
+        places = [index(slice.axes, sizes, {"h": [head]}) for head in range(kept)]
+        by_head = of_place[torch.from_numpy(np.array(places, int).reshape(kept, -1)).to(of_place.device)]
+        found += by_head.reshape(kept, -1, block.shape.head_size).unbind(1)
+    return torch.stack(found).double().sum(dim=0).sum(dim=1).cpu().numpy()
