@@ -8,5 +8,7 @@ BERT = Family(
     attention=Attention("attention.self", rows("attention.self", "query", "key", "value"), "attention.output.dense"),
     ffn=FFN((Part("intermediate.dense", "n"),), "output.dense"),
 )
-"""BERT and ELECTRA: the same modules under the same names."""
+"""BERT, ELECTRA and others: the same modules under the same names."""
 ROBERTA = replace(BERT, positions_after_padding=True)
+MEGATRON_BERT = replace(BERT, task_dropout="hidden_dropout_prob")
+REMBERT = replace(BERT, task_dropout="classifier_dropout_prob")

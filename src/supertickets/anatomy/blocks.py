@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from supertickets.anatomy.family import Family, Shape, family_of
-from supertickets.anatomy.parts import FFN, Attention, Part, index, size_of
+from supertickets.anatomy.parts import FFN, Attention, Part, index
 
 _OUTPUTS: dict[type[nn.Module], dict[str, int]] = {
     nn.Linear: {"weight": 0, "bias": 0},
@@ -44,6 +45,7 @@ class Block:
     layer: nn.Module
     part: Attention | FFN
     shape: Shape
+    config: Mapping[str, Any]
 
     def module(self, path: str) -> nn.Module:
         """Return a module of the layer."""
@@ -52,7 +54,7 @@ class Block:
     @property
     def modules(self) -> list[str]:
         """The paths of its modules that have weights."""
-        return [*dict.fromkeys(part.path for part in self.part.parts), self.part.output]
+        return [*dict.fromkeys(slice.module for slice in self.slices())]
 
     def slices(self) -> Iterator[Slice]:
         """Yield the parameters that heads (or neurons) are slices of: rows of what comes in, columns of what goes out.
@@ -60,7 +62,8 @@ class Block:
         A bias that is added to what goes out belongs to no head; to an FFN it does, but to none of its neurons.
         """
         for part in self.part.parts:
-            yield from self._outputs(part)
+            if part.when(self.config):
+                yield from self._outputs(part)
         for name, dim in _dimensions(_INPUTS, self.module(self.part.output)).items():
             yield Slice(self.part.output, name, dim, self.part.inputs)
 
@@ -89,15 +92,6 @@ class Block:
         for kind, names in _WIDTHS.items():
             if isinstance(module, kind) and slice.name == "weight":
                 setattr(module, names[_OUTPUTS[kind]["weight"] != slice.dim], width)
-
-    def set_heads(self, kept: int, kv_kept: int) -> None:
-        """Tell an attention module how many heads it has; some families read it in their forward pass."""
-        assert isinstance(self.part, Attention)
-        module = self.module(self.part.module)
-        sizes = {**self.shape.sizes, "h": kept, "g": kv_kept}
-        for name, axes in self.part.attributes.items():
-            if hasattr(module, name):
-                setattr(module, name, size_of(axes, sizes))
 
     def index(self, axes: str, kept: Mapping[str, ArrayLike]) -> NDArray[np.int64]:
         """Return the places that stay of a dimension of the dense layer (see `anatomy.parts.index`)."""
@@ -129,15 +123,21 @@ def attentions_of(model: PreTrainedModel) -> list[Block]:
 
     Raises UnknownNameError for a family that is not registered.
     """
-    return [Block(layer, _family(model).attention, shape_of(model)) for layer in _layers(model)]
+    return _blocks(model, _family(model).attention)
 
 
 def ffns_of(model: PreTrainedModel) -> list[Block]:
     """Return a model's FFNs, first layer to last; raises UnknownNameError for a family that is not registered."""
-    return [Block(layer, _family(model).ffn, shape_of(model)) for layer in _layers(model)]
+    return _blocks(model, _family(model).ffn)
 
 
-def _layers(model: PreTrainedModel) -> list[nn.Module]:
-    layers = encoder_of(model).get_submodule(_family(model).layers)
-    assert isinstance(layers, nn.ModuleList)
-    return list(layers)
+def _blocks(model: PreTrainedModel, part: Attention | FFN) -> list[Block]:
+    shape, config = shape_of(model), model.config.to_dict()
+    return [Block(layer, part, shape, config) for layer in _modules(encoder_of(model), _family(model).layers)]
+
+
+def _modules(root: nn.Module, path: str) -> list[nn.Module]:
+    """Return the modules of a list, or of lists in a list where the path has a `*`."""
+    first, _, rest = path.partition(".*.")
+    found = list(root.get_submodule(first).children())
+    return found if not rest else [module for one in found for module in _modules(one, rest)]

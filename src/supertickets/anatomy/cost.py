@@ -14,7 +14,7 @@ def forward_flops(shape: Shape, ticket: Ticket, examples: int, length: int) -> i
     weights = ticket.kept_heads * shape.head_weights + kv_heads(shape, ticket) * shape.kv_weights
     weights += ticket.kept_ffns * shape.ffn_weights
     attention = ticket.kept_heads * shape.head_size * 2 * length
-    return examples * length * 2 * (weights + attention)
+    return examples * length * shape.repeats * 2 * (weights + attention)
 
 
 def parameters(shape: Shape, ticket: Ticket) -> int:

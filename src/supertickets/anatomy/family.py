@@ -8,6 +8,7 @@ A package adds one in its pyproject.toml, under the `model_type` of its config.j
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from supertickets.registry import Registry
 class Shape:
     """Sizes of a model that tickets and costs depend on; those of one structure count numbers.
 
-    `weights` are in matrices, `biases` all others. A key/value head is apart only where query heads share some.
+    `weights` are in matrices, `biases` all others. A key/value head is apart only where query heads share some. Layers
+    are applied `repeats` times (ALBERT).
     """
 
     layers: int
@@ -36,6 +38,7 @@ class Shape:
     kv_biases: int = 0
     ffn_weights: int = 0
     ffn_biases: int = -1
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         """Fill in what is not given: the sizes of an encoder such as BERT."""
@@ -69,15 +72,17 @@ class Shape:
 class Family:
     """Where a family of models keeps heads and FFNs: `layers` in the model, all else in one of them.
 
-    `config_*` name the fields of config.json (`a|b`: the first that is set); `task_dropout` is the one that sets the
-    dropout before the output layer. With `positions_after_padding` (RoBERTa) positions are counted from the config's
-    padding index plus 1 on.
+    In `layers`, `*` is any number. `config_*` name the fields of config.json (`a|b`: the first that is set, `a*b`:
+    their product); `config_depth` says how many layers an input passes, where that is more than there are.
+    `task_dropout` sets the dropout before the output layer. With `positions_after_padding` (RoBERTa) positions are
+    counted from the config's padding index plus 1 on.
     """
 
     layers: str
     attention: Attention
     ffn: FFN
     config_layers: str = "num_hidden_layers"
+    config_depth: str | None = None
     config_heads: str = "num_attention_heads"
     config_kv_heads: str = "num_key_value_heads"
     config_head_size: str = "head_dim"
@@ -108,6 +113,7 @@ class Family:
             kv_biases=kv[1],
             ffn_weights=ffn * (neuron[0] + hidden),
             ffn_biases=ffn * neuron[1] + (hidden if _stated(self.ffn.bias, config) else 0),
+            repeats=1 if self.config_depth is None else int(_field(config, self.config_depth)) // layers,
         )
 
     def states_size(self, config: Mapping[str, Any]) -> bool:
@@ -122,6 +128,8 @@ class Family:
 
 def _field(config: Mapping[str, Any], names: str, default: Any = None) -> Any:
     """Return the first of a config's fields that is set; raises KeyError if none is and there is no default."""
+    if "*" in names:
+        return prod(int(_field(config, name)) for name in names.split("*"))
     found = (config[name] for name in names.split("|") if config.get(name) is not None)
     value = next(found, default)
     if value is None:
@@ -137,7 +145,7 @@ def _stated(bias: bool | str, config: Mapping[str, Any]) -> bool:
 def _numbers(parts: Iterable[Part], axis: str, shape: Shape, config: Mapping[str, Any]) -> tuple[int, int]:
     """Return how many numbers of matrices, and how many others, belong to one structure of an axis."""
     weights = others = 0
-    for part in parts:
+    for part in (part for part in parts if part.when(config)):
         places = width(part.axes, axis, shape.sizes)
         weights += places * shape.hidden if part.matrix else 0
         others += places if not part.matrix or _stated(part.bias, config) else 0
@@ -148,11 +156,25 @@ FAMILIES: Registry[Family] = Registry(
     "model family",
     "families",
     {
-        "bert": "supertickets.anatomy.bert:BERT",
-        "electra": "supertickets.anatomy.bert:BERT",
-        "roberta": "supertickets.anatomy.bert:ROBERTA",
-        "xlm-roberta": "supertickets.anatomy.bert:ROBERTA",
-        "distilbert": "supertickets.anatomy.distilbert:DISTILBERT",
+        model_type: f"supertickets.anatomy.{place}"
+        for place, model_types in {
+            "albert:ALBERT": ("albert",),
+            "bert:BERT": ("bert", "electra", "ernie", "roc_bert"),
+            "bert:MEGATRON_BERT": ("megatron-bert",),
+            "bert:REMBERT": ("rembert",),
+            "bert:ROBERTA": (
+                *("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "roberta-prelayernorm"),
+            ),
+            "deberta:DEBERTA": ("deberta",),
+            "deberta:DEBERTA_V2": ("deberta-v2",),
+            "distilbert:DISTILBERT": ("distilbert",),
+            "modernbert:MODERNBERT": ("modernbert",),
+            "mpnet:MPNET": ("mpnet",),
+            "nomic:GTE": ("gte",),
+            "nomic:JINA": ("jina_embeddings_v3",),
+            "nomic:NOMIC_BERT": ("nomic_bert",),
+        }.items()
+        for model_type in model_types
     },
 )
 """Families by the `model_type` of config.json."""

@@ -1,12 +1,16 @@
 """Parts of a layer as data: which dimensions of which parameters count heads, key/value heads and neurons."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+
+def _always(config: Mapping[str, Any]) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -18,22 +22,24 @@ class Part:
     So `h d` is a projection of its own, `3 h d` query, key and value in one, part by part, `h 3 d` the same head by
     head, `h d + g d + g d` blocks of unequal size, `2 n` a fused gate pair, `h` a number a head. `bias` says whether it
     has one, or names the config's field that does. What is no `matrix` is not multiplied with hidden states: a bias
-    that is a parameter of its own, say. An `optional` part may be missing.
+    that is a parameter of its own, say. `when` says of which configs a model has the part.
     """
 
     path: str
     axes: str = "h d"
     bias: bool | str = True
     matrix: bool = True
-    optional: bool = False
+    when: Callable[[Mapping[str, Any]], bool] = _always
 
 
 @dataclass(frozen=True)
 class Attention:
     """An attention module of a layer: its `parts` have rows for heads, and `output` has columns, its `inputs`.
 
-    `attributes` of the module say how many heads it has now: each is an expression in `h`, `g`, `d`. What the module
-    has not is not set.
+    `attributes` of the module say how many heads it has now, as axes do; what the module has not is not set. `argument`
+    names one of its forward pass that has a dimension for all heads of the dense model, and that dimension. Without
+    heads, what is left of the module works (`empty` is `narrow`), or a context of no width is handed to `output` in its
+    place (`context`).
     """
 
     module: str
@@ -42,6 +48,8 @@ class Attention:
     attributes: Mapping[str, str] = field(
         default_factory=lambda: {"num_attention_heads": "h", "num_heads": "h", "n_heads": "h", "all_head_size": "h d"}
     )
+    argument: tuple[str, int] | None = None
+    empty: Literal["narrow", "context"] = "narrow"
     inputs: ClassVar[str] = "h d"
 
 

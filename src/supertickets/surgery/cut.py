@@ -5,6 +5,9 @@ For a head: its rows of query, key and value and its columns of the output proje
 """
 
 import warnings
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from supertickets.anatomy.blocks import Block, attentions_of, ffns_of, shape_of
-from supertickets.anatomy.parts import size_of
+from supertickets.anatomy.parts import Attention, size_of
 from supertickets.errors import TicketError
 from supertickets.surgery.saving import mark_cut
 from supertickets.tickets import Ticket
@@ -88,17 +91,57 @@ def narrow(block: Block, kept: dict[str, NDArray[np.bool_]]) -> None:
             block.resize(slice, nn.Parameter(smaller, requires_grad=parameter.requires_grad))
 
 
+class _KeptOfArgument:
+    """A hook before an attention's forward pass: of an argument for all heads, what is for those that it has."""
+
+    def __init__(self, name: str, dim: int) -> None:
+        self.name, self.dim, self.kept = name, dim, list[int]()
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bound = signature(type(module).forward).bind(module, *args, **kwargs)
+        whole = bound.arguments.get(self.name)
+        if whole is not None:
+            places = torch.tensor(self.kept, device=whole.device, dtype=torch.long)
+            bound.arguments[self.name] = whole.index_select(self.dim, places)
+        return bound.args[1:], bound.kwargs
+
+
+def _no_context(hidden: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    """Stand for the forward pass of an attention without heads: a context `[..., 0]`, and no attention weights."""
+    return hidden[..., :0], None
+
+
+def set_heads(block: Block, kept: Sequence[int]) -> None:
+    """Tell an attention module which of the dense model's heads it has now; some read it in their forward pass."""
+    part = block.part
+    assert isinstance(part, Attention)
+    module, per_group = block.module(part.module), block.shape.heads // block.shape.kv_heads
+    sizes = {**block.shape.sizes, "h": len(kept), "g": len({head // per_group for head in kept})}
+    for name, axes in part.attributes.items():
+        if hasattr(module, name):
+            setattr(module, name, size_of(axes, sizes))
+    if part.argument is not None:
+        hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _KeptOfArgument)]
+        if not hooks:
+            hooks = [_KeptOfArgument(*part.argument)]
+            module.register_forward_pre_hook(hooks[0], with_kwargs=True)
+        hooks[0].kept = list(kept)
+    if part.empty == "context":
+        vars(module).pop("forward", None)
+        if not kept:
+            vars(module)["forward"] = _no_context
+
+
 def _cut_heads(block: Block, heads: NDArray[np.bool_]) -> None:
-    kept = block.shape.kept(heads)
-    narrow(block, kept)
-    block.set_heads(int(kept["h"].sum()), int(kept["g"].sum()))
+    narrow(block, block.shape.kept(heads))
+    set_heads(block, np.flatnonzero(heads).tolist())
     if not heads.any():
         block.layer.set_submodule(block.part.output, BiasAlone.of(block.module(block.part.output)))
 
 
 def stand_ins(block: Block) -> dict[str, nn.Module]:
     """Return what stands in the places of an FFN's modules when it is gone, by their paths."""
-    into = {part.path: NoFFNIn(size_of(part.axes, {"n": 1})) for part in block.part.parts}
+    into = {part.path: NoFFNIn(size_of(part.axes, {"n": 1})) for part in block.part.parts if part.when(block.config)}
     return {**into, block.part.output: NoFFNOut(block.shape.hidden)}
 
 

@@ -39,7 +39,7 @@ def shuffle_layers(model: PreTrainedModel, names: Iterable[str], generator: torc
     Some layer always gets another's: with few layers the order that there was would be drawn too often.
     """
     layers = [
-        [block.module(path).get_parameter("weight") for block in blocks for path in block.modules]
+        [block.parameter(slice) for block in blocks for slice in block.slices() if slice.name == "weight"]
         for blocks in zip(attentions_of(model), ffns_of(model), strict=True)
     ]
     order = before_all = list(range(len(layers)))

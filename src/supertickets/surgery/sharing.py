@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from supertickets.anatomy.blocks import Block, Slice, attentions_of, ffns_of
 from supertickets.anatomy.parts import index
-from supertickets.surgery.cut import stand_ins
+from supertickets.surgery.cut import set_heads, stand_ins
 from supertickets.tickets import Ticket
 
 
@@ -76,19 +76,19 @@ class OptionalPart(nn.Module):
 
 @dataclass
 class _Heads:
-    """A layer's groups of heads, with which tickets keep each; `joined` is empty if all tickets keep all."""
+    """A layer's groups of heads (the dense model's), and which tickets keep each; `joined` is empty if all keep all."""
 
     block: Block
     members: list[tuple[bool, ...]]
-    sizes: list[int]
+    groups: list[list[int]]
     joined: list[tuple[Slice, _Joined]]
 
     def activate(self, active: Sequence[int], whole: bool = False) -> None:
         for slice, joined in self.joined:
             joined.activate(active, whole)
             self.block.set_width(slice, len(joined._index([h for i in active for h in joined.groups[i]])))
-        kept = sum(self.sizes[group] for group in active)
-        self.block.set_heads(kept, kept)
+        together = [head for group in active for head in self.groups[group]]
+        set_heads(self.block, sorted(together) if whole else together)
 
 
 @dataclass
@@ -115,13 +115,14 @@ class SharedStructures:
     def _shared_heads(self, block: Block, layer: int) -> _Heads:
         kept = np.flatnonzero(reduce(or_, self._tickets).heads[layer])
         groups: dict[tuple[bool, ...], list[int]] = {}
-        for place, head in enumerate(kept):
-            groups.setdefault(tuple(bool(t.heads[layer, head]) for t in self._tickets), []).append(place)
-        made = _Heads(block, list(groups), [len(group) for group in groups.values()], [])
+        for head in kept.tolist():
+            groups.setdefault(tuple(bool(t.heads[layer, head]) for t in self._tickets), []).append(head)
+        made = _Heads(block, list(groups), list(groups.values()), [])
         if any(not all(members) for members in groups):
             sizes = {**block.shape.sizes, "h": len(kept), "g": len(kept)}
+            places = [np.searchsorted(kept, group).tolist() for group in groups.values()]
             for slice in list(block.slices()):
-                made.joined.append((slice, _Joined(slice, sizes, list(groups.values()))))
+                made.joined.append((slice, _Joined(slice, sizes, places)))
                 register_parametrization(block.module(slice.module), slice.name, made.joined[-1][1], unsafe=True)
         return made
 

@@ -53,15 +53,20 @@ def _of_batch(measured: Measured, loss: Loss) -> Scores:
     head_gates: dict[int, Tensor] = {}
     ffn_gates: dict[int, Tensor] = {}
 
-    def head_gate(layer: int, context: Tensor) -> Tensor:
+    def ones(of: Tensor) -> Tensor:
         # At least float32: under autocast the products are then summed in float32 as well.
-        dtype = torch.promote_types(context.dtype, torch.float32)
-        head_gates[layer] = torch.ones(*context.shape[:-1], 1, dtype=dtype, device=context.device, requires_grad=True)
+        dtype = torch.promote_types(of.dtype, torch.float32)
+        return torch.ones(*of.shape[:-1], 1, dtype=dtype, device=of.device, requires_grad=True)
+
+    def head_gate(layer: int, context: Tensor) -> Tensor:
+        # A layer that is applied several times (ALBERT) has one gate: its derivative is the sum over them.
+        if layer not in head_gates:
+            head_gates[layer] = ones(context)
         return head_gates[layer]
 
     def ffn_gate(layer: int, output: Tensor) -> Tensor:
-        dtype = torch.promote_types(output.dtype, torch.float32)
-        ffn_gates[layer] = torch.ones(*output.shape[:-1], 1, dtype=dtype, device=output.device, requires_grad=True)
+        if layer not in ffn_gates:
+            ffn_gates[layer] = ones(output)
         return ffn_gates[layer]
 
     with measured.gate(head_gate, ffn_gate):

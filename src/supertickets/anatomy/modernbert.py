@@ -1,0 +1,8 @@
+from supertickets.anatomy.family import Family
+from supertickets.anatomy.parts import FFN, Attention, Part
+
+MODERNBERT = Family(
+    layers="layers",
+    attention=Attention("attn", (Part("attn.Wqkv", "3 h d", bias="attention_bias"),), "attn.Wo"),
+    ffn=FFN((Part("mlp.Wi", "2 n", bias="mlp_bias"),), "mlp.Wo", bias="mlp_bias"),
+)
