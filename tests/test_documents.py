@@ -265,7 +265,7 @@ def test_the_recipes_for_other_packages_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model = str(save_tiny_model(tmp_path / "ernie", family="ernie"))
+    model = str(save_tiny_model(tmp_path / "layoutlm", family="layoutlm"))
     small = [*shlex.split(SMALL), "--model", model, "--task", "parity"]
     serial = [*shlex.split(SMALL.replace("--workers 1", "--backend serial")), *small[-4:]]
     assert main(["longer", *serial, "--factors", "1,2"]) == 0

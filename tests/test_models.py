@@ -127,7 +127,7 @@ def test_more_or_fewer_layers_than_the_config_says(folder: Path) -> None:
         ({"num_hidden_layers": "three"}, "does not define the size"),
         ({"vocab_size": None}, "does not define the size"),
         ({"hidden_act": "no-such"}, "cannot build it"),
-        ({"model_type": "bertt"}, "did you mean 'bert'"),
+        ({"model_type": "bertt"}, "is not supported; supported are albert, bert"),
         ({"quantization_config": {}}, "must be dense"),
     ],
 )

@@ -50,7 +50,7 @@ def by_place(measured):
 
 PARITY = Parity()
 PLACE = Measure(by_place, reads=("score_epoch",))
-ERNIE = Family(
+LAYOUTLM = Family(
     layers="encoder.layer",
     attention=Attention("attention.self", rows("attention.self", "query", "key", "value"), "attention.output.dense"),
     ffn=FFN((Part("intermediate.dense", "n"),), "output.dense"),
@@ -65,7 +65,7 @@ broken = no_such_module:TASK
 place = parity_package:PLACE
 
 [supertickets.families]
-ernie = parity_package:ERNIE
+layoutlm = parity_package:LAYOUTLM
 """
 
 
@@ -93,8 +93,8 @@ def test_without_the_package_none_of_them_is_known() -> None:
         load_task(TaskSource(task="odd-parity"))
     with pytest.raises(ValidationError, match="'sensitivity' or"):
         ScoringSettings(importance="place")
-    with pytest.raises(UnknownNameError, match="unknown model family 'ernie'"):
-        family_of("ernie")
+    with pytest.raises(UnknownNameError, match="unknown model family 'layoutlm'"):
+        family_of("layoutlm")
 
 
 @pytest.mark.usefixtures("installed")
@@ -132,7 +132,7 @@ def test_a_measure_of_another_package() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_a_study_of_the_package_s_task_measure_and_family(tmp_path: Path) -> None:
-    model = save_tiny_model(tmp_path / "model", "ernie")
+    model = save_tiny_model(tmp_path / "model", "layoutlm")
     assert find_model(str(model)).shape.layers == LAYERS
     settings: dict[str, Any] = {
         "levels": (0.4,), "kinds": ("winning",), "seeds": 1, "epochs": 2, "batch_size": 8, "max_length": 16,

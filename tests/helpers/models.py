@@ -4,22 +4,49 @@ With the usual 0.02 initialisation a whole ticket moves the outputs by 1e-4, and
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from supertickets.models import ModelSource
 from supertickets.tasks import Form
 
 LAYERS, HEADS, HIDDEN, FFN, VOCABULARY = 3, 4, 32, 48, 120
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
+_RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 8}
+OTHERS: dict[str, dict[str, Any]] = {
+    "albert": {"num_hidden_groups": LAYERS, "num_hidden_layers": 2 * LAYERS, "embedding_size": 16},
+    "camembert": {},
+    "data2vec-text": {},
+    "deberta": _RELATIVE,
+    "deberta-v2": {**_RELATIVE, "share_att_key": False, "position_buckets": 4},
+    "ernie": {},
+    "gte": {},
+    "jina_embeddings_v3": {},
+    "megatron-bert": {},
+    "modernbert": {"attention_bias": True},
+    "mpnet": {},
+    "nomic_bert": {"head_dim": HIDDEN // HEADS},
+    "rembert": {"input_embedding_size": 16},
+    "roberta-prelayernorm": {},
+    "roc_bert": {},
+    "xlm-roberta-xl": {},
+}
+"""Families that are tried once each (tests/test_families.py), with what their tiny models need."""
+_PADS_WITH_1 = ("roberta", "camembert", "data2vec", "mpnet", "jina")
 
 
-def tiny_config(family: str, **more: object) -> AutoConfig:
+def pads_with_1(family: str) -> bool:
+    """Return whether a family's models count positions, or may, from padding index 1 on."""
+    return any(name in family for name in _PADS_WITH_1)
+
+
+def tiny_config(family: str, **more: Any) -> PretrainedConfig:
     if family == "distilbert":
-        sizes = {"n_layers": LAYERS, "n_heads": HEADS, "dim": HIDDEN, "hidden_dim": FFN}
+        sizes: dict[str, Any] = {"n_layers": LAYERS, "n_heads": HEADS, "dim": HIDDEN, "hidden_dim": FFN}
     else:
         sizes = {
             "num_hidden_layers": LAYERS,
@@ -29,7 +56,17 @@ def tiny_config(family: str, **more: object) -> AutoConfig:
         }
     if family == "electra":
         sizes["embedding_size"] = 16
-    return AutoConfig.for_model(family, vocab_size=VOCABULARY, max_position_embeddings=40, **sizes, **more)
+    if family in OTHERS:
+        pad = int(pads_with_1(family))
+        tokens = {
+            "pad_token_id": pad,
+            "cls_token_id": 1 - pad,
+            "bos_token_id": 1 - pad,
+            "sep_token_id": 2,
+            "eos_token_id": 2,
+        }
+        sizes |= tokens | OTHERS[family]
+    return AutoConfig.for_model(family, vocab_size=VOCABULARY, max_position_embeddings=40, **{**sizes, **more})
 
 
 def make_loud(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
@@ -68,16 +105,16 @@ def save_tiny_model(
             if parameter.ndim >= 2:
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
-    specials = ["<s>", "<pad>", "</s>", "<unk>"] if "roberta" in family else ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    specials = ["<s>", "<pad>", "</s>", "<unk>"] if pads_with_1(family) else ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
     names = dict(
         zip(
             ["cls", "pad", "sep", "unk"],
-            specials if "roberta" in family else [specials[i] for i in (1, 0, 2, 3)],
+            specials if pads_with_1(family) else [specials[i] for i in (1, 0, 2, 3)],
             strict=True,
         )
     )
     if mask:
-        names["mask"] = "<mask>" if "roberta" in family else "[MASK]"
+        names["mask"] = "<mask>" if pads_with_1(family) else "[MASK]"
         specials = [*specials, names["mask"]]
     words = specials + [f"w{i}" for i in range(VOCABULARY - len(specials))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=names["unk"]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supertickets.anatomy import Family, Shape, family_of
+from supertickets.anatomy import FAMILIES, Family, Shape, family_of
 from supertickets.errors import TicketError
 from supertickets.storage import digest, file_digest, user_path
 
@@ -123,6 +123,11 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
         raise TicketError(f"model {name!r}: {path} is not a model's config ({error!r}).") from error
     if "quantization_config" in config:
         raise TicketError(f"model {name!r} is quantized or already cut; a base model must be dense.")
+    if model_type not in FAMILIES:
+        raise TicketError(
+            f"model {name!r}: its architecture (model_type {model_type!r}) is not supported; supported are "
+            f"{', '.join(sorted(FAMILIES))}. CONTRIBUTING.md says how to add one."
+        )
     family = family_of(model_type)
     try:
         shape, longest, _ = family.shape(config), family.max_length(config), int(config["vocab_size"])

@@ -1,0 +1,228 @@
+"""Every other family as data: a row each in `helpers.models.OTHERS`, and the same questions to all of them."""
+
+import copy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+import supertickets
+from helpers.models import HEADS, LAYERS, OTHERS, make_loud, pads_with_1, save_tiny_model, tiny_config
+from supertickets.anatomy import FAMILIES, Family
+from supertickets.anatomy.blocks import shape_of
+from supertickets.anatomy.cost import forward_flops, parameters
+from supertickets.surgery.cut import cut
+from supertickets.surgery.expand import expand
+from supertickets.surgery.gate import ticket_gated
+from supertickets.surgery.sharing import SharedStructures
+from supertickets.tickets import Ticket
+from test_importance import measured, naive_importance
+from test_surgery import NO_FFN, TICKET, WRONG, WRONG_FFN, hidden_states
+
+FULL = Ticket.full(LAYERS, HEADS)
+NO_HEADS = Ticket.from_pruned(LAYERS, HEADS, [(1, head) for head in range(HEADS)], [2])
+OTHER = Ticket.from_pruned(LAYERS, HEADS, [(0, 0), (1, 1), (1, 0)], [0])
+
+
+@pytest.fixture(params=OTHERS)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def loud(family: str, **more: Any) -> PreTrainedModel:
+    config = tiny_config(family, num_labels=2, **more)
+    return make_loud(AutoModelForSequenceClassification.from_config(config).double()).eval()
+
+
+@pytest.fixture
+def inputs(family: str) -> dict[str, torch.Tensor]:
+    """Five inputs of 4 to 12 tokens, padded."""
+    ids = torch.randint(5, 120, (5, 12), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(12) < torch.tensor([12, 4, 7, 9, 5])[:, None]).long()
+    return {"input_ids": torch.where(mask.bool(), ids, int(pads_with_1(family))), "attention_mask": mask}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("ticket", [TICKET, NO_HEADS, NO_FFN], ids=["ticket", "no heads", "no FFN"])
+def test_cut_equals_gated(family: str, inputs: dict[str, torch.Tensor], attention: str, ticket: Ticket) -> None:
+    model = loud(family)
+    model.set_attn_implementation(attention)
+    with ticket_gated(model, ticket):
+        expected = hidden_states(model, inputs)
+    small = cut(copy.deepcopy(model), ticket)
+    torch.testing.assert_close(hidden_states(small, inputs), expected, rtol=1e-12, atol=1e-12)
+    assert model.num_parameters() - small.num_parameters() == parameters(shape_of(model), ~ticket)
+    for wrong in (WRONG, WRONG_FFN, FULL):
+        assert (hidden_states(cut(copy.deepcopy(model), wrong), inputs) - expected).abs().max() > 0.1
+
+
+MISREAD = {"h 3 d": "3 h d", "3 h d": "h 3 d"}
+
+
+def changed(family: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let a family's data say something else of attention."""
+    of: Family = FAMILIES[family]
+    monkeypatch.setitem(FAMILIES._registered, family, replace(of, attention=replace(of.attention, **changes)))
+
+
+@pytest.mark.parametrize("family", ["deberta", "modernbert"])
+def test_a_misread_layout_shows(family: str, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loud(family)
+    with ticket_gated(model, TICKET):
+        expected = hidden_states(model, inputs)
+    before = FAMILIES[family].attention.parts
+    parts = tuple(replace(one, axes=MISREAD.get(one.axes, one.axes)) for one in before)
+    assert parts != before
+    changed(family, monkeypatch, parts=parts)
+    assert (hidden_states(cut(model, TICKET), inputs) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", ["deberta", "deberta-v2"])
+def test_a_forgotten_attribute_shows(
+    family: str, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both read how many heads there are, and are silently wrong where nobody says so."""
+    model = loud(family)
+    with ticket_gated(model, TICKET):
+        expected = hidden_states(model, inputs)
+    changed(family, monkeypatch, attributes={})
+    assert (hidden_states(cut(model, TICKET), inputs) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", ["mpnet"])
+def test_a_forgotten_argument_fails(
+    family: str, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed(family, monkeypatch, argument=None)
+    with pytest.raises(RuntimeError):
+        cut(loud(family), TICKET)(**inputs)
+
+
+def test_gradients_equal_the_gated_ones(family: str, inputs: dict[str, torch.Tensor]) -> None:
+    """The gradients of a cut model, put in their places, are those of the gated one."""
+    model = loud(family)
+    small = cut(copy.deepcopy(model), TICKET)
+    with ticket_gated(model, TICKET):
+        model(**inputs).logits.pow(2).sum().backward()
+    small(**inputs).logits.pow(2).sum().backward()
+    found = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.zero_()
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in small.named_parameters()}
+    expand(found, TICKET, {**small.state_dict(), **gradients})
+    for name, parameter in found.named_parameters():
+        grad = model.get_parameter(name).grad
+        expected = torch.zeros_like(parameter) if grad is None else grad
+        scale = max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(parameter / scale, expected / scale, rtol=0, atol=1e-9, msg=name)
+
+
+def test_importance_is_that_of_one_example_at_a_time(family: str, inputs: dict[str, torch.Tensor]) -> None:
+    model = loud(family)
+    expected = naive_importance(model, inputs)
+    found = measured(model, inputs, [[3, 1], [0, 4, 2]])
+    for have, want in zip(found, expected, strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-6)
+        assert want.min() > 1e-7
+
+
+def test_a_tickets_weights_find_their_places(family: str, inputs: dict[str, torch.Tensor]) -> None:
+    trained, dense = loud(family), loud(family)
+    make_loud(trained, seed=1)
+    small = cut(copy.deepcopy(trained), TICKET)
+    expand(dense, TICKET, small.state_dict())
+    assert torch.equal(hidden_states(cut(dense, TICKET), inputs), hidden_states(small, inputs))
+
+
+def test_shared_structures_act_as_each_ticket(family: str, inputs: dict[str, torch.Tensor]) -> None:
+    model = loud(family)
+    tickets = (TICKET, OTHER, NO_HEADS)
+    union = TICKET | OTHER | NO_HEADS
+    expected = [hidden_states(cut(copy.deepcopy(model), ticket), inputs) for ticket in tickets]
+    whole = cut(copy.deepcopy(model), union)
+    shared = cut(model, union)
+    structures = SharedStructures(shared, tickets)
+    for ticket, states in zip((*tickets, TICKET), (*expected, expected[0]), strict=True):
+        structures.activate(ticket)
+        torch.testing.assert_close(hidden_states(shared, inputs), states, rtol=1e-10, atol=1e-10)
+    structures.merge()
+    assert torch.equal(hidden_states(shared, inputs), hidden_states(whole, inputs))
+    assert list(shared.state_dict()) == list(whole.state_dict())
+
+
+def test_flops_are_what_torch_counts(family: str) -> None:
+    """Heads and FFNs; DeBERTa's relative positions have products of their own, which are not counted one by one."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = loud(family)
+    model.set_attn_implementation("eager")
+    ids = torch.randint(5, 100, (2, 9))
+    counts = {}
+    for ticket in (FULL, TICKET):
+        small = cut(copy.deepcopy(model), ticket)
+        with FlopCounterMode(display=False) as counter:
+            small(ids)
+        counts[ticket] = counter.get_total_flops()
+    saved = forward_flops(shape_of(model), FULL, 2, 9) - forward_flops(shape_of(model), TICKET, 2, 9)
+    assert counts[FULL] - counts[TICKET] == pytest.approx(saved, rel=0.25 if "deberta" in family else 0)
+
+
+LOAD = """
+import sys, torch, transformers, supertickets
+transformers.logging.set_verbosity_error()
+from safetensors.torch import load_file
+for folder in sys.argv[1:]:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    expected = load_file(folder + "/../expected.safetensors")
+    found = dict(model.named_parameters())
+    assert found.keys() == {name for name in expected if name != "logits"}, folder
+    assert all(torch.equal(found[name], expected[name]) for name in found), folder
+    with torch.no_grad():
+        torch.testing.assert_close(model(torch.arange(5, 77).view(6, 12)).logits, expected["logits"])
+    model.half().float().save_pretrained(folder + "/again")
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(folder + "/again")
+    assert again.num_parameters() == model.num_parameters(), folder
+    print(folder)
+"""
+
+
+def test_stock_classes_load_them_in_a_fresh_process(tmp_path: Path) -> None:
+    """All families and tickets in one process: parameters bit for bit."""
+    from safetensors.torch import save_file
+
+    folders = []
+    for family in OTHERS:
+        base = save_tiny_model(tmp_path / family / "base", family, scale=0.5)
+        for name, ticket in {"ticket": TICKET, "no-heads": NO_HEADS}.items():
+            model = cut(AutoModelForSequenceClassification.from_pretrained(base, num_labels=3).eval(), ticket)
+            folder = tmp_path / family / name / "small"
+            model.save_pretrained(folder)
+            with torch.no_grad():
+                logits = model(torch.arange(5, 77).view(6, 12)).logits
+            state = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+            save_file({**state, "logits": logits}, folder.parent / "expected.safetensors")
+            folders.append(str(folder))
+    done = subprocess.run([sys.executable, "-c", LOAD, *folders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == folders
+
+
+def test_find_from_a_folder_to_what_it_ships(family: str, tmp_path: Path, words: dict[str, Path]) -> None:
+    """What is shipped is loaded again and asked the dev set by the study itself."""
+    model = save_tiny_model(tmp_path / "model", family)
+    done = supertickets.find(
+        task="words", model=str(model), levels=(0.4,), kinds=("winning",), seeds=1, epochs=1, batch_size=8,
+        max_length=16, precision="float32", workers=1, out=tmp_path / "out", **words,
+    )  # fmt: skip
+    assert not done.failures
+    assert done.table.score.notna().all()
+    assert (done.shipped["ticket"] / "model" / "config.json").is_file()
+    assert load_file(done.shipped["ticket"] / "ticket.safetensors")["heads"].shape == (LAYERS, HEADS)
