@@ -21,6 +21,7 @@ from supertickets.lab.outcome import (
     copy_outcome,
     forget,
     forget_all,
+    has_digest,
     load_outcome,
     outcome_of,
     save_outcome,
@@ -28,7 +29,7 @@ from supertickets.lab.outcome import (
 from supertickets.lab.partial import partial_of
 from supertickets.lab.steps import Execution, Order, Step
 from supertickets.lab.trial import Start, Trial
-from supertickets.storage import file_digest, write_atomically
+from supertickets.storage import write_atomically
 
 TRIES = 3
 TRIALS, RETRAINED = "trials", "retrained"
@@ -188,8 +189,7 @@ class Lab:
 
         Raises StudyError if the weights cannot be had again.
         """
-        path = start.folder / WEIGHTS
-        if path.is_file() and file_digest(path) == start.weights:
+        if has_digest(start.folder / WEIGHTS, start.weights):
             return
         before = load_outcome(start.folder)
         made = None

@@ -1,7 +1,7 @@
 """What a trial left behind, on disk: one folder a trial, `outcome.json` written last."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,22 +137,30 @@ def task_weights(weights: Mapping[str, V], output_layer: int | None, encoder: st
     return found
 
 
+def save_record(path: Path, schema: int, record: Any) -> None:
+    """Write what a trial says (an `Outcome`, a `Partial`) into a file of its folder, with a schema and a checksum."""
+    said = {name: value for name, value in vars(record).items() if name not in ("folder", "damaged")}
+    content = {"schema": schema, **said, "trial": record.trial.model_dump(mode="json")}
+    content["digest"] = digest(content)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def load_record(path: Path, schema: int, kind: Callable[..., V]) -> V | None:
+    """Return what `save_record` wrote; None if it is not there, not as written, or in another trial's folder."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("digest") != digest(content) or content.pop("schema") != schema:
+            return None
+        if content["key"] != path.parent.name:
+            return None
+        return kind(folder=path.parent, **{**content, "trial": Trial.model_validate(content["trial"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def save_outcome(outcome: Outcome) -> None:
     """Write `outcome.json`, which makes the trial count as done: its other files must be there."""
-    content = {
-        "schema": SCHEMA,
-        "key": outcome.key,
-        "trial": outcome.trial.model_dump(mode="json"),
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "epochs": outcome.epochs,
-        "best_epoch": outcome.best_epoch,
-        "cost": outcome.cost,
-        "environment": outcome.environment,
-        "files": outcome.files,
-    }
-    content["digest"] = digest(content)
-    write_atomically(outcome.folder / OUTCOME, json.dumps(content, indent=1) + "\n")
+    save_record(outcome.folder / OUTCOME, SCHEMA, outcome)
 
 
 def copy_outcome(outcome: Outcome, folder: Path) -> None:
@@ -164,20 +172,22 @@ def copy_outcome(outcome: Outcome, folder: Path) -> None:
 
 def load_outcome(folder: Path) -> Outcome | None:
     """Return the outcome in a trial's folder, or None if the trial is not done or its files are not as written."""
-    try:
-        content = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
-        if content.pop("digest") != digest(content) or content.pop("schema") != SCHEMA:
-            return None
-        outcome = Outcome(folder=folder, **{**content, "trial": Trial.model_validate(content["trial"])})
-        whole = all(
-            name == WEIGHTS or file_digest(folder / name) == expected for name, expected in outcome.files.items()
-        )
-        # Weights may have been dropped; half-written ones must not pass for whole.
-        if outcome.has_weights and file_digest(folder / WEIGHTS) != outcome.files[WEIGHTS]:
-            outcome = replace(outcome, damaged=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    outcome = load_record(folder / OUTCOME, SCHEMA, Outcome)
+    if outcome is None:
         return None
-    return outcome if whole and outcome.key == folder.name else None
+    changed = {name for name, expected in outcome.files.items() if not has_digest(folder / name, expected)}
+    if changed - {WEIGHTS}:
+        return None
+    # Weights may have been dropped; half-written ones must not pass for whole.
+    return replace(outcome, damaged=True) if changed and outcome.has_weights else outcome
+
+
+def has_digest(path: Path, expected: str) -> bool:
+    """Return whether a file is there, with the content that has this SHA-256."""
+    try:
+        return file_digest(path) == expected
+    except OSError:
+        return False
 
 
 def outcome_of(trial: Trial, folder: Path) -> Outcome | None:

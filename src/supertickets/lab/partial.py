@@ -3,14 +3,12 @@
 How far a trial has been trained is not in its key: run again, to its end or a further part, it goes on from there.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supertickets.lab.outcome import PARTIAL, Outcome, outcome_of
+from supertickets.lab.outcome import PARTIAL, Outcome, load_record, outcome_of, save_record
 from supertickets.lab.trial import Trial
-from supertickets.storage import digest, write_atomically
 
 SCHEMA = 1
 """Of partial.json; one with another is not read."""
@@ -33,28 +31,12 @@ class Partial:
 
 def save_partial(partial: Partial) -> None:
     """Write `partial.json`; the checkpoint must be there."""
-    content = {
-        "schema": SCHEMA,
-        "key": partial.key,
-        "trial": partial.trial.model_dump(mode="json"),
-        "fraction": partial.fraction,
-        "epochs": partial.epochs,
-        "cost": partial.cost,
-    }
-    content["digest"] = digest(content)
-    write_atomically(partial.folder / PARTIAL, json.dumps(content, indent=1) + "\n")
+    save_record(partial.folder / PARTIAL, SCHEMA, partial)
 
 
 def load_partial(folder: Path) -> Partial | None:
     """Return what a trial in a folder says until now, or None if it was not trained to a part, or has ended since."""
-    try:
-        content = json.loads((folder / PARTIAL).read_text(encoding="utf-8"))
-        if content.pop("digest") != digest(content) or content.pop("schema") != SCHEMA:
-            return None
-        partial = Partial(folder=folder, **{**content, "trial": Trial.model_validate(content["trial"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return partial if partial.key == folder.name else None
+    return load_record(folder / PARTIAL, SCHEMA, Partial)
 
 
 def part_of(ended: Outcome | Partial, until: float) -> Partial:
