@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from supertickets.errors import StudyError
 from supertickets.lab.jobs import Job, Message, Runner
@@ -36,8 +36,8 @@ TRIALS, RETRAINED = "trials", "retrained"
 """Below a study's folder: its trials; trainings done again, for weights that were not kept."""
 
 
-class Watcher(Protocol):
-    """Receives events: progress displays implement this."""
+class Watcher:
+    """Receives events, and shows nothing of them: progress displays do."""
 
     def begins(self, execution: Execution) -> None:
         """These steps are run."""
@@ -53,25 +53,6 @@ class Watcher(Protocol):
 
     def say(self, sentence: str) -> None:
         """Something that people should know."""
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
-    def begins(self, execution: Execution) -> None:
-        """Show nothing."""
-
-    def asked(self, trial: Trial, remembered: bool) -> None:
-        """Show nothing."""
-
-    def starts(self, machine: Machine, side_by_side: int) -> None:
-        """Show nothing."""
-
-    def message(self, message: Message) -> None:
-        """Show nothing."""
-
-    def say(self, sentence: str) -> None:
-        """Show nothing."""
 
 
 def load_failure(folder: Path) -> str | None:
@@ -125,7 +106,7 @@ class Lab:
     ) -> None:
         self.study_folder, self.folder = folder, folder / room
         self.machine = machine or Machine()
-        self.watcher: Watcher = watcher or Silent()
+        self.watcher = watcher or Watcher()
         self._runner: Runner | None = None
 
     def __enter__(self) -> Lab:

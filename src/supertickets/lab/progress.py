@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from supertickets.lab.jobs import Message
+from supertickets.lab.lab import Watcher
 from supertickets.lab.machine import Machine
 from supertickets.lab.steps import Execution
 from supertickets.lab.trial import Trial
@@ -141,7 +142,7 @@ def describe_running(line: dict[str, Any]) -> str:
     return words + (f", {line['steps_per_second']:.1f} steps/s" if line["steps_per_second"] else "")
 
 
-class ProgressDisplay:
+class ProgressDisplay(Watcher):
     """A watcher that keeps a board, shows it live in a terminal (else: a line when a trial ends), and writes it."""
 
     def __init__(self, console: Console, folder: Path) -> None:
