@@ -236,7 +236,7 @@ def test_files_stay_in_ray_no_longer_than_trials_need_them(
     runner = Machine(backend="ray", address=cluster.address, cpus=0).runner()
     assert isinstance(runner, RayRunner)
 
-    def answer(text: str, keep: bool, label: str, start: bytes, *rest: Any) -> tuple[Message, dict[str, bytes]]:
+    def answer(job: Job, start: bytes, *rest: Any) -> tuple[Message, dict[str, bytes]]:
         return ("done", start.decode(), None), {}
 
     runner._submit = ray.remote(num_cpus=0)(answer)
@@ -315,9 +315,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         base = find_model(trial.model)
         packed = {base.weight_hash: on_ray._pack(base)}
         hashes, mailbox = frozenset(packed), FakeMailbox()
-        elsewhere = trial.model_copy(update={"model": "not to be found here"}).model_dump_json()
+        elsewhere = Job(trial.model_copy(update={"model": "not to be found here"}), Path(), False, "x")
         message, files = on_ray._run_remotely(
-            elsewhere, False, "x", None, None, hashes, [packed], [{}], {"device": "cpu", **options}, mailbox
+            elsewhere, None, None, None, hashes, [packed], [{}], {"device": "cpu", **options}, mailbox
         )
         assert message[0] == "done", message
         assert sorted(Path(name).name for name in files) == ["outcome.json", "predictions.safetensors"]

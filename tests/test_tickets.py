@@ -1,3 +1,4 @@
+import pickle
 from itertools import combinations
 from pathlib import Path
 
@@ -60,6 +61,10 @@ def test_a_ticket_never_changes() -> None:
         ticket.heads[0, 0] = False
     with pytest.raises(AttributeError):
         ticket.heads = mask  # type: ignore[misc]
+    again = pickle.loads(pickle.dumps(ticket))  # as it gets to another process
+    assert again == ticket
+    with pytest.raises(ValueError, match="read-only"):
+        again.heads[0, 0] = False
 
 
 @pytest.mark.parametrize(

@@ -42,22 +42,19 @@ def require_ray() -> Any:
 
 
 def _run_remotely(
-    trial: str,
-    keep_weights: bool,
-    label: str,
+    job: Job,
     start: bytes | None,
     mask: bytes | None,
+    checkpoint: bytes | None,
     hashes: frozenset[str],
     models: list[Any],
     tasks: list[Any],
     options: Any,
     mailbox: Any,
-    until: float | None = None,
-    checkpoint: bytes | None = None,
 ) -> tuple[Message, Files]:
     """Run one trial on whatever machine Ray chose; return the last message and the files it left.
 
-    `checkpoint` is where the trial stands, if it has begun before.
+    `start` and `mask` are what the job needs of other trials, `checkpoint` is where it stands if it has begun before.
     """
     global _bench, _bench_for
     from supertickets.lab.workbench import Workbench
@@ -71,15 +68,14 @@ def _run_remotely(
         else:
             last.append(message)
 
-    found = Trial.model_validate_json(trial)
-    mailbox.put.remote(("started", found.key, None))
+    mailbox.put.remote(("started", job.trial.key, None))
     with _work_folder() as here:
         unpacked = {key: _unpack(model, here / key) for key, model in ray.get(models[0]).items()}
         if _bench_for != (hashes, options):
             _bench = Workbench(models=unpacked, tasks=ray.get(tasks[0]), **options)
             _bench_for = (hashes, options)
         study = here / "study"
-        job = Job(found, study / "trials" / found.key, keep_weights, label, start, mask, until)
+        job = replace(job, folder=study / "trials" / job.trial.key, start=start, mask=mask)
         if checkpoint is not None:
             write_atomically(job.folder / CHECKPOINT, checkpoint)
         run_job(_bench, job, send)
@@ -187,11 +183,10 @@ class RayRunner:
         self._mine = not ray.is_initialized()
         if self._mine:
             join(address)
-        self._options = options
+        hashes = frozenset([*models, *(model.files_hash for model in models.values()), *tasks])
+        packed = {key: _pack(model) for key, model in models.items()}
         # In lists, so that they are fetched where they are used: tasks once for a bench.
-        self._hashes = frozenset([*models, *(model.files_hash for model in models.values()), *tasks])
-        self._models = [ray.put({key: _pack(model) for key, model in models.items()})]
-        self._tasks = [ray.put(dict(tasks))]
+        self._bench = (hashes, [ray.put(packed)], [ray.put(dict(tasks))], options)
         # Beside this process, so that losing another machine does not lose it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
@@ -212,20 +207,8 @@ class RayRunner:
         """Run jobs until there is none left; Ray decides how many at a time, by the resources of the cluster."""
         while True:
             while (job := next_job()) is not None:
-                reference = self._submit.remote(
-                    job.trial.model_dump_json(),
-                    job.keep_weights,
-                    job.label,
-                    *map(self._sent, _files_of(job.trial)),
-                    self._hashes,
-                    self._models,
-                    self._tasks,
-                    self._options,
-                    self._mailbox,
-                    job.until,
-                    _read(job.folder / CHECKPOINT),
-                )
-                self._running[reference] = job
+                files = (*map(self._sent, _files_of(job.trial)), _read(job.folder / CHECKPOINT))
+                self._running[self._submit.remote(job, *files, *self._bench, self._mailbox)] = job
             self._release()
             if not self._running:
                 return

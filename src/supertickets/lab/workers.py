@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
@@ -15,7 +14,6 @@ from typing import Any
 
 from supertickets.lab.in_process import run_job
 from supertickets.lab.jobs import Job, Message, NextJob, Send
-from supertickets.lab.trial import Trial
 
 _SPAWN = mp.get_context("spawn")  # fork would copy a process whose torch has threads
 
@@ -29,8 +27,7 @@ def _serve(jobs: Connection, options: dict[str, Any]) -> None:
     bench = Workbench(**options)
     with suppress(EOFError, BrokenPipeError):
         while True:
-            trial, job = jobs.recv()
-            run_job(bench, replace(job, trial=Trial.model_validate_json(trial)), jobs.send)
+            run_job(bench, jobs.recv(), jobs.send)
 
 
 def _end_with_parent() -> None:
@@ -78,7 +75,7 @@ class _Worker:
 
     def start(self, job: Job) -> None:
         self.job = job
-        self.pipe.send((job.trial.model_dump_json(), replace(job, trial=None)))  # type: ignore[arg-type]
+        self.pipe.send(job)
 
     def stop(self) -> None:
         self.pipe.close()

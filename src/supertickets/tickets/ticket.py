@@ -146,6 +146,9 @@ class Ticket:
             return NotImplemented
         return bool(np.array_equal(self.heads, other.heads) and np.array_equal(self.ffns, other.ffns))
 
+    def __reduce__(self) -> tuple[type[Ticket], tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+        return Ticket, (self.heads, self.ffns)  # made anew in another process, so that it never changes there too
+
     def __hash__(self) -> int:
         return hash((self.shape, self.heads.tobytes(), self.ffns.tobytes()))
 
