@@ -21,7 +21,7 @@ from helpers.study_files import contents
 from supertickets.errors import TicketError
 from supertickets.evidence.imp import IMP, ROUND, START
 from supertickets.evidence.runs import DENSE, Runs, load_tasks
-from supertickets.lab import Outcome, Trial
+from supertickets.lab import Outcome, Trial, workbench
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import CHECKPOINT, MASK, WEIGHTS
 from supertickets.lab.steps import Execution, Run
@@ -84,15 +84,15 @@ class Watched:
 def watch(asked: Mapping[str, Any], **options: Any) -> Watched:
     """Run a study; whatever its options, every step ends and nothing else is run."""
     starts: dict[str, dict[str, Tensor]] = {}
-    start = Workbench._start
+    start = workbench._Begun.start
 
-    def looking(self: Workbench, job: Job, *rest: Any) -> Any:
-        models = start(self, job, *rest)
-        starts[job.trial.key] = {name: value.clone() for name, value in models[0].state_dict().items()}
+    def looking(self: workbench._Begun) -> Any:
+        models = start(self)
+        starts[self.job.trial.key] = {name: value.clone() for name, value in models[0].state_dict().items()}
         return models
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Workbench, "_start", looking)
+        patch.setattr(workbench._Begun, "start", looking)
         result = run_study("imp", {**asked, **options})
     runs = open_study(result.folder).replay()
     assert {run.status for run in runs.runs} == {"finished"}

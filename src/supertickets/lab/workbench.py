@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ from supertickets.lab.outcome import (
 )
 from supertickets.lab.partial import Partial, save_partial
 from supertickets.lab.tracking import Tracking
-from supertickets.lab.trial import Prune, Start, TaskTicket, Trial, WeightMask
+from supertickets.lab.trial import Prune, TaskTicket, Trial
 from supertickets.models import BaseModel, ModelSource, find_model
 from supertickets.storage import write_atomically
 from supertickets.surgery.cut import cut
@@ -67,12 +67,36 @@ class _Begun:
     source: ModelSource
     data: list[EncodedTask]
     ticket: WeightTicket | None
-    models: list[PreTrainedModel]
 
-    @property
-    def asked(self) -> tuple[Job, ModelSource, list[EncodedTask], WeightTicket | None]:
-        """What the models were made from."""
-        return self.job, self.source, self.data, self.ticket
+    def __post_init__(self) -> None:
+        self.models = self.start()
+
+    def start(self) -> list[PreTrainedModel]:
+        """Return the models that a trial's training starts from, one a task on one encoder, cut to its ticket.
+
+        The encoder is the pre-trained one, or as another trial left it; output layers are new unless that is to go on.
+        Weights that a ticket of weights lacks are zero. Raises TicketError if the other trial's are gone or others.
+        """
+        trial, source, ticket = self.job.trial, self.source, self.ticket
+        first = source.build(self.data[0].task.outputs, trial.dropout(0), trial.seed, self.data[0].task.form)
+        if (start := trial.start) is not None:
+            what = "weights that this training starts from"
+            weights = bytes_to_tensors(_named_file(start.folder / WEIGHTS, start.weights, self.job.start, what))
+            chosen = task_weights(weights, start.output_layer, first.base_model_prefix)
+            if start.rewound != "nothing":
+                chosen = _rewound(chosen, first, ticket.masks if start.rewound == "prunable" and ticket else None)
+            expand(first, start.ticket, chosen)
+        if trial.initial != "pretrained":
+            names = ticket.masks if ticket is not None else source.encoder_weights(Pruning.model_validate({}))
+            start_otherwise(first, trial.initial, names, trial.seed)
+        if ticket is not None:
+            zero(first, ticket)
+        models = [cut(first, trial.ticket)]
+        for place, encoded in enumerate(self.data[1:], start=1):
+            task = encoded.task
+            models.append(source.build(task.outputs, trial.dropout(place), trial.seed, task.form))
+            setattr(models[-1], first.base_model_prefix, first.base_model)
+        return models
 
 
 class Workbench:
@@ -124,8 +148,7 @@ class Workbench:
         """Return what a job's trial is about, with the models that it starts from."""
         source = self._source(job.trial)
         data = [self._data(job.trial, task, source) for task in job.trial.tasks]
-        ticket = self._weight_ticket(job, source)
-        return _Begun(job, source, data, ticket, self._start(job, source, data, ticket))
+        return _Begun(job, source, data, _weight_ticket(job, source))
 
     def trainer(self, job: Job) -> Trainer:
         """Return what trains a job's trial, at its first step."""
@@ -152,7 +175,7 @@ class Workbench:
         """Return what a finished training says, by file: its outputs, and importance where the trial asks for it."""
         found: dict[str, dict[str, np.ndarray]] = {}
         if (scoring := begun.job.trial.scoring) is not None:
-            heads, ffns = score(trainer, scoring, lambda: self._start(*begun.asked)[0])
+            heads, ffns = score(trainer, scoring, lambda: begun.start()[0])
             found[SCORES] = {"heads": heads, "ffns": ffns}
         found[PREDICTIONS] = {
             name: np.stack(outputs)
@@ -199,54 +222,6 @@ class Workbench:
         drop_checkpoint(job.folder)
         return outcome
 
-    def _start(
-        self, job: Job, source: ModelSource, data: Sequence[EncodedTask], ticket: WeightTicket | None
-    ) -> list[PreTrainedModel]:
-        """Return the models that a trial's training starts from, one a task on one encoder, cut to its ticket.
-
-        The encoder is the pre-trained one, or as another trial left it; output layers are new unless that is to go on.
-        Weights that a ticket of weights lacks are zero.
-        """
-        trial = job.trial
-        first = source.build(data[0].task.outputs, trial.dropout(0), trial.seed, data[0].task.form)
-        if trial.start is not None:
-            weights = self._start_weights(trial.start, job.start)
-            chosen = task_weights(weights, trial.start.output_layer, first.base_model_prefix)
-            if trial.start.rewound != "nothing":
-                chosen = _rewound(chosen, first, ticket.masks if trial.start.rewound == "prunable" and ticket else None)
-            expand(first, trial.start.ticket, chosen)
-        if trial.initial != "pretrained":
-            names = ticket.masks if ticket is not None else source.encoder_weights(Pruning.model_validate({}))
-            start_otherwise(first, trial.initial, names, trial.seed)
-        if ticket is not None:
-            zero(first, ticket)
-        models = [cut(first, trial.ticket)]
-        for place, encoded in enumerate(data[1:], start=1):
-            task = encoded.task
-            models.append(source.build(task.outputs, trial.dropout(place), trial.seed, task.form))
-            setattr(models[-1], first.base_model_prefix, first.base_model)
-        return models
-
-    @staticmethod
-    def _start_weights(start: Start, sent: bytes | None) -> dict[str, torch.Tensor]:
-        """Return another trial's trained weights; raises TicketError if they are gone or others."""
-        content = _named_file(start.folder / WEIGHTS, start.weights, sent, "weights that this training starts from")
-        return bytes_to_tensors(content)
-
-    @staticmethod
-    def _weight_ticket(job: Job, source: ModelSource) -> WeightTicket | None:
-        """Return the ticket of weights that a trial trains; raises TicketError if it is gone or does not fit."""
-        mask = job.trial.mask
-        if mask is None:
-            return None
-        found = None
-        if mask.path is not None and mask.digest is not None:
-            content = _named_file(mask.path, mask.digest, job.mask, "masks that this training keeps")
-            found = WeightTicket.from_bytes(content, str(mask.path))
-            every = {name: values.shape for name, values in source.encoder_weights(_EVERYTHING).items()}
-            check_tensors(found, every, source.base.name)
-        return drawn_weights(mask, found, source.encoder_weights)
-
     def _source(self, trial: Trial) -> ModelSource:
         key = trial.weight_hash, trial.files_hash
         if key not in self._sources:
@@ -280,17 +255,23 @@ class Workbench:
         }
 
 
-def drawn_weights(
-    mask: WeightMask, found: WeightTicket | None, weights: Callable[[Pruning], Mapping[str, np.ndarray]]
-) -> WeightTicket:
-    """Return the ticket of weights that a trial names: `found` in a file, or drawn by its rule.
+def _weight_ticket(job: Job, source: ModelSource) -> WeightTicket | None:
+    """Return the ticket of weights that a trial trains, out of a file or drawn by the rule that its trial names.
 
-    `weights` gives the pre-trained weights that may be pruned.
+    Raises TicketError if the file is gone or does not fit.
     """
-    if found is None:
+    mask = job.trial.mask
+    if mask is None:
+        return None
+    if mask.path is not None and mask.digest is not None:
+        content = _named_file(mask.path, mask.digest, job.mask, "masks that this training keeps")
+        found = WeightTicket.from_bytes(content, str(mask.path))
+        every = {name: values.shape for name, values in source.encoder_weights(_EVERYTHING).items()}
+        check_tensors(found, every, source.base.name)
+    else:
         assert mask.sparsity is not None
         assert mask.pruning is not None
-        values = weights(mask.pruning)
+        values = source.encoder_weights(mask.pruning)
         if mask.how == "random":
             shapes = {name: value.shape for name, value in values.items()}
             return draw_random_weights(shapes, mask.sparsity, mask.seed or 0, mask.pruning.scope)
