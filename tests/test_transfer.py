@@ -26,7 +26,7 @@ from supertickets.studies.run import Result, check_request, run_study
 from supertickets.studies.study import Request
 from supertickets.studies.transfer import Transfer, TransferPlan
 from supertickets.studies.transfer_settings import RECIPE, TransferSettings
-from supertickets.tickets.folder import SharedWeightTicket, load_ticket, load_weight_ticket
+from supertickets.tickets.folder import SharedTicket, load_ticket, load_weight_ticket
 from supertickets.tickets.weights import Pruning, WeightTicket, prune_by_magnitude
 
 SMALL: dict[str, Any] = {
@@ -390,9 +390,9 @@ def test_misuse_of_transfer(done: Result, places: dict[str, Path], tmp_path: Pat
         path.unlink()
     shared = load_weight_ticket(places["lengths-ticket"])
     foreign = tmp_path / "foreign"
-    SharedWeightTicket(shared.ticket, {**shared.base, "weight_hash": "0" * 64}, shared.origin, {}).save(foreign, "")
+    SharedTicket(shared.ticket, {**shared.base, "weight_hash": "0" * 64}, shared.origin, {}).save(foreign, "")
     nameless = tmp_path / "nameless"
-    SharedWeightTicket(shared.ticket, shared.base, {"kind": "imported"}, {}).save(nameless, "")
+    SharedTicket(shared.ticket, shared.base, {"kind": "imported"}, {}).save(nameless, "")
     broken = tmp_path / "broken"
     shutil.copytree(places["lengths-ticket"], broken)
     (broken / "ticket.safetensors").write_bytes(b"junk")

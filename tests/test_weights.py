@@ -30,7 +30,7 @@ from supertickets.surgery.initial import start_otherwise
 from supertickets.surgery.masks import prunable, weights_of, zero
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import SharedWeightTicket, load_ticket, load_weight_ticket
+from supertickets.tickets.folder import SharedTicket, load_ticket, load_weight_ticket
 from supertickets.tickets.weights import (
     Pruning,
     WeightTicket,
@@ -440,10 +440,10 @@ def test_damaged_bytes_are_told() -> None:
     WeightTicket.from_bytes(changed(whole), "here")
 
 
-def save_shared(folder: Path) -> SharedWeightTicket:
+def save_shared(folder: Path) -> SharedTicket:
     ticket = prune_by_magnitude({"w": np.arange(12.0).reshape(3, 4), "v": np.ones(5)}, 0.5)
     base = {"name": "m", "weight_hash": "0" * 64}
-    shared = SharedWeightTicket(ticket, base, {"task": "cola"}, {"torch": "2"})
+    shared = SharedTicket(ticket, base, {"task": "cola"}, {"torch": "2"})
     shared.save(folder, "# A ticket")
     return shared
 

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -12,27 +11,13 @@ from supertickets.models import DEFAULT_MODEL, STOCK_CLASSES
 from supertickets.storage import user_path
 from supertickets.tasks import Form
 from supertickets.tasks.metrics import scored
-from supertickets.tickets import Ticket
+from supertickets.tickets.folder import SharedTicket
 from supertickets.tickets.weights import WeightTicket
 
 
-def ticket_card(
-    ticket: Ticket, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool, form: Form = "sequence"
-) -> str:
+def ticket_card(shared: SharedTicket[Any], with_model: bool, form: Form = "sequence") -> str:
     """Return the model card: what was kept, how it scored, how to load it; `form` is that of the model's task."""
-    return _card("card.md.jinja", ticket, base, origin, with_model, form)
-
-
-def weight_ticket_card(
-    ticket: WeightTicket, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool, form: Form = "sequence"
-) -> str:
-    """Return the model card of a ticket of weights, as `ticket_card` does."""
-    return _card("weights.md.jinja", ticket, base, origin, with_model, form)
-
-
-def _card(
-    template: str, ticket: object, base: Mapping[str, Any], origin: Mapping[str, Any], with_model: bool, form: Form
-) -> str:
+    base = shared.base
     on_hub = not user_path(base["name"]).is_dir() and base["name"] != DEFAULT_MODEL
     header = ModelCardData(
         library_name="supertickets",
@@ -45,12 +30,13 @@ def _card(
     environment.filters["plain"] = _plain
     environment.filters["quote"] = shlex.quote
     environment.filters["scored"] = scored
+    template = "weights.md.jinja" if isinstance(shared.ticket, WeightTicket) else "card.md.jinja"
     return (
         environment.get_template(template).render(
             header=header.to_yaml(),
-            ticket=ticket,
+            ticket=shared.ticket,
             base=base,
-            origin=origin,
+            origin=shared.origin,
             with_model=with_model,
             stock_class=STOCK_CLASSES[form],
         )

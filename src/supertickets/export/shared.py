@@ -7,7 +7,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def ship_shared(
     outcome: Outcome,
     base: BaseModel,
     tasks: Sequence[Task],
-    tickets: Sequence[SharedTicket],
+    tickets: Sequence[SharedTicket[Ticket]],
 ) -> None:
     """Write the model of a trial of several tasks into `folder`, and each task's part as a ticket folder of its own."""
     from safetensors.torch import load_file, save
@@ -54,8 +54,7 @@ def ship_shared(
         trained = {"trial": trial.key, "seed": trial.seed, "score": metrics["score"], "best_epoch": outcome.best_epoch}
         recipe = trial.recipe.model_dump() | {"dropout": trial.dropout(place)}
         origin = {**shared.origin, **trained, "recipe": recipe, "shared_with": _others(tasks, task)}
-        part = SharedTicket(shared.ticket, shared.base, origin, shared.versions, shared.scores)
-        ship(part, outcome, base, task, own, place)
+        ship(replace(shared, origin=origin), outcome, base, task, own, place)
     source = ModelSource(base)
     model = source.build(tasks[0].outputs, trial.dropout(0), trial.seed)
     weights = load_file(outcome.folder / WEIGHTS)

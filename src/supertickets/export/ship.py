@@ -19,18 +19,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def ship(shared: SharedTicket, outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> None:
-    """Write a ticket folder with the outcome's trained small model in `model/`, if it has its weights.
+def ship(
+    shared: SharedTicket[Any], outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0
+) -> None:
+    """Write a ticket folder with the outcome's trained model in `model/`, if it has its weights.
 
-    `place` is the task's among those of the outcome's trial. A crash leaves the folder as it was, or the whole new one.
-    Raises StudyError if the model, loaded again, does not give what was measured.
+    It is a small model, or of a ticket of weights a plain one with zeros where the ticket has nothing. `place` is the
+    task's among those of the outcome's trial. A crash leaves the folder as it was, or the whole new one. Raises
+    StudyError if the model, loaded again, does not give what was measured.
     """
     with atomic_folder(folder, ours=own_files(MODEL_FOLDER)) as new:
         if outcome.has_weights:
             reloaded = save_trained_model(outcome, base, task, new / MODEL_FOLDER, place)
             shared = replace(shared, origin={**shared.origin, "reloaded": reloaded})
-        card = ticket_card(shared.ticket, shared.base, shared.origin, with_model=outcome.has_weights, form=task.form)
-        shared.save(new, card)
+        shared.save(new, ticket_card(shared, with_model=outcome.has_weights, form=task.form))
 
 
 def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> dict[str, Any]:

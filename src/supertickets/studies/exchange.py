@@ -17,7 +17,7 @@ from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
 from supertickets.tasks import Task, TaskSource
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, SharedWeightTicket, load_any_ticket
+from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_any_ticket
 from supertickets.tickets.weights import WeightTicket
 from supertickets.training.recipe import Recipe
 
@@ -40,7 +40,7 @@ class FoundTicket:
     where: Path
     source: TaskSource | None = None
     recipe: Recipe | None = None
-    shared: SharedTicket | SharedWeightTicket | None = None
+    shared: SharedTicket[Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ def _ship(done: Shipping, run: Run) -> None:
     ship(super_ticket(runs, run, settings), outcome, done.base, done.tasks[runs.task.source], folder)
 
 
-def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket:
+def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket[Ticket]:
     """Return the ticket of a winning run, with the scores it was drawn by and where it comes from."""
     from supertickets.lab.workbench import versions
     from supertickets.studies.exchange import origin_of

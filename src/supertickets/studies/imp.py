@@ -15,7 +15,7 @@ from supertickets.studies.imp_settings import ImpSettings
 from supertickets.studies.rounds import Rounds
 from supertickets.studies.settings import SourceSettings, part
 from supertickets.studies.study import Request, Study, study
-from supertickets.tickets.folder import MODEL_FOLDER, SharedWeightTicket
+from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket
 
 if TYPE_CHECKING:
     from supertickets.evidence.imp import ImpFindings
@@ -160,7 +160,8 @@ _SEARCH = ("rewind", "rewind_scope", "output_layer", "prune_at_init", "lr_schedu
 
 def _ship(done: Shipping, run: Run, ticket: WeightTicket) -> None:
     """Write the folder of a run's ticket, unless it is there already."""
-    from supertickets.export.weights import named_base, ship_weights
+    from supertickets.export.ship import ship
+    from supertickets.export.weights import named_base
     from supertickets.lab.workbench import versions
     from supertickets.studies.exchange import is_shipped, origin_of
 
@@ -177,5 +178,5 @@ def _ship(done: Shipping, run: Run, ticket: WeightTicket) -> None:
         "why": f"{why} on that same dev set ({findings.rule}).",
         "search": {name: getattr(settings, name) for name in _SEARCH} | settings.pruning.model_dump(),
     }
-    shared = SharedWeightTicket(ticket, named_base(done.base), origin, versions())
-    ship_weights(shared, outcome, done.base, done.tasks[task.source], folder)
+    shared = SharedTicket(ticket, named_base(done.base), origin, versions())
+    ship(shared, outcome, done.base, done.tasks[task.source], folder)

@@ -47,15 +47,14 @@ TASK_MODELS = "models"
 class ShareInputs(Inputs):
     """The tickets that were given, by the slug of their task; none where they are searched for first."""
 
-    tickets: Mapping[str, SharedTicket]
+    tickets: Mapping[str, SharedTicket[Ticket]]
 
     def save(self, folder: Path) -> None:
         """Write a ticket folder each."""
         from supertickets.export.card import ticket_card
 
         for name, shared in self.tickets.items():
-            readme = ticket_card(shared.ticket, shared.base, shared.origin, with_model=False)
-            shared.save(folder / TICKETS / name, readme)
+            shared.save(folder / TICKETS / name, ticket_card(shared, with_model=False))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -147,7 +146,7 @@ class Share(Study[ShareSettings]):
         tickets = {task.task: one.ticket for task, one in zip(runs.tasks, shared, strict=True)}
         return analyse_share(runs, tickets, {task: one.scores for task, one in zip(tickets, shared, strict=True)})
 
-    def _shared(self, runs: Runs, settings: ShareSettings) -> list[SharedTicket]:
+    def _shared(self, runs: Runs, settings: ShareSettings) -> list[SharedTicket[Ticket]]:
         """Return each task's ticket: as it was given, or found here."""
         if settings.tickets:
             return [self.inputs.tickets[slug(task.task)] for task in runs.tasks]

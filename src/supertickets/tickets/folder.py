@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,114 +26,107 @@ SHARED_MODEL, SHARED_JSON = "shared-model", "shared.json"
 """A shared encoder with the tickets and output layers of all its tasks (see `export.shared`)."""
 
 
+T = TypeVar("T", Ticket, WeightTicket)
+
+
 @dataclass(frozen=True)
-class SharedTicket:
+class SharedTicket(Generic[T]):
     """A ticket with its provenance. `base` names the model it was drawn from: name, weight_hash, model_type.
 
-    `origin` has task, level, kind, seed, score, trial and how the scores were made; `scores` are the importances
-    `heads` `[layers, heads]` and `ffns` `[layers]` that ranked it, where it was ranked.
+    `origin` has task, level or sparsity, kind, seed, score, trial and how the scores were made; `scores` are the
+    importances `heads` `[layers, heads]` and `ffns` `[layers]` that ranked it, where it was ranked.
     """
 
-    ticket: Ticket
+    ticket: T
     base: Mapping[str, Any]
     origin: Mapping[str, Any]
     versions: Mapping[str, str]
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def save(self, folder: Path, readme: str) -> None:
-        """Write the ticket folder, `ticket.json` last."""
-        from safetensors.numpy import save
-
-        arrays = {"heads": self.ticket.heads.astype(np.uint8), "ffns": self.ticket.ffns.astype(np.uint8)}
-        arrays |= {f"scores.{name}": np.ascontiguousarray(values) for name, values in self.scores.items()}
-        layers, heads = self.ticket.shape
+        """Write the ticket folder, `ticket.json` last: with it the folder is one."""
+        kind: dict[str, Any] = {"kind": WEIGHTS_KIND} if isinstance(self.ticket, WeightTicket) else {}
+        arrays, about = self._content()
         content = {
             "format": FORMAT,
+            **kind,
             "base": dict(self.base),
-            "shape": {"layers": layers, "heads": heads},
-            "kept": {"heads": self.ticket.kept_heads, "ffns": self.ticket.kept_ffns},
+            **about,
             "origin": dict(self.origin),
             "versions": dict(self.versions),
         }
-        _write(folder, save(arrays), readme, content)
+        write_atomically(folder / TICKET_ARRAYS, arrays)
+        write_atomically(folder / "README.md", readme)
+        write_atomically(folder / TICKET_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def _content(self) -> tuple[bytes, dict[str, Any]]:
+        """Return the file of the ticket, and what `ticket.json` says of it."""
+        from safetensors.numpy import save
+
+        ticket = self.ticket
+        if isinstance(ticket, WeightTicket):
+            about = {"tensors": len(ticket.masks), "weights": ticket.total, "kept": ticket.kept}
+            return ticket.to_bytes(), {**about, "sparsity": ticket.sparsity, "sha256": ticket.digest}
+        arrays = {"heads": ticket.heads.astype(np.uint8), "ffns": ticket.ffns.astype(np.uint8)}
+        arrays |= {f"scores.{name}": np.ascontiguousarray(values) for name, values in self.scores.items()}
+        layers, heads = ticket.shape
+        kept = {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns}
+        return save(arrays), {"shape": {"layers": layers, "heads": heads}, "kept": kept}
 
 
-def _write(folder: Path, arrays: bytes, readme: str, content: Mapping[str, Any]) -> None:
-    """Write a ticket folder's files, `ticket.json` last: with it the folder is one."""
-    write_atomically(folder / TICKET_ARRAYS, arrays)
-    write_atomically(folder / "README.md", readme)
-    write_atomically(folder / TICKET_JSON, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    """Return what a ticket folder's JSON says; raises TicketError if a newer version wrote it."""
-    content: dict[str, Any] = json.loads((folder / TICKET_JSON).read_text(encoding="utf-8"))
-    if content["format"] > FORMAT:
-        raise TicketError(
-            f"{folder}: ticket format {content['format']} is newer than this version reads ({FORMAT}); "
-            "upgrade supertickets."
-        )
-    return content
-
-
-def load_ticket(folder: Path | str) -> SharedTicket:
+def load_ticket(folder: Path | str) -> SharedTicket[Ticket]:
     """Read a ticket folder; raises TicketError if it is none, is damaged, or was written by a newer version."""
+    folder = user_path(folder)
+    if is_of_weights(folder):
+        raise TicketError(f"{folder}: this is a ticket of single weights; expected one of heads and FFNs.")
+    return load_any_ticket(folder)
+
+
+def load_weight_ticket(folder: Path | str) -> SharedTicket[WeightTicket]:
+    """Read a folder with a ticket of weights; raises TicketError if it is none, or is damaged."""
+    folder = user_path(folder)
+    if not is_of_weights(folder):
+        raise TicketError(f"{folder}: not a ticket of single weights (it has no {TICKET_JSON} that says so).")
+    return load_any_ticket(folder)
+
+
+def load_any_ticket(folder: Path | str) -> SharedTicket[Any]:
+    """Read a ticket folder of either kind; raises TicketError if it is none, is damaged, or of a newer version."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     folder = user_path(folder)
     if not (folder / TICKET_JSON).is_file():
         inside = folder / "super-ticket"
         hint = f"; did you mean {inside}?" if (inside / TICKET_JSON).is_file() else ""
         raise TicketError(f"{folder}: not a ticket folder (no {TICKET_JSON}){hint or '.'}")
-    if is_of_weights(folder):
-        raise TicketError(f"{folder}: this is a ticket of single weights; expected one of heads and FFNs.")
     try:
-        content = _read(folder)
-        arrays = load_file(folder / TICKET_ARRAYS)
-        ticket = Ticket(arrays["heads"].astype(bool), arrays["ffns"].astype(bool))
+        content = json.loads((folder / TICKET_JSON).read_text(encoding="utf-8"))
+        if content["format"] > FORMAT:
+            raise TicketError(
+                f"{folder}: ticket format {content['format']} is newer than this version reads ({FORMAT}); "
+                "upgrade supertickets."
+            )
+        found = (folder / TICKET_ARRAYS).read_bytes()
+        ticket: Ticket | WeightTicket
+        scores = {}
+        if content.get("kind") == WEIGHTS_KIND:
+            if hashlib.sha256(found).hexdigest() != content["sha256"]:
+                raise TicketError(f"{folder}: the checksum of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
+            ticket = WeightTicket.from_bytes(found, str(folder / TICKET_ARRAYS))
+        else:
+            arrays = load(found)
+            ticket = Ticket(arrays["heads"].astype(bool), arrays["ffns"].astype(bool))
+            if ticket.shape != (content["shape"]["layers"], content["shape"]["heads"]):
+                raise TicketError(f"{folder}: the shape of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
+            scores = {name.removeprefix("scores."): arrays[name] for name in arrays if name.startswith("scores.")}
         if not {"name", "weight_hash"} <= content["base"].keys():
             raise TicketError(f"{folder}: {TICKET_JSON} does not say which base model the ticket is of.")
-        if ticket.shape != (content["shape"]["layers"], content["shape"]["heads"]):
-            raise TicketError(f"{folder}: the shape of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
-        scores = {name.removeprefix("scores."): values for name, values in arrays.items() if name.startswith("scores.")}
         return SharedTicket(ticket, content["base"], content["origin"], content["versions"], scores)
     except TicketError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise TicketError(f"{folder}: the ticket folder is damaged ({error}).") from error
-
-
-@dataclass(frozen=True)
-class SharedWeightTicket:
-    """A ticket of weights with its provenance; `base`, `origin` and `versions` are as in `SharedTicket`."""
-
-    ticket: WeightTicket
-    base: Mapping[str, Any]
-    origin: Mapping[str, Any]
-    versions: Mapping[str, str]
-
-    def save(self, folder: Path, readme: str) -> None:
-        """Write the ticket folder, `ticket.json` last."""
-        content = {
-            "format": FORMAT,
-            "kind": WEIGHTS_KIND,
-            "base": dict(self.base),
-            "tensors": len(self.ticket.masks),
-            "weights": self.ticket.total,
-            "kept": self.ticket.kept,
-            "sparsity": self.ticket.sparsity,
-            "sha256": self.ticket.digest,
-            "origin": dict(self.origin),
-            "versions": dict(self.versions),
-        }
-        _write(folder, self.ticket.to_bytes(), readme, content)
-
-
-def load_any_ticket(folder: Path | str) -> SharedTicket | SharedWeightTicket:
-    """Read a ticket folder of either kind; raises TicketError as the two others do."""
-    folder = user_path(folder)
-    return load_weight_ticket(folder) if is_of_weights(folder) else load_ticket(folder)
 
 
 def is_of_weights(folder: Path) -> bool:
@@ -142,26 +135,6 @@ def is_of_weights(folder: Path) -> bool:
         return bool(json.loads((folder / TICKET_JSON).read_text(encoding="utf-8")).get("kind") == WEIGHTS_KIND)
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def load_weight_ticket(folder: Path | str) -> SharedWeightTicket:
-    """Read a folder with a ticket of weights; raises TicketError if it is none, or is damaged."""
-    folder = user_path(folder)
-    if not is_of_weights(folder):
-        raise TicketError(f"{folder}: not a ticket of single weights (it has no {TICKET_JSON} that says so).")
-    try:
-        content = _read(folder)
-        arrays = (folder / TICKET_ARRAYS).read_bytes()
-        if hashlib.sha256(arrays).hexdigest() != content["sha256"]:
-            raise TicketError(f"{folder}: the checksum of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
-        ticket = WeightTicket.from_bytes(arrays, str(folder / TICKET_ARRAYS))
-        if not {"name", "weight_hash"} <= content["base"].keys():
-            raise TicketError(f"{folder}: {TICKET_JSON} does not say which base model the ticket is of.")
-        return SharedWeightTicket(ticket, content["base"], content["origin"], content["versions"])
-    except TicketError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TicketError(f"{folder}: the ticket folder is damaged ({error}).") from error
 
 
 def shipped_trial(folder: Path) -> str | None:
