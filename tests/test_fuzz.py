@@ -362,7 +362,7 @@ def try_data(path: Path, content: bytes, base: BaseModel, dice: Dice, left: Path
     source = TaskSource(task="t", train_file=path, dev_file=path, regression=dice.random() < 0.15)
     try:
         task = load_task(source)
-        said = describe(task).sentences()
+        said = describe(task)
         describe_tokens(task, ModelSource(base).tokenizer, 12)
         two_steps(base, task, source, left)
     except TicketError as error:

@@ -59,7 +59,7 @@ def _described(infos: Sequence[TaskInfo], settings: StudySettings, base: BaseMod
     for info, task in zip(infos, tasks.values(), strict=True):
         source.check(task.form, task.outputs)
         check_task(task, source.tokenizer, settings.max_length)
-        said = describe(task).sentences() + describe_tokens(task, source.tokenizer, settings.max_length)
+        said = describe(task) + describe_tokens(task, source.tokenizer, settings.max_length)
         found.append(replace(info, description=said))
     return [replace(found[0], description=(*source.notices, *found[0].description)), *found[1:]]
 

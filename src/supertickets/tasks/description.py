@@ -1,7 +1,6 @@
 """What was understood of a task's data, in sentences: shown before training, on the page and in the model card."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,53 +11,26 @@ _NAMED = 20
 """How many classes a sentence names, the largest first."""
 
 
-@dataclass(frozen=True)
-class Description:
-    """The sizes of a task's sets, its classes (label, training examples, dev examples) or its training targets' range,
-    mean and standard deviation, and sentences on how files were read and on what may be a mistake in them.
+def describe(task: Task) -> tuple[str, ...]:
+    """Return what a task's data were understood to be: the sizes of its sets, its classes or its targets' range.
+
+    Sentences follow on how files were read and on what may be a mistake in them.
     """
-
-    train: int
-    dev: int
-    unit: str
-    classes: tuple[tuple[str, int, int], ...]
-    targets: tuple[float, float, float, float] | None
-    notices: tuple[str, ...]
-
-    def sentences(self) -> tuple[str, ...]:
-        """Return all that as sentences."""
-        found = [f"{self.train:,} training and {self.dev:,} dev {self.unit}."]
-        if self.classes:
-            largest = sorted(self.classes, key=lambda one: -one[1])[:_NAMED]
-            more = f" and {len(self.classes) - _NAMED:,} more" if len(self.classes) > _NAMED else ""
-            named = ", ".join(f"{shown(label)} ({train:,} + {dev:,})" for label, train, dev in largest)
-            found.append(f"{len(self.classes):,} classes (training + dev examples): {named}{more}.")
-        if self.targets:
-            low, high, mean, deviation = self.targets
-            found.append(
-                f"Training targets are from {low:.6g} to {high:.6g}, with mean {mean:.6g} and standard deviation "
-                f"{deviation:.6g}."
-            )
-        return (*found, *self.notices)
-
-
-def describe(task: Task) -> Description:
-    """Return what a task's data were understood to be."""
-    classes: list[tuple[str, int, int]] = []
+    unit = {"masked": "lines", "spans": "questions", "sequence": "examples"}[task.form]
+    found = [f"{len(task.train):,} training and {len(task.dev):,} dev {unit}."]
     if task.labels:
         train, dev = (np.bincount(part.targets, minlength=len(task.labels)) for part in (task.train, task.dev))
-        classes = [(label, int(train[place]), int(dev[place])) for place, label in enumerate(task.labels)]
-    real = task.train.targets
-    return Description(
-        train=len(task.train),
-        dev=len(task.dev),
-        unit={"masked": "lines", "spans": "questions", "sequence": "examples"}[task.form],
-        classes=tuple(classes),
-        targets=(float(real.min()), float(real.max()), float(real.mean()), float(real.std()))
-        if task.is_regression
-        else None,
-        notices=(*dict.fromkeys(task.notices), *_positive(task), *_variation(task), *_texts(task), *_repeated(task)),
-    )
+        largest = np.argsort(-train, kind="stable")
+        named = [f"{shown(task.labels[i])} ({train[i]:,} + {dev[i]:,})" for i in largest]
+        found.append(f"{len(task.labels):,} classes (training + dev examples): {_listed(named)}.")
+    if task.is_regression:
+        real = task.train.targets
+        found.append(
+            f"Training targets are from {real.min():.6g} to {real.max():.6g}, with mean {real.mean():.6g} and standard "
+            f"deviation {real.std():.6g}."
+        )
+    notices = dict.fromkeys(task.notices)
+    return (*found, *notices, *_positive(task), *_variation(task), *_texts(task), *_repeated(task))
 
 
 def _positive(task: Task) -> list[str]:
