@@ -11,6 +11,7 @@ import pytest
 
 from supertickets.anatomy import Shape
 from supertickets.cli import main
+from supertickets.evidence.rates import SPREAD
 from supertickets.lab.outcome import load_outcome
 from supertickets.models import find_model
 from supertickets.studies.adapt import AdaptSettings
@@ -345,10 +346,10 @@ def test_the_spread_over_seeds_and_learning_rates(found: Result, tmp_path: Path)
     scores = runs.set_index(["kind", "learning_rate", "seed"])["score"].sort_index()
     for kind, name in (("dense", "ST-DNN"), ("super", "SuperT")):
         own = [np.std(scores[kind, rate], ddof=1) for rate in (3e-3, 1e-2)]
-        assert spread.over_seeds.loc[name, "learning rate 0.003"] == pytest.approx(own[0])
-        assert spread.over_seeds.loc[name, "mean"] == pytest.approx(np.mean(own))
+        assert spread[SPREAD[0]].loc[name, "learning rate 0.003"] == pytest.approx(own[0])
+        assert spread[SPREAD[0]].loc[name, "mean"] == pytest.approx(np.mean(own))
         means = [scores[kind, rate].mean() for rate in (3e-3, 1e-2)]
-        assert spread.over_learning_rates.loc[name, "standard deviation"] == pytest.approx(np.std(means, ddof=1))
+        assert spread[SPREAD[1]].loc[name, "standard deviation"] == pytest.approx(np.std(means, ddof=1))
     assert "over learning rates (Table 8)" in result.report.read_text()
     rest = result.table[result.table["stage"].isna()].drop(columns=["stage", "learning_rate"])
     pd.testing.assert_frame_equal(rest.reset_index(drop=True), found.table)
@@ -404,5 +405,5 @@ def test_a_super_ticket_that_there_is_not_has_no_spread(
     asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "epochs": 1, "levels": (0.01,), "kinds": ("winning",)}
     result = run_study("find", asked, out=tmp_path / "out", learning_rates=1e-2, rate_seeds=2, **words)
     assert result.table[result.table["stage"] == RATES]["kind"].tolist() == ["dense", "dense"]
-    assert list(result.findings.spread.over_seeds.index) == ["ST-DNN"]
+    assert list(result.findings.spread[SPREAD[0]].index) == ["ST-DNN"]
     assert not result.failures

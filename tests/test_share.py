@@ -21,6 +21,7 @@ from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.evidence.labels import MT_DNN, RATES, SEARCH, SHARED, TICKET_SHARE, TUNED
+from supertickets.evidence.rates import SPREAD
 from supertickets.evidence.runs import TaskInfo, load_tasks, save_tasks
 from supertickets.export.shared import load_shared
 from supertickets.lab.outcome import WEIGHTS, load_outcome
@@ -415,8 +416,8 @@ def test_fine_tuning_with_other_learning_rates_and_seeds(shared: Result, given: 
         for task in ("words", "lengths"):
             own = runs[(runs["kind"] == kind) & (runs["task"] == task)]
             table = own.pivot(index="seed", columns="learning_rate", values="score").to_numpy()
-            assert spread.over_seeds.loc[kind, task] == pytest.approx(table.mean(axis=1).std(ddof=1))
-            assert spread.over_learning_rates.loc[kind, task] == pytest.approx(table.mean(axis=0).std(ddof=1))
+            assert spread[SPREAD[0]].loc[kind, task] == pytest.approx(table.mean(axis=1).std(ddof=1))
+            assert spread[SPREAD[1]].loc[kind, task] == pytest.approx(table.mean(axis=0).std(ddof=1))
     assert "Table 8" in result.report.read_text()
     assert (copy / "tables" / "spread-over-learning-rates.csv").is_file()
     assert result.findings.gains.equals(shared.findings.gains)  # the rest is what it was

@@ -17,7 +17,7 @@ from supertickets.anatomy import Shape
 from supertickets.evidence.adapt import analyse_adapt
 from supertickets.evidence.compare import analyse_compare
 from supertickets.evidence.findings import Findings
-from supertickets.evidence.rates import Spread
+from supertickets.evidence.rates import SPREAD
 from supertickets.evidence.runs import Runs, TaskInfo
 from supertickets.evidence.share import MODELS, MT_DNN, TICKET_SHARE, ShareFindings, analyse_share
 from supertickets.lab.steps import Label, Run, Step
@@ -89,13 +89,13 @@ def shared_runs(tasks: Sequence[str], seeds: int = 3, finished: int = 99) -> Run
     return Runs(tuple(infos), Path("x"), SETTINGS, runs, finished >= len(runs))
 
 
-def share_page(path: Path, runs: Runs, scores: bool = True, spread: Spread | None = None) -> str:
+def share_page(path: Path, runs: Runs, scores: bool = True, spread: Mapping[str, pd.DataFrame] | None = None) -> str:
     tasks, given = [one.task for one in runs.tasks], {}
     for i, task in enumerate(tasks):
         ours = np.random.default_rng(i).random((4, 6)) ** 3
         given[task] = {"heads": ours, "ffns": ours[:, 0]} if scores else {}
     seen = analyse_share(runs, dict(zip(tasks, TICKETS, strict=False)), given)
-    seen = ShareFindings(**{**vars(seen), "spread": spread})
+    seen = ShareFindings(**{**vars(seen), "spread": spread or {}})
     title = f"Tickets shared by {len(tasks)} tasks on the default encoder"
     write_page(path, title, share_sections(seen, runs), runs, seen, "supertickets share --config it.yaml")
     return path.read_text(encoding="utf-8")
@@ -138,7 +138,7 @@ def pages(folder: Path) -> dict[str, str]:
     """Each page's text, less plotly; they lie in `folder` under these names."""
     frame = pd.DataFrame({HOSTILE: [0.5]}, index=["MT-DNN"])
     made = {
-        "three": share_page(folder / "three.html", shared_runs(list(METRICS)), spread=Spread(frame, frame)),
+        "three": share_page(folder / "three.html", shared_runs(list(METRICS)), spread=dict.fromkeys(SPREAD, frame)),
         "two": share_page(folder / "two.html", shared_runs([HOSTILE, "words"], seeds=2, finished=8), scores=False),
         "begun": share_page(folder / "begun.html", shared_runs(["words", HOSTILE], finished=0)),
         "adapted": adapt_page(folder / "adapted.html"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import means
 from supertickets.evidence.phases import Phases, find_phases
-from supertickets.evidence.rates import Spread, spread_of_single
+from supertickets.evidence.rates import spread_of_single
 from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.evidence.selection import Selected, candidates, cross_fit, halved_scores, select_super
@@ -64,7 +64,8 @@ class FindFindings(Findings):
     is the gain as the paper reports it: each seed's best winning level, chosen on the dev set that scores it; `honest`
     is the cross-fitted one. `control` is what choosing among `controls` dense runs gives over their mean, both ways.
     `remaining` is each seed's share of parameters in its best winning ticket, `chosen` the row of the super ticket.
-    `spread` is that over seeds and learning rates (None: not asked for), `paper_tables` see `evidence.tables`.
+    `spread` has tables of that over seeds and learning rates (none: not asked for), `paper_tables` see
+    `evidence.tables`.
     """
 
     means: pd.DataFrame
@@ -76,7 +77,7 @@ class FindFindings(Findings):
     phases: Phases
     agreement: pd.DataFrame
     chosen: pd.Series | None
-    spread: Spread | None = None
+    spread: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     paper_tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     text = "find.txt.jinja"
@@ -103,7 +104,7 @@ class FindFindings(Findings):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the means, the paper's tables and the spreads."""
-        return {"means": self.means, **self.paper_tables} | (self.spread.tables() if self.spread is not None else {})
+        return {"means": self.means, **self.paper_tables, **self.spread}
 
 
 def analyse_find(runs: Runs) -> FindFindings:
@@ -142,7 +143,7 @@ def analyse_find(runs: Runs) -> FindFindings:
         phases=find_phases(table),
         agreement=agreement(runs),
         chosen=select_super(table),
-        spread=spread_of_single(everything[everything["stage"].notna()]) if "stage" in everything else None,
+        spread=spread_of_single(everything[everything["stage"].notna()]) if "stage" in everything else {},
     )
 
 

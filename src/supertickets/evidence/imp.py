@@ -83,13 +83,8 @@ class ImpFindings(Findings):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the tables of the page."""
-        return {
-            "means": self.means,
-            "table 2": self.table_2,
-            "rewinding": self.rewinding,
-            "densities": self.densities,
-            "similarity": self.similarity,
-        }
+        names = ("means", "table_2", "rewinding", "densities", "similarity")
+        return {name.replace("_", " "): getattr(self, name) for name in names}
 
     @property
     def full(self) -> pd.Series | None:

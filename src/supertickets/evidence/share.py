@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 
@@ -26,7 +26,7 @@ from supertickets.evidence.published import (
     published_model,
     why_not_averaged,
 )
-from supertickets.evidence.rates import Spread, spread_over
+from supertickets.evidence.rates import SPREAD, spread_over
 from supertickets.evidence.runs import Runs, TaskInfo
 from supertickets.tickets import Ticket
 
@@ -54,7 +54,8 @@ class ShareFindings(Findings):
     `tasks` are its tasks, `tickets` their tickets. `table` is the paper's Table 3, `gains` compares Ticket-Share with
     MT-DNN, `keepers` counts who keeps what in each layer, `overlaps` compares tickets by pairs of tasks, `importance`
     has a row a structure (see `task_shares`; empty where a ticket has no scores). `reason` says why scores do not
-    average over tasks, where they do not. `spread` is fine-tuning's over seeds and learning rates (None: not run).
+    average over tasks, where they do not. `spread` has tables of fine-tuning's over seeds and learning rates (none: not
+    run).
     """
 
     tasks: tuple[TaskInfo, ...]
@@ -66,7 +67,7 @@ class ShareFindings(Findings):
     overlaps: pd.DataFrame
     importance: pd.DataFrame
     reason: str
-    spread: Spread | None = None
+    spread: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     text = "share.txt.jinja"
     shown = {"table 3": "mean dev scores (Table 3)"}  # noqa: RUF012
@@ -74,8 +75,7 @@ class ShareFindings(Findings):
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return all tables."""
         found = {"table 3": self.table, "gains": self.gains, "who keeps what": self.keepers}
-        found |= {"overlaps": self.overlaps, "importance": self.importance}
-        return found | (self.spread.tables() if self.spread is not None else {})
+        return {**found, "overlaps": self.overlaps, "importance": self.importance, **self.spread}
 
 
 def analyse_share(
@@ -197,17 +197,18 @@ def gains(found: pd.DataFrame, tasks: Sequence[str], reason: str = "") -> pd.Dat
     return frame[["stage", "task", "seeds", MT_DNN, TICKET_SHARE, "difference", "low", "high", "p", "p_holm"]]
 
 
-def _spread(runs: Runs) -> Spread | None:
+def _spread(runs: Runs) -> dict[str, pd.DataFrame]:
     """Return how fine-tuning varies over seeds and learning rates, a row a model and a column a task (Tables 5, 8)."""
     tuned = selected(runs.table, {"stage": RATES})
     if tuned.empty:
-        return None
+        return {}
     size = published_model(runs.task)
     found: dict[str, pd.DataFrame] = {}
-    for name, over, mean in (("table 5, multi-task", "seed", "learning_rate"), ("table 8", "learning_rate", "seed")):
+    theirs = (("table 5, multi-task", "seed", "learning_rate"), ("table 8", "learning_rate", "seed"))
+    for title, (name, over, mean) in zip(SPREAD, theirs, strict=True):
         table = spread_over(tuned, ["kind", "task"], over, mean).unstack("task")
         table = table.reindex(index=list(MODELS), columns=[task.task for task in runs.tasks])
         for model, row in published()[name].get(size, {}).items() if size is not None else ():
             table.loc[published_label(model, str(size))] = [row.get(task.task, np.nan) for task in runs.tasks]
-        found[name] = table.rename_axis(index=None, columns=None)
-    return Spread(*found.values())
+        found[title] = table.rename_axis(index=None, columns=None)
+    return found

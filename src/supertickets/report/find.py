@@ -30,7 +30,7 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
     """Return what the page says of a study of `find`."""
     own, measure, means = runs.only(stage=None), runs.task.measure, findings.means
     table = means[["kind", "level", "mean", "std", "low", "high", "runs"]].rename(columns=_MEANS)
-    agreement, spread = findings.agreement, findings.spread
+    agreement = findings.agreement
     figures = {
         "Every run's score": Figure(score_distribution(own.table, measure), *_SAID["distribution"]),
         "Cost against score": Figure(cost_against_score(own.table, measure), *_SAID["cost"]),
@@ -42,8 +42,8 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
         Section("What the winning tickets keep", _maps(findings, own)),
         Section("Do seeds agree?", [Figure(seeds_alike(agreement), *_SAID["agreement"])] if len(agreement) else []),
     ]
-    if spread is not None:
-        sections.append(tables_section(spread.tables(), "Sensitivity", _SAID["spread"]))
+    if findings.spread:
+        sections.append(tables_section(findings.spread, "Sensitivity", _SAID["spread"]))
     sections.append(paper_section(findings.paper_tables))
     return [section for section in sections if section.blocks]
 

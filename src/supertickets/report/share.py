@@ -28,14 +28,16 @@ _SAID = show.WORDS["share"]
 
 def share_sections(findings: ShareFindings, runs: Runs) -> list[Section]:
     """Return what the page says of a study of `share`."""
-    tasks, spread = [task.task for task in findings.tasks], findings.spread
+    tasks = [task.task for task in findings.tasks]
     sections = [
         Section("", [Words(_SAID["about"], "quiet")]),
         Section("Scores and sizes", _scores(findings, tasks)),
         Section("Who keeps what", _structures(findings)),
         Section("What matters to whom", _importance(findings.importance, tasks)),
     ]
-    return sections + ([] if spread is None else [show.tables_section(spread.tables(), "Sensitivity", _SAID["spread"])])
+    if findings.spread:
+        sections.append(show.tables_section(findings.spread, "Sensitivity", _SAID["spread"]))
+    return sections
 
 
 def _scores(findings: ShareFindings, tasks: Sequence[str]) -> list[Block]:
