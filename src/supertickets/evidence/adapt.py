@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from supertickets.evidence.cells import number, with_std
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import all_gains, means, paired_gains
 from supertickets.evidence.published import column_title, published, published_label, published_model
@@ -19,13 +19,11 @@ from supertickets.evidence.runs import Runs
 class AdaptFindings(Findings):
     """What a study of `adapt` shows.
 
-    `means` has a row a model (`kind`) and number of examples; `table` is the paper's Table 4; `gains` compares each
-    ticket with its dense model (`over`). `longer` has the epochs of trainings that had more than asked for, by number
-    of examples, `epochs` and `least_steps` what was asked for.
+    `table` is the paper's Table 4; `gains` compares each ticket with its dense model (`over`). `longer` has the epochs
+    of trainings that had more than asked for, by number of examples, `epochs` and `least_steps` what was asked for.
     """
 
     task: str
-    means: pd.DataFrame
     table: pd.DataFrame
     gains: pd.DataFrame
     longer: Mapping[int, int]
@@ -42,14 +40,12 @@ class AdaptFindings(Findings):
 
 def analyse_adapt(runs: Runs, pairs: Sequence[tuple[str, str]]) -> AdaptFindings:
     """Look at all outcomes of a study of `adapt`; `pairs` are the models with tickets and the dense ones to compare."""
-    averaged = means(runs.table, ["kind", "examples"])
     epochs = int(runs.settings["epochs"])
     had = {int(run.step.labels["examples"]): run.trial.recipe.epochs for run in runs.runs if run.trial is not None}
     return AdaptFindings(
         runs=runs.table,
         task=runs.task.task,
-        means=averaged,
-        table=table_4(runs, averaged),
+        table=table_4(runs, means(runs.table, ["kind", "examples"])),
         gains=gains(runs.table, pairs),
         longer={examples: count for examples, count in sorted(had.items()) if count != epochs},
         epochs=epochs,
@@ -64,30 +60,20 @@ def table_4(runs: Runs, averaged: pd.DataFrame) -> pd.DataFrame:
     are text.
     """
     counts = [task.train for task in runs.tasks]
-    of = {(row["kind"], row["examples"]): row for _, row in averaged.iterrows()}
-    names = list(dict.fromkeys(runs.table["kind"]))
-    cells = {name: {_count(n): _cell(of.get((name, n))) for n in counts} for name in names}
+    of = {
+        (kind, n): with_std(mean, std)
+        for kind, n, mean, std in averaged[["kind", "examples", "mean", "std"]].to_numpy()
+    }
+    rows = {kind: [of.get((kind, n), "-") for n in counts] for kind in runs.table["kind"].unique()}
     model = published_model(runs.task)
-    theirs = published()["table 4"].get(model, {}).get(runs.task.task) if model is not None else None
-    if theirs is not None:
-        at = dict(zip(theirs["examples"], range(len(theirs["examples"])), strict=True))
-        for name in theirs:
-            if name != "examples":
-                shown = [f"{theirs[name][at[n]]:.1f}" if n in at else "-" for n in counts]
-                cells[published_label(name, str(model))] = dict(zip(map(_count, counts), shown, strict=True))
-    frame = pd.DataFrame.from_dict(cells, orient="index")
+    theirs = dict(published()["table 4"].get(model, {}).get(runs.task.task, {}))
+    there = theirs.pop("examples", ())
+    for name, scores in theirs.items():
+        score_at = dict(zip(there, scores, strict=True))
+        rows[published_label(name, str(model))] = [number(score_at.get(n, np.nan), "{:.1f}") for n in counts]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[f"{n:,} examples" for n in counts])
     frame.index.name = column_title(runs.task, runs.task.task, False)
     return frame
-
-
-def _count(examples: int) -> str:
-    return f"{examples:,} examples"
-
-
-def _cell(row: Any) -> str:
-    if row is None:
-        return "-"
-    return f"{row['mean']:.1f}" + (f" ± {row['std']:.1f}" if np.isfinite(row["std"]) else "")
 
 
 def gains(found: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from supertickets.evidence.cells import with_std
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import means
 from supertickets.evidence.phases import Phases, find_phases
@@ -84,10 +85,7 @@ class FindFindings(Findings):
 
     def printed(self) -> dict[str, pd.DataFrame]:
         """Return mean scores and standard deviations with a row a level and a column a kind."""
-        cells = [
-            f"{row['mean']:.2f}" + (f" ± {row['std']:.2f}" if np.isfinite(row["std"]) else "")
-            for _, row in self.means.iterrows()
-        ]
+        cells = [with_std(mean, std, digits=2) for mean, std in self.means[["mean", "std"]].to_numpy()]
         wide = self.means.assign(cell=cells).pivot(index="level", columns="kind", values="cell")
         table = wide[list(dict.fromkeys(self.means["kind"]))].fillna("").reset_index()
         return {"mean score by level (± standard deviation over seeds)": table}

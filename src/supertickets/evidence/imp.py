@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from supertickets.evidence.cells import with_std
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import means, paired_gains
 from supertickets.evidence.runs import DENSE, Runs
@@ -277,15 +278,11 @@ def _table_2(runs: Runs, found: pd.DataFrame, sparsity: float | None) -> pd.Data
     first, rows = found[found["rewind"] == ""], {}
     for kind, title in _ROWS.items():
         at = first[(first["kind"] == kind) & ((kind == DENSE) | (first["sparsity"] == sparsity))]
-        cells = {ours_title: _cell(*at[["mean", "std"]].iloc[0]) if len(at) else "-"}
+        cells = {ours_title: with_std(*at[["mean", "std"]].iloc[0]) if len(at) else "-"}
         if theirs is not None:
             values = theirs.get(_THEIRS.get(kind), ())
             values = values if isinstance(values, list | tuple) else [values]
-            cells[f"{task} at {theirs['sparsity']:.0%} (BERT-base, published)"] = _cell(*values) if values else "-"
+            cells[f"{task} at {theirs['sparsity']:.0%} (BERT-base, published)"] = with_std(*values) if values else "-"
         if any(cell != "-" for cell in cells.values()):
             rows[title] = cells
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _cell(mean: float, std: float = np.nan) -> str:
-    return f"{mean:.1f}" + (f" ± {std:.1f}" if np.isfinite(std) else "")

@@ -52,18 +52,24 @@ def table_2(tasks: Sequence[TaskInfo]) -> pd.DataFrame:
 
     Cells are text. Only GLUE's server can score a submission, so that there are no figures of our own.
     """
-    size = published_model(tasks[0])
-    theirs = published()["table 2"]
-    ordered = sorted(tasks, key=lambda one: ORDER.index(one.task))
-    rows = {
-        published_label(name, str(size)): {
-            **{theirs["columns"][one.task]: published_cell(row, one, str(size)) for one in ordered if one.task in row},
-            "Average Score": f"{row['average']:.1f} (8 tasks)",
-            "Average Compression": f"{row['compression']:.1f}%",
-        }
-        for name, row in theirs.get(size, {}).items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    columns = published()["table 2"]["columns"]
+    of_task = {columns[task]: one for task in ORDER for one in tasks if task == one.task and task in columns}
+    return pd.DataFrame.from_dict(published_rows("table 2", published_model(tasks[0]), of_task), orient="index")
+
+
+def published_rows(table: str, size: str | None, columns: Mapping[str, TaskInfo]) -> dict[str, dict[str, str]]:
+    """Return a published table's rows of one of the paper's models; `columns` are tasks by the titles they have here.
+
+    Where it has them, the averages over GLUE's tasks follow.
+    """
+    rows = {}
+    for name, row in published()[table].get(size, {}).items():
+        cells = {title: published_cell(row, task, str(size)) for title, task in columns.items()}
+        if "average" in row:
+            cells |= {"Average Score": f"{row['average']:.1f} (8 tasks)"}
+            cells |= {"Average Compression": f"{row['compression']:.1f}%"}
+        rows[published_label(name, str(size))] = cells
+    return rows
 
 
 def published_label(name: str, size: str) -> str:

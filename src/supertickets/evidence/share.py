@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supertickets.anatomy.cost import parameters
+from supertickets.evidence.cells import joined_means, number
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import GAIN, gain, paired_gains, selected
 from supertickets.evidence.keepers import keepers, overlaps, task_shares
@@ -21,9 +22,9 @@ from supertickets.evidence.published import (
     ORDER,
     column_title,
     published,
-    published_cell,
     published_label,
     published_model,
+    published_rows,
     why_not_averaged,
 )
 from supertickets.evidence.rates import SPREAD, spread_over
@@ -142,38 +143,24 @@ def table_3(runs: Runs, size: Sizes, reason: str) -> pd.DataFrame:
     found, place = runs.table, {task: i for i, task in enumerate(ORDER)}
     infos = sorted(runs.tasks, key=lambda one: (place.get(one.task, len(ORDER)), one.task))
     rows: dict[str, dict[str, str]] = {}
-    titles = {one.task: column_title(one, one.task, MISMATCHED in found) for one in infos}
+    columns = {column_title(one, one.task, MISMATCHED in found): one for one in infos}
     for kind, stage in _models(found):
         of_model = selected(found, {"kind": kind, "stage": stage, "status": "finished"})
-        cells = {titles[one.task]: _metrics(selected(of_model, {"task": one.task}), one) for one in infos}
+        cells = {title: _metrics(selected(of_model, {"task": one.task}), one) for title, one in columns.items()}
         average = averages(found, [one.task for one in infos], kind, stage)["score"]
-        cells |= {"Average Score": "-" if reason else _text(average.mean())}
-        cells |= {"Std Dev": "-" if reason else _text(average.std())}
-        full = kind == MT_DNN
-        cells |= {"Mean size": "100%" if full else _percent(size.mean)}
-        rows[name_of(kind, stage)] = cells | {"Union size": "100%" if full else _percent(size.union)}
-    if (model := published_model(runs.task)) is not None:
-        for name, row in published()["table 3"][model].items():
-            cells = {titles[one.task]: published_cell(row, one, model) for one in infos}
-            cells |= {"Average Score": f"{row['average']:.1f} (8 tasks)", "Std Dev": "-"}
-            cells |= {"Mean size": f"{row['compression']:.1f}%", "Union size": "-"}
-            rows[published_label(name, model)] = cells
+        mean, std = ("-", "-") if reason else (number(average.mean()), number(average.std()))
+        kept = ["100%"] * 2 if kind == MT_DNN else [number(share, "{:.1%}") for share in (size.mean, size.union)]
+        cells |= {"Average Score": mean, "Std Dev": std, "Mean size": kept[0], "Union size": kept[1]}
+        rows[name_of(kind, stage)] = cells
+    for name, cells in published_rows("table 3", published_model(runs.task), columns).items():
+        compression = cells.pop("Average Compression")
+        rows[name] = cells | {"Std Dev": "-", "Mean size": compression, "Union size": "-"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _metrics(of_task: pd.DataFrame, task: TaskInfo) -> str:
-    if of_task.empty:
-        return "-"
-    names = [*task.metrics, *([MISMATCHED] if MISMATCHED in of_task and task.task == "mnli" else [])]
-    return "/".join(f"{value:.1f}" for value in of_task[names].astype(float).mean())
-
-
-def _text(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "-"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1%}" if np.isfinite(value) else "-"
+    more = [MISMATCHED] if MISMATCHED in of_task and task.task == "mnli" else []
+    return joined_means(of_task, [*task.metrics, *more])
 
 
 def gains(found: pd.DataFrame, tasks: Sequence[str], reason: str = "") -> pd.DataFrame:

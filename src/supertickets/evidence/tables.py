@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 
 from supertickets.errors import named_twice
+from supertickets.evidence.cells import joined_means, number
 from supertickets.evidence.find import FindFindings, Gain
 from supertickets.evidence.published import (
     MISMATCHED,
     ORDER,
     column_title,
-    published,
-    published_cell,
-    published_label,
     published_model,
+    published_rows,
     why_not_averaged,
 )
 from supertickets.evidence.runs import DENSE, Runs
@@ -165,58 +164,44 @@ def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:
     Cells are text in the paper's layout: metrics joined by `/`, `-` for what there is not.
     """
     ordered = in_order(studies)
-    columns = _columns(ordered)
-    average = task_average(studies)
+    titles = [
+        column_title(one.runs.task, name, MISMATCHED in one.runs.table)
+        for name, one in zip(names_of(ordered), ordered, strict=True)
+    ]
 
-    def table(rows: Mapping[str, Sequence[str]], extra: Mapping[str, Sequence[str]] | None = None) -> pd.DataFrame:
-        cells = {name: dict(zip(columns, values, strict=True)) for name, values in rows.items()}
-        frame = pd.DataFrame.from_dict(cells, orient="index")[columns]
-        for name, values in (extra or {}).items():
-            frame[name] = list(values)
-        return frame
+    def row(cells: Iterable[str]) -> dict[str, str]:
+        return dict(zip(titles, cells, strict=True))
 
-    sizes = sorted({size for one in ordered if (size := published_model(one.runs.task)) is not None})
-    one_rows = {"ST-DNN": [_scores(one, False) for one in ordered], "SuperT": [_scores(one, True) for one in ordered]}
-    one_rows["SuperT (cross-fitted)"] = [_honest(one) for one in ordered]
-    means: list[Any] = [np.nan] * 3
+    average, means = task_average(studies), [np.nan] * 3
     if average.paper is not None and average.honest is not None:
-        means = [np.mean(values) for values in (average.paper.dense, average.paper.scores, average.honest.scores)]
-    sizes_left = [np.mean(one.findings.remaining) for one in ordered if one.findings.remaining]
+        means = [average.paper.dense_mean, average.paper.super_mean, average.honest.super_mean]
+    paper, remaining = [one.findings.paper for one in ordered], [one.findings.remaining for one in ordered]
+    sizes_left = [np.mean(shares) for shares in remaining if shares]
     left = f"{np.mean(sizes_left):.1%}" if sizes_left else "-"
-    extra = {"Average Score": [_number(mean) for mean in means], "Average Compression": ["100%", left, left]}
-    for size in sizes:
-        for name, row in published()["table 1"][size].items():
-            one_rows[published_label(name, size)] = [_published(row, one, size) for one in ordered]
-            extra["Average Score"].append(f"{row['average']:.1f} (8 tasks)")
-            extra["Average Compression"].append(f"{row['compression']:.1f}%")
-    gain = [(one.findings.paper, one) for one in ordered]
+    honest = ("-" if (gain := one.findings.honest) is None else f"{gain.super_mean:.1f}" for one in ordered)
+    scores = {
+        "ST-DNN": row(_scores(one, False) for one in ordered),
+        "SuperT": row(_scores(one, True) for one in ordered),
+        "SuperT (cross-fitted)": row(honest),
+    }
+    for cells, mean, compression in zip(scores.values(), means, ("100%", left, left), strict=True):
+        cells |= {"Average Score": number(mean), "Average Compression": compression}
     spread = {
-        "ST-DNN": [_number(_std(found.dense)) if found else "-" for found, _ in gain],
-        "SuperT": [_number(_std(found.scores)) if found else "-" for found, _ in gain],
+        "ST-DNN": row("-" if gain is None else number(_std(gain.dense)) for gain in paper),
+        "SuperT": row("-" if gain is None else number(_std(gain.scores)) for gain in paper),
     }
-    size_rows = {
-        "SuperT (Mean)": [_number(np.mean(one.findings.remaining or (np.nan,))) for one in ordered],
-        "SuperT (Std Dev)": [_number(_std(one.findings.remaining)) for one in ordered],
+    left_of = {
+        "SuperT (Mean)": row(number(float(np.mean(shares or (np.nan,)))) for shares in remaining),
+        "SuperT (Std Dev)": row(number(_std(shares)) for shares in remaining),
     }
-    tables = {"table 5": dict(spread), "table 6": {"SuperT": spread["SuperT"]}, "table 7": size_rows}
-    names = {"mean": "SuperT (Mean)", "std": "SuperT (Std Dev)"}
+    tables = {"table 1": scores, "table 5": spread, "table 6": {"SuperT": spread["SuperT"]}, "table 7": left_of}
+    columns = dict(zip(titles, (one.runs.task for one in ordered), strict=True))
+    sizes = sorted({size for one in ordered if (size := published_model(one.runs.task)) is not None})
+    found = {"gains": gains(studies)}
     for title, rows in tables.items():
         for size in sizes:
-            for name, row in published()[title].get(size, {}).items():
-                cells = [_published(row, one, size) for one in ordered]
-                rows[published_label(names.get(name, name), size)] = cells
-    return {
-        "gains": gains(studies),
-        "table 1": table(one_rows, extra),
-        **{title: table(rows) for title, rows in tables.items()},
-    }
-
-
-def _columns(studies: Sequence[AnalysedStudy]) -> list[str]:
-    """Return the columns' titles: the paper's for a task, longer ones where studies could be mistaken."""
-    found = []
-    for name, one in zip(names_of(studies), studies, strict=True):
-        found.append(column_title(one.runs.task, name, MISMATCHED in one.runs.table))
+            rows |= published_rows(title, size, columns)
+        found[title] = pd.DataFrame.from_dict(rows, orient="index")
     return found
 
 
@@ -230,20 +215,4 @@ def _scores(one: AnalysedStudy, of_super: bool) -> str:
     else:
         chosen = finished[finished["kind"] == DENSE]
         chosen = chosen[chosen["seed"].isin(gain.seeds)] if gain is not None else chosen
-    if chosen.empty:
-        return "-"
-    names = [*one.runs.task.metrics, *([MISMATCHED] if MISMATCHED in table else [])]
-    return "/".join(f"{value:.1f}" for value in chosen[names].astype(float).mean())
-
-
-def _honest(one: AnalysedStudy) -> str:
-    gain = one.findings.honest
-    return "-" if gain is None else f"{np.mean(gain.scores):.1f}"
-
-
-def _published(row: Mapping[str, Any], one: AnalysedStudy, size: str) -> str:
-    return published_cell(row, one.runs.task, size)
-
-
-def _number(value: Any) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.2f}"
+    return joined_means(chosen, [*one.runs.task.metrics, *([MISMATCHED] if MISMATCHED in table else [])])

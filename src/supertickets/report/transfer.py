@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from supertickets.evidence.cells import with_std
 from supertickets.evidence.imp import published_weights
 from supertickets.evidence.runs import DENSE, Runs
 from supertickets.evidence.transfer import TransferFindings, own_tickets
@@ -92,21 +93,17 @@ def _heat_map(
 
 def _scores(findings: TransferFindings) -> Table:
     """Return mean scores with standard deviations, the dense model's first; cells sort by the mean."""
-    said = findings.means.assign(said=[_with_std(row) for _, row in findings.means.iterrows()])
+    said = findings.means.assign(said=[with_std(*scores) for scores in findings.means[["mean", "std"]].to_numpy()])
     matrix = said.pivot(index="source", columns="task", values="said")
     matrix = matrix.reindex(index=[DENSE, *findings.sources], columns=list(findings.targets))
     return Table(matrix.rename_axis(index="source", columns=None), "scores by source and target")
-
-
-def _with_std(row: Any) -> str:
-    return f"{row['mean']:.1f}" + (f" ± {row['std']:.1f}" if np.isfinite(row["std"]) else "")
 
 
 def _in_words(row: Any) -> str:
     if pd.isna(row["gain"]):
         return "nothing to compare yet"
     interval = f"; 95 % from {row['low']:+.2f} to {row['high']:+.2f}, p = {row['p']:.2g}"
-    return _with_std(row) + (interval if np.isfinite(row["p"]) else "")
+    return with_std(row["mean"], row["std"]) + (interval if np.isfinite(row["p"]) else "")
 
 
 def _overlaps(findings: TransferFindings) -> list[Block]:
