@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +21,7 @@ from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.evidence.selection import Selected, candidates, cross_fit, halved_scores, select_super
 from supertickets.evidence.statistics import Paired, bootstrap_interval, paired_t_test
-from supertickets.lab.steps import Run
+from supertickets.lab.steps import Label, Run
 from supertickets.tickets import Ticket
 
 
@@ -108,8 +109,7 @@ class FindFindings(Findings):
 def analyse_find(runs: Runs) -> FindFindings:
     """Look at all outcomes of a study of `find`; runs that did not finish are left out."""
     everything, runs = runs.table, runs.only(stage=None)
-    table = runs.table
-    halves = {kind: {run: _halved(runs, run) for run in runs.where(kind=kind)} for kind in (DENSE, "winning", CONTROL)}
+    table, (halves, resampled) = runs.table, _scored(runs)
     dense = {_seed(run): scores for run, scores in halves[DENSE].items()}
     by_seed: dict[int, list[Floats]] = {}
     for run, scores in halves["winning"].items():
@@ -132,7 +132,7 @@ def analyse_find(runs: Runs) -> FindFindings:
             )
     return FindFindings(
         runs=everything,
-        means=_means(runs),
+        means=_means(table, resampled),
         paper=paper,
         honest=honest,
         remaining=remaining,
@@ -149,34 +149,34 @@ def _seed(run: Run) -> int:
     return int(run.step.labels["seed"])
 
 
-def _halved(runs: Runs, run: Run) -> Floats:
-    """Return a run's scores on halves of the dev set, of every epoch that its recipe lets early stopping choose."""
-    assert run.outcome is not None
-    outputs = run.outcome.predictions()["dev"]
-    if run.outcome.trial.recipe.keep_epoch == "last":
-        outputs = outputs[-1:]
-    return halved_scores(outputs, runs.task.metrics, runs.task.targets)
+def _scored(runs: Runs) -> tuple[dict[str, dict[Run, Floats]], dict[tuple[Label, Label], list[Floats]]]:
+    """Return runs' scores on halves of the dev set by kind, and on bootstrap resamples of it by kind and level.
 
-
-def _means(runs: Runs) -> pd.DataFrame:
-    """Return means by kind and level with bootstrap intervals over seeds and examples."""
-    task = runs.task
-    weights = cache(bootstrap_weights)  # one and the same for all runs
-    resampled: dict[tuple[object, object], list[Floats]] = {}
-    seen: dict[str, Floats] = {}
+    The first are those of every epoch that a run's recipe lets early stopping choose, the others of the best epoch.
+    """
+    task, weights = runs.task, cache(bootstrap_weights)  # one and the same for all runs
+    halves: dict[str, dict[Run, Floats]] = defaultdict(dict)
+    resampled: dict[tuple[Label, Label], list[Floats]] = defaultdict(list)
+    seen: dict[str, tuple[Floats, Floats]] = {}
     for run in runs.where():
-        assert run.outcome is not None
-        if run.outcome.key not in seen:
-            epoch = [entry["epoch"] for entry in run.outcome.epochs].index(run.outcome.best_epoch)
-            outputs = run.outcome.predictions()["dev"][epoch]
-            seen[run.outcome.key] = weighted_scores(task.metrics, task.targets, outputs, weights(len(outputs)))
-        labels = run.step.labels
-        resampled.setdefault((labels["kind"], labels["level"]), []).append(seen[run.outcome.key])
-    found = means(runs.table, ["kind", "level"])
-    intervals = [
-        bootstrap_interval(np.stack(resampled[kind, level]))
-        for kind, level in zip(found["kind"], found["level"], strict=True)
-    ]
+        outcome, labels = run.outcome, run.step.labels
+        assert outcome is not None
+        if outcome.key not in seen:
+            outputs = outcome.predictions()["dev"]
+            best = outputs[[entry["epoch"] for entry in outcome.epochs].index(outcome.best_epoch)]
+            chosen = outputs[-1:] if outcome.trial.recipe.keep_epoch == "last" else outputs
+            drawn = weighted_scores(task.metrics, task.targets, best, weights(len(best)))
+            seen[outcome.key] = halved_scores(chosen, task.metrics, task.targets), drawn
+        halves[str(labels["kind"])][run], drawn = seen[outcome.key]
+        resampled[labels["kind"], labels["level"]].append(drawn)
+    return halves, resampled
+
+
+def _means(table: pd.DataFrame, resampled: Mapping[tuple[Label, Label], Sequence[Floats]]) -> pd.DataFrame:
+    """Return means by kind and level with bootstrap intervals over seeds and examples."""
+    found = means(table, ["kind", "level"])
+    at = zip(found["kind"], found["level"], strict=True)
+    intervals = [bootstrap_interval(np.stack(resampled[kind, level])) for kind, level in at]
     return found.assign(low=[low for low, _ in intervals], high=[high for _, high in intervals])
 
 
