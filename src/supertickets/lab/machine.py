@@ -114,7 +114,7 @@ def local_runner(machine: Machine) -> Runner:
 RUNNERS: Registry[Callable[[Machine], Runner]] = Registry(
     "backend",
     "runners",
-    {"local": "supertickets.lab.machine:local_runner", "ray": "supertickets.lab.on_ray:ray_runner"},
+    {"local": "supertickets.lab.machine:local_runner", "ray": "supertickets.lab.on_ray:RayRunner"},
 )
 """What makes a runner (see `lab.jobs.Runner`) of a machine, by the name of its backend."""
 

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,6 @@ from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS, drop_checkpoi
 from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
-from supertickets.tasks import Task
 
 _POLL = 0.3  # seconds between two looks at what runs
 _bench: Any = None  # Ray keeps its worker processes: base weights and token ids stay in memory between trials
@@ -161,20 +160,13 @@ def _read(path: Path) -> bytes | None:
 
 
 class RayRunner:
-    """Runs jobs on a Ray cluster: the one at `address`, the one this machine belongs to, or a new local one.
+    """Runs jobs on a Ray cluster: the one at the machine's `address`, the one it belongs to, or a new local one.
 
-    A trial takes `cpus` and `gpus`, and a workbench with these `options`; `models` and `tasks` travel with it.
+    A trial takes the machine's `cpus_each` and `gpus`; its `models` and `tasks` travel with it. Raises TicketError if
+    Ray is not installed.
     """
 
-    def __init__(
-        self,
-        options: dict[str, Any],
-        models: Mapping[str, BaseModel],
-        tasks: Mapping[str, Task],
-        address: str | None,
-        cpus: float,
-        gpus: float,
-    ) -> None:
+    def __init__(self, machine: Machine) -> None:
         ray = self._ray = require_ray()
         from ray.exceptions import RayError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -182,19 +174,21 @@ class RayRunner:
         self._error = RayError
         self._mine = not ray.is_initialized()
         if self._mine:
-            join(address)
+            join(machine.address)
+        models, tasks = machine.models, machine.tasks
         hashes = frozenset([*models, *(model.files_hash for model in models.values()), *tasks])
         packed = {key: _pack(model) for key, model in models.items()}
+        options = {**machine.options, "device": machine.device}
         # In lists, so that they are fetched where they are used: tasks once for a bench.
         self._bench = (hashes, [ray.put(packed)], [ray.put(dict(tasks))], options)
         # Beside this process, so that losing another machine does not lose it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
+        self._cpus, self._gpus = machine.cpus_each, machine.gpus
         # max_retries: a machine that is lost takes a try that the lab counts, not one that Ray repeats unseen.
-        self._submit = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run_remotely)
+        self._submit = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(_run_remotely)
         self._running: dict[Any, Job] = {}
         self._files: dict[str, Any] = {}
-        self._cpus, self._gpus = cpus, gpus
 
     @property
     def side_by_side(self) -> int:
@@ -260,9 +254,3 @@ class RayRunner:
                 self._ray.cancel(reference, force=True)
         if self._mine:
             self._ray.shutdown()
-
-
-def ray_runner(machine: Machine) -> RayRunner:
-    """Return what runs jobs on a machine's Ray cluster. Raises TicketError if Ray is not installed."""
-    options = {**machine.options, "device": machine.device}
-    return RayRunner(options, machine.models, machine.tasks, machine.address, machine.cpus_each, machine.gpus)
