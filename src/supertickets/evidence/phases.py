@@ -63,7 +63,9 @@ def find_phases(table: pd.DataFrame) -> Phases:
     def level(column: float) -> float:
         return float(levels[int(column)]) if np.isfinite(column) else np.inf
 
-    first, second = int(ends[0]), float(ends[1])
+    def between(end: int) -> tuple[float, float] | None:
+        return None if intervals is None else (level(intervals[0, end]), level(intervals[1, end]))
+
     up = rises < LEVEL
     return Phases(
         seeds=len(winning),
@@ -71,12 +73,10 @@ def find_phases(table: pd.DataFrame) -> Phases:
         rise_p=float(np.nanmin(rises)) if np.isfinite(rises).any() else np.nan,
         rises_at=tuple(float(level) for level in levels[up]),
         fall_p=fall_p,
-        first_end=level(first),
-        first_interval=None if intervals is None else (level(intervals[0, 0]), level(intervals[1, 0])),
-        second_end=level(second) if np.isfinite(second) else None,
-        second_interval=None
-        if intervals is None or not has_random
-        else (level(intervals[0, 1]), level(intervals[1, 1])),
+        first_end=level(ends[0]),
+        first_interval=between(0),
+        second_end=level(ends[1]) if np.isfinite(ends[1]) else None,
+        second_interval=between(1) if has_random else None,
         has_random=has_random,
         missing=bool(np.isnan(w).any() or (has_random and np.isnan(r).any())),
     )

@@ -8,8 +8,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.evidence.resampling import Floats
-
 Alternative = Literal["two-sided", "less", "greater"]
 
 LEVEL = 0.05
@@ -77,13 +75,7 @@ def bootstrap_interval(scores: NDArray[np.float64], seed: int = 0) -> tuple[floa
     `scores` are `[seeds, resamples]`: each seed's score (or difference of scores) on each resample of the dev set. With
     one seed, the examples alone vary.
     """
-    resampled = resampled_means(scores, seed)
-    low, high = np.quantile(resampled, [LEVEL / 2, 1 - LEVEL / 2])
-    return float(low), float(high)
-
-
-def resampled_means(scores: NDArray[np.float64], seed: int = 0) -> Floats:
-    """Return means over seeds drawn with replacement, one for each column (resample) of `scores`."""
     seeds, resamples = scores.shape
-    drawn = np.random.default_rng(seed).integers(seeds, size=(seeds, resamples))
-    return scores[drawn, np.arange(resamples)].mean(axis=0)
+    drawn = np.random.default_rng(seed).integers(seeds, size=(seeds, resamples))  # with replacement, in each column
+    low, high = np.quantile(scores[drawn, np.arange(resamples)].mean(axis=0), [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
