@@ -19,22 +19,17 @@ PATTERNS = ("even", "one task", "two tasks")
 
 def keepers(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
     """Return, layer by layer (from 0), how many heads all tasks keep, several, one, none; and who keeps the FFN."""
-    tasks = list(of_task)
-    heads = np.stack([of_task[task].heads for task in tasks]).sum(axis=0)
-    rows = []
-    for layer in range(len(heads)):
-        keep = [task for task in tasks if of_task[task].ffns[layer]]
-        rows.append(
-            {
-                "layer": layer,
-                "heads of all": int((heads[layer] == len(tasks)).sum()),
-                "of several": int(((heads[layer] > 1) & (heads[layer] < len(tasks))).sum()),
-                "of one": int((heads[layer] == 1).sum()),
-                "of none": int((heads[layer] == 0).sum()),
-                "FFN of": "all" if len(keep) == len(tasks) else ", ".join(keep) or "none",
-            }
-        )
-    return pd.DataFrame(rows)
+    heads = np.sum([ticket.heads for ticket in of_task.values()], axis=0)
+    keep = [[task for task, ticket in of_task.items() if ticket.ffns[layer]] for layer in range(len(heads))]
+    columns = {
+        "layer": range(len(heads)),
+        "heads of all": (heads == len(of_task)).sum(axis=1),
+        "of several": ((heads > 1) & (heads < len(of_task))).sum(axis=1),
+        "of one": (heads == 1).sum(axis=1),
+        "of none": (heads == 0).sum(axis=1),
+        "FFN of": ["all" if len(tasks) == len(of_task) else ", ".join(tasks) or "none" for tasks in keep],
+    }
+    return pd.DataFrame(columns)
 
 
 def overlaps(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
@@ -51,15 +46,8 @@ def overlaps(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
             2 * float(getattr(~one, part).sum() * getattr(~other, part).sum()) / getattr(one, part).size
             for part in ("heads", "ffns")
         )
-        rows.append(
-            {
-                "task": a,
-                "other": b,
-                "kept": one.overlap(other),
-                "pruned": shared(*gone) if total else np.nan,
-                "chance": expected / total if total else np.nan,
-            }
-        )
+        pruned, chance = (shared(*gone), expected / total) if total else (np.nan, np.nan)
+        rows.append((a, b, one.overlap(other), pruned, chance))
     return pd.DataFrame(rows, columns=["task", "other", "kept", "pruned", "chance"])
 
 

@@ -38,6 +38,11 @@ class GlueTask(TaskLoader):
     extra: tuple[tuple[str, str, str], ...] = ()  # (name here, file, hub split)
     hub_dev: str = "validation"
 
+    @property
+    def on_hub(self) -> tuple[str, ...]:
+        """The columns of its texts on the hub."""
+        return self.hub_texts or self.texts
+
     def load(self, source: TaskSource) -> Task:
         """Return the task; raises TicketError for any fault in its files, or if the hub does not give them."""
         return _from_hub(self) if source.data is None else _from_folder(self, source.data)
@@ -109,7 +114,8 @@ def load_test_texts(
     """
     known = GLUE[task]
     if data is None:
-        return _test_from_hub(known, hub)
+        rows = _ask_hub(hub[0])[hub[1]]
+        return _one_or_two([list(rows[text]) for text in known.on_hub])
     for source in sources:
         folder, _, file = source.partition("/")
         path = data / folder / file
@@ -118,14 +124,12 @@ def load_test_texts(
                 path = _task_folder(known, data) / file
         if path.is_file():
             table = read_tsv(path)
-            texts = [column(table, name) for name in known.texts]
-            return texts[0], texts[1] if len(texts) == 2 else None
+            return _one_or_two([column(table, name) for name in known.texts])
     return None
 
 
-def _test_from_hub(task: GlueTask, hub: tuple[str, str]) -> tuple[list[str], list[str] | None]:
-    rows = _ask_hub(hub[0])[hub[1]]
-    texts = [list(rows[text]) for text in task.hub_texts or task.texts]
+def _one_or_two(texts: list[list[str]]) -> tuple[list[str], list[str] | None]:
+    """Return the first texts of examples and the second ones, if they have any."""
     return texts[0], texts[1] if len(texts) == 2 else None
 
 
@@ -138,13 +142,13 @@ def _from_hub(task: GlueTask) -> Task:
 
     def split(hub_split: str) -> Split:
         rows = data[hub_split]
-        texts = [rows[text] for text in task.hub_texts or task.texts]
+        texts = [list(rows[text]) for text in task.on_hub]
         values = rows["label"]
         if task.labels:
             names = data["train"].features["label"].names
             # The hub names 0/1 classes by words; their order is the files'.
             values = [names[value] if set(names) == set(task.labels) else str(value) for value in values]
-        return _split(f"{HUB_ID} {task.name} {hub_split}", task, [list(text) for text in texts], list(values))
+        return _split(f"{HUB_ID} {task.name} {hub_split}", task, texts, list(values))
 
     extra = {here: split(hub) for here, _, hub in task.extra if hub in data}
     return Task(task.name, task.labels, task.metrics, split("train"), split(task.hub_dev), extra)
@@ -152,4 +156,4 @@ def _from_hub(task: GlueTask) -> Task:
 
 def _split(where: str, task: GlueTask, texts: list[list[str]], values: list[Any]) -> Split:
     targets = class_targets(where, values, task.labels) if task.labels else real_targets(where, values)
-    return Split(texts[0], texts[1] if len(texts) == 2 else None, targets)
+    return Split(*_one_or_two(texts), targets)
