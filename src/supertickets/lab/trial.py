@@ -143,10 +143,8 @@ class Trial(BaseModel):
         }
         tasks = [_task_content(task) for task in self.tasks]
         content |= tasks[0] if len(tasks) == 1 else {"tasks": tasks}
-        if self.scoring is not None:
-            content["scoring"] = self.scoring.model_dump()
-        if self.sharing is not None:
-            content["sharing"] = self.sharing.model_dump()
+        parts = {"scoring": self.scoring, "sharing": self.sharing, "prune": self.prune, "span": self.span}
+        content |= {name: part.model_dump() for name, part in parts.items() if part is not None}
         if self.start is not None:
             content["start"] = {"weights": self.start.weights, "output_layer": self.start.output_layer}
             if self.start.rewound != "nothing":
@@ -155,9 +153,6 @@ class Trial(BaseModel):
             content["initial"] = self.initial
         if self.mask is not None:
             content["mask"] = self.mask.model_dump(exclude={"path"}, exclude_none=True)
-        if self.prune is not None:
-            content["prune"] = self.prune.model_dump()
-        content["span"] = self.span.model_dump()
         return content
 
 
