@@ -58,7 +58,6 @@ class Board:
     def message(self, message: Message) -> None:
         """Count a runner's message."""
         what, key, detail = message
-        line: dict[str, Any] | None
         if what == "started" and key not in self._ended:
             self.running[key] = {"since": time.monotonic(), "share": 0.0, "share_at_start": None}
         elif what == "progress" and key in self.running:
@@ -68,18 +67,18 @@ class Board:
                 line["share_at_start"] = share  # a trial that goes on from a checkpoint did not do that much just now
             line.update(detail, share=share)
         elif what in ("done", "partial", "failed", "refused", "again"):
-            line = self.running.pop(key, None)  # None: a trial lost on its way to a machine never started
-            if what != "again":
-                self._ended.add(key)
-            if what in ("done", "partial"):
-                self.done += 1
-                self._cost_gone += self.execution.cost(key)
-                if line is not None:
-                    self._cost_seen += self.execution.cost(key) * (1 - (line["share_at_start"] or 0.0))
-                    self._seconds_seen += time.monotonic() - line["since"]
-            elif what != "again":
+            ended = self.running.pop(key, None)  # None: a trial lost on its way to a machine never started
+            if what == "again":
+                return
+            self._ended.add(key)
+            self._cost_gone += self.execution.cost(key)
+            if what in ("failed", "refused"):
                 self.failed += 1
-                self._cost_gone += self.execution.cost(key)
+                return
+            self.done += 1
+            if ended is not None:
+                self._cost_seen += self.execution.cost(key) * (1 - (ended["share_at_start"] or 0.0))
+                self._seconds_seen += time.monotonic() - ended["since"]
 
     def seconds_left(self) -> float | None:
         """Return about how long the study will go on, or None while there is nothing to tell it from."""
