@@ -41,24 +41,16 @@ def analyse_compare(runs: Runs, retrained: Collection[str]) -> CompareFindings:
     both = pd.concat([table[table["choice"] == ""], changed])
     gains = paired_gains(both, {"choice": set(changed["choice"])}, {"choice": ""}, ("choice", "kind", "level"))
     tickets = {tuple(run.step.labels.values()): run.trial.ticket for run in runs.runs if run.trial is not None}
-    rows = []
-    for _, gain in gains.iterrows():
-        choice, kind, level = gain["choice"], gain["kind"], gain["level"]
-        drawn = [
-            (ticket, usual)
-            for seed in sorted(set(table["seed"]))
-            if (ticket := tickets.get((choice, kind, level, seed))) is not None
-            and (usual := tickets.get(("", kind, level, seed))) is not None
-        ]
-        overlap = np.mean([_overlap(one, other) for one, other in drawn]) if drawn and level else np.nan
-        heads, ffns = (
-            np.mean([getattr(t, name) for t, _ in drawn]) if drawn else np.nan for name in ("kept_heads", "kept_ffns")
-        )
-        rows.append({"overlap": overlap, "heads": heads, "ffns": ffns})
+    columns, seeds, rows = ["choice", "kind", "level"], sorted(set(table["seed"])), []
+    for choice, kind, level in gains[columns].itertuples(index=False):
+        pairs = [(tickets.get((choice, kind, level, seed)), tickets.get(("", kind, level, seed))) for seed in seeds]
+        drawn = [(ticket, usual) for ticket, usual in pairs if ticket is not None and usual is not None]
+        overlaps = [_overlap(one, other) for one, other in drawn if level]
+        kept = [(ticket.kept_heads, ticket.kept_ffns) for ticket, _ in drawn]
+        heads, ffns = np.mean(kept, axis=0) if kept else (np.nan, np.nan)
+        rows.append((np.mean(overlaps) if overlaps else np.nan, heads, ffns))
     added = pd.DataFrame(rows, columns=["overlap", "heads", "ffns"])
-    comparison = pd.concat(
-        [gains[["choice", "kind", "level"]], added, gains.drop(columns=["choice", "kind", "level"])], axis=1
-    )
+    comparison = pd.concat([gains[columns], added, gains.drop(columns=columns)], axis=1)
     return CompareFindings(table, comparison)
 
 
