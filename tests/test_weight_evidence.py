@@ -17,9 +17,9 @@ from supertickets.evidence.imp import (
     densities,
     matches,
     place_of,
-    published_weights,
     ticket_at,
 )
+from supertickets.evidence.published import published_weights
 from supertickets.evidence.transfer import AnyTicket, analyse_transfer, overlaps, own_tickets
 from supertickets.tickets import Ticket
 from supertickets.tickets.weights import WeightTicket

@@ -78,8 +78,6 @@ def known(value: Any) -> bool:
     return value is not None and bool(np.isfinite(value))
 
 
-def interval(gain: Any, before: str = " (95 %: ", after: str = ")") -> str:
+def interval(gain: Any) -> str:
     """Return the interval and the p of a row of `paired_gains` in words; nothing if there was no test."""
-    if not known(gain["p"]):
-        return ""
-    return f"{before}{gain['low']:+.2f} to {gain['high']:+.2f}, p = {gain['p']:.2g}{after}"
+    return f" (95 %: {gain['low']:+.2f} to {gain['high']:+.2f}, p = {gain['p']:.2g})" if known(gain["p"]) else ""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pandas as pd
 from supertickets.evidence.cells import with_std
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import means, paired_gains
+from supertickets.evidence.published import published_weights
 from supertickets.evidence.runs import DENSE, Runs
 from supertickets.lab.steps import Run
 from supertickets.tickets.weights import WeightTicket
@@ -30,13 +28,6 @@ RULES_SAID = {
 }
 RULES = tuple(RULES_SAID)
 _BY = ("kind", "sparsity", "rewind")
-
-
-@cache
-def published_weights() -> dict[str, Any]:
-    """Return the figures that Chen et al. printed (`published_weights.json`), for BERT-base."""
-    text = resources.files("supertickets.evidence").joinpath("published_weights.json").read_text(encoding="utf-8")
-    return dict(json.loads(text))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The paper's own figures, and where they stand beside ours: same model, same task, whole training set."""
+"""The papers' own figures, and where they stand beside ours: same model, same task, whole training set."""
 
 from __future__ import annotations
 
@@ -21,10 +21,18 @@ _METRICS = {"accuracy": "Acc", "f1": "F1", "f1_first": "F1", "matthews": "Mcc", 
 
 
 @cache
+def _figures(file: str) -> dict[str, Any]:
+    return dict(json.loads(resources.files("supertickets.evidence").joinpath(file).read_text(encoding="utf-8")))
+
+
 def published() -> dict[str, Any]:
     """Return the figures that the paper printed (`published.json`)."""
-    text = resources.files("supertickets.evidence").joinpath("published.json").read_text(encoding="utf-8")
-    return dict(json.loads(text))
+    return _figures("published.json")
+
+
+def published_weights() -> dict[str, Any]:
+    """Return the figures that Chen et al. printed (`published_weights.json`), for BERT-base."""
+    return _figures("published_weights.json")
 
 
 def published_model(task: TaskInfo) -> str | None:

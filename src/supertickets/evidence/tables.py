@@ -12,6 +12,7 @@ import pandas as pd
 from supertickets.errors import named_twice
 from supertickets.evidence.cells import joined_means, number
 from supertickets.evidence.find import FindFindings, Gain
+from supertickets.evidence.findings import interval
 from supertickets.evidence.published import (
     MISMATCHED,
     ORDER,
@@ -46,12 +47,9 @@ class Average:
         if self.paper is None or self.honest is None:
             return self.reason
         seeds = len(self.paper.seeds)
-        said = f"Average over tasks ({seeds} seed{'s' if seeds > 1 else ''}): dense {np.mean(self.paper.dense):.2f}"
+        said = f"Average over tasks ({seeds} seed{'s' if seeds > 1 else ''}): dense {self.paper.dense_mean:.2f}"
         for name, gain in (("the paper would report", self.paper), ("cross-fitted", self.honest)):
-            test = gain.test
-            said += f"; {name} {test.mean:+.2f}"
-            if test.tested:
-                said += f" (95 %: {test.low:+.2f} to {test.high:+.2f}, p = {test.p:.2g})"
+            said += f"; {name} {gain.mean:+.2f}{interval(vars(gain.test))}"
         return said + ("." if seeds > 1 else ". One seed allows no test.")
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import means, paired_gains
-from supertickets.evidence.imp import by_place, published_weights
+from supertickets.evidence.imp import by_place
+from supertickets.evidence.published import published_weights
 from supertickets.evidence.runs import DENSE, Runs
 from supertickets.tickets import Ticket
 from supertickets.tickets.weights import WeightTicket

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from supertickets.evidence.cells import with_std
-from supertickets.evidence.imp import published_weights
+from supertickets.evidence.published import published_weights
 from supertickets.evidence.runs import DENSE, Runs
 from supertickets.evidence.transfer import TransferFindings, own_tickets
 from supertickets.report.imp import by_matrix
