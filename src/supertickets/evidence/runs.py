@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import forward_flops
@@ -30,7 +32,7 @@ CONTROL = "control"
 """Dense runs with other seeds than the study's: what choosing among seeds alone gives."""
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
 class TaskInfo:
     """What a study trains on what: base model, task, and the dev set's targets, which its outputs are judged by."""
 
@@ -78,11 +80,7 @@ def save_tasks(folder: Path, tasks: Sequence[TaskInfo]) -> None:
     """Write `study.safetensors` into a study's folder."""
     from safetensors.numpy import save
 
-    words = [
-        {name: value for name, value in vars(task).items() if name != "targets"}
-        | {"shape": asdict(task.shape), "source": task.source.model_dump(mode="json")}
-        for task in tasks
-    ]
+    words = [TypeAdapter(TaskInfo).dump_python(task, mode="json", exclude={"targets"}) for task in tasks]
     arrays = {f"targets.{i}": np.ascontiguousarray(task.targets) for i, task in enumerate(tasks)}
     write_atomically(folder / TASKS, save(arrays, metadata={"tasks": json.dumps(words, sort_keys=True)}))
 
@@ -97,23 +95,11 @@ def load_tasks(folder: Path) -> tuple[TaskInfo, ...]:
     try:
         with safe_open(path, framework="numpy") as file:
             words = json.loads(file.metadata()["tasks"])
-            return tuple(
-                TaskInfo(
-                    **one
-                    | {
-                        "source": TaskSource.model_validate(one["source"]),
-                        "shape": Shape(**one["shape"]),
-                        "labels": tuple(one["labels"]),
-                        "metrics": tuple(one["metrics"]),
-                        "description": tuple(one.get("description", ())),
-                        "targets": file.get_tensor(f"targets.{i}"),
-                    }
-                )
-                for i, one in enumerate(words)
-            )
+            return tuple(TaskInfo(**one, targets=file.get_tensor(f"targets.{i}")) for i, one in enumerate(words))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        said = str(error).splitlines()[0]
         raise TicketError(
-            f"{path}: the file is damaged ({error}); run the study's command again to rewrite it."
+            f"{path}: the file is damaged ({said}); run the study's command again to rewrite it."
         ) from error
 
 

@@ -52,8 +52,9 @@ def ship_shared(
     for place, (task, shared, own) in enumerate(zip(tasks, tickets, task_folders, strict=True)):
         metrics = outcome.by_task[place]["dev"]
         trained = {"trial": trial.key, "seed": trial.seed, "score": metrics["score"], "best_epoch": outcome.best_epoch}
+        others = [other.name for other in tasks if other is not task]
         recipe = trial.recipe.model_dump() | {"dropout": trial.dropout(place)}
-        origin = {**shared.origin, **trained, "recipe": recipe, "shared_with": _others(tasks, task)}
+        origin = {**shared.origin, **trained, "recipe": recipe, "shared_with": others}
         ship(replace(shared, origin=origin), outcome, base, task, own, place)
     source = ModelSource(base)
     model = source.build(tasks[0].outputs, trial.dropout(0), trial.seed)
@@ -88,10 +89,6 @@ def ship_shared(
         write_atomically(new / OUTPUTS, save(outputs))
         write_atomically(new / "README.md", _readme(tasks))
         write_atomically(new / SHARED_JSON, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _others(tasks: Sequence[Task], task: Task) -> list[str]:
-    return [other.name for other in tasks if other is not task]
 
 
 def _readme(tasks: Sequence[Task]) -> str:
