@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,23 +54,15 @@ def _of_batch(measured: Measured, loss: Loss) -> Scores:
     head_gates: dict[int, Tensor] = {}
     ffn_gates: dict[int, Tensor] = {}
 
-    def ones(of: Tensor) -> Tensor:
+    def gate(gates: dict[int, Tensor], layer: int, values: Tensor) -> Tensor:
         # At least float32: under autocast the products are then summed in float32 as well.
-        dtype = torch.promote_types(of.dtype, torch.float32)
-        return torch.ones(*of.shape[:-1], 1, dtype=dtype, device=of.device, requires_grad=True)
-
-    def head_gate(layer: int, context: Tensor) -> Tensor:
+        dtype = torch.promote_types(values.dtype, torch.float32)
         # A layer that is applied several times (ALBERT) has one gate: its derivative is the sum over them.
-        if layer not in head_gates:
-            head_gates[layer] = ones(context)
-        return head_gates[layer]
+        if layer not in gates:
+            gates[layer] = torch.ones(*values.shape[:-1], 1, dtype=dtype, device=values.device, requires_grad=True)
+        return gates[layer]
 
-    def ffn_gate(layer: int, output: Tensor) -> Tensor:
-        if layer not in ffn_gates:
-            ffn_gates[layer] = ones(output)
-        return ffn_gates[layer]
-
-    with measured.gate(head_gate, ffn_gate):
+    with measured.gate(partial(gate, head_gates), partial(gate, ffn_gates)):
         total = loss().sum()
     layers = range(len(measured.ticket.ffns))
     gates = [head_gates[i] for i in layers] + [ffn_gates[i] for i in layers]
