@@ -181,22 +181,19 @@ class ProgressDisplay(Watcher):
     def message(self, message: Message) -> None:
         """Show and write a runner's message."""
         what, key, detail = message
-        took = time.monotonic() - self.board.running[key]["since"] if key in self.board.running else 0.0
-        begins = key in self.board.running and self.board.running[key]["share_at_start"] is None
-        self.board.message(message)
+        board, name, line = self.board, self.board.execution.name(key), self.board.running.get(key)
+        took = time.monotonic() - line["since"] if line is not None else 0.0
+        begins = line is not None and line["share_at_start"] is None
+        board.message(message)
         if what == "progress" and begins and detail["step"] > 1:  # a training's first report is never left out
-            line = f"{self.board.execution.name(key)}: resumes from step {detail['step'] - 1} of {detail['steps']}"
-            self.say(line)
+            self.say(f"{name}: resumes from step {detail['step'] - 1} of {detail['steps']}")
         if what in ("failed", "refused", "again") or (what in ("done", "partial") and not self._console.is_terminal):
             states = {"done": "done", "partial": "partly trained", "again": "failed, will be retried"}
             state = states.get(what, "failed")
             reason = f": {detail.strip().splitlines()[-1]}" if isinstance(detail, str) and detail else ""
-            board = self.board
-            count = f"[{board.done + board.failed}/{board.execution.total}]"
-            left = board.seconds_left()
+            count, left = f"[{board.done + board.failed}/{board.execution.total}]", board.seconds_left()
             rest = f", about {duration(left)} left" if left else ""
-            line = f"{count} {board.execution.name(key)}: {state} ({duration(took)}{rest}){reason}"
-            self.say(line)
+            self.say(f"{count} {name}: {state} ({duration(took)}{rest}){reason}")
         if what != "progress" or time.monotonic() - self._written >= _WRITE_EVERY:
             self._written = time.monotonic()
             write_atomically(self._file, json.dumps(self.board.snapshot()))
