@@ -10,7 +10,7 @@ import pandas as pd
 
 from supertickets.evidence.cells import number, with_std
 from supertickets.evidence.findings import Findings
-from supertickets.evidence.gains import all_gains, means, paired_gains
+from supertickets.evidence.gains import GAIN, all_gains, means, paired_gains
 from supertickets.evidence.published import column_title, published, published_label, published_model
 from supertickets.evidence.runs import Runs
 
@@ -78,11 +78,9 @@ def table_4(runs: Runs, averaged: pd.DataFrame) -> pd.DataFrame:
 
 def gains(found: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Return what each ticket gains over its dense model at each number of examples; `p_holm` is over all rows."""
-    frames = []
-    for ticket, dense in pairs:
-        of_pair = paired_gains(found, {"kind": ticket}, {"kind": dense}, ("examples",))
-        of_pair = of_pair.drop(columns=["score", "over"]).sort_values("examples")
-        of_pair.insert(0, "over", dense)
-        of_pair.insert(0, "ticket", ticket)
-        frames.append(of_pair)
-    return all_gains(frames)
+    of_pairs = (
+        paired_gains(found, {"kind": ticket}, {"kind": dense}, ("kind", "examples")).assign(over=dense)
+        for ticket, dense in pairs
+    )
+    frame = all_gains([of_pair.sort_values("examples") for of_pair in of_pairs]).rename(columns={"kind": "ticket"})
+    return frame.reindex(columns=["ticket", "over", "examples", "seeds", *GAIN[3:], "p_holm"])
