@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from supertickets.lab.trial import Trial
 from supertickets.storage import digest, file_digest, is_left_over, write_atomically
-from supertickets.tickets.weights import WeightTicket
 
 OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK = (
     "outcome.json",
@@ -96,11 +95,6 @@ class Outcome:
 
         scores = load_file(self.folder / SCORES)
         return scores["heads"], scores["ffns"]
-
-    def pruned(self) -> WeightTicket:
-        """Return the ticket of weights that was drawn from the trained ones."""
-        path = self.folder / MASK
-        return WeightTicket.from_bytes(path.read_bytes(), str(path))
 
     def drop_weights(self) -> None:
         """Delete the trained weights; everything else stays."""
