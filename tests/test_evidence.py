@@ -100,15 +100,14 @@ def test_paired_t_test_is_scipys(alternative: str) -> None:
     first, second = rng.normal(1, 1, 6), rng.normal(0, 1, 6)
     found, expected = paired_t_test(first, second, alternative), stats.ttest_rel(first, second, alternative=alternative)
     interval = stats.ttest_rel(first, second).confidence_interval(0.95)
-    assert (found.n, found.t, found.p) == (6, pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
+    assert (found.mean, found.p) == (pytest.approx((first - second).mean()), pytest.approx(expected.pvalue))
     assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
 
 
 def test_a_paired_test_by_hand() -> None:
     """Differences 1, 2, 3: mean 2, standard deviation 1, t = 2 / (1 / sqrt 3)."""
     found = paired_t_test([2, 4, 6, np.nan], [1, 2, 3, 4])
-    assert (found.n, found.mean, found.std) == (3, 2, 1)
-    assert found.t == pytest.approx(2 * np.sqrt(3))
+    assert found.mean == 2
     assert found.p == pytest.approx(2 * stats.t.sf(2 * np.sqrt(3), 2))
 
 

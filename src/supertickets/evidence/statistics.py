@@ -16,18 +16,15 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of pairs: how many, mean, standard deviation, Student's t, p and interval; NaN where none can be had.
+    """Differences of pairs: their mean, the p of Student's t-test, and the ends of the 95 % interval of the mean.
 
-    `low` and `high` are the ends of the 95 % interval of the mean difference.
+    What cannot be had is NaN.
     """
 
-    n: int
     mean: float
-    std: float
-    t: float
-    p: float
-    low: float
-    high: float
+    p: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
 
     @property
     def tested(self) -> bool:
@@ -39,23 +36,20 @@ def paired_t_test(first: Sequence[float], second: Sequence[float], alternative: 
     """Compare paired values by Student's t (paper, section 5.3); pairs with a missing value (NaN) are left out.
 
     With fewer than two pairs, or differences that are all equal (scores are counts of examples: two seeds may gain just
-    as much by chance), there is no test: t, p and interval are NaN.
+    as much by chance), there is no test: p and interval are NaN.
     """
     from scipy import stats
 
     differences = np.asarray(first, float) - np.asarray(second, float)
-    kept = np.isfinite(differences)
-    differences = differences[kept]
-    n = len(differences)
-    mean = float(differences.mean()) if n else np.nan
-    std = float(differences.std(ddof=1)) if n > 1 else np.nan
-    if n < 2 or std <= 1e-9:
-        return Paired(n, mean, std, np.nan, np.nan, np.nan, np.nan)
+    differences = differences[np.isfinite(differences)]
+    mean = float(differences.mean()) if len(differences) else np.nan
+    if len(differences) < 2 or differences.std(ddof=1) <= 1e-9:
+        return Paired(mean)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # nearly equal differences: scipy doubts its precision
         found = stats.ttest_1samp(differences, 0.0, alternative=alternative)
         both = stats.ttest_1samp(differences, 0.0).confidence_interval(1 - LEVEL)
-    return Paired(n, mean, std, float(found.statistic), float(found.pvalue), float(both.low), float(both.high))
+    return Paired(mean, float(found.pvalue), float(both.low), float(both.high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
