@@ -53,6 +53,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if the file is not there or is damaged."""
+    with suppress(OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}
+
+
 def write_atomically(path: Path, content: str | bytes) -> str:
     """Write `content` to `path` so that a reader finds the old file or the whole new one; return its SHA-256.
 
@@ -160,11 +167,8 @@ def _temporary_folder(parent: Path, name: str) -> Iterator[Path]:
 
 def _owner(temporary: Path) -> dict[str, Any] | None:
     """Return what a temporary folder's own file says, None for a folder that is not ours."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        found = json.loads((temporary / _OWNER).read_text(encoding="utf-8"))
-        if found["made_by"] == "supertickets" and isinstance(found["target"], str):
-            return dict(found)
-    return None
+    found = read_json(temporary / _OWNER)
+    return found if found.get("made_by") == "supertickets" and isinstance(found.get("target"), str) else None
 
 
 def _delete_temporary(temporary: Path) -> None:

@@ -88,7 +88,7 @@ def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
             entry |= {"control_gain": seen.control.paper, "control_honest_gain": seen.control.honest}
         rows.append(entry | {"transition": "yes" if seen.phases.seen else "no"})
     frame = pd.DataFrame(rows)
-    frame = frame[[name for name in frame.columns if name != "transition"] + ["transition"]]
+    frame["transition"] = frame.pop("transition")  # the last column
     for name in ("paper", "honest"):
         if f"{name}_p" in frame:
             corrected = holm(frame[f"{name}_p"].tolist())

@@ -29,7 +29,7 @@ from supertickets.lab.outcome import (
 from supertickets.lab.partial import partial_of
 from supertickets.lab.steps import Execution, Order, Step
 from supertickets.lab.trial import Start, Trial
-from supertickets.storage import write_atomically
+from supertickets.storage import read_json, write_atomically
 
 TRIES = 3
 TRIALS, RETRAINED = "trials", "retrained"
@@ -55,14 +55,6 @@ class Watcher:
         """Something that people should know."""
 
 
-def load_failure(folder: Path) -> str | None:
-    """Return the traceback of a trial that failed for good, None if it did not (or its file is damaged)."""
-    try:
-        return str(json.loads((folder / FAILURE).read_text(encoding="utf-8"))["traceback"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def replay(steps: Iterable[Step], folder: Path) -> Execution:
     """Return what a study's folder remembers of its steps, running nothing and changing nothing.
 
@@ -75,7 +67,7 @@ def replay(steps: Iterable[Step], folder: Path) -> Execution:
         rooms = [folder / TRIALS, *(path.parent for path in execution.elsewhere(order.id))]
         if (known := _remembered(order, rooms, execution)) is not None:
             waiting.extend(execution.end(order.id, **known))
-        elif (failure := load_failure(folder / TRIALS / order.trial.key)) is not None:
+        elif (failure := read_json(folder / TRIALS / order.trial.key / FAILURE).get("traceback")) is not None:
             waiting.extend(execution.end(order.id, failure=failure))
     return execution
 

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from supertickets.errors import TicketError
-from supertickets.storage import write_atomically
+from supertickets.storage import read_json, write_atomically
 
 _LOCK, _HOLDER = ".lock", ".holder.json"
 
@@ -59,10 +59,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        try:
-            return dict(json.loads((folder / _HOLDER).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return {"pid": "?", "host": "?", "since": "?"}
+        return {"pid": "?", "host": "?", "since": "?"} | read_json(folder / _HOLDER)
     except OSError:  # a folder that others may only read
         return None
     lock.release()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.errors import TicketError
-from supertickets.storage import user_path, write_atomically
+from supertickets.storage import read_json, user_path, write_atomically
 from supertickets.tickets.ticket import Ticket
 from supertickets.tickets.weights import WeightTicket
 
@@ -131,15 +131,9 @@ def load_any_ticket(folder: Path | str) -> SharedTicket[Any]:
 
 def is_of_weights(folder: Path) -> bool:
     """Return whether a ticket folder has a ticket of single weights."""
-    try:
-        return bool(json.loads((folder / TICKET_JSON).read_text(encoding="utf-8")).get("kind") == WEIGHTS_KIND)
-    except (OSError, ValueError, AttributeError):
-        return False
+    return read_json(folder / TICKET_JSON).get("kind") == WEIGHTS_KIND
 
 
 def shipped_trial(folder: Path) -> str | None:
     """Return the key of the trial whose shared model is in a folder; None if there is none."""
-    try:
-        return str(json.loads((folder / SHARED_JSON).read_text(encoding="utf-8"))["trial"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return read_json(folder / SHARED_JSON).get("trial")
