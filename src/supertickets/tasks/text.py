@@ -61,12 +61,8 @@ def _from_files(train_file: Path, dev_file: Path | None, dev_share: float) -> Ta
 
 
 def _task(parts: list[list[str]], notices: tuple[str, ...] = ()) -> Task:
-    train, dev = (_split(lines) for lines in parts)
+    train, dev = (Split(lines, None, np.zeros(len(lines))) for lines in parts)
     return Task("mlm", (), METRICS, train, dev, {}, "masked", notices)
-
-
-def _split(lines: list[str]) -> Split:
-    return Split(lines, None, np.zeros(len(lines)))
 
 
 def _lines(*paths: Path) -> tuple[list[list[str]], tuple[str, ...]]:
