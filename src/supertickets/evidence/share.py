@@ -120,7 +120,7 @@ def name_of(kind: str, stage: str) -> str:
     return f"{kind} + fine-tuning" if stage == TUNED else kind
 
 
-def _models(found: pd.DataFrame) -> list[tuple[str, str]]:
+def models_in(found: pd.DataFrame) -> list[tuple[str, str]]:
     """Return the kind and stage of each model there are runs of, in the order of the paper's table."""
     there = set(zip(found["kind"], found["stage"], strict=True))
     return [(kind, stage) for kind in MODELS for stage in (SHARED, TUNED) if (kind, stage) in there]
@@ -144,7 +144,7 @@ def table_3(runs: Runs, size: Sizes, reason: str) -> pd.DataFrame:
     infos = sorted(runs.tasks, key=lambda one: (place.get(one.task, len(ORDER)), one.task))
     rows: dict[str, dict[str, str]] = {}
     columns = {column_title(one, one.task, MISMATCHED in found): one for one in infos}
-    for kind, stage in _models(found):
+    for kind, stage in models_in(found):
         of_model = selected(found, {"kind": kind, "stage": stage, "status": "finished"})
         cells = {title: _metrics(selected(of_model, {"task": one.task}), one) for title, one in columns.items()}
         average = averages(found, [one.task for one in infos], kind, stage)["score"]
@@ -170,7 +170,7 @@ def gains(found: pd.DataFrame, tasks: Sequence[str], reason: str = "") -> pd.Dat
     With a `reason` scores do not average over tasks.
     """
     stages = []
-    for stage in dict.fromkeys(stage for _, stage in _models(found)):
+    for stage in dict.fromkeys(stage for _, stage in models_in(found)):
         of, over = ({"kind": kind, "stage": stage} for kind in (TICKET_SHARE, MT_DNN))
         of_stage = paired_gains(found, of, over, ("stage", "task"))
         place = {task: i for i, task in enumerate(tasks)}

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from supertickets.evidence.keepers import panel, share_of
 from supertickets.evidence.labels import SHARED, TUNED
 from supertickets.evidence.runs import Runs
-from supertickets.evidence.share import MODELS, ShareFindings, name_of
+from supertickets.evidence.share import ShareFindings, models_in, name_of
 from supertickets.report import sections as show
 from supertickets.report.maps import StructureMap, structure
 from supertickets.report.plots import COLOURS, draw_scores, laid_out, look, plain, short
@@ -101,19 +101,15 @@ def _importance(importance: pd.DataFrame, tasks: Sequence[str]) -> list[Block]:
 
 def scores_by_task(runs: pd.DataFrame, tasks: Sequence[str]) -> go.Figure | None:
     """Return each model's mean score on each task, with every seed's beside it; None without any."""
-    found = [
-        runs[(runs["kind"] == kind) & (runs["stage"] == stage)].assign(name=name_of(kind, stage))
-        for kind in MODELS
-        for stage in (SHARED, TUNED)
-    ]
-    found = [rows for rows in found if len(rows)]
     if not runs["score"].notna().any():
         return None
     figure, place = go.Figure(), {task: float(i) for i, task in enumerate(tasks)}
-    for i, rows in enumerate(found):
-        at = rows["task"].map(place) + (i - (len(found) - 1) / 2) * _APART
-        rows = rows.assign(x=at, at=rows["task"].map(plain))
-        draw_scores(figure, rows, {rows["name"].iloc[0]: look(i)}, "markers")
+    names = [name_of(*model) for model in models_in(runs)]
+    aside = {name: (i - (len(names) - 1) / 2) * _APART for i, name in enumerate(names)}
+    rows = runs[runs["stage"].isin([SHARED, TUNED])]
+    rows = rows.assign(name=[name_of(*model) for model in zip(rows["kind"], rows["stage"], strict=True)])
+    rows = rows.assign(x=rows["task"].map(place) + rows["name"].map(aside), at=rows["task"].map(plain))
+    draw_scores(figure, rows, {name: look(i) for i, name in enumerate(names)}, "markers")
     # Turned labels end at their place, so that none leaves the page.
     x = {"tickvals": list(place.values()), "ticktext": [short(task) for task in tasks], "zeroline": False}
     x |= {"autotickangles": [0, -45, -90], "range": [-0.5, len(tasks) - 0.5]}
