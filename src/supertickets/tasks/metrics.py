@@ -139,8 +139,7 @@ class Judged:
         found = outputs.astype(np.float64)
         above = weights @ found[:, self.above]
         below = weights.sum(axis=1) if self.below is None else weights @ found[:, self.below]
-        ratio = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-        return np.asarray(self.shown(ratio))
+        return np.asarray(self.shown(_ratio(above, below)))
 
 
 def _perplexity(loss: Floats) -> Floats:
