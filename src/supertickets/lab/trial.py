@@ -22,14 +22,16 @@ TicketField = Annotated[
 ]
 
 
-class TaskTicket(BaseModel):
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class TaskTicket(_Value):
     """A task of a trial and the ticket that it trains.
 
     `source` says where the examples are found, `data_hash` what they must be. `dropout` is that of the task's output
     layer where it is not the recipe's.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     source: TaskSource
     data_hash: str
@@ -37,15 +39,13 @@ class TaskTicket(BaseModel):
     dropout: float | None = None
 
 
-class Start(BaseModel):
+class Start(_Value):
     """Another trial's trained weights, to start from in place of the pre-trained ones.
 
     `folder` is that trial's, `weights` the SHA-256 its weight file must have, `ticket` what its model was cut to.
     `output_layer` is the place of the task whose output layer goes on too; None: a new one. `rewound` says what of the
     encoder is put back to its pre-trained weights all the same: nothing, the prunable tensors, or all of it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     trial: str
     folder: Path
@@ -55,7 +55,7 @@ class Start(BaseModel):
     rewound: Literal["nothing", "prunable", "encoder"] = "nothing"
 
 
-class WeightMask(BaseModel):
+class WeightMask(_Value):
     """Which single weights a trial keeps: a ticket in a file, or one that a rule draws.
 
     It is named, by hash or by rule, since a bit for each weight is too much for a trial's JSON.
@@ -65,8 +65,6 @@ class WeightMask(BaseModel):
     one). Rules draw at `sparsity`, among what `pruning` says; random ones by `seed`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     how: Literal["file", "magnitude", "random", "matched"]
     path: Path | None = None
     digest: str | None = None
@@ -75,16 +73,14 @@ class WeightMask(BaseModel):
     seed: int | None = None
 
 
-class Prune(BaseModel):
+class Prune(_Value):
     """What to do with trained weights at the end: draw the ticket that lacks the smallest, up to a sparsity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sparsity: float = Field(ge=0, lt=1)
     pruning: Pruning
 
 
-class Trial(BaseModel):
+class Trial(_Value):
     """Take weights, keep a ticket of them for each task, train by a recipe with a seed, see what comes out.
 
     `model` says where the pre-trained weights are found, `weight_hash` what they must be and `files_hash` what config
@@ -94,8 +90,6 @@ class Trial(BaseModel):
     weights `mask` names a ticket; `prune` draws the next one from the trained weights. Both are for one task, not cut.
     `span` says which part of the recipe's training it is.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     model: str
     weight_hash: str
