@@ -26,22 +26,16 @@ def ticket_card(shared: SharedTicket[Any], with_model: bool, form: Form = "seque
     )
     # Markdown for people, no HTML: names are put in code spans, backticks taken out of them.
     environment = Environment(loader=PackageLoader("supertickets.export"), undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["code"] = lambda value: f"`{str(value).replace('`', '')}`"
-    environment.filters["plain"] = _plain
-    environment.filters["quote"] = shlex.quote
-    environment.filters["scored"] = scored
+    environment.filters |= {"code": _code, "plain": _plain, "quote": shlex.quote, "scored": scored}
     template = "weights.md.jinja" if isinstance(shared.ticket, WeightTicket) else "card.md.jinja"
-    return (
-        environment.get_template(template).render(
-            header=header.to_yaml(),
-            ticket=shared.ticket,
-            base=base,
-            origin=shared.origin,
-            with_model=with_model,
-            stock_class=STOCK_CLASSES[form],
-        )
-        + "\n"
+    card = environment.get_template(template).render(
+        vars(shared), header=header.to_yaml(), with_model=with_model, stock_class=STOCK_CLASSES[form]
     )
+    return f"{card}\n"
+
+
+def _code(name: Any) -> str:
+    return f"`{str(name).replace('`', '')}`"
 
 
 def _plain(sentence: str) -> str:
