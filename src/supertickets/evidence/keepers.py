@@ -13,9 +13,6 @@ from supertickets.evidence.find import shared
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import normalise_by_layer
 
-PATTERNS = ("even", "one task", "two tasks")
-"""How a ticket's importance may be spread over tasks (paper, Figure 6 (a, b), (c), (d))."""
-
 
 def keepers(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
     """Return, layer by layer (from 0), how many heads all tasks keep, several, one, none; and who keeps the FFN."""
@@ -82,7 +79,7 @@ def share_of(task: str) -> str:
 
 
 def pattern_of(share: NDArray[np.float64]) -> tuple[str, float]:
-    """Return which pattern the shares of tasks are nearest to, and the l1 distance to it.
+    """Return which pattern the shares of tasks are nearest to, and the l1 distance to it (paper, Figure 6).
 
     `even`: all tasks alike; `one task`: all of it one task's; `two tasks`: half each of two. With two tasks, even and
     two tasks are the same, and called even.
