@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def _remembered(order: Order, rooms: Iterable[Path], execution: Execution) -> di
     return None
 
 
-class Lab:
+class Lab(AbstractContextManager["Lab"]):
     """Runs steps and remembers the outcomes of their trials by key in `folder`/`room`.
 
     `machine` says where trials run and how many side by side; that never changes a result. A trial that fails is tried
@@ -100,9 +100,6 @@ class Lab:
         self.machine = machine or Machine()
         self.watcher = watcher or Watcher()
         self._runner: Runner | None = None
-
-    def __enter__(self) -> Lab:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         if self._runner is not None:

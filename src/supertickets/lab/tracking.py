@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any, Self
+from contextlib import AbstractContextManager, suppress
+from typing import Any
 
 from supertickets.errors import TicketError, unknown_name
 from supertickets.lab.jobs import Job
@@ -35,7 +35,7 @@ def _be_the_main_process() -> None:
         PartialState()
 
 
-class Tracking:
+class Tracking(AbstractContextManager["Tracking"]):
     """Passes a training's reports on and logs them to trackers; as a context manager it ends their runs.
 
     Raises what a tracker raises that cannot begin; those that had begun are ended.
@@ -67,14 +67,11 @@ class Tracking:
                     tracker.start()
                 tracker.store_init_configuration(configuration)
         except BaseException:
-            self.finish()
+            self._tell("finish")
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *exception: object) -> None:
-        self.finish()
+        self._tell("finish")
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take a report of the training."""
@@ -90,10 +87,6 @@ class Tracking:
             self._tell("log", values, step=event["step"])
         elif event["step"] % _LOG_EVERY == 0:
             self._tell("log", {"train/loss": event["loss"], "train/epoch": event["epoch"]}, step=event["step"])
-
-    def finish(self) -> None:
-        """End the run."""
-        self._tell("finish")
 
     def _tell(self, what: str, *values: Any, **more: Any) -> None:
         for tracker in list(self._trackers):
