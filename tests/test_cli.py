@@ -161,7 +161,7 @@ WRONG = {
     "model": (["--model", "./nowhere"], "no such folder"),
     "kind": (["--kinds", "winning,loosing"], "unknown kind 'loosing': did you mean 'losing'"),
     "preset": (["--preset", "papper"], "unknown preset 'papper': did you mean 'paper'"),
-    "level above": (["--levels", "0.5,1.0"], "--levels: a level is a share in [0, 1), got 1.0"),
+    "level above": (["--levels", "0.5,1.0"], "--levels: a level is a share in [0, 1), got 1"),
     "level below": (["--levels", "-0.1"], "got -0.1"),
     "level of words": (["--levels", "some"], "--levels"),
     "no seeds": (["--seeds", "0"], "--seeds"),

@@ -197,10 +197,10 @@ GROWN: dict[str, tuple[Any, Any]] = {
 
 def test_a_setting_says_one_thing_beside_itself() -> None:
     for kind in KINDS.values():
-        assert not says(kind, "grows") & says(kind, "affects_result")
+        assert not says(kind, "grows") & says(kind, "no effect")
         assert "seeds" in says(kind, "grows")
-        assert {"workers", "device", "out", "track"} <= says(kind, "affects_result")
-        assert not {"epochs", "model", "first_seed"} & (says(kind, "grows") | says(kind, "affects_result"))
+        assert {"workers", "device", "out", "track"} <= says(kind, "no effect")
+        assert not {"epochs", "model", "first_seed"} & (says(kind, "grows") | says(kind, "no effect"))
 
 
 @pytest.mark.parametrize(("study", "name"), [(s, n) for s, kind in KINDS.items() for n in sorted(says(kind, "grows"))])

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel as Model
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
 from supertickets.errors import TicketError, named_twice, unknown_name
 from supertickets.lab.outcome import WEIGHTS
@@ -19,7 +19,7 @@ from supertickets.models import find_model
 from supertickets.storage import UserPath
 from supertickets.studies.config import Overrides, parse, resolve_settings
 from supertickets.studies.presets import task_name
-from supertickets.studies.settings import GROWS, NO_EFFECT, TaskSettings, idle_fraction_seed
+from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, rising
 from supertickets.studies.study import Inputs, Request, Study, study, training_flops, trial_of
 from supertickets.tasks import Task, TaskSource, count_of, load_task, take_part
 from supertickets.tasks.metrics import REGRESSION
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from supertickets.report.sections import Section
     from supertickets.studies.exchange import TrainedModel
     from supertickets.studies.inputs import OpenStudy
+
+
+Fractions = Annotated[
+    tuple[float, ...],
+    rising(
+        "expected fractions in (0, 1] or whole numbers of examples",
+        lambda fraction: 0 < fraction <= 1 or (fraction > 1 and fraction.is_integer()),
+        "fraction",
+    ),
+]
 
 
 class AdaptSettings(TaskSettings):
@@ -46,7 +56,7 @@ class AdaptSettings(TaskSettings):
         description="built-in or GLUE task to adapt to, or snli, scitail, squad, mlm; with --train-file, a name for "
         "your task",
     )
-    fractions: tuple[float, ...] = Field(
+    fractions: Fractions = Field(
         (0.001, 0.01, 0.1, 1.0),
         description="fractions of the training set (1: all of it), rounded down, or numbers of examples; smaller "
         "training sets are subsets of larger ones",
@@ -67,20 +77,8 @@ class AdaptSettings(TaskSettings):
         description="minimum number of update steps: with few examples, train for more epochs and delay early "
         "stopping; 0: no minimum, as in the paper",
     )
-    seeds: int = Field(3, ge=1, description="number of seeds", json_schema_extra=GROWS)
-    keep: Literal["none", "all"] = Field(
-        "none", description="trained weights to keep on disk", json_schema_extra=NO_EFFECT
-    )
-
-    @field_validator("fractions")
-    @classmethod
-    def _sorted_fractions(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
-        wrong = [f for f in fractions if f <= 0 or (f > 1 and f != int(f))]
-        if wrong:
-            raise ValueError(f"expected fractions in (0, 1] or whole numbers of examples, got {wrong[0]:g}")
-        if not fractions:
-            raise ValueError("expected at least one fraction")
-        return tuple(sorted(set(fractions)))
+    seeds: Grows[int] = Field(3, ge=1, description="number of seeds")
+    keep: NoEffect[Literal["none", "all"]] = Field("none", description="trained weights to keep on disk")
 
     def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
         """Return also a seed of fractions that nothing is drawn with."""

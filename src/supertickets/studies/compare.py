@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from supertickets.errors import unknown_name
 from supertickets.lab.steps import Step
 from supertickets.studies.find import FindSettings, grid
-from supertickets.studies.settings import GROWS, DrawnSettings
+from supertickets.studies.settings import DrawnSettings, Grows, Levels
 from supertickets.studies.study import Study, study
 from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.scoring import MEASURES, ScoringSettings
@@ -39,15 +39,10 @@ CHOICES = _named_choices()
 class CompareSettings(DrawnSettings):
     """Settings of `supertickets compare`."""
 
-    levels: tuple[float, ...] = Field(
-        (0.3, 0.6),
-        description="fractions of the heads and of the FFNs to prune, each in [0, 1)",
-        json_schema_extra=GROWS,
-    )
-    choices: tuple[str, ...] = Field(
+    levels: Grows[Levels] = (0.3, 0.6)
+    choices: Grows[tuple[str, ...]] = Field(
         ("absolute", "accumulation", "counts", "random", "lr_schedule"),
         description="settings to change, one at a time: `name=value`, or `name` to try all its other values",
-        json_schema_extra=GROWS,
     )
 
     @field_validator("choices")

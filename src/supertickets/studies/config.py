@@ -35,9 +35,8 @@ def flag(name: str) -> str:
 
 
 def says(kind: type[StudySettings], what: str) -> set[str]:
-    """Return the names of the settings that say something beside themselves: `affects_result` (False), or `grows`."""
-    extras = {name: field.json_schema_extra for name, field in kind.model_fields.items()}
-    return {name for name, extra in extras.items() if isinstance(extra, dict) and what in extra}
+    """Return the names of the settings that say something beside themselves: that they have `no effect`, or `grows`."""
+    return {name for name, field in kind.model_fields.items() if what in field.metadata}
 
 
 def parse(kind: type[S], values: Mapping[str, Any]) -> S:
@@ -211,7 +210,7 @@ def _check_effects(settings: StudySettings, asked: Mapping[str, Any], quiet: boo
     Otherwise a study's settings file would name settings that it did not use.
     """
     typed = asked.keys() - (asked.inherited if isinstance(asked, Overrides) else ())
-    told, harmless = [], says(type(settings), "affects_result")
+    told, harmless = [], says(type(settings), "no effect")
     for name, why in settings.without_effect(asked).items():
         if getattr(settings, name) == type(settings).model_fields[name].default and name not in _ALWAYS_TOLD:
             continue
@@ -281,7 +280,7 @@ def check_same(settings: StudySettings, before: StudySettings, hashed: bool) -> 
             f"--out {settings.folder}: this folder holds a study of `{before.study}`; choose another folder."
         )
     kind = type(settings)
-    compared = kind.model_fields.keys() - says(kind, "affects_result") - settings.compared_apart
+    compared = kind.model_fields.keys() - says(kind, "no effect") - settings.compared_apart
     compared -= {name for name in says(kind, "grows") if _has_grown(getattr(settings, name), getattr(before, name))}
     if said := differences(settings, before, compared - ({"model", *EXAMPLES} if hashed else set())):
         raise TicketError(

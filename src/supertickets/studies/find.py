@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from supertickets.errors import TicketError
 from supertickets.evidence.labels import RATES
 from supertickets.lab.steps import Done, Label, Run, Step
-from supertickets.studies.settings import GROWS, NO_EFFECT, DrawnSettings, RateSettings
+from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings
 from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
 from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise_by_layer
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket
@@ -35,21 +35,16 @@ TICKET, BASE_MODEL = "super-ticket", "model"
 class FindSettings(DrawnSettings, RateSettings):
     """Settings of `supertickets find`."""
 
-    kinds: tuple[Kind, ...] = Field(
-        KINDS,
-        description="kinds of tickets to train: winning, random, losing; none: train only the dense model",
-        json_schema_extra=GROWS,
+    kinds: Grows[tuple[Kind, ...]] = Field(
+        KINDS, description="kinds of tickets to train: winning, random, losing; none: train only the dense model"
     )
-    control: Literal["none", "best-of-k"] = Field(
-        "none",
-        description="best-of-k: also train one dense model per level, with other seeds, and report the best",
-        json_schema_extra=NO_EFFECT,
+    control: NoEffect[Literal["none", "best-of-k"]] = Field(
+        "none", description="best-of-k: also train one dense model per level, with other seeds, and report the best"
     )
-    keep: Literal["none", "super", "dense", "all"] = Field(
+    keep: NoEffect[Literal["none", "super", "dense", "all"]] = Field(
         "super",
         description="trained weights to keep on disk: those of the super ticket (super), of the dense models (dense), "
         "all or none",
-        json_schema_extra=NO_EFFECT,
     )
 
     @field_validator("kinds")

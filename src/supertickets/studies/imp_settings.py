@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from supertickets.anatomy import Shape
 from supertickets.studies.presets import task_name, weight_preset_values
-from supertickets.studies.settings import GROWS, NO_EFFECT, SourceSettings, part, percentage
+from supertickets.studies.settings import Grows, NoEffect, SourceSettings, part, percentage
 from supertickets.tickets.weights import Pruning
 
 Control = Literal["one-shot", "random", "matched", "random-weights", "shuffled-layers", "shuffled-elements"]
@@ -32,24 +32,17 @@ class RewindPoint:
 class ImpSettings(SourceSettings, Pruning):
     """Settings of `supertickets imp`."""
 
-    rate: float = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="fraction of the weights to prune in each round, if --sparsities is a range",
-        json_schema_extra=NO_EFFECT,
+    rate: NoEffect[float] = Field(
+        0.1, gt=0, lt=1, description="fraction of the weights to prune in each round, if --sparsities is a range"
     )
-    rate_of: Literal["original", "remaining"] = Field(
-        "original",
-        description="whether --rate is a fraction of the original weights or of the remaining ones",
-        json_schema_extra=NO_EFFECT,
+    rate_of: NoEffect[Literal["original", "remaining"]] = Field(
+        "original", description="whether --rate is a fraction of the original weights or of the remaining ones"
     )
-    sparsities: tuple[float, ...] = Field(
+    sparsities: Grows[tuple[float, ...]] = Field(
         ("0.1..0.9",),
         validate_default=True,
         description="fractions of the prunable weights to prune, with one training round each: numbers, or a range "
         "such as 0.1..0.7 in steps of --rate",
-        json_schema_extra=GROWS,
     )
     rewind: tuple[str, ...] = Field(
         ("0",),
@@ -70,29 +63,24 @@ class ImpSettings(SourceSettings, Pruning):
         description="round: the learning rate decays to 0 within each round; all: over ten rounds, restarting in "
         "each, so that every round ends at 0.9 of the peak, as in the released code",
     )
-    controls: tuple[Control, ...] = Field(
+    controls: Grows[tuple[Control, ...]] = Field(
         ("one-shot", "random"),
         description="baselines: one-shot, random or matched masks; or the tickets' masks on other weights "
         "(random-weights, shuffled-layers, shuffled-elements); or none",
-        json_schema_extra=GROWS,
     )
-    control_sparsities: tuple[float, ...] = Field(
-        (), description="sparsities at which --controls are trained; default: all", json_schema_extra=NO_EFFECT
+    control_sparsities: NoEffect[tuple[float, ...]] = Field(
+        (), description="sparsities at which --controls are trained; default: all"
     )
     rule: Literal["sub_std", "full_std", "strict"] = Field(
         "sub_std",
         description="a ticket matches the dense model if its mean score is within one standard deviation of its own "
         "scores (sub_std), of the dense model's (full_std), or at least as high (strict)",
     )
-    pretrain: bool = Field(
-        True,
-        description="with --task mlm: if the checkpoint has no MLM head, first train the dense model with one",
-        json_schema_extra=NO_EFFECT,
+    pretrain: NoEffect[bool] = Field(
+        True, description="with --task mlm: if the checkpoint has no MLM head, first train the dense model with one"
     )
-    keep: Literal["none", "matching", "all"] = Field(
-        "none",
-        description="trained weights to keep on disk: those of the shipped ticket (matching), all or none",
-        json_schema_extra=NO_EFFECT,
+    keep: NoEffect[Literal["none", "matching", "all"]] = Field(
+        "none", description="trained weights to keep on disk: those of the shipped ticket (matching), all or none"
     )
 
     @field_validator("sparsities", mode="before")

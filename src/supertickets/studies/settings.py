@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from supertickets.anatomy import Shape
 from supertickets.lab.machine import RUNNERS
@@ -21,62 +21,65 @@ from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.scoring import MEASURES, ScoringSettings
 from supertickets.training.recipe import Recipe
 
-NO_EFFECT: dict[str, Any] = {"affects_result": False}
+T = TypeVar("T")
+NoEffect = Annotated[T, "no effect"]
 """Of a field that cannot change a result, so that a folder's study may go on with another value."""
-GROWS: dict[str, Any] = {"grows": True}
+Grows = Annotated[T, "grows"]
 """Of a field that says which runs there are: a folder's study may go on with more of them."""
+
+
+def rising(expected: str, right: Callable[[float], bool], least: str = "") -> AfterValidator:
+    """Return what sorts a list of numbers, without duplicates, and raises ValueError for a number that is not `right`.
+
+    `expected` says in the message which are; `least` names what the list needs one of, if it may not be empty.
+    """
+
+    def sort(numbers: tuple[float, ...]) -> tuple[float, ...]:
+        if wrong := [number for number in numbers if not right(number)]:
+            raise ValueError(f"{expected}, got {wrong[0]:g}")
+        if least and not numbers:
+            raise ValueError(f"expected at least one {least}")
+        return tuple(sorted(set(numbers)))
+
+    return AfterValidator(sort)
+
+
+Levels = Annotated[
+    tuple[float, ...],
+    Field(description="fractions of the heads and of the FFNs to prune, each in [0, 1)"),
+    rising("a level is a share in [0, 1)", lambda level: 0 <= level < 1, "level"),
+]
+"""At which levels tickets are drawn."""
+Rates = Annotated[tuple[float, ...], rising("expected numbers above 0", lambda rate: rate > 0)]
 
 
 class Running(BaseModel):
     """Where and how trainings run."""
 
-    workers: int | Literal["auto"] = Field(
+    workers: NoEffect[int | Literal["auto"]] = Field(
         "auto",
         description="trainings that run at the same time: a number, or auto (one per core; on GPUs, as many as fit)",
-        json_schema_extra=NO_EFFECT,
     )
-    device: str = Field(
-        "auto",
-        description="device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, ...",
-        json_schema_extra=NO_EFFECT,
+    device: NoEffect[str] = Field(
+        "auto", description="device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."
     )
-    backend: str = Field(
-        "local",
-        description=f"where trainings run: on this machine, or on a cluster ({' | '.join(RUNNERS)})",
-        json_schema_extra=NO_EFFECT,
+    backend: NoEffect[Annotated[str, AfterValidator(RUNNERS.checked)]] = Field(
+        "local", description=f"where trainings run: on this machine, or on a cluster ({' | '.join(RUNNERS)})"
     )
-    address: str | None = Field(
-        None,
-        description="address of the Ray cluster; default: the cluster of this machine, or a new local one",
-        json_schema_extra=NO_EFFECT,
+    address: NoEffect[str | None] = Field(
+        None, description="address of the Ray cluster; default: the cluster of this machine, or a new local one"
     )
-    cpus: float | None = Field(
-        None, ge=0, description="CPUs per training on Ray; default: --threads", json_schema_extra=NO_EFFECT
+    cpus: NoEffect[float | None] = Field(None, ge=0, description="CPUs per training on Ray; default: --threads")
+    gpus: NoEffect[float] = Field(
+        0.0, ge=0, description="GPUs per training on Ray; with a fraction, several trainings share a GPU"
     )
-    gpus: float = Field(
-        0.0,
-        ge=0,
-        description="GPUs per training on Ray; with a fraction, several trainings share a GPU",
-        json_schema_extra=NO_EFFECT,
+    track: NoEffect[tuple[str, ...]] = Field(
+        (), description="experiment trackers to log to: tensorboard, mlflow, wandb, trackio, ..."
     )
-    track: tuple[str, ...] = Field(
-        (),
-        description="experiment trackers to log to: tensorboard, mlflow, wandb, trackio, ...",
-        json_schema_extra=NO_EFFECT,
+    checkpoint_every: NoEffect[float] = Field(2.0, ge=0, description="minutes between checkpoints of a training")
+    out: NoEffect[UserPath | None] = Field(
+        None, description="output folder; default: a folder in runs/ named after the task and the study"
     )
-    checkpoint_every: float = Field(
-        2.0, ge=0, description="minutes between checkpoints of a training", json_schema_extra=NO_EFFECT
-    )
-    out: UserPath | None = Field(
-        None,
-        description="output folder; default: a folder in runs/ named after the task and the study",
-        json_schema_extra=NO_EFFECT,
-    )
-
-    @field_validator("backend")
-    @classmethod
-    def _is_a_backend(cls, name: str) -> str:
-        return RUNNERS.checked(name)
 
     @field_validator("workers")
     @classmethod
@@ -93,9 +96,7 @@ class StudySettings(Recipe, Running):
         DEFAULT_MODEL,
         description="hub id or local folder of the pre-trained encoder; `default`: a small one from a Python package",
     )
-    seeds: int = Field(
-        2, ge=1, description="number of seeds; each has its own dense training and tickets", json_schema_extra=GROWS
-    )
+    seeds: Grows[int] = Field(2, ge=1, description="number of seeds; each has its own dense training and tickets")
     first_seed: int = Field(0, ge=0, description="first seed; the others are the next integers")
     preset: Preset = Field(
         "paper", description="paper: as described in the paper; released: as in the authors' code, bugs included"
@@ -232,21 +233,7 @@ def idle_fraction_seed(task: str, drawn: bool, how: str) -> dict[str, str]:
 class TicketSettings(Drawing, ScoringSettings):
     """Settings of studies that draw tickets: at which levels, of which kinds, from what."""
 
-    levels: tuple[float, ...] = Field(
-        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-        description="fractions of the heads and of the FFNs to prune, each in [0, 1)",
-        json_schema_extra=GROWS,
-    )
-
-    @field_validator("levels")
-    @classmethod
-    def _sorted_levels(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
-        wrong = [level for level in levels if not 0 <= level < 1]
-        if wrong:
-            raise ValueError(f"a level is a share in [0, 1), got {wrong[0]}")
-        if not levels:
-            raise ValueError("expected at least one level")
-        return tuple(sorted(set(levels)))
+    levels: Grows[Levels] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
     @property
     def scoring(self) -> ScoringSettings:
@@ -284,25 +271,14 @@ class DrawnSettings(SourceSettings, TicketSettings):
 class RateSettings(StudySettings):
     """Settings of studies that may show how much models depend on learning rate and seed (Tables 5 and 8)."""
 
-    learning_rates: tuple[float, ...] = Field(
+    learning_rates: NoEffect[Rates] = Field(
         (),
         description="more learning rates to train the dense model and the super ticket with (`share`: to fine-tune "
         "the first seed's shared models with), as in Tables 5 and 8",
-        json_schema_extra=NO_EFFECT,
     )
-    rate_seeds: int | None = Field(
-        None,
-        ge=1,
-        description="number of seeds for --learning-rates; default: --seeds",
-        json_schema_extra=NO_EFFECT,
+    rate_seeds: NoEffect[int | None] = Field(
+        None, ge=1, description="number of seeds for --learning-rates; default: --seeds"
     )
-
-    @field_validator("learning_rates")
-    @classmethod
-    def _rates_once(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if wrong := [rate for rate in rates if not rate > 0]:
-            raise ValueError(f"expected numbers above 0, got {wrong[0]:g}")
-        return tuple(sorted(set(rates)))
 
     @model_validator(mode="after")
     def _rates_have_a_spread(self) -> Self:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from supertickets.anatomy import Shape
 from supertickets.storage import UserPath
 from supertickets.studies.presets import SEVERAL, preset_values, task_dropout, task_name
-from supertickets.studies.settings import NO_EFFECT, RateSettings, TicketSettings, part
+from supertickets.studies.settings import NoEffect, RateSettings, TicketSettings, part
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.scoring import ScoringSettings
@@ -45,17 +45,13 @@ class ShareSettings(TicketSettings, RateSettings, Sharing):
     dropout: float | None = Field(  # type: ignore[assignment]
         None, ge=0, lt=1, description="dropout before every output layer; default: by preset and task"
     )
-    fine_tune: bool = Field(
-        True, description="also fine-tune the shared models on each task", json_schema_extra=NO_EFFECT
-    )
+    fine_tune: NoEffect[bool] = Field(True, description="also fine-tune the shared models on each task")
     fine_tune_epochs: int = Field(6, ge=1, description="maximum number of epochs of the fine-tuning")
     fine_tune_learning_rate: float | None = Field(
         None, gt=0, description="learning rate of the fine-tuning; default: --learning-rate"
     )
-    keep: Literal["none", "shared", "all"] = Field(
-        "shared",
-        description="trained weights to keep on disk: those of the shared models (shared), all or none",
-        json_schema_extra=NO_EFFECT,
+    keep: NoEffect[Literal["none", "shared", "all"]] = Field(
+        "shared", description="trained weights to keep on disk: those of the shared models (shared), all or none"
     )
 
     @field_validator("tasks")

@@ -10,7 +10,7 @@ from pydantic import Field, create_model, field_serializer, field_validator
 from supertickets.anatomy import Shape
 from supertickets.storage import UserPath
 from supertickets.studies.presets import Preset, task_dropout, task_name, weight_preset_values
-from supertickets.studies.settings import GROWS, NO_EFFECT, StudySettings, part
+from supertickets.studies.settings import Grows, NoEffect, StudySettings, part
 from supertickets.tickets.weights import Pruning
 from supertickets.training.recipe import Recipe
 
@@ -49,12 +49,8 @@ class TransferSettings(_TargetSettings, Pruning):
     baselines: tuple[Literal["one-shot", "random"], ...] = Field(
         ("one-shot",), description="tickets that belong to no task: one-shot magnitude pruning, random; or none"
     )
-    seeds: int = Field(
-        3, ge=1, description="number of seeds; all train the tickets of the first seed", json_schema_extra=GROWS
-    )
-    keep: Literal["none", "all"] = Field(
-        "none", description="trained weights to keep on disk", json_schema_extra=NO_EFFECT
-    )
+    seeds: Grows[int] = Field(3, ge=1, description="number of seeds; all train the tickets of the first seed")
+    keep: NoEffect[Literal["none", "all"]] = Field("none", description="trained weights to keep on disk")
 
     @field_validator("patience")
     @classmethod

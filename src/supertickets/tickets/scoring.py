@@ -6,11 +6,11 @@ depth = "my_package.depth:DEPTH"
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from supertickets.registry import Registry
 
@@ -48,7 +48,7 @@ class ScoringSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    importance: str = Field(
+    importance: Annotated[str, AfterValidator(MEASURES.checked)] = Field(
         "sensitivity",
         description="measure of importance that ranks heads and FFNs; sensitivity is the paper's "
         f"({' | '.join(MEASURES)})",
@@ -69,11 +69,6 @@ class ScoringSettings(BaseModel):
         description="measure importance on the weights after this epoch; default, and if a training ends earlier: on "
         "its final weights",
     )
-
-    @field_validator("importance")
-    @classmethod
-    def _is_a_measure(cls, name: str) -> str:
-        return MEASURES.checked(name)
 
     def read(self) -> "ScoringSettings":
         """Return these settings with what their measure does not read put at its default."""
