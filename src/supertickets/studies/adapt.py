@@ -18,10 +18,9 @@ from supertickets.lab.trial import Start, TicketField, Trial
 from supertickets.models import find_model
 from supertickets.storage import UserPath
 from supertickets.studies.config import Overrides, parse, resolve_settings
-from supertickets.studies.presets import task_name
 from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, rising
 from supertickets.studies.study import Inputs, Request, Study, study, training_flops, trial_of
-from supertickets.tasks import Task, TaskSource, count_of, load_task, take_part
+from supertickets.tasks import Task, TaskSource, count_of, load_task, take_part, task_name
 from supertickets.tasks.metrics import REGRESSION
 from supertickets.training.recipe import Recipe
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from supertickets.anatomy import Shape
-from supertickets.studies.presets import task_name, weight_preset_values
+from supertickets.studies.presets import weight_preset_values
 from supertickets.studies.settings import Grows, NoEffect, SourceSettings, part, percentage
+from supertickets.tasks import task_name
 from supertickets.tickets.weights import Pruning
 
 Control = Literal["one-shot", "random", "matched", "random-weights", "shuffled-layers", "shuffled-elements"]
@@ -131,11 +131,9 @@ class ImpSettings(SourceSettings, Pruning):
             raise ValueError(f"--control-sparsities: {wrong[0]:g} is not one of --sparsities; expected some of {known}")
         return self
 
-    def preset_settings(self, shape: Shape) -> dict[str, Any]:
-        """Return the preset's values for tickets of weights on the task."""
-        own = self.train_file is not None and task_name(self.task) != "mlm"
-        named = {"task": Path(str(self.train_file)).stem} if own else {}
-        return weight_preset_values(self.preset, shape, "" if own else task_name(self.task)) | named
+    def preset_of(self, shape: Shape, task: str) -> dict[str, Any]:
+        """Return the preset's values for tickets of weights on a task."""
+        return weight_preset_values(self.preset, shape, task)
 
     def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
         """Return also what no round, ticket or control is made by."""

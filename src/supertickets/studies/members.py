@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from supertickets.errors import TicketError
 from supertickets.models import BaseModel
-from supertickets.studies.presets import task_name
+from supertickets.studies.settings import source_of
 from supertickets.studies.share_settings import DEFAULT_TASKS
-from supertickets.tasks import Task, TaskSource, load_task
-from supertickets.tasks.builtin import BUILTIN
+from supertickets.tasks import Task, TaskSource, load_task, task_name
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import TICKET_JSON
 
@@ -41,7 +40,7 @@ def find_members(settings: ShareSettings) -> list[Member]:
                 )
             if not found.task:
                 raise TicketError(f"{path}: {TICKET_JSON} does not say which task the ticket is of.")
-            member = Member(found.source or _source(found.task, settings), found)
+            member = Member(found.source or source_of(found.task, settings.data), found)
             name = task_name(member.source.task)
             if name in given and (other := given[name].found) is not None:
                 raise TicketError(
@@ -50,7 +49,7 @@ def find_members(settings: ShareSettings) -> list[Member]:
                 )
             given[name] = member
     if not given:
-        return [Member(_source(task, settings)) for task in settings.tasks or DEFAULT_TASKS]
+        return [Member(source_of(task, settings.data)) for task in settings.tasks or DEFAULT_TASKS]
     asked = {task_name(task): task for task in settings.tasks}
     without = [task for name, task in asked.items() if name not in given]
     if without:
@@ -62,11 +61,6 @@ def find_members(settings: ShareSettings) -> list[Member]:
         if asked and name not in asked and member.found is not None:
             raise TicketError(f"--tickets {member.found.where}: its task {member.source.task!r} is not among --tasks.")
     return [given[name] for name in asked] if asked else list(given.values())
-
-
-def _source(task: str, settings: ShareSettings) -> TaskSource:
-    data = None if task_name(task) in BUILTIN else settings.data
-    return TaskSource.model_validate({"task": task, "data": data})
 
 
 def check_bases(members: Sequence[Member], base: BaseModel) -> None:

@@ -9,7 +9,8 @@ small encoders are our own tuning of the default encoder; no paper has any.
 from typing import Any, Literal
 
 from supertickets.anatomy import Shape
-from supertickets.errors import unknown_name
+from supertickets.tasks import task_name
+from supertickets.tasks.builtin import BUILTIN
 from supertickets.training.recipe import Recipe
 
 Preset = Literal["paper", "released"]
@@ -69,16 +70,12 @@ def task_dropout(preset: str, task: str) -> float:
     return _DROPOUT[preset].get(task_name(task), Recipe.model_fields["dropout"].default)
 
 
-def task_name(task: str) -> str:
-    """Return a task's name as the presets' tables have it."""
-    return task.lower().replace("-", "")
+def preset_values(preset: str, shape: Shape, *tasks: str) -> dict[str, Any]:
+    """Return the settings a preset has for a model and a task, or several that are trained together.
 
-
-def preset_values(preset: str, shape: Shape, task: str, builtin: bool) -> dict[str, Any]:
-    """Return the settings a preset has for a model and a task; what it does not name stays at the settings' default."""
-    if preset not in _CHOICES:
-        raise unknown_name("preset", preset, _CHOICES)
-    size = size_of(shape)
+    What it does not name stays at the settings' default.
+    """
+    size, task = size_of(shape), tasks[0] if len(tasks) == 1 else SEVERAL
     values = dict(_CHOICES[preset])
     if task in _DROPOUT[preset]:
         values["dropout"] = _DROPOUT[preset][task]
@@ -87,7 +84,7 @@ def preset_values(preset: str, shape: Shape, task: str, builtin: bool) -> dict[s
         values["epochs"] = _RELEASED_EPOCHS[of].get(task, 6)
         values["score_epoch"] = _RELEASED_SCORED[of].get(task)
     if size == "small" and preset == "paper":
-        values |= _SMALL_BUILTIN if builtin else _SMALL
+        values |= _SMALL_BUILTIN if BUILTIN.keys() >= {*tasks} else _SMALL
     return values
 
 

@@ -14,8 +14,8 @@ from supertickets.anatomy import Shape
 from supertickets.lab.machine import RUNNERS
 from supertickets.models import DEFAULT_MODEL
 from supertickets.storage import UserPath
-from supertickets.studies.presets import Preset, preset_values, task_name
-from supertickets.tasks import TaskFiles, TaskSource
+from supertickets.studies.presets import Preset, preset_values
+from supertickets.tasks import TaskFiles, TaskSource, task_name
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.scoring import MEASURES, ScoringSettings
@@ -160,6 +160,11 @@ def percentage(value: Any) -> Any:
         return value
 
 
+def source_of(task: str, data: Path | None) -> TaskSource:
+    """Return where a task's examples are, if those of tasks with files are in `data`."""
+    return TaskSource.model_validate({"task": task, "data": None if task_name(task) in BUILTIN else data})
+
+
 def part(settings: BaseModel, of: type[BaseModel]) -> dict[str, Any]:
     """Return those of some settings that are fields of another model."""
     return {name: getattr(settings, name) for name in of.model_fields}
@@ -185,10 +190,13 @@ class TaskSettings(StudySettings, TaskFiles):
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return the preset's values for the task; a user's own task is named after its file."""
-        own = self.train_file is not None
-        name = "" if own else task_name(self.task)  # a user's own task may have any name
+        own = self.train_file is not None and task_name(self.task) != "mlm"
         named = {"task": Path(str(self.train_file)).stem} if own else {}
-        return preset_values(self.preset, shape, name, name in BUILTIN) | named
+        return self.preset_of(shape, "" if own else task_name(self.task)) | named  # a user's may have any name
+
+    def preset_of(self, shape: Shape, task: str) -> dict[str, Any]:
+        """Return the preset's values for a task; a user's own has no name."""
+        return preset_values(self.preset, shape, task)
 
     def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
         """Return also what the task's files make no use of."""

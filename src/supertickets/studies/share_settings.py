@@ -9,9 +9,9 @@ from pydantic import Field, field_validator
 
 from supertickets.anatomy import Shape
 from supertickets.storage import UserPath
-from supertickets.studies.presets import SEVERAL, preset_values, task_dropout, task_name
+from supertickets.studies.presets import preset_values, task_dropout
 from supertickets.studies.settings import NoEffect, RateSettings, TicketSettings, part
-from supertickets.tasks.builtin import BUILTIN
+from supertickets.tasks import task_name
 from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.recipe import Recipe, Sharing
@@ -91,8 +91,7 @@ class ShareSettings(TicketSettings, RateSettings, Sharing):
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return the preset's values for training several tasks."""
-        names = [task_name(task) for task in self.tasks or DEFAULT_TASKS]
-        return preset_values(self.preset, shape, SEVERAL, all(name in BUILTIN for name in names))
+        return preset_values(self.preset, shape, *map(task_name, self.tasks or DEFAULT_TASKS))
 
     def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
         """Return also what only the search for tickets reads, where there is none, and what only fine-tuning reads."""

@@ -25,9 +25,8 @@ from supertickets.studies.checks import check_place
 from supertickets.studies.exchange import is_shipped
 from supertickets.studies.find import TICKET, FindSettings, best_run
 from supertickets.studies.inputs import OpenStudy, open_study
-from supertickets.studies.presets import task_name
 from supertickets.studies.run import RESULTS, machine_of
-from supertickets.tasks import load_task
+from supertickets.tasks import load_task, task_name
 from supertickets.tasks.glue import GLUE, load_test_texts
 from supertickets.tasks.submission import FILES, TestFile, write_submission
 from supertickets.tickets.folder import MODEL_FOLDER

@@ -16,11 +16,10 @@ from supertickets.lab.trial import TicketField, WeightMask
 from supertickets.models import BaseModel, find_model, prunable_shapes, prunable_weights
 from supertickets.storage import write_atomically
 from supertickets.studies.config import SETTINGS_FILE, Overrides, flag, resolve_settings
-from supertickets.studies.presets import task_name
-from supertickets.studies.settings import slug
+from supertickets.studies.settings import slug, source_of
 from supertickets.studies.study import Inputs, Request, Study, full_ticket, study, training_flops, trial_of
 from supertickets.studies.transfer_settings import TransferSettings
-from supertickets.tasks import TaskSource, load_task
+from supertickets.tasks import TaskSource, load_task, task_name
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
@@ -307,8 +306,7 @@ def _targets(settings: TransferSettings, base: BaseModel, found: Sequence[FoundT
         raise TicketError("--data: it would change nothing: every target is built in or has a study.")
     targets = []
     for task in asked:
-        data = None if task_name(task) in BUILTIN else settings.data
-        source, recipe = own.get(task_name(task), (TaskSource.model_validate({"task": task, "data": data}), None))
+        source, recipe = own.get(task_name(task), (source_of(task, settings.data), None))
         if recipe is None or settings.preset is not None:
             recipe = settings.preset_recipe(base.shape, task)
         values = {**recipe.model_dump(), **settings.asked_recipe(), "threads": settings.threads}

@@ -9,8 +9,9 @@ from pydantic import Field, create_model, field_serializer, field_validator
 
 from supertickets.anatomy import Shape
 from supertickets.storage import UserPath
-from supertickets.studies.presets import Preset, task_dropout, task_name, weight_preset_values
+from supertickets.studies.presets import Preset, task_dropout, weight_preset_values
 from supertickets.studies.settings import Grows, NoEffect, StudySettings, part
+from supertickets.tasks import task_name
 from supertickets.tickets.weights import Pruning
 from supertickets.training.recipe import Recipe
 

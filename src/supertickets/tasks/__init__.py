@@ -8,7 +8,7 @@ import numpy as np
 
 from supertickets.errors import TicketError, unknown_name
 from supertickets.tasks.files import load_files
-from supertickets.tasks.loader import TASKS, TaskLoader, loader_of
+from supertickets.tasks.loader import TASKS, TaskLoader, loader_of, task_name
 from supertickets.tasks.source import TaskFiles, TaskSource
 from supertickets.tasks.task import Form, Split, Task
 
@@ -24,6 +24,7 @@ __all__ = [
     "load_task",
     "loader_of",
     "take_part",
+    "task_name",
 ]
 
 

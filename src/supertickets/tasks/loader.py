@@ -51,11 +51,12 @@ TASKS: Registry[TaskLoader] = Registry(
 
 def loader_of(task: str) -> TaskLoader | None:
     """Return what loads the task of a name, None if nothing does; case and hyphens do not matter (`SST-2`, `sst2`)."""
-    names = {_plain(name): name for name in TASKS}
-    return TASKS[names[_plain(task)]] if _plain(task) in names else None
+    names = {task_name(name): name for name in TASKS}
+    return TASKS[names[task_name(task)]] if task_name(task) in names else None
 
 
-def _plain(name: str) -> str:
+def task_name(name: str) -> str:
+    """Return a task's name as it is compared: in lower case, without hyphens."""
     return name.lower().replace("-", "")
 
 
