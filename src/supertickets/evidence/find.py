@@ -159,8 +159,7 @@ def _scored(runs: Runs) -> tuple[dict[str, dict[Run, Floats]], dict[tuple[Label,
     resampled: dict[tuple[Label, Label], list[Floats]] = defaultdict(list)
     seen: dict[str, tuple[Floats, Floats]] = {}
     for run in runs.where():
-        outcome, labels = run.outcome, run.step.labels
-        assert outcome is not None
+        outcome, labels = run.result, run.step.labels
         if outcome.key not in seen:
             outputs = outcome.predictions()["dev"]
             best = outputs[[entry["epoch"] for entry in outcome.epochs].index(outcome.best_epoch)]

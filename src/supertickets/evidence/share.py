@@ -105,8 +105,7 @@ def sizes(runs: Runs, of_task: Mapping[str, Ticket]) -> Sizes:
     """Return what tickets keep of the shared dense model; NaN until a shared training is done."""
     shape, whole = runs.task.shape, np.nan
     for run in runs.where(stage=SHARED)[:1]:
-        assert run.outcome is not None
-        whole = run.outcome.cost["parameters"] + parameters(shape, ~run.outcome.trial.ticket)
+        whole = run.result.cost["parameters"] + parameters(shape, ~run.result.trial.ticket)
 
     def remaining(ticket: Ticket) -> float:
         return float(1 - parameters(shape, ~ticket) / whole)

@@ -138,7 +138,7 @@ class Lab(AbstractContextManager["Lab"]):
             return outcome
         room = self.folder.name if outcome is None else RETRAINED
         with Lab(self.study_folder, self.machine, room=room) as lab:
-            (run,) = lab.run([Step({"kind": "retrained"}, lambda done: trial, keep="yes")]).runs
+            (run,) = lab.run([Step({"kind": "retrained"}, trial, keep="yes")]).runs
         made = run.outcome
         if made is None:
             raise StudyError(f"trial {trial.key} failed: {str(run.failure).strip().splitlines()[-1]}")

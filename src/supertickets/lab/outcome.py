@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.lab.trial import Trial
+from supertickets.lab.trial import Rewound, Start, Trial
 from supertickets.storage import digest, file_digest, is_left_over, write_atomically
 
 OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK = (
@@ -95,6 +95,17 @@ class Outcome:
 
         scores = load_file(self.folder / SCORES)
         return scores["heads"], scores["ffns"]
+
+    def start(self, output_layer: int | None = None, rewound: Rewound = "nothing") -> Start:
+        """Return its trained weights as ones to start from, in its model as it was cut (see `lab.trial.Start`)."""
+        return Start(
+            trial=self.key,
+            folder=self.folder.resolve(),
+            weights=self.files[WEIGHTS],
+            ticket=self.trial.ticket,
+            output_layer=output_layer,
+            rewound=rewound,
+        )
 
     def drop_weights(self) -> None:
         """Delete the trained weights; everything else stays."""

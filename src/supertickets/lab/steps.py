@@ -19,9 +19,9 @@ Label = str | int | float
 class Step:
     """One trial of a study, made when what it needs has ended.
 
-    `labels` say what it stands for; they are columns of `results.csv`. `make` returns the trial, or None if it is not
-    wanted after all; it may ask for the outcomes of the steps in `needs`, all of which have ended by then. The trained
-    weights of `starts_from` stay on disk until this step has ended. `keep` says whether its own stay after that:
+    `labels` say what it stands for; they are columns of `results.csv`. `make` is the trial, or a function that returns
+    it, or None if it is not wanted after all, and that may ask for the outcomes of the steps in `needs`, all of which
+    have ended by then. The trained weights of `starts_from` stay on disk until this step has ended. `keep` says whether its own stay after that:
     "best" keeps those of the best outcome so far among all steps that say so. With `until` the trial is trained to that
     share of its steps only; another step may go on with the same trial, which ends as if it had never stopped.
     `elsewhere` is the folder of the same trial in another study, whose outcome is taken if its weights are there
@@ -33,7 +33,7 @@ class Step:
     """
 
     labels: Mapping[str, Label]
-    make: Callable[[Done], Trial | None]
+    make: Trial | Callable[[Done], Trial | None]
     needs: tuple[Step, ...] = ()
     starts_from: Step | None = None
     keep: Literal["no", "best", "yes"] = "no"
@@ -135,6 +135,12 @@ class Run:
         return came or self.unwanted or self.blocked
 
     @property
+    def result(self) -> Outcome:
+        """The outcome, of a run that has one."""
+        assert self.outcome is not None
+        return self.outcome
+
+    @property
     def order(self) -> Order:
         """What is asked of the lab."""
         assert self.trial is not None
@@ -199,7 +205,8 @@ class Execution:
         while waiting:
             run = waiting.popleft()
             try:
-                run.trial = run.step.make(Done(self._run.__getitem__))
+                make = run.step.make
+                run.trial = make if isinstance(make, Trial) else make(Done(self._run.__getitem__))
                 run.unwanted = run.trial is None
             except NotFinishedError:
                 run.blocked = True

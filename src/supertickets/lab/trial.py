@@ -39,6 +39,9 @@ class TaskTicket(_Value):
     dropout: float | None = None
 
 
+Rewound = Literal["nothing", "prunable", "encoder"]
+
+
 class Start(_Value):
     """Another trial's trained weights, to start from in place of the pre-trained ones.
 
@@ -52,7 +55,7 @@ class Start(_Value):
     weights: str
     ticket: TicketField
     output_layer: int | None = None
-    rewound: Literal["nothing", "prunable", "encoder"] = "nothing"
+    rewound: Rewound = "nothing"
 
 
 class WeightMask(_Value):

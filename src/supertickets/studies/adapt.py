@@ -12,9 +12,8 @@ from pydantic import BaseModel as Model
 from pydantic import ConfigDict, Field
 
 from supertickets.errors import TicketError, named_twice, unknown_name
-from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.steps import Done, Step
-from supertickets.lab.trial import Start, TicketField, Trial
+from supertickets.lab.trial import TicketField, Trial
 from supertickets.models import find_model
 from supertickets.storage import UserPath
 from supertickets.studies.config import Overrides, parse, resolve_settings
@@ -129,7 +128,7 @@ class Adapt(Study[AdaptSettings]):
         for origin in self.inputs.origins:
             parents[origin.name] = Step(
                 {"stage": "model", "kind": origin.name, "seed": origin.trial.seed},
-                partial(_itself, origin.trial),
+                origin.trial,
                 elsewhere=origin.folder,
             )
             yield parents[origin.name]
@@ -212,22 +211,11 @@ class Adapt(Study[AdaptSettings]):
         return Request(settings, base, loaded, AdaptInputs(origins=tuple(origins)), _to_train_again(models))
 
 
-def _itself(trial: Trial, done: Done) -> Trial:
-    return trial
-
-
 def _adapted(
     settings: AdaptSettings, task: TaskInfo, origin: Origin, parent: Step, seed: int, recipe: Recipe, done: Done
 ) -> Trial:
     """Return the trial that goes on from a trained model on a part of the task."""
-    outcome = done[parent]
-    start = Start(
-        trial=outcome.key,
-        folder=outcome.folder.resolve(),
-        weights=outcome.files[WEIGHTS],
-        ticket=outcome.trial.ticket,
-        output_layer=origin.output_layer,
-    )
+    start = done[parent].start(origin.output_layer)
     return trial_of(settings, task, origin.ticket, seed, recipe=recipe, start=start)
 
 

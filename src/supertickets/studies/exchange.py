@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError
-from supertickets.lab.lab import Lab
+from supertickets.lab.lab import TRIALS, Lab
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.steps import Label, Run
@@ -73,22 +73,20 @@ def ticket_in(path: Path, task: TaskInfo | None = None, recipe: Recipe | None = 
     )
 
 
-def finished_run(runs: Runs, name: str, **labels: Label) -> Trial:
-    """Return the trial of the run with these labels; raises TicketError, calling it `name`, unless it has finished."""
+def trained_model(runs: Runs, name: str, **labels: Label) -> TrainedModel:
+    """Return the model of the run with these labels, called `name`; raises TicketError unless it has finished."""
     (run, *_) = runs.every(**labels)
     if not run.finished or run.trial is None:
         raise TicketError(
             f"{runs.folder}: {name} of seed {labels['seed']} has not finished its training ({run.status}); run its "
             "study to the end first."
         )
-    return run.trial
+    return TrainedModel(name, run.trial, runs.folder / TRIALS / run.trial.key, runs.tasks)
 
 
 def origin_of(runs: Runs, run: Run, settings: Any) -> dict[str, Any]:
     """Return what a ticket folder says of the run that its ticket comes from."""
-    trial, outcome = run.trial, run.outcome
-    assert trial is not None
-    assert outcome is not None
+    outcome, trial = run.result, run.result.trial
     task = next(one for one in runs.tasks if one.data_hash == trial.tasks[0].data_hash)
     return {
         "task": task.task,
@@ -122,6 +120,16 @@ class Shipping:
     base: BaseModel
     tasks: Mapping[TaskSource, Task]
     machine: Machine
+
+    def unshipped(self, folder: Path, run: Run) -> Outcome | None:
+        """Return the outcome of a run to ship into a ticket folder, None if it is there already.
+
+        It has its trained weights if the study keeps any, and none otherwise.
+        """
+        outcome, kept = run.result, self.settings.keep != "none"
+        if is_shipped(folder, outcome.trial, kept):
+            return None
+        return self.with_weights(outcome.trial) if kept else replace(outcome, files={})
 
     def with_weights(self, trial: Trial) -> Outcome:
         """Return a trial's outcome with its trained weights, training it again if they were dropped."""

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from supertickets.errors import TicketError
 from supertickets.evidence.labels import RATES
 from supertickets.lab.steps import Done, Label, Run, Step
+from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
 from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings
 from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
 from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise_by_layer
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from supertickets.lab.outcome import Outcome
     from supertickets.lab.trial import Trial
     from supertickets.report.sections import Section
-    from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel
     from supertickets.tickets import Ticket
 
 TICKET, BASE_MODEL = "super-ticket", "model"
@@ -91,7 +91,7 @@ class Find(Study[FindSettings]):
             )
             for seed in others:
                 trial = trial_of(settings, task, full, seed)
-                yield Step({"kind": "control", "level": 0.0, "seed": seed}, partial(_given, trial), cost=cost)
+                yield Step({"kind": "control", "level": 0.0, "seed": seed}, trial, cost=cost)
         yield from _rates(settings, task, [step for step in steps if step.labels["kind"] == "winning"])
 
     def analyse(self, runs: Runs, settings: FindSettings) -> FindFindings:
@@ -117,11 +117,15 @@ class Find(Study[FindSettings]):
         """Write the super ticket's folder; without tickets, the dense model as a base model."""
         if not done.settings.kinds:
             return {"model": _ship_base(done)}
-        best = best_run(done.runs.only(stage=None))
+        best, folder = best_run(done.runs.only(stage=None)), done.runs.folder / TICKET
         if best is None:
             return {}
-        _ship(done, best)
-        return {"ticket": done.runs.folder / TICKET}
+        if (outcome := done.unshipped(folder, best)) is not None:
+            from supertickets.export.ship import ship
+
+            ticket = super_ticket(done.runs, best, done.settings)
+            ship(ticket, outcome, done.base, done.tasks[done.runs.task.source], folder)
+        return {"ticket": folder}
 
     def has_shipped(self, folder: Path) -> bool:
         """Whether the super ticket's model, or the base model, is there."""
@@ -129,8 +133,6 @@ class Find(Study[FindSettings]):
 
     def tickets(self, runs: Runs, settings: FindSettings, sparsity: float | None = None) -> list[FoundTicket]:
         """Return the super ticket."""
-        from supertickets.studies.exchange import ticket_in
-
         if not (settings.folder / TICKET / TICKET_JSON).is_file():
             raise TicketError(
                 f"{settings.folder}: there is no super ticket in it yet; run its `supertickets find` to the end."
@@ -139,8 +141,6 @@ class Find(Study[FindSettings]):
 
     def models(self, runs: Runs, settings: FindSettings) -> list[TrainedModel]:
         """Return the dense model of the super ticket's seed, and the super ticket."""
-        from supertickets.studies.exchange import TrainedModel, finished_run
-
         grid_runs = runs.only(stage=None)
         best = best_run(grid_runs)
         if best is None:
@@ -148,15 +148,10 @@ class Find(Study[FindSettings]):
                 f"{settings.folder}: there is no super ticket, as no winning ticket above level 0 has finished; run "
                 "`supertickets find` to the end, with levels above 0."
             )
-        seed, task = best.step.labels["seed"], runs.task.task.upper()
-        asked: dict[str, Mapping[str, Label]] = {
-            f"{task}-ST-DNN": {"kind": "dense", "seed": seed},
-            f"{task}-SuperT": best.step.labels,
-        }
-        found = {name: finished_run(grid_runs, name, **labels) for name, labels in asked.items()}
+        labels, task = best.step.labels, runs.task.task.upper()
         return [
-            TrainedModel(name, trial, settings.folder / "trials" / trial.key, runs.tasks)
-            for name, trial in found.items()
+            trained_model(grid_runs, f"{task}-ST-DNN", kind="dense", seed=labels["seed"]),
+            trained_model(grid_runs, f"{task}-SuperT", **labels),
         ]
 
 
@@ -173,7 +168,7 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
     for seed in settings.all_seeds:
         dense = Step(
             {**(labels or {}), "kind": "dense", "level": 0.0, "seed": seed},
-            partial(_given, trial_of(settings, task, full, seed, scoring=settings.scoring if settings.kinds else None)),
+            trial_of(settings, task, full, seed, scoring=settings.scoring if settings.kinds else None),
             keep="yes" if settings.keep in ("dense", "all") else "no",
             cost=training_flops(task, full, settings.epochs, scored=True),
         )
@@ -196,10 +191,6 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
 def _kept(settings: FindSettings, kind: Kind) -> Literal["best", "no"]:
     """Return whether a ticket's trained weights may stay: one model is shipped, and any other can be trained again."""
     return "best" if settings.keep == "super" and kind == "winning" else "no"
-
-
-def _given(trial: Trial, done: Done) -> Trial:
-    return trial
 
 
 def _drawn(
@@ -254,42 +245,23 @@ def _rates(settings: FindSettings, task: TaskInfo, winning: Sequence[Step]) -> I
             own = rate == settings.learning_rate  # the study has scored its dense runs, which these are
             dense = with_rate(full, rate, seed, own)
             cost = training_flops(task, full, settings.epochs)
-            yield Step({**labels, "kind": "dense", "level": 0.0}, partial(_given, dense), cost=cost)
+            yield Step({**labels, "kind": "dense", "level": 0.0}, dense, cost=cost)
             make = partial(super_ticket, rate, seed)
             yield Step({**labels, "kind": "super"}, make, needs=tuple(winning), cost=cost)
-
-
-def _ship(done: Shipping, run: Run) -> None:
-    """Write the super ticket's folder, unless it is there already."""
-    from supertickets.studies.exchange import is_shipped
-
-    settings, runs, folder, outcome = done.settings, done.runs, done.runs.folder / TICKET, run.outcome
-    assert run.trial is not None
-    assert outcome is not None
-    if is_shipped(folder, run.trial, settings.keep != "none"):
-        return
-    from supertickets.export.ship import ship
-
-    if settings.keep != "none":
-        outcome = done.with_weights(run.trial)
-    ship(super_ticket(runs, run, settings), outcome, done.base, done.tasks[runs.task.source], folder)
 
 
 def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket[Ticket]:
     """Return the ticket of a winning run, with the scores it was drawn by and where it comes from."""
     from supertickets.lab.workbench import versions
-    from supertickets.studies.exchange import origin_of
 
-    scored = next(one.outcome for one in runs.runs if one.step is run.step.needs[0])
-    assert run.trial is not None
-    assert scored is not None
+    scored = next(one.result for one in runs.runs if one.step is run.step.needs[0])
     heads, ffns = scored.scores()
     drawn = {"trial": scored.key, "normalised": "heads by their layer's l2 norm"}
     drawn |= settings.scoring.model_dump() | settings.drawing.model_dump()
     task = runs.task
     base = {"name": task.model, "weight_hash": task.weight_hash, "model_type": task.model_type}
     origin = origin_of(runs, run, settings) | {"scores": drawn}
-    return SharedTicket(run.trial.ticket, base, origin, versions(), {"heads": heads, "ffns": ffns})
+    return SharedTicket(run.result.trial.ticket, base, origin, versions(), {"heads": heads, "ffns": ffns})
 
 
 def _ship_base(done: Shipping) -> Path:
@@ -298,7 +270,6 @@ def _ship_base(done: Shipping) -> Path:
 
     folder = done.runs.folder / BASE_MODEL
     if not folder.is_dir():
-        best = max(done.runs.where(kind="dense"), key=lambda run: run.outcome.rank if run.outcome else (0.0, 0.0, 0))
-        assert best.trial is not None
+        best = max((run.result for run in done.runs.where(kind="dense")), key=lambda outcome: outcome.rank)
         save_base(done.with_weights(best.trial), done.base, done.tasks[done.runs.task.source], folder)
     return folder

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model
 from supertickets.studies.config import Overrides, load_settings
+from supertickets.studies.exchange import FoundTicket, Shipping, origin_of
 from supertickets.studies.imp_settings import ImpSettings
 from supertickets.studies.rounds import Rounds
 from supertickets.studies.settings import SourceSettings, part
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.lab.steps import Run, Step
     from supertickets.report.sections import Section
-    from supertickets.studies.exchange import FoundTicket, Shipping
     from supertickets.tickets.weights import WeightTicket
 
 TICKET, BASE = "ticket", "base"
@@ -81,7 +81,6 @@ class Imp(Study[ImpSettings]):
     def tickets(self, runs: Runs, settings: ImpSettings, sparsity: float | None = None) -> list[FoundTicket]:
         """Return the first seed's tickets of a sparsity (default: the highest there is), one for each rewind point."""
         from supertickets.evidence.imp import ticket_of
-        from supertickets.studies.exchange import FoundTicket
 
         there, folder, task, found = self.sparsities(runs, settings), settings.folder, runs.task, []
         if not there:
@@ -163,15 +162,10 @@ def _ship(done: Shipping, run: Run, ticket: WeightTicket) -> None:
     from supertickets.export.ship import ship
     from supertickets.export.weights import named_base
     from supertickets.lab.workbench import versions
-    from supertickets.studies.exchange import is_shipped, origin_of
 
-    settings, task, findings, outcome = done.settings, done.runs.task, done.findings, run.outcome
-    assert run.trial is not None
-    assert outcome is not None
-    kept, folder = settings.keep != "none", done.runs.folder / TICKET
-    if is_shipped(folder, run.trial, kept):
+    settings, task, findings, folder = done.settings, done.runs.task, done.findings, done.runs.folder / TICKET
+    if (outcome := done.unshipped(folder, run)) is None:
         return
-    outcome = done.with_weights(run.trial) if kept else replace(outcome, files={})
     matches = findings.highest.get("") is not None
     why = "The highest sparsity that matches the dense model" if matches else "No ticket matches; the best"
     origin = origin_of(done.runs, run, settings) | {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from supertickets.lab.outcome import MASK, WEIGHTS
+from supertickets.lab.outcome import MASK
 from supertickets.lab.steps import Done, Step
-from supertickets.lab.trial import Prune, Start, Trial, WeightMask
+from supertickets.lab.trial import Prune, Rewound, Trial, WeightMask
 from supertickets.studies.imp_settings import CONTROLS, Control, RewindPoint
 from supertickets.studies.study import full_ticket, training_flops, trial_of
 from supertickets.training.recipe import Span
@@ -21,6 +21,8 @@ _BY_RULE = {"one-shot": "magnitude", "random": "random"}
 """Controls whose masks need no ticket, by what draws them."""
 _INITIAL = {name: name.removesuffix("-weights") for name in CONTROLS[3:]}
 """Controls that train a ticket's mask on other weights than the pre-trained ones, by what these are."""
+_SCOPES: dict[str, Rewound] = {"backbone": "encoder", "prunable": "prunable"}
+"""What is put back to the pre-trained weights, by --rewind-scope."""
 _ROUNDS = 10  # of the released code's learning rate schedule, however many rounds there are here
 _FRESH = 10_007  # far from the seeds that studies are given, so that new output layers are no other seed's
 
@@ -121,7 +123,9 @@ class Rounds:
             if kind == "matched":
                 found["mask"] = found["mask"].model_copy(update={"how": "matched", "seed": self.seed})
             if start is not None and point is not None:
-                found["start"] = self._start(done[start], point)
+                back = point.share == 0
+                layer = None if back and self.settings.output_layer != "carry" else 0
+                found["start"] = done[start].start(layer, _SCOPES[self.settings.rewind_scope] if back else "nothing")
             return trial_of(self.settings, self.task, self.full, **found)
 
         span = parts.get("span", Span.model_validate({}))
@@ -132,21 +136,6 @@ class Rounds:
             starts_from=start,
             keep="yes" if self.settings.keep == "all" else "no",
             cost=self.cost * (span.stop - span.skip),
-        )
-
-    def _start(self, outcome: Outcome, point: RewindPoint) -> Start:
-        """Return the trained weights to start from, and which of them are put back to the pre-trained ones."""
-        scopes = {"backbone": "encoder", "prunable": "prunable"}
-        back = point.share == 0
-        return Start.model_validate(
-            {
-                "trial": outcome.key,
-                "folder": outcome.folder.resolve(),
-                "weights": outcome.files[WEIGHTS],
-                "ticket": self.full,
-                "output_layer": None if back and self.settings.output_layer != "carry" else 0,
-                "rewound": scopes[self.settings.rewind_scope] if back else "nothing",
-            }
         )
 
     def _rule(self, how: str, sparsity: float) -> WeightMask:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.labels import MT_DNN, RATES, SEARCH, SHARED, TICKET_SHARE, TUNED
-from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.steps import Done, Label, Step
-from supertickets.lab.trial import Start, Trial
+from supertickets.lab.trial import Trial
 from supertickets.models import find_model
 from supertickets.studies.config import Overrides, fill, parse, resolve_settings
+from supertickets.studies.exchange import Shipping, TrainedModel, trained_model
 from supertickets.studies.find import FindSettings, best_run, best_winning, grid, super_ticket
 from supertickets.studies.members import check_bases, cut_to_size, find_members
 from supertickets.studies.settings import slug
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.evidence.share import ShareFindings
     from supertickets.report.sections import Section
-    from supertickets.studies.exchange import Shipping
-    from supertickets.studies.inputs import TrainedModel
 
 TICKETS = "tickets"
 """Below a study's folder: each task's ticket, as it is shared."""
@@ -178,26 +176,20 @@ class Share(Study[ShareSettings]):
         shared = done.runs.where(stage=SHARED, kind=TICKET_SHARE)
         if done.settings.keep == "none" or not shared:
             return {}
-        best = max(shared, key=lambda run: (run.outcome.score if run.outcome else 0.0, -int(run.step.labels["seed"])))
-        assert best.trial is not None
+        best = max((run.result for run in shared), key=lambda outcome: (outcome.score, -outcome.trial.seed)).trial
         folders = [folder / TASK_MODELS / slug(task.task) for task in done.runs.tasks]
         whole = all((one / MODEL_FOLDER).is_dir() and (one / TICKET_JSON).is_file() for one in folders)
-        if not whole or shipped_trial(folder / SHARED_MODEL) != best.trial.key:
+        if not whole or shipped_trial(folder / SHARED_MODEL) != best.key:
             from supertickets.export.shared import ship_shared
 
             tasks = [done.tasks[task.source] for task in done.runs.tasks]
-            ship_shared(folder / SHARED_MODEL, folders, done.with_weights(best.trial), done.base, tasks, tickets)
+            ship_shared(folder / SHARED_MODEL, folders, done.with_weights(best), done.base, tasks, tickets)
         return {"model": folder / SHARED_MODEL, "models": folder / TASK_MODELS}
 
     def models(self, runs: Runs, settings: ShareSettings) -> list[TrainedModel]:
         """Return MT-DNN and Ticket-Share of the first seed."""
-        from supertickets.studies.exchange import TrainedModel, finished_run
-
-        found = []
-        for kind in (MT_DNN, TICKET_SHARE):
-            trial = finished_run(runs, kind, stage=SHARED, kind=kind, seed=settings.first_seed)
-            found.append(TrainedModel(kind, trial, settings.folder / "trials" / trial.key, runs.tasks))
-        return found
+        seed = settings.first_seed
+        return [trained_model(runs, kind, stage=SHARED, kind=kind, seed=seed) for kind in (MT_DNN, TICKET_SHARE)]
 
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
@@ -258,12 +250,4 @@ def _fine_tuned(
 ) -> Trial:
     """Return the trial that goes on from a shared model on one task, with that task's ticket."""
     outcome = done[shared]
-    trial = outcome.trial
-    start = Start(
-        trial=trial.key,
-        folder=outcome.folder,
-        weights=outcome.files[WEIGHTS],
-        ticket=trial.ticket,
-        output_layer=place,
-    )
-    return trial_of(settings, task, trial.tasks[place].ticket, seed, recipe=recipe, start=start)
+    return trial_of(settings, task, outcome.trial.tasks[place].ticket, seed, recipe=recipe, start=outcome.start(place))

@@ -79,9 +79,7 @@ class _Found:
 
     def score(self, seed: int) -> float:
         """The dev score of a seed's run."""
-        outcome = self.by_seed[seed].outcome
-        assert outcome is not None
-        return outcome.score
+        return self.by_seed[seed].result.score
 
     @property
     def best(self) -> int:
@@ -209,8 +207,8 @@ def _choose(studies: Mapping[str, _Found], what: str) -> tuple[dict[str, int], s
 def _model(found: _Found, seed: int, place: Path, quiet: bool) -> Path:
     """Return the folder of a seed's trained model: the one that was shipped, or a new one in `place`."""
     run, settings, folder = found.by_seed[seed], found.settings, found.runs.folder
-    assert run.trial is not None
-    if is_shipped(folder / TICKET, run.trial, with_model=True):
+    outcome = run.result
+    if is_shipped(folder / TICKET, outcome.trial, with_model=True):
         return folder / TICKET / MODEL_FOLDER
     from supertickets.export.ship import save_trained_model
 
@@ -222,10 +220,10 @@ def _model(found: _Found, seed: int, place: Path, quiet: bool) -> Path:
             f"{folder}: the weights of {settings.task}, {run.step} were not kept, so it must be trained again, but the "
             "examples of the task have changed; restore its files."
         )
-    if not quiet and run.outcome is not None and not run.outcome.has_weights:
+    if not quiet and not outcome.has_weights:
         print(f"{settings.task}, {run.step}: its trained weights were not kept; it is trained again.", file=sys.stderr)
     with hold(folder), Lab(folder, machine_of(settings, base, {settings.source: task})) as lab:
-        save_trained_model(lab.with_weights(run.trial), base, task, place)
+        save_trained_model(lab.with_weights(outcome.trial), base, task, place)
     return place
 
 

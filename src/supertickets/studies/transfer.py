@@ -137,7 +137,7 @@ class Transfer(Study[TransferSettings]):
         kind, name = ("dense", "dense") if source is None else (source.kind, source.name)
         return Step(
             {"kind": kind, "source": name, "sparsity": level if source else 0.0, "task": task.task, "seed": seed},
-            lambda done: trial,
+            trial,
             keep="yes" if settings.keep == "all" else "no",
             cost=training_flops(task, ticket, recipe.epochs),
         )
