@@ -80,8 +80,7 @@ class Registry(Mapping[str, T], Generic[T]):
                     f"({type(error).__name__}: {error})."
                 ) from error
         else:
-            module, _, attribute = self._ours[name].partition(":")
-            value = getattr(importlib.import_module(module), attribute)
+            value = object_at(self._ours[name])
         self._registered[name] = value
         return self._registered[name]
 
@@ -109,6 +108,12 @@ class Registry(Mapping[str, T], Generic[T]):
                 yield name, self[name]
             except TicketError as error:
                 warnings.warn(f"skipped: {error}", stacklevel=2)
+
+
+def object_at(place: str) -> Any:
+    """Return what is at a place, which is a `module:attribute`."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _package(point: EntryPoint) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import click
 from click.shell_completion import get_completion_class
+
+from supertickets.registry import object_at
 
 _LIBRARIES = ("supertickets", "torch", "transformers", "numpy", "pandas", "datasets", "accelerate", "ray")
 _REGISTRIES = {
@@ -33,8 +34,7 @@ def env() -> None:
             click.echo(f"{library} is not installed")
     click.echo(describe_devices())
     for what, place in _REGISTRIES.items():
-        module, _, attribute = place.partition(":")
-        registry = getattr(importlib.import_module(module), attribute)
+        registry = object_at(place)
         added = [f"{name} ({package})" for name in registry if (package := registry.package_of(name))]
         click.echo(f"{what}: {', '.join(registry)}" + (f"; of other packages: {', '.join(added)}" if added else ""))
 

@@ -26,7 +26,6 @@ from supertickets.training.recipe import Recipe
 if TYPE_CHECKING:
     from supertickets.evidence.adapt import AdaptFindings
     from supertickets.evidence.runs import Runs, TaskInfo
-    from supertickets.report.sections import Section
     from supertickets.studies.exchange import TrainedModel
     from supertickets.studies.inputs import OpenStudy
 
@@ -121,6 +120,8 @@ class Adapt(Study[AdaptSettings]):
     """
 
     Inputs = AdaptInputs
+    heading = "Tickets of {runs.model} adapted to {runs.task.task}"
+    page = "supertickets.report.adapt:adapt_sections"
 
     def steps(self, settings: AdaptSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield the models to adapt, then each of them on each part of the training set (a task each), in each seed."""
@@ -162,16 +163,6 @@ class Adapt(Study[AdaptSettings]):
 
         pairs = [(origin.name, origin.dense) for origin in self.inputs.origins if origin.dense is not None]
         return analyse_adapt(runs.only(stage=None), pairs)
-
-    def sections(self, findings: AdaptFindings, runs: Runs) -> list[Section]:
-        """Return what the page says."""
-        from supertickets.report.adapt import adapt_sections
-
-        return adapt_sections(findings, runs)
-
-    def title(self, runs: Runs) -> str:
-        """Return the title of the study's page."""
-        return f"Tickets of {runs.model} adapted to {runs.task.task}"
 
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:

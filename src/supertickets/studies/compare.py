@@ -19,7 +19,6 @@ from supertickets.training.recipe import Recipe
 if TYPE_CHECKING:
     from supertickets.evidence.compare import CompareFindings
     from supertickets.evidence.runs import Runs, TaskInfo
-    from supertickets.report.sections import Section
 
 
 def _named_choices() -> dict[str, tuple[str, ...]]:
@@ -102,6 +101,8 @@ class Compare(Study[CompareSettings]):
     By default, the settings are those in which the paper's text and its code differ; --choices names others, such as
     the measure of importance.
     """
+    heading = "Ablation of {runs.model} on {runs.name}"
+    page = "supertickets.report.compare:compare_sections"
 
     def steps(self, settings: CompareSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield the study's own runs, then those of each choice; equal trials are one."""
@@ -117,16 +118,6 @@ class Compare(Study[CompareSettings]):
         from supertickets.evidence.compare import analyse_compare
 
         return analyse_compare(runs, {f"{n}={v}" for n, v in settings.variants if n in Recipe.model_fields})
-
-    def sections(self, findings: CompareFindings, runs: Runs) -> list[Section]:
-        """Return what the page says."""
-        from supertickets.report.compare import compare_sections
-
-        return compare_sections(findings, runs)
-
-    def title(self, runs: Runs) -> str:
-        """Return the title of the study's page."""
-        return f"Ablation of {runs.model} on {runs.name}"
 
 
 def _part(settings: CompareSettings, change: Mapping[str, Any], random: bool, winning: bool) -> FindSettings:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.lab.outcome import Outcome
     from supertickets.lab.trial import Trial
-    from supertickets.report.sections import Section
     from supertickets.tickets import Ticket
 
 TICKET, BASE_MODEL = "super-ticket", "model"
@@ -78,6 +77,8 @@ class Find(Study[FindSettings]):
     """
 
     side_by_side = True
+    heading = "Super ticket of {runs.model} on {runs.name}"
+    page = "supertickets.report.find:find_sections"
 
     def steps(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield dense runs, tickets of every kind and level, the control's dense runs, other learning rates."""
@@ -102,16 +103,6 @@ class Find(Study[FindSettings]):
         runs.check_some_finished("dense training", kind="dense")
         findings = analyse_find(runs)
         return replace(findings, paper_tables=paper_tables([AnalysedStudy(runs.only(stage=None), findings)]))
-
-    def sections(self, findings: FindFindings, runs: Runs) -> list[Section]:
-        """Return what the page says."""
-        from supertickets.report.find import find_sections
-
-        return find_sections(findings, runs)
-
-    def title(self, runs: Runs) -> str:
-        """Return the title of the study's page."""
-        return f"Super ticket of {runs.model} on {runs.name}"
 
     def ship(self, done: Shipping) -> dict[str, Path]:
         """Write the super ticket's folder; without tickets, the dense model as a base model."""

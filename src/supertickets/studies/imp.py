@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from supertickets.evidence.imp import ImpFindings
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.lab.steps import Run, Step
-    from supertickets.report.sections import Section
     from supertickets.tickets.weights import WeightTicket
 
 TICKET, BASE = "ticket", "base"
@@ -37,6 +36,8 @@ class Imp(Study[ImpSettings]):
     the same command again to resume. With --task mlm, a checkpoint without an MLM head is first trained with one, in a
     folder next to the study's (disable this with --no-pretrain).
     """
+    heading = "Tickets of weights of {runs.model} on {runs.name}"
+    page = "supertickets.report.imp:imp_sections"
 
     def steps(self, settings: ImpSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield dense runs, rounds, tickets and controls, seed by seed (see `studies.rounds`)."""
@@ -48,16 +49,6 @@ class Imp(Study[ImpSettings]):
         from supertickets.evidence.imp import analyse_imp
 
         return analyse_imp(runs, settings.rule)
-
-    def sections(self, findings: ImpFindings, runs: Runs) -> list[Section]:
-        """Return what the page says."""
-        from supertickets.report.imp import imp_sections
-
-        return imp_sections(findings, runs)
-
-    def title(self, runs: Runs) -> str:
-        """Return the title of the study's page."""
-        return f"Tickets of weights of {runs.model} on {runs.name}"
 
     def ship(self, done: Shipping) -> dict[str, Path]:
         """Write the folder of the matching ticket of the highest sparsity, or of the best one if none matches."""

@@ -34,7 +34,6 @@ from supertickets.training.recipe import Recipe
 if TYPE_CHECKING:
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.evidence.share import ShareFindings
-    from supertickets.report.sections import Section
 
 TICKETS = "tickets"
 """Below a study's folder: each task's ticket, as it is shared."""
@@ -78,6 +77,8 @@ class Share(Study[ShareSettings]):
     """
 
     Inputs = ShareInputs
+    heading = "Tickets shared by {count} tasks on {runs.model}"
+    page = "supertickets.report.share:share_sections"
 
     def steps(self, settings: ShareSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield the search for tickets that were not given, the shared trainings, then their fine-tuning."""
@@ -157,16 +158,6 @@ class Share(Study[ShareSettings]):
                 raise StudyError(f"task {task.task!r}: no winning ticket that prunes anything finished its training.")
             found.append(super_ticket(runs, best, fill_search(settings, task)))
         return found
-
-    def sections(self, findings: ShareFindings, runs: Runs) -> list[Section]:
-        """Return what the page says."""
-        from supertickets.report.share import share_sections
-
-        return share_sections(findings, runs)
-
-    def title(self, runs: Runs) -> str:
-        """Return the title of the study's page."""
-        return f"Tickets shared by {len(runs.tasks)} tasks on {runs.model}"
 
     def ship(self, done: Shipping) -> dict[str, Path]:
         """Write the best Ticket-Share model and each task's part of it, unless they are there already."""

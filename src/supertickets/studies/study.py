@@ -17,6 +17,7 @@ from supertickets.errors import TicketError
 from supertickets.lab.steps import Step
 from supertickets.lab.trial import TaskTicket, Trial
 from supertickets.models import find_model
+from supertickets.registry import object_at
 from supertickets.storage import write_atomically
 from supertickets.studies.config import Overrides, resolve_settings
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel
@@ -91,6 +92,10 @@ class Study(ABC, Generic[S]):
     Inputs: ClassVar[type[Inputs] | None] = None
     side_by_side: ClassVar[bool] = False
     """Whether `report` may put several studies on one page, as super tickets of several tasks."""
+    heading: ClassVar[str] = "{study.name}: {runs.name} on {runs.model}"
+    """The title of its page; `tasks` are the names of its tasks, `count` is how many there are."""
+    page: ClassVar[str] = ""
+    """Where the function is (`module:name`) that returns the sections of its page from findings and runs."""
 
     def __init__(self, inputs: Any = None) -> None:
         self.inputs = inputs
@@ -109,10 +114,14 @@ class Study(ABC, Generic[S]):
 
     def title(self, runs: Runs) -> str:
         """Return the title of the study's page."""
-        return f"{self.name}: {runs.name} on {runs.model}"
+        names = [task.task for task in runs.tasks]
+        return self.heading.format(study=self, runs=runs, tasks=", ".join(names), count=len(names))
 
     def sections(self, findings: Any, runs: Runs) -> list[Section]:
-        """Return the sections of the study's page that say what came out; tables by default."""
+        """Return the sections of the study's page that say what came out: those of `page`, or tables without it."""
+        if self.page:
+            sections: list[Section] = object_at(self.page)(findings, runs)
+            return sections
         from supertickets.report.sections import tables_section
 
         return [tables_section(findings.tables())]

@@ -29,7 +29,6 @@ from supertickets.training.recipe import Recipe
 if TYPE_CHECKING:
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.evidence.transfer import TransferFindings
-    from supertickets.report.sections import Section
     from supertickets.studies.exchange import FoundTicket
 
 MASKS = "masks"
@@ -113,6 +112,8 @@ class Transfer(Study[TransferSettings]):
 
     Inputs = TransferPlan
     inputs: TransferPlan
+    heading = "transfer: tickets of {runs.model} on {tasks}"
+    page = "supertickets.report.transfer:transfer_sections"
 
     def steps(self, settings: TransferSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield a step a seed, target and source, the dense model first; none waits for another."""
@@ -150,16 +151,6 @@ class Transfer(Study[TransferSettings]):
         found = {source.name: source.found(settings.folder) for source in plan.sources}
         tickets = {name: ticket for name, ticket in found.items() if ticket is not None}
         return analyse_transfer(runs, {source.name: source.task for source in plan.sources}, tickets, plan.sparsity)
-
-    def sections(self, findings: TransferFindings, runs: Runs) -> list[Section]:
-        """Return what the page says."""
-        from supertickets.report.transfer import transfer_sections
-
-        return transfer_sections(findings, runs)
-
-    def title(self, runs: Runs) -> str:
-        """Return the title of the study's page."""
-        return f"transfer: tickets of {runs.model} on {', '.join(task.task for task in runs.tasks)}"
 
     def describe(self, settings: TransferSettings, tasks: Sequence[TaskInfo]) -> str:
         """Return what is trained on what, in words."""
