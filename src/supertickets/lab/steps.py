@@ -20,12 +20,12 @@ class Step:
     """One trial of a study, made when what it needs has ended.
 
     `labels` say what it stands for; they are columns of `results.csv`. `make` is the trial, or a function that returns
-    it, or None if it is not wanted after all, and that may ask for the outcomes of the steps in `needs`, all of which
-    have ended by then. The trained weights of `starts_from` stay on disk until this step has ended. `keep` says whether its own stay after that:
-    "best" keeps those of the best outcome so far among all steps that say so. With `until` the trial is trained to that
-    share of its steps only; another step may go on with the same trial, which ends as if it had never stopped.
-    `elsewhere` is the folder of the same trial in another study, whose outcome is taken if its weights are there
-    (and is remembered). `cost` is about what it takes, in FLOPs.
+    it, or None if it is not wanted after all; it may ask for the outcomes of the steps in `needs`, all of which have
+    ended by then. The trained weights of `starts_from` stay on disk until this step has ended. `keep` says whether its
+    own stay after that: "best" keeps those of the best outcome so far among all steps that say so. With `until` the
+    trial is trained to that share of its steps only; another step may go on with the same trial, which ends as if it
+    had never stopped. `elsewhere` is the folder of the same trial in another study, whose outcome is taken if its
+    weights are there (and is remembered). `cost` is about what it takes, in FLOPs.
 
     >>> dense = Step({"kind": "dense", "seed": 0}, lambda done: None)
     >>> str(Step({"kind": "winning", "level": 0.3, "seed": 0}, lambda done: None, needs=(dense,)))

@@ -12,11 +12,10 @@ from pydantic import BaseModel as Model
 from pydantic import ConfigDict, Field
 
 from supertickets.errors import TicketError, named_twice, unknown_name
-from supertickets.lab.steps import Done, Step
+from supertickets.lab.steps import Done, Label, Step
 from supertickets.lab.trial import TicketField, Trial
-from supertickets.models import find_model
 from supertickets.storage import UserPath
-from supertickets.studies.config import Overrides, parse, resolve_settings
+from supertickets.studies.config import Overrides, parse
 from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, rising
 from supertickets.studies.study import Inputs, Request, Study, study, training_flops, trial_of
 from supertickets.tasks import Task, TaskSource, count_of, load_task, take_part, task_name
@@ -127,11 +126,8 @@ class Adapt(Study[AdaptSettings]):
         """Yield the models to adapt, then each of them on each part of the training set (a task each), in each seed."""
         parents = {}
         for origin in self.inputs.origins:
-            parents[origin.name] = Step(
-                {"stage": "model", "kind": origin.name, "seed": origin.trial.seed},
-                origin.trial,
-                elsewhere=origin.folder,
-            )
+            labels: dict[str, Label] = {"stage": "model", "kind": origin.name, "seed": origin.trial.seed}
+            parents[origin.name] = Step(labels, origin.trial, elsewhere=origin.folder)
             yield parents[origin.name]
         for task in tasks:
             recipe = recipe_for(settings, task.train)
@@ -177,8 +173,7 @@ class Adapt(Study[AdaptSettings]):
         sources = [open_study(path) for path in first.sources]
         models = [model for source in sources for model in source.models()]
         overrides.setdefault("model", sources[0].settings.model)
-        base = find_model(str(overrides["model"]))
-        settings = resolve_settings(AdaptSettings, overrides, base, quiet)
+        settings, base = cls.resolve(overrides, quiet)
         for source in sources:
             if source.tasks[0].weight_hash != base.weight_hash:
                 raise TicketError(
@@ -224,38 +219,32 @@ def _origins(source: OpenStudy, settings: AdaptSettings, task: Task) -> list[Ori
     Raises TicketError if a trained output layer is of another kind of task.
     """
     models = source.models()
-    several = len(models[0].tasks) > 1
-    place = None
+    dense, names, place = models[0], [one.task for one in models[0].tasks], None
+    several = len(names) > 1
     if several and settings.ticket_of is not None:
-        names = [task_name(one.task) for one in models[0].tasks]
-        if task_name(settings.ticket_of) not in names:
-            raise unknown_name(f"--ticket-of of {source.folder}:", settings.ticket_of, names)
-        place = names.index(task_name(settings.ticket_of))
+        known = [task_name(name) for name in names]
+        if task_name(settings.ticket_of) not in known:
+            raise unknown_name(f"--ticket-of of {source.folder}:", settings.ticket_of, known)
+        place = known.index(task_name(settings.ticket_of))
     layer = (place or 0) if settings.output_layer == "trained" else None
     if layer is not None:
         if several and place is None:
-            names = [one.task for one in models[0].tasks]
             raise TicketError(
                 f"--output-layer trained: {source.folder} has one output layer per task; choose one with --ticket-of "
                 f"({', '.join(names)})."
             )
-        _check_output_layer(source, models[0].tasks[layer], models[0].trial.tasks[layer].source, task)
-    found: list[Origin] = []
-    for model in models:
-        trial = model.trial
-        kept = trial.ticket if place is None or not found else trial.tasks[place].ticket
-        dense = found[0].name if found else None
-        found.append(
-            Origin(
-                name=model.name,
-                trial=trial,
-                folder=model.folder.resolve(),
-                ticket=kept,
-                output_layer=layer,
-                dense=dense,
-            )
+        _check_output_layer(source, dense.tasks[layer], dense.trial.tasks[layer].source, task)
+    return [
+        Origin(
+            name=model.name,
+            trial=model.trial,
+            folder=model.folder.resolve(),
+            ticket=model.trial.ticket if place is None or model is dense else model.trial.tasks[place].ticket,
+            output_layer=layer,
+            dense=None if model is dense else dense.name,
         )
-    return found
+        for model in models
+    ]
 
 
 def _check_output_layer(source: OpenStudy, trained: TaskInfo, trained_on: TaskSource, task: Task) -> None:

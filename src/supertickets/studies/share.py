@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from supertickets.errors import StudyError, TicketError
+from supertickets.errors import StudyError, TicketError, named_twice
 from supertickets.evidence.labels import MT_DNN, RATES, SEARCH, SHARED, TICKET_SHARE, TUNED
 from supertickets.lab.steps import Done, Label, Step
 from supertickets.lab.trial import Trial
-from supertickets.models import find_model
-from supertickets.studies.config import Overrides, fill, parse, resolve_settings
+from supertickets.studies.config import Overrides, fill, parse
 from supertickets.studies.exchange import Shipping, TrainedModel, trained_model
 from supertickets.studies.find import FindSettings, best_run, best_winning, grid, super_ticket
 from supertickets.studies.members import check_bases, cut_to_size, find_members
@@ -194,23 +193,20 @@ class Share(Study[ShareSettings]):
         if members[0].found is None and not any(first.levels):
             raise TicketError("--levels 0: a ticket of level 0 is the dense model; add a level above 0.")
         overrides["tasks"] = tuple(member.source.task for member in members)
-        base = find_model(first.model)
+        settings, base = cls.resolve(overrides, quiet)
         check_bases(members, base)
-        settings = resolve_settings(ShareSettings, overrides, base, quiet)
         loaded = dict(cut_to_size(member.source, load_task(member.source), first) for member in members)
-        names = [task.name for task in loaded.values()]
         if of_tokens := [task.name for task in loaded.values() if task.form != "sequence"]:
             raise TicketError(
                 f"--tasks: task {of_tokens[0]!r} has outputs for each token, which `share` does not support yet; "
                 "expected tasks with outputs for whole texts (`supertickets find` supports this one)."
             )
+        names = [task.name for task in loaded.values()]
         slugs = [slug(name) for name in names]
-        for name, own in zip(names, slugs, strict=True):
-            if slugs.count(own) > 1:
-                raise TicketError(f"--tasks: another task's name is too similar to {name!r}; rename one of them.")
-        given = {
-            own: member.found.shared for own, member in zip(slugs, members, strict=True) if member.found is not None
-        }
+        if (twice := named_twice(slugs)) is not None:
+            name = names[slugs.index(twice)]
+            raise TicketError(f"--tasks: another task's name is too similar to {name!r}; rename one of them.")
+        given = {name: one.found.shared for name, one in zip(slugs, members, strict=True) if one.found is not None}
         return Request(settings, base, loaded, ShareInputs.model_validate({"tickets": given}))
 
 

@@ -153,9 +153,14 @@ class Study(ABC, Generic[S]):
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
         """Return the study that is asked for; raises TicketError for what cannot be run. Writes nothing if `dry`."""
-        base = find_model(str(overrides.get("model", cls.settings.model_fields["model"].default)))
-        settings: Any = resolve_settings(cls.settings, overrides, base, quiet)
+        settings, base = cls.resolve(overrides, quiet)
         return Request(settings, base, {settings.source: load_task(settings.source)})
+
+    @classmethod
+    def resolve(cls, overrides: Overrides, quiet: bool) -> tuple[Any, BaseModel]:
+        """Return complete settings and the base model that they name (see `resolve_settings`)."""
+        base = find_model(str(overrides.get("model", cls.settings.model_fields["model"].default)))
+        return resolve_settings(cls.settings, overrides, base, quiet), base
 
 
 K = TypeVar("K", bound=type[Study[Any]])

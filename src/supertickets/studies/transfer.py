@@ -13,9 +13,9 @@ from pydantic import ConfigDict, Field
 from supertickets.errors import TicketError, named_twice
 from supertickets.lab.steps import Step
 from supertickets.lab.trial import TicketField, WeightMask
-from supertickets.models import BaseModel, find_model, prunable_shapes, prunable_weights
+from supertickets.models import BaseModel, prunable_shapes, prunable_weights
 from supertickets.storage import write_atomically
-from supertickets.studies.config import SETTINGS_FILE, Overrides, flag, resolve_settings
+from supertickets.studies.config import SETTINGS_FILE, Overrides, flag
 from supertickets.studies.settings import slug, source_of
 from supertickets.studies.study import Inputs, Request, Study, full_ticket, study, training_flops, trial_of
 from supertickets.studies.transfer_settings import TransferSettings
@@ -163,8 +163,7 @@ class Transfer(Study[TransferSettings]):
 
         Writes nothing: the plan is saved when the study begins.
         """
-        base = find_model(str(overrides.get("model", cls.settings.model_fields["model"].default)))
-        settings: Any = resolve_settings(cls.settings, overrides, base, quiet)
+        settings, base = cls.resolve(overrides, quiet)
         settings, found = _found(settings, base, quiet)
         sources, level = (_of_structures if settings.sparsity is None else _of_weights)(found, base, settings)
         names = ["dense", *(source.name for source in sources)]
