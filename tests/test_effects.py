@@ -240,7 +240,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, d
 
     monkeypatch.setattr("supertickets.studies.run._run", _stop)
     monkeypatch.setattr("supertickets.studies.checks.check_trackers", lambda names: None)
-    monkeypatch.setattr("supertickets.studies.checks.check_ray", lambda address: None)
+    monkeypatch.setattr("supertickets.lab.on_ray.RayRunner.check", lambda address: None)
     return plan
 
 

@@ -14,7 +14,11 @@ from helpers.models import LAYERS, save_tiny_model
 from helpers.study_files import super_ticket
 from supertickets.anatomy import FAMILIES, family_of
 from supertickets.errors import TicketError, UnknownNameError
+from supertickets.lab.jobs import Runner
+from supertickets.lab.machine import RUNNERS, Machine
 from supertickets.models import find_model
+from supertickets.studies.checks import check_runner
+from supertickets.studies.find import FindSettings
 from supertickets.tasks import TASKS, TaskSource, load_task
 from supertickets.tickets.scoring import MEASURES, ScoringSettings
 
@@ -86,6 +90,20 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     for registry in (TASKS, MEASURES, FAMILIES):
         vars(registry).pop("_plugins", None)
     sys.modules.pop("parity_package", None)
+
+
+def test_a_backend_says_itself_whether_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nowhere:
+        def __call__(self, machine: Machine) -> Runner:
+            raise AssertionError
+
+        def check(self, address: str | None) -> None:
+            raise TicketError(f"--address {address}: nobody is there.")
+
+    monkeypatch.setattr(RUNNERS, "_registered", {**RUNNERS._registered, "nowhere": Nowhere()})
+    with pytest.raises(TicketError, match="--address here: nobody is there"):
+        check_runner(FindSettings(backend="nowhere", address="here"))
+    check_runner(FindSettings(backend="local", address="here"))  # control: others have nothing to say
 
 
 def test_without_the_package_none_of_them_is_known() -> None:

@@ -116,7 +116,10 @@ RUNNERS: Registry[Callable[[Machine], Runner]] = Registry(
     "runners",
     {"local": "supertickets.lab.machine:local_runner", "ray": "supertickets.lab.on_ray:RayRunner"},
 )
-"""What makes a runner (see `lab.jobs.Runner`) of a machine, by the name of its backend."""
+"""What makes a runner (see `lab.jobs.Runner`) of a machine, by the name of its backend.
+
+It may have a `check`, which is called with `--address` before anything is written and raises TicketError.
+"""
 
 
 def _parameters(model: BaseModel) -> int:

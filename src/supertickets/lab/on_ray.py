@@ -136,14 +136,6 @@ def join(address: str | None) -> None:
         raise TicketError(f"--address {address}: no Ray cluster answers at this address ({first}).") from error
 
 
-def check_ray(address: str | None) -> None:
-    """Raise TicketError unless there is Ray and, where an address is named, a cluster answers there."""
-    ray = require_ray()
-    if address is not None and not ray.is_initialized():
-        join(address)
-        ray.shutdown()
-
-
 def _files_of(trial: Trial) -> list[tuple[Path, str] | None]:
     """Return where the weights that a trial starts from and its ticket of weights are, and their hashes."""
     start, mask = trial.start, trial.mask
@@ -189,6 +181,14 @@ class RayRunner:
         self._submit = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(_run_remotely)
         self._running: dict[Any, Job] = {}
         self._files: dict[str, Any] = {}
+
+    @staticmethod
+    def check(address: str | None) -> None:
+        """Raise TicketError unless there is Ray and, where an address is named, a cluster answers there."""
+        ray = require_ray()
+        if address is not None and not ray.is_initialized():
+            join(address)
+            ray.shutdown()
 
     @property
     def side_by_side(self) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 from supertickets.errors import TicketError
 from supertickets.evidence.runs import TaskInfo, load_tasks
 from supertickets.lab.machine import RUNNERS, check_device
-from supertickets.lab.on_ray import check_ray
 from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel
 from supertickets.studies.config import EXAMPLES, SETTINGS_FILE, check_same, differences, load_settings
@@ -23,9 +22,9 @@ from supertickets.tasks.description import describe
 def check_runner(settings: StudySettings) -> None:
     """Raise TicketError unless trainings can run and be tracked as asked for."""
     check_trackers(settings.track)
-    RUNNERS[settings.backend]  # raises for one whose package cannot be imported
-    if settings.backend == "ray":
-        check_ray(settings.address)
+    check = getattr(RUNNERS[settings.backend], "check", None)
+    if check is not None:
+        check(settings.address)
     check_device(settings.device)
 
 
