@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class Submission:
     """What `submit` leaves: the zip, the files that a model predicted, and those that were filled.
 
-    `chosen` says which seed's models predict, `table_2` has what the paper printed (see `evidence.tables.table_2`).
+    `chosen` says which seed's models predict, `table_2` has what the paper printed (see `evidence.published.table_2`).
     """
 
     path: Path
