@@ -17,6 +17,7 @@ from supertickets.models import BaseModel
 from supertickets.studies import STUDIES
 from supertickets.studies.config import merge_overrides
 from supertickets.studies.run import check_request, machine_of, settled_settings
+from supertickets.studies.study import full_ticket, training_flops
 
 if TYPE_CHECKING:
     from supertickets.lab.machine import Machine
@@ -27,10 +28,11 @@ _PAGE = 6_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study would run: `steps` counts trainings, those already done and FLOPs by labels (all seeds together).
+    """What a study would run: `steps` counts trainings and those already done by labels (all seeds together).
 
     `flops` and `seconds` are of what is not done, on this machine with `side_by_side` trainings at a time; `disk` is
-    about how many bytes the folder takes up in the end.
+    about how many bytes the folder takes up in the end. Of the trainings, `unmade` depend on others that are not
+    done; equal ones among them will be one. `note` says what else has to be trained.
     """
 
     steps: pd.DataFrame
@@ -40,6 +42,8 @@ class Plan:
     seconds: float
     side_by_side: int
     disk: int
+    unmade: int
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers."""
@@ -48,10 +52,12 @@ class Plan:
     def sentence(self) -> str:
         """Return the numbers in words."""
         left = self.trainings - self.done
+        equal = " Of those that depend on others, equal ones are run once." if self.unmade else ""
+        note = f" {self.note}" if self.note else ""
         return (
             f"{self.trainings} trainings, {self.done} of them done; the other {left} take about {self.flops:.2g} FLOPs "
             f"and {duration(self.seconds)} on this machine, {self.side_by_side} at a time. The folder will take about "
-            f"{size(self.disk)}. Nothing was run or written."
+            f"{size(self.disk)}.{equal}{note} Nothing was run or written."
         )
 
 
@@ -73,17 +79,20 @@ def plan_study(
     machine = machine_of(settled, request.base, {**request.more_tasks, **request.tasks})
     execution = replay(study.steps(settled, infos), settled.folder)
     distinct = _distinct(execution)
-    ahead = sum(run.step.cost for run in distinct if not run.ended)
-    seconds, flops = _measure(distinct, machine) if ahead else (0.0, 0.0)
+    more = [TaskInfo.of(request.base, source, task) for source, task in request.more_tasks.items()]
+    ahead = {run: _cost(run, [*infos, *more], settled.epochs) for run in distinct if not run.ended}
+    seconds, flops = _measure(ahead, machine) if ahead else (0.0, 0.0)
     side_by_side = len(machine.devices())
     return Plan(
         steps=_table(execution, distinct),
         trainings=execution.total,
         done=sum(run.outcome is not None for run in distinct),
-        flops=ahead * flops,
-        seconds=ahead * seconds / min(side_by_side, max(1, len(distinct))),
+        flops=flops,
+        seconds=seconds / min(side_by_side, max(1, len(distinct))),
         side_by_side=side_by_side,
         disk=_disk(execution, request.base, infos),
+        unmade=sum(run.trial is None for run in ahead),
+        note=request.note,
     )
 
 
@@ -96,19 +105,24 @@ def _distinct(execution: Execution) -> list[Run]:
     return list(seen.values())
 
 
-def _measure(distinct: Sequence[Run], machine: Machine) -> tuple[float, float]:
-    """Return seconds and FLOPs for a unit of a step's cost, from a few steps of a training that can begin now.
+def _cost(run: Run, infos: Sequence[TaskInfo], epochs: int) -> float:
+    """Return about how many FLOPs a run takes: as its step says, or its trial, or (not made yet) as the dense model."""
+    if run.step.cost or run.trial is None:
+        return run.step.cost or training_flops(infos[0], full_ticket(infos[0]), epochs)
+    of = {info.data_hash: info for info in infos}
+    known = [(of[part.data_hash], part.ticket) for part in run.trial.tasks if part.data_hash in of]
+    return sum(training_flops(info, ticket, run.trial.recipe.epochs) for info, ticket in known)
 
-    That is one whose cost the plan counts, if there is one; else its own FLOPs are the unit.
-    """
+
+def _measure(ahead: Mapping[Run, float], machine: Machine) -> tuple[float, float]:
+    """Return how many seconds and FLOPs runs take in all, by their costs and a few steps of one that can begin now."""
     from supertickets.lab.timing import time_training
 
-    known = [run for run in distinct if run.trial is not None]
-    run = next((run for run in known if run.step.cost), known[0])
-    assert run.trial is not None
-    seconds, flops = time_training(run.trial, machine)
-    unit = run.step.cost or flops
-    return seconds / unit, flops / unit
+    known = [(run.trial, cost) for run, cost in ahead.items() if run.trial is not None]
+    trial, cost = min(known, key=lambda one: one[0].start is not None)  # from pre-trained weights, if there is one
+    seconds, flops = time_training(trial, machine)
+    units = sum(ahead.values()) / (cost or 1.0)
+    return seconds * units, flops * units
 
 
 def _table(execution: Execution, distinct: Sequence[Run]) -> pd.DataFrame:

@@ -67,7 +67,8 @@ class Inputs(Model):
 class Request:
     """A study that is asked for, checked and ready to run: complete settings, base model, tasks, and its inputs.
 
-    `more_tasks` are what trials of other studies were trained on, if they have to be trained again.
+    `more_tasks` are what trials of other studies were trained on, if they have to be trained again; `note` says what is
+    trained beforehand, which a dry run does not count.
     """
 
     settings: Any
@@ -75,6 +76,7 @@ class Request:
     tasks: Loaded
     inputs: Inputs | None = None
     more_tasks: Loaded = field(default_factory=dict)
+    note: str = ""
 
 
 class Study(ABC, Generic[S]):
