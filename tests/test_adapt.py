@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers.models import HEADS, LAYERS, save_tiny_model
@@ -126,6 +127,25 @@ def test_a_dry_run_of_adapt_without_trained_weights_measures_a_model_that_is_tra
     assert plan.flops > 0
     assert plan.seconds > 0
     assert not (tmp_path / "out").exists()
+    few = {"sources": (source,), "fractions": (12,), "seeds": 1}
+    again = plan_study("adapt", asked | few, out=tmp_path / "out").flops
+    adapted = run_study("adapt", asked | few, out=tmp_path / "out")
+    taken = sum(outcome.cost["flops"] for outcome in outcomes(adapted.folder))
+    models = sum(outcome.cost["flops"] for outcome in outcomes(adapted.folder) if outcome.trial.start is None)
+    assert models > taken / 2  # so that a plan without them is far too low
+    assert again == pytest.approx(taken, rel=0.5)
+
+
+def test_a_study_in_which_no_model_could_be_adapted_fails(
+    places: dict[str, Path], words: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    asked = SMALL | {"seeds": 1, "epochs": 1, "fractions": (12,), "task": "again", "sources": places["words"], **words}
+    with pytest.raises(StudyError, match="no adaptation finished: the loss became"):
+        run_study("adapt", asked, learning_rate=1e30, out=tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert set(table.loc[table["stage"].isna(), "status"]) == {"diverged"}
+    assert set(table.loc[table["stage"].notna(), "status"]) == {"finished"}
+    assert run_study("adapt", asked, out=tmp_path / "control").table["score"].notna().all()
 
 
 @pytest.mark.parametrize(

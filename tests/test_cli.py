@@ -99,12 +99,14 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(
     assert new["disk"] == pytest.approx(disk_use(tmp_path / "out"), rel=0.5)
     done = plan("--out", "out")
     assert (done["trainings"], done["done"], done["flops"], done["seconds"]) == (4, 4, 0, 0)
+    assert (new["unmade"], done["unmade"]) == (2, 0)  # winning and losing; a random ticket is known
     more = plan("--out", "out", "--seeds", "2")
     assert (more["trainings"], more["done"]) == (8, 4)
     assert main([*mine, "--out", "out", "--seeds", "2", "--dry-run"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "steps of `find`" in shown
     assert "8 trainings, 4 of them done; the other 4" in shown
+    assert "Of those that depend on others, equal ones are run once." in shown
     assert "Nothing was run or written." in shown
     assert main([*mine, "--out", "out", "--epochs", "2", "--dry-run"]) == 2  # a folder that is another study's
 

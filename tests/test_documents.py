@@ -268,6 +268,8 @@ def test_the_recipes_for_other_packages_work(
     model = str(save_tiny_model(tmp_path / "layoutlm", family="layoutlm"))
     small = [*shlex.split(SMALL), "--model", model, "--task", "parity"]
     serial = [*shlex.split(SMALL.replace("--workers 1", "--backend serial")), *small[-4:]]
+    assert main(["longer", *serial, "--factors", "1,2", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["flops"] > 0  # though its steps name no cost
     assert main(["longer", *serial, "--factors", "1,2"]) == 0
     assert "The best score is" in capsys.readouterr().out
     assert main(["status", "runs/parity-longer"]) == 0

@@ -31,6 +31,7 @@ from supertickets.models import ModelSource, find_model
 from supertickets.studies.config import merge_overrides, parse, settings_in
 from supertickets.studies.imp import Imp, ImpSettings
 from supertickets.studies.inputs import open_study
+from supertickets.studies.plan import plan_study
 from supertickets.studies.rounds import CONTROLS, RewindPoint
 from supertickets.studies.run import Result, run_study
 from supertickets.studies.study import Request
@@ -693,6 +694,8 @@ def prepared(asked: dict[str, Any], **changes: Any) -> Request:
 def test_the_base_model_is_trained_first(masked_asked: dict[str, Any], tmp_path: Path, ran: list[str]) -> None:
     there = sorted(tmp_path.iterdir())
     assert prepared(masked_asked).base.name == masked_asked["model"]
+    said = plan_study("imp", masked_asked).sentence()
+    assert "Not counted: the dense model is trained first, as" in said
     assert sorted(tmp_path.iterdir()) == there  # a dry run writes nothing
     result = run_study("imp", masked_asked)
     base = tmp_path / "mlm-base"
@@ -708,6 +711,7 @@ def test_the_base_model_is_trained_first(masked_asked: dict[str, Any], tmp_path:
     assert len(ran) == 3
     assert again.settings == result.settings
     assert prepared(masked_asked).base.name == str(base / "model")
+    assert "Not counted" not in plan_study("imp", masked_asked).sentence()
     with pytest.raises(TicketError, match="created with different settings"):
         prepared(masked_asked, epochs=2)
     assert contents(tmp_path) == found

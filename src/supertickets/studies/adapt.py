@@ -25,7 +25,7 @@ from supertickets.training.recipe import Recipe
 if TYPE_CHECKING:
     from supertickets.evidence.adapt import AdaptFindings
     from supertickets.evidence.runs import Runs, TaskInfo
-    from supertickets.studies.exchange import TrainedModel
+    from supertickets.studies.exchange import Shipping, TrainedModel
     from supertickets.studies.inputs import OpenStudy
 
 
@@ -159,6 +159,11 @@ class Adapt(Study[AdaptSettings]):
 
         pairs = [(origin.name, origin.dense) for origin in self.inputs.origins if origin.dense is not None]
         return analyse_adapt(runs.only(stage=None), pairs)
+
+    def ship(self, done: Shipping) -> dict[str, Path]:
+        """Ship nothing; raises StudyError if no model was adapted, as those that it begins with do not count."""
+        done.runs.only(stage=None).check_some_finished("adaptation")
+        return {}
 
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
