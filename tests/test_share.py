@@ -455,7 +455,7 @@ def test_misuse_of_share(places: dict[str, Path], shared: Result, tmp_path: Path
         ("--tickets", words, "--tickets", str(places["words"] / "super-ticket")): "are both of task 'words'",
         ("--tickets", f"{words},{lengths}", "--tasks", "words,cola"): "task 'cola' has no ticket",
         ("--tickets", f"{words},{lengths}", "--tasks", "words"): "not among --tasks",
-        ("--tickets", lengths, "--tickets", str(other)): "the ticket is for 2 layers x 2 heads",
+        ("--tickets", lengths, "--tickets", str(other)): "with 2 layers x 2 heads, but model",
         ("--tickets", lengths, "--tickets", str(foreign)): "with weights 000000000000",
         ("--tickets", words, "--tickets", lengths, "--model", str(wrong)): "the ticket was drawn from",
         ("--tickets", str(nameless)): "does not say which task",

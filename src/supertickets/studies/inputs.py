@@ -11,6 +11,7 @@ from typing import Any
 from supertickets.errors import TicketError
 from supertickets.evidence.runs import Runs, TaskInfo, load_tasks
 from supertickets.lab.lab import replay
+from supertickets.models import BaseModel
 from supertickets.storage import user_path
 from supertickets.studies import STUDIES
 from supertickets.studies.config import SETTINGS_FILE, settings_in
@@ -74,19 +75,19 @@ def open_study(folder: Path | str) -> OpenStudy:
     return OpenStudy(kind(inputs), settings, load_tasks(folder))
 
 
-def open_tickets(flag: str, path: Path, sparsity: float | None = None) -> list[FoundTicket]:
-    """Return the tickets of a finished study or of a ticket folder, which `flag` names.
+def open_tickets(path: Path, sparsity: float | None = None) -> list[FoundTicket]:
+    """Return the tickets of a finished study or of a ticket folder, which --tickets names.
 
     Of a study of single weights they are those of one sparsity, one for each way of rewinding. Raises TicketError if
     there is no such folder, or if it has no ticket.
     """
-    with _naming(flag, path) as is_study:
+    with _naming(path) as is_study:
         return open_study(path).tickets(sparsity) if is_study else [ticket_in(path)]
 
 
-def open_sparsities(flag: str, path: Path) -> list[float]:
+def open_sparsities(path: Path) -> list[float]:
     """Return the sparsities at which a study or a ticket folder has tickets of weights; nothing for other tickets."""
-    with _naming(flag, path) as is_study:
+    with _naming(path) as is_study:
         if is_study:
             return open_study(path).sparsities()
         ticket = ticket_in(path).ticket
@@ -94,26 +95,26 @@ def open_sparsities(flag: str, path: Path) -> list[float]:
 
 
 @contextmanager
-def _naming(flag: str, path: Path) -> Iterator[bool]:
-    """Say whether a folder is a study's; TicketErrors that are raised meanwhile begin with the flag that named it."""
+def _naming(path: Path) -> Iterator[bool]:
+    """Say whether a folder is a study's; TicketErrors that are raised meanwhile begin with --tickets, which names it."""
     if not path.is_dir():
-        raise TicketError(f"{flag} {path}: no such folder.")
+        raise TicketError(f"--tickets {path}: no such folder.")
     try:
         yield (path / SETTINGS_FILE).is_file()
     except TicketError as error:
-        raise TicketError(f"{flag} {error}") from error
+        raise TicketError(f"--tickets {error}") from error
 
 
-def check_base(found: FoundTicket, flag: str, weight_hash: str, model: str, shape: tuple[int, int]) -> None:
+def check_base(found: FoundTicket, base: BaseModel) -> None:
     """Raise TicketError if a ticket is of other weights than a base model's, or of another shape."""
-    ticket = found.ticket
+    ticket, shape = found.ticket, (base.shape.layers, base.shape.heads)
     if isinstance(ticket, Ticket) and ticket.shape != shape:
-        raise TicketError(
-            f"{flag} {found.where}: the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, but model "
-            f"{model!r} has {shape[0]} x {shape[1]}; use tickets of that model."
-        )
-    if found.weight_hash != weight_hash:
-        raise TicketError(
-            f"{flag} {found.where}: the ticket was drawn from {found.model!r} with weights "
-            f"{found.weight_hash[:12]}..., but model {model!r} has {weight_hash[:12]}...; use tickets of that model."
-        )
+        of, has = (f"{layers} layers x {heads} heads" for layers, heads in (ticket.shape, shape))
+    elif found.weight_hash != base.weight_hash:
+        of, has = (f"weights {weight_hash[:12]}..." for weight_hash in (found.weight_hash, base.weight_hash))
+    else:
+        return
+    raise TicketError(
+        f"--tickets {found.where}: the ticket was drawn from {found.model!r} with {of}, but model {base.name!r} has "
+        f"{has}; use tickets of that model."
+    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from supertickets.errors import TicketError
-from supertickets.models import BaseModel
 from supertickets.studies.settings import source_of
 from supertickets.studies.share_settings import DEFAULT_TASKS
 from supertickets.tasks import Task, TaskSource, load_task, task_name
@@ -33,7 +31,7 @@ def find_members(settings: ShareSettings) -> list[Member]:
 
     given: dict[str, Member] = {}
     for path in settings.tickets:
-        for found in open_tickets("--tickets", path):
+        for found in open_tickets(path):
             if not isinstance(found.ticket, Ticket):
                 raise TicketError(
                     f"--tickets {path}: this is a ticket of single weights; expected one of heads and FFNs."
@@ -61,15 +59,6 @@ def find_members(settings: ShareSettings) -> list[Member]:
         if asked and name not in asked and member.found is not None:
             raise TicketError(f"--tickets {member.found.where}: its task {member.source.task!r} is not among --tasks.")
     return [given[name] for name in asked] if asked else list(given.values())
-
-
-def check_bases(members: Sequence[Member], base: BaseModel) -> None:
-    """Raise TicketError if a ticket that was given is of another base model."""
-    from supertickets.studies.inputs import check_base
-
-    for member in members:
-        if member.found is not None:
-            check_base(member.found, "--tickets", base.weight_hash, base.name, (base.shape.layers, base.shape.heads))
 
 
 def cut_to_size(source: TaskSource, task: Task, settings: ShareSettings) -> tuple[TaskSource, Task]:

@@ -14,7 +14,7 @@ from supertickets.lab.trial import Trial
 from supertickets.studies.config import Overrides, fill, parse
 from supertickets.studies.exchange import Shipping, TrainedModel, trained_model
 from supertickets.studies.find import FindSettings, best_run, best_winning, grid, super_ticket
-from supertickets.studies.members import check_bases, cut_to_size, find_members
+from supertickets.studies.members import cut_to_size, find_members
 from supertickets.studies.settings import slug
 from supertickets.studies.share_settings import ShareSettings
 from supertickets.studies.study import Inputs, Request, Study, full_ticket, study, training_flops, trial_of
@@ -184,6 +184,8 @@ class Share(Study[ShareSettings]):
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
         """Return the study that is asked for, with its tasks and the tickets that are given."""
+        from supertickets.studies.inputs import check_base
+
         first = parse(ShareSettings, overrides)
         members = find_members(first)
         if len(members) < 2:
@@ -194,7 +196,9 @@ class Share(Study[ShareSettings]):
             raise TicketError("--levels 0: a ticket of level 0 is the dense model; add a level above 0.")
         overrides["tasks"] = tuple(member.source.task for member in members)
         settings, base = cls.resolve(overrides, quiet)
-        check_bases(members, base)
+        for member in members:
+            if member.found is not None:
+                check_base(member.found, base)
         loaded = dict(cut_to_size(member.source, load_task(member.source), first) for member in members)
         if of_tokens := [task.name for task in loaded.values() if task.form != "sequence"]:
             raise TicketError(

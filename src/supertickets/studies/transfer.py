@@ -183,8 +183,8 @@ def _found(settings: TransferSettings, base: BaseModel, quiet: bool) -> tuple[Tr
 
     if not settings.tickets:
         raise TicketError("--tickets: name finished studies of `imp` or `find`, or ticket folders.")
-    there = {path: open_sparsities("--tickets", path) for path in settings.tickets}
-    found = {path: open_tickets("--tickets", path) for path, sparsities in there.items() if not sparsities}
+    there = {path: open_sparsities(path) for path in settings.tickets}
+    found = {path: open_tickets(path) for path, sparsities in there.items() if not sparsities}
     of_weights = {path: sparsities for path, sparsities in there.items() if sparsities}
     if found and of_weights:
         raise TicketError("--tickets: some are of single weights, others of heads and FFNs; run them separately.")
@@ -192,10 +192,10 @@ def _found(settings: TransferSettings, base: BaseModel, quiet: bool) -> tuple[Tr
     if settings.sparsity != sparsity and not quiet:
         said = f"--sparsity: using {sparsity:g}, the highest sparsity that all --tickets have."
         print(said, file=sys.stderr)
-    found |= {path: open_tickets("--tickets", path, sparsity) for path in of_weights}
+    found |= {path: open_tickets(path, sparsity) for path in of_weights}
     tickets = [ticket for path in settings.tickets for ticket in found[path]]
     for ticket in tickets:
-        check_base(ticket, "--tickets", base.weight_hash, base.name, (base.shape.layers, base.shape.heads))
+        check_base(ticket, base)
     return settings.model_copy(update={"sparsity": sparsity}), tickets
 
 
