@@ -143,8 +143,8 @@ def test_a_study_in_which_no_model_could_be_adapted_fails(
     with pytest.raises(StudyError, match="no adaptation finished: the loss became"):
         run_study("adapt", asked, learning_rate=1e30, out=tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "results.csv")
-    assert set(table.loc[table["stage"].isna(), "status"]) == {"diverged"}
-    assert set(table.loc[table["stage"].notna(), "status"]) == {"finished"}
+    assert set(table["status"]) == {"diverged"}
+    assert any(outcome.finished for outcome in outcomes(tmp_path / "out"))  # the models that it begins with
     assert run_study("adapt", asked, out=tmp_path / "control").table["score"].notna().all()
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+"""The flag of every command that has results."""
 
 
 def print_table(frame: Any, title: str) -> None:

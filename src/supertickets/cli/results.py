@@ -8,19 +8,16 @@ from typing import Any
 
 import click
 
-from supertickets.cli.printing import print_table, records
+from supertickets.cli.printing import AS_JSON, FOLDER, print_table, records
 from supertickets.cli.study import stoppable
-
-_FOLDER = click.Path(path_type=Path)
-_JSON = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 
 
 @click.command()
-@click.argument("folders", type=_FOLDER, nargs=-1, required=True)
+@click.argument("folders", type=FOLDER, nargs=-1, required=True)
 @click.option(
-    "--out", type=_FOLDER, help="folder for the page [default: the study's folder; for several studies runs/report]"
+    "--out", type=FOLDER, help="folder for the page [default: the study's folder; for several studies runs/report]"
 )
-@_JSON
+@AS_JSON
 def report(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     """Write one page about several studies, with the paper's tables.
 
@@ -42,8 +39,8 @@ def report(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("folder", type=_FOLDER)
-@_JSON
+@click.argument("folder", type=FOLDER)
+@AS_JSON
 def status(folder: Path, as_json: bool) -> None:
     """Show the progress of a study.
 
@@ -67,9 +64,9 @@ def status(folder: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder", type=FOLDER)
 @click.option("--dry-run", "dry", is_flag=True, help="print what would be deleted; delete nothing")
-@_JSON
+@AS_JSON
 def clean(folder: Path, dry: bool, as_json: bool) -> None:
     """Delete trained weights and checkpoints that no later step needs.
 
@@ -88,13 +85,13 @@ def clean(folder: Path, dry: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("folders", type=_FOLDER, nargs=-1, required=True)
-@click.option("--data", type=_FOLDER, help="folder with GLUE's TSV files [default: the --data of the studies]")
-@click.option("--out", type=_FOLDER, default=Path("submission.zip"), help="zip file to write", show_default=True)
+@click.argument("folders", type=FOLDER, nargs=-1, required=True)
+@click.option("--data", type=FOLDER, help="folder with GLUE's TSV files [default: the --data of the studies]")
+@click.option("--out", type=FOLDER, default=Path("submission.zip"), help="zip file to write", show_default=True)
 @click.option("--fill", is_flag=True, help="write a constant label for test sets without a study or test file")
 @click.option("--dense", is_flag=True, help="predict with dense models instead of super tickets")
 @click.option("--device", default="auto", help="auto, cpu, cuda, ...", show_default=True)
-@_JSON
+@AS_JSON
 def submit(folders: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Predict GLUE's test sets and write a submission.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supertickets.cli.flags import SettingsCommand, options, typed
-from supertickets.cli.printing import print_table, records
+from supertickets.cli.printing import AS_JSON, FOLDER, print_table, records
 from supertickets.errors import StudyError
 from supertickets.studies import STUDIES
 from supertickets.studies.config import Overrides, flag, merge_overrides, parse, read_value
@@ -25,6 +25,18 @@ def study_command(name: str) -> click.Command:
     """Return the command of a registered study."""
     kind = STUDIES[name]
 
+    @click.command(name, cls=SettingsCommand, params=[*options(kind.settings)], help=kind.__doc__)
+    @click.option(
+        "--config",
+        type=FOLDER,
+        help="YAML file of settings; its keys are the names of the flags, and flags override it",
+    )
+    @click.option(
+        "--dry-run",
+        is_flag=True,
+        help="print the number of trainings, the FLOPs, time and disk space needed; run nothing",
+    )
+    @AS_JSON
     def run(config: Path | None, as_json: bool, dry_run: bool, **settings: Any) -> None:
         overrides = merge_overrides(kind.settings, config, typed(settings))
         _say_what_was_sorted(kind.settings, overrides)
@@ -38,20 +50,7 @@ def study_command(name: str) -> click.Command:
         _print_json(result) if as_json else _print(result)
         tell_failures(result.failures)
 
-    own = [
-        click.Option(
-            ["--config"],
-            type=click.Path(path_type=Path),
-            help="YAML file of settings; its keys are the names of the flags, and flags override it",
-        ),
-        click.Option(
-            ["--dry-run"],
-            is_flag=True,
-            help="print the number of trainings, the FLOPs, time and disk space needed; run nothing",
-        ),
-        click.Option(["--json", "as_json"], is_flag=True, help="print the result as JSON"),
-    ]
-    return SettingsCommand(name, callback=run, params=[*options(kind.settings), *own], help=kind.__doc__)
+    return run
 
 
 def _say_what_was_sorted(kind: type[StudySettings], overrides: Overrides) -> None:

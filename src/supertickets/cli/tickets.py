@@ -7,18 +7,18 @@ from pathlib import Path
 
 import click
 
-_FOLDER = click.Path(path_type=Path)
+from supertickets.cli.printing import AS_JSON, FOLDER
 
 
 @click.command()
-@click.argument("ticket", type=_FOLDER)
+@click.argument("ticket", type=FOLDER)
 @click.option("--model", help="base model [default: the one named in the ticket]")
-@click.option("--out", type=_FOLDER, default=Path("small-model"), help="folder for the small model", show_default=True)
+@click.option("--out", type=FOLDER, default=Path("small-model"), help="folder for the small model", show_default=True)
 @click.option("--to", default="transformers", help="the format to write", show_default=True)
 @click.option(
     "--any-base", is_flag=True, help="accept a base model whose weights differ from those the ticket was drawn from"
 )
-@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@AS_JSON
 def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, as_json: bool) -> None:
     """Apply a ticket to its base model and save the smaller encoder.
 
@@ -38,10 +38,10 @@ def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, a
 
 
 @click.command("import-masks")
-@click.argument("masks", type=_FOLDER)
+@click.argument("masks", type=FOLDER)
 @click.option("--task", required=True, help="task that the masks were found on")
 @click.option("--model", required=True, help="base model of the masks; mask files do not name it")
-@click.option("--out", type=_FOLDER, default=Path("ticket"), help="ticket folder to write", show_default=True)
+@click.option("--out", type=FOLDER, default=Path("ticket"), help="ticket folder to write", show_default=True)
 @click.option(
     "--zeros", is_flag=True, help="the file has a pruned model's weights instead of masks: treat zeros as pruned"
 )

@@ -101,6 +101,7 @@ class Compare(Study[CompareSettings]):
     By default, the settings are those in which the paper's text and its code differ; --choices names others, such as
     the measure of importance.
     """
+
     heading = "Ablation of {runs.model} on {runs.name}"
     page = "supertickets.report.compare:compare_sections"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.lab.outcome import Outcome
     from supertickets.lab.trial import Trial
-    from supertickets.tickets import Ticket
+    from supertickets.training.recipe import Recipe
 
 TICKET, BASE_MODEL = "super-ticket", "model"
 """In a study's folder: the ticket that it ships; without tickets, the dense model as a base model."""
@@ -87,10 +87,8 @@ class Find(Study[FindSettings]):
         yield from steps
         full, cost = full_ticket(task), training_flops(task, full_ticket(task), settings.epochs)
         if settings.control == "best-of-k":
-            others = range(
-                settings.all_seeds.stop, settings.all_seeds.stop + sum(level > 0 for level in settings.levels)
-            )
-            for seed in others:
+            first, levels = settings.all_seeds.stop, sum(level > 0 for level in settings.levels)
+            for seed in range(first, first + levels):
                 trial = trial_of(settings, task, full, seed)
                 yield Step({"kind": "control", "level": 0.0, "seed": seed}, trial, cost=cost)
         yield from _rates(settings, task, [step for step in steps if step.labels["kind"] == "winning"])
@@ -220,24 +218,21 @@ def best_run(runs: Runs) -> Run | None:
 
 def _rates(settings: FindSettings, task: TaskInfo, winning: Sequence[Step]) -> Iterator[Step]:
     """Yield the dense model and the super ticket with every learning rate and seed (Tables 5 and 8, appendix A.4)."""
-    full = full_ticket(task)
+    full, cost = full_ticket(task), training_flops(task, full_ticket(task), settings.epochs)
 
-    def super_ticket(rate: float, seed: int, done: Done) -> Trial | None:
+    def super_ticket(recipe: Recipe, seed: int, done: Done) -> Trial | None:
         best = best_winning(done, winning)
-        return None if best is None else with_rate(best[1].trial.ticket, rate, seed, False)
-
-    def with_rate(ticket: Ticket, rate: float, seed: int, own: bool) -> Trial:
-        recipe = settings.recipe.model_copy(update={"learning_rate": rate})
-        return trial_of(settings, task, ticket, seed, recipe=recipe, scoring=settings.scoring if own else None)
+        return None if best is None else trial_of(settings, task, best[1].trial.ticket, seed, recipe=recipe)
 
     for rate in settings.learning_rates:
+        recipe = settings.recipe.model_copy(update={"learning_rate": rate})
+        # With the study's own rate they are its dense runs, which it has scored.
+        scoring = settings.scoring if rate == settings.learning_rate else None
         for seed in settings.seeds_of_rates:
             labels: dict[str, Label] = {"stage": RATES, "seed": seed, "learning_rate": rate}
-            own = rate == settings.learning_rate  # the study has scored its dense runs, which these are
-            dense = with_rate(full, rate, seed, own)
-            cost = training_flops(task, full, settings.epochs)
+            dense = trial_of(settings, task, full, seed, recipe=recipe, scoring=scoring)
             yield Step({**labels, "kind": "dense", "level": 0.0}, dense, cost=cost)
-            make = partial(super_ticket, rate, seed)
+            make = partial(super_ticket, recipe, seed)
             yield Step({**labels, "kind": "super"}, make, needs=tuple(winning), cost=cost)
 
 

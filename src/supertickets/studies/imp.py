@@ -36,6 +36,7 @@ class Imp(Study[ImpSettings]):
     the same command again to resume. With --task mlm, a checkpoint without an MLM head is first trained with one, in a
     folder next to the study's (disable this with --no-pretrain).
     """
+
     heading = "Tickets of weights of {runs.model} on {runs.name}"
     page = "supertickets.report.imp:imp_sections"
 

@@ -96,7 +96,7 @@ def open_sparsities(path: Path) -> list[float]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[bool]:
-    """Say whether a folder is a study's; TicketErrors that are raised meanwhile begin with --tickets, which names it."""
+    """Say whether a folder is a study's; TicketErrors raised meanwhile begin with --tickets, which names it."""
     if not path.is_dir():
         raise TicketError(f"--tickets {path}: no such folder.")
     try:

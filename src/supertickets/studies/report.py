@@ -42,10 +42,7 @@ def report(folders: Sequence[Path | str], out: Path | str | None = None) -> Repo
     default = paths[0] if len(paths) == 1 else Path("runs") / "report"
     folder = user_path(out) if out is not None else default
     _check_out(folder, paths)
-    if len(studies) == 1:
-        return _one(studies[0], folder)
-    looked = [_analysed(study) for study in studies]
-    return _several(looked, studies, folder)
+    return _one(studies[0], folder) if len(studies) == 1 else _several(studies, folder)
 
 
 def _check_out(folder: Path, paths: Sequence[Path]) -> None:
@@ -76,24 +73,18 @@ def _one(study: OpenStudy, folder: Path) -> ReportResult:
     return ReportResult(folder / REPORT, one.findings.tables(), average, {str(study.folder): one.findings.verdict})
 
 
-def _several(looked: Sequence[AnalysedStudy], studies: Sequence[OpenStudy], folder: Path) -> ReportResult:
+def _several(studies: Sequence[OpenStudy], folder: Path) -> ReportResult:
     """Write one page about several studies, and the paper's tables of all."""
     from supertickets.report.find import overview, paper_section
     from supertickets.report.page import Part, write_parts
 
     of_folder = {study.folder: study.study for study in studies}
-    ordered = in_order(looked)
+    ordered = in_order([_analysed(study) for study in studies])
     names, tables, average = names_of(ordered), paper_tables(ordered), task_average(ordered)
-    parts = [
-        Part(
-            name,
-            of_folder[one.runs.folder].sections(one.findings, one.runs),
-            one.runs,
-            one.findings,
-            command_of(one.runs),
-        )
-        for name, one in zip(names, ordered, strict=True)
-    ]
+    parts = []
+    for name, one in zip(names, ordered, strict=True):
+        sections = of_folder[one.runs.folder].sections(one.findings, one.runs)
+        parts.append(Part(name, sections, one.runs, one.findings, command_of(one.runs)))
     first = overview(names, [one.findings for one in ordered], tables["gains"], average.sentence())
     write_parts(folder / REPORT, f"Tickets in {len(parts)} studies", [first], parts, [paper_section(tables)])
     write_tables(folder / TABLES, tables)

@@ -64,12 +64,9 @@ class _Found:
         if not study.begun or not (study.folder / RESULTS).is_file():
             raise TicketError(f"{study.folder}: the study is not finished; run `supertickets find` to its end.")
         runs = study.replay().only(stage=None)
-        by_seed: dict[int, Run] = {}
-        for seed in settings.all_seeds:
-            of_seed = runs.only(seed=seed)
-            run = next(iter(of_seed.where(kind=DENSE)), None) if dense else best_run(of_seed)
-            if run is not None:
-                by_seed[seed] = run
+        seeds = {seed: runs.only(seed=seed) for seed in settings.all_seeds}
+        found = {seed: next(iter(of.where(kind=DENSE)), None) if dense else best_run(of) for seed, of in seeds.items()}
+        by_seed = {seed: run for seed, run in found.items() if run is not None}
         if not by_seed:
             what = "dense training" if dense else "winning ticket above level 0"
             raise TicketError(
@@ -115,7 +112,6 @@ def submit(
         )
     check_device(device)
     studies = {task: _Found.of(one, dense) for task, one in opened.items()}
-    settings = {task: one.settings for task, one in studies.items()}
     texts, why = _test_texts(studies, user_path(data) if data is not None else None)
     if why and not fill:
         said = "; ".join(f"{name} ({reason})" for name, reason in why.items())
@@ -128,8 +124,8 @@ def submit(
             for task in dict.fromkeys(FILES[name].task for name in texts)
         }
         for name, found in texts.items():
-            task = FILES[name].task
-            predictions[name] = _predicted(FILES[name], models[task], settings[task], found, device)
+            file, settings = FILES[name], studies[FILES[name].task].settings
+            predictions[name] = _predicted(file, models[file.task], settings, found, device)
     constant = {name: [FILES[name].labels[0] if FILES[name].labels else "0.0"] * FILES[name].rows for name in why}
     write_submission(path, {**predictions, **constant})
     theirs = table_2([one.runs.task for one in studies.values()])
@@ -182,18 +178,17 @@ def _choose(studies: Mapping[str, _Found], what: str) -> tuple[dict[str, int], s
     tasks = [one.runs.task for one in studies.values()]
     shared = sorted(set.intersection(*[set(one.by_seed) for one in studies.values()]))
     averages = {seed: float(np.mean([one.score(seed) for one in studies.values()])) for seed in shared}
-    alone = ""
     if not shared:
         alone = "The studies have no seed in common"
     elif len({task.weight_hash for task in tasks}) > 1:
         alone = "The studies have different base models"
-    elif reason := why_not_averaged(tasks, list(studies)):
-        alone = reason.rstrip(".")
+    else:
+        alone = why_not_averaged(tasks, list(studies)).rstrip(".")
     if alone:
         seeds = {task: one.best for task, one in studies.items()}
         said = ", ".join(f"{task} seed {seed}" for task, seed in seeds.items())
         return seeds, f"{alone}, so each task is predicted by its own best {what} on the dev set: {said}."
-    best = max(shared, key=lambda seed: averages[seed])
+    best = max(averages, key=averages.__getitem__)
     if len(studies) == 1:
         said, score = f"The {what} of seed {best} predicts {next(iter(studies))}", "its dev score"
     else:
@@ -227,9 +222,7 @@ def _model(found: _Found, seed: int, place: Path, quiet: bool) -> Path:
     return place
 
 
-def _predicted(
-    file: TestFile, model: Path, settings: FindSettings, texts: tuple[list[str], list[str] | None], device: str
-) -> list[str]:
+def _predicted(file: TestFile, model: Path, settings: FindSettings, texts: Texts, device: str) -> list[str]:
     from supertickets.export.predict import predict
 
     outputs = predict(model, *texts, settings.max_length, settings.recipe.precision, device)
