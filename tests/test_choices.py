@@ -20,6 +20,7 @@ from supertickets.studies.config import resolve_settings
 from supertickets.studies.find import RATES, FindSettings
 from supertickets.studies.report import report
 from supertickets.studies.run import Result, run_study
+from supertickets.studies.settings import part
 from supertickets.tasks import TaskSource, count_of, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
@@ -69,7 +70,9 @@ def test_iterative_pruning_scores_every_rewound_ticket_again(
         ticket = Ticket.full(3, 4)
         for level, key in zip(rows["level"], rows["trial"], strict=True):
             heads, ffns = outcome(result, before).scores()
-            expected = draw_ranked(normalise_by_layer(heads), ffns, level, kind, result.settings.drawing, within=ticket)
+            expected = draw_ranked(
+                normalise_by_layer(heads), ffns, level, kind, part(result.settings, Drawing), within=ticket
+            )
             ticket, before = outcome(result, key).trial.ticket, key
             assert ticket == expected
         assert "scores.safetensors" not in outcome(result, before).files  # nothing is drawn from the last

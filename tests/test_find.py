@@ -28,9 +28,10 @@ from supertickets.lab.trial import TaskTicket
 from supertickets.lab.workbench import Workbench
 from supertickets.studies.config import settings_in
 from supertickets.studies.run import Result
+from supertickets.studies.settings import part
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import draw_ranked, normalise_by_layer
+from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
 from supertickets.training.recipe import Recipe
 
 SMALL: dict[str, Any] = {
@@ -97,7 +98,7 @@ def test_tickets_are_drawn_from_their_own_seeds_scores(done: Result) -> None:
         for row in done.table[done.table["kind"].isin(["winning", "losing"])].itertuples():
             (dense,) = done.table[(done.table["kind"] == "dense") & (done.table["seed"] == row.seed)]["trial"]
             heads, ffns = lab.remembered(read_trial(done.folder / "trials" / dense)).scores()
-            expected = draw_ranked(normalise_by_layer(heads), ffns, row.level, row.kind, done.settings.drawing)
+            expected = draw_ranked(normalise_by_layer(heads), ffns, row.level, row.kind, part(done.settings, Drawing))
             assert read_trial(done.folder / "trials" / row.trial).ticket == expected
 
 

@@ -16,9 +16,9 @@ from supertickets.lab.steps import Done, Label, Step
 from supertickets.lab.trial import TicketField, Trial
 from supertickets.storage import UserPath
 from supertickets.studies.config import Overrides, parse
-from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, rising
+from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, part, rising
 from supertickets.studies.study import Inputs, Request, Study, study, training_flops, trial_of
-from supertickets.tasks import Task, TaskSource, count_of, load_task, take_part, task_name
+from supertickets.tasks import Task, TaskFiles, TaskSource, count_of, load_task, take_part, task_name
 from supertickets.tasks.metrics import REGRESSION
 from supertickets.training.recipe import Recipe
 
@@ -296,7 +296,7 @@ def _outputs(labels: Sequence[str], metrics: Sequence[str]) -> str:
 
 def _fractions(settings: AdaptSettings) -> dict[TaskSource, Task]:
     """Return the task with each number of its training examples, fewest first."""
-    whole = TaskSource.model_validate(settings.files.model_dump() | {"fraction_seed": settings.fraction_seed})
+    whole = TaskSource(**part(settings, TaskFiles).model_dump(), fraction_seed=settings.fraction_seed)
     task = load_task(whole)
     size = len(task.train)
     shares: dict[int, float] = {}  # by number of examples

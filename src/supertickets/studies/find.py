@@ -14,7 +14,7 @@ from supertickets.errors import TicketError
 from supertickets.evidence.labels import RATES
 from supertickets.lab.steps import Done, Label, Run, Step
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
-from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings
+from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings, part
 from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
 from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise_by_layer
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket
@@ -150,7 +150,7 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
     One-shot, a dense run's scores give every level. Iterative, they give the first; then each rewound ticket's own
     scores give the next. `labels` are put before each step's own.
     """
-    full, how = full_ticket(task), settings.drawing
+    full, how = full_ticket(task), part(settings, Drawing)
     # What a level costs hardly depends on what is drawn.
     about = {level: draw_random(*full.shape, level, 0, how) for level in settings.levels}
     costs = {level: training_flops(task, ticket, settings.epochs) for level, ticket in about.items()}
@@ -186,7 +186,7 @@ def _drawn(
     settings: FindSettings, task: TaskInfo, kind: Kind, level: float, seed: int, before: Step, done: Done
 ) -> Trial:
     """Return the trial of a ticket of some kind, drawn from the scores of the step before it (random: from none)."""
-    how, last = settings.drawing, settings.levels[-1]
+    how, last = part(settings, Drawing), settings.levels[-1]
     if not level:
         ticket = full_ticket(task)
     elif kind == "random":
@@ -199,11 +199,10 @@ def _drawn(
     return trial_of(settings, task, ticket, seed, scoring=settings.scoring if scored or not level else None)
 
 
-def best_winning(done: Done, winning: Sequence[Step]) -> tuple[Step, Outcome] | None:
+def best_winning(done: Done, winning: Sequence[Step]) -> Outcome | None:
     """Return the super ticket among winning steps (see `evidence.selection.select_super`), None if there is none."""
-    found = [(step, outcome) for step in winning if (outcome := done.get(step)) is not None]
-    pruned = [one for one in found if one[0].labels["level"] and not one[1].trial.ticket.is_full]
-    return max(pruned, key=lambda one: one[1].rank, default=None)
+    found = [outcome for step in winning if (outcome := done.get(step)) is not None and step.labels["level"]]
+    return max((one for one in found if not one.trial.ticket.is_full), key=lambda one: one.rank, default=None)
 
 
 def best_run(runs: Runs) -> Run | None:
@@ -222,7 +221,7 @@ def _rates(settings: FindSettings, task: TaskInfo, winning: Sequence[Step]) -> I
 
     def super_ticket(recipe: Recipe, seed: int, done: Done) -> Trial | None:
         best = best_winning(done, winning)
-        return None if best is None else trial_of(settings, task, best[1].trial.ticket, seed, recipe=recipe)
+        return None if best is None else trial_of(settings, task, best.trial.ticket, seed, recipe=recipe)
 
     for rate in settings.learning_rates:
         recipe = settings.recipe.model_copy(update={"learning_rate": rate})
@@ -243,7 +242,7 @@ def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket[T
     scored = next(one.result for one in runs.runs if one.step is run.step.needs[0])
     heads, ffns = scored.scores()
     drawn = {"trial": scored.key, "normalised": "heads by their layer's l2 norm"}
-    drawn |= settings.scoring.model_dump() | settings.drawing.model_dump()
+    drawn |= settings.scoring.model_dump() | part(settings, Drawing).model_dump()
     task = runs.task
     base = {"name": task.model, "weight_hash": task.weight_hash, "model_type": task.model_type}
     origin = origin_of(runs, run, settings) | {"scores": drawn}

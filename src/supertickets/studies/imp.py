@@ -17,6 +17,7 @@ from supertickets.studies.rounds import Rounds
 from supertickets.studies.settings import SourceSettings, part
 from supertickets.studies.study import Request, Study, study
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket
+from supertickets.tickets.weights import Pruning
 
 if TYPE_CHECKING:
     from supertickets.evidence.imp import ImpFindings
@@ -127,7 +128,7 @@ def _pretrained(settings: ImpSettings, quiet: bool, dry: bool) -> Path | None:
     from supertickets.studies.find import Find
     from supertickets.studies.run import check_request, conduct
 
-    asked = part(settings, SourceSettings)
+    asked = {name: getattr(settings, name) for name in SourceSettings.model_fields}
     asked |= {"kinds": (), "keep": "dense", "seeds": 1}
     asked["out"] = settings.folder.with_name(f"{settings.folder.name}-{BASE}")
     request = Find.prepare(Overrides(asked, asked))  # inherited: what has no effect there was not asked for there
@@ -163,7 +164,7 @@ def _ship(done: Shipping, run: Run, ticket: WeightTicket) -> None:
     why = "The highest sparsity that matches the dense model" if matches else "No ticket matches; the best"
     origin = origin_of(done.runs, run, settings) | {
         "why": f"{why} on that same dev set ({findings.rule}).",
-        "search": {name: getattr(settings, name) for name in _SEARCH} | settings.pruning.model_dump(),
+        "search": {name: getattr(settings, name) for name in _SEARCH} | part(settings, Pruning).model_dump(),
     }
     shared = SharedTicket(ticket, named_base(done.base), origin, versions())
     ship(shared, outcome, done.base, done.tasks[task.source], folder)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from supertickets.anatomy import Shape
 from supertickets.studies.presets import weight_preset_values
-from supertickets.studies.settings import Grows, NoEffect, SourceSettings, part, percentage
+from supertickets.studies.settings import Grows, NoEffect, SourceSettings, percentage
 from supertickets.tasks import task_name
 from supertickets.tickets.weights import Pruning
 
@@ -155,11 +155,6 @@ class ImpSettings(SourceSettings, Pruning):
         """Where weights are put back to; the first is the study's own way, the others are compared with it."""
         shares = [_rewind_share(text) for text in self.rewind]
         return [RewindPoint(rewind_label(share) if i else "", share) for i, share in enumerate(shares)]
-
-    @property
-    def pruning(self) -> Pruning:
-        """Which weights may go."""
-        return Pruning(**part(self, Pruning))
 
 
 def _expand(sparsity: Any, rate: float, remaining: bool) -> list[Any]:

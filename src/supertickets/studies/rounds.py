@@ -9,7 +9,9 @@ from supertickets.lab.outcome import MASK
 from supertickets.lab.steps import Done, Step
 from supertickets.lab.trial import Prune, Rewound, Trial, WeightMask
 from supertickets.studies.imp_settings import CONTROLS, Control, RewindPoint
+from supertickets.studies.settings import part
 from supertickets.studies.study import full_ticket, training_flops, trial_of
+from supertickets.tickets.weights import Pruning
 from supertickets.training.recipe import Span
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Rounds:
 
     def __init__(self, settings: ImpSettings, task: TaskInfo, seed: int) -> None:
         self.settings, self.task, self.seed = settings, task, seed
+        self.pruning = part(settings, Pruning)
         self.full = full_ticket(task)
         # Pruned weights cost what all weights do.
         self.cost = training_flops(task, self.full, settings.epochs)
@@ -139,11 +142,11 @@ class Rounds:
         )
 
     def _rule(self, how: str, sparsity: float) -> WeightMask:
-        drawn = {"how": how, "sparsity": sparsity, "pruning": self.settings.pruning}
+        drawn = {"how": how, "sparsity": sparsity, "pruning": self.pruning}
         return WeightMask.model_validate(drawn | ({"seed": self.seed} if how == "random" else {}))
 
     def _prune(self, sparsity: float) -> Prune:
-        return Prune(sparsity=sparsity, pruning=self.settings.pruning)
+        return Prune(sparsity=sparsity, pruning=self.pruning)
 
     def _span(self, skip: float) -> Span:
         """Return the part of the training that a round has, with the search's learning rate schedule."""

@@ -21,6 +21,7 @@ from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.scoring import MEASURES, ScoringSettings
 from supertickets.training.recipe import Recipe
 
+M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 NoEffect = Annotated[T, "no effect"]
 """Of a field that cannot change a result, so that a folder's study may go on with another value."""
@@ -119,7 +120,7 @@ class StudySettings(Recipe, Running):
     @property
     def recipe(self) -> Recipe:
         """How every trial is trained; `precision` must be settled by then."""
-        return Recipe(**part(self, Recipe))
+        return part(self, Recipe)
 
     @property
     def title(self) -> str:
@@ -165,9 +166,9 @@ def source_of(task: str, data: Path | None) -> TaskSource:
     return TaskSource.model_validate({"task": task, "data": None if task_name(task) in BUILTIN else data})
 
 
-def part(settings: BaseModel, of: type[BaseModel]) -> dict[str, Any]:
-    """Return those of some settings that are fields of another model."""
-    return {name: getattr(settings, name) for name in of.model_fields}
+def part(settings: BaseModel, of: type[M]) -> M:
+    """Return the settings of one kind among some that have them all."""
+    return of(**{name: getattr(settings, name) for name in of.model_fields})
 
 
 class TaskSettings(StudySettings, TaskFiles):
@@ -177,11 +178,6 @@ class TaskSettings(StudySettings, TaskFiles):
         "entailment",
         description="built-in or GLUE task, snli, scitail, squad or mlm; with --train-file, a name for your task",
     )
-
-    @property
-    def files(self) -> TaskFiles:
-        """Where the task's examples are."""
-        return TaskFiles(**part(self, TaskFiles))
 
     @property
     def title(self) -> str:
@@ -218,7 +214,7 @@ class SourceSettings(TaskSettings, TaskSource):
     @property
     def source(self) -> TaskSource:
         """Where the task's examples come from."""
-        return TaskSource(**part(self, TaskSource))
+        return part(self, TaskSource)
 
     @property
     def title(self) -> str:
@@ -246,12 +242,7 @@ class TicketSettings(Drawing, ScoringSettings):
     @property
     def scoring(self) -> ScoringSettings:
         """How importance is measured; what the measure does not read is at its default."""
-        return ScoringSettings(**part(self, ScoringSettings)).read()
-
-    @property
-    def drawing(self) -> Drawing:
-        """How tickets are drawn."""
-        return Drawing(**part(self, Drawing))
+        return part(self, ScoringSettings).read()
 
     def unread(self, measures: Sequence[str], randomly: bool, ranked: bool = True) -> dict[str, str]:
         """Return what changes no ticket, and why: with such measures, with random tickets or without, ranked or not."""

@@ -15,7 +15,7 @@ from supertickets.studies.config import Overrides, fill, parse
 from supertickets.studies.exchange import Shipping, TrainedModel, trained_model
 from supertickets.studies.find import FindSettings, best_run, best_winning, grid, super_ticket
 from supertickets.studies.members import cut_to_size, find_members
-from supertickets.studies.settings import slug
+from supertickets.studies.settings import part, slug
 from supertickets.studies.share_settings import ShareSettings
 from supertickets.studies.study import Inputs, Request, Study, full_ticket, study, training_flops, trial_of
 from supertickets.tasks import load_task
@@ -28,7 +28,7 @@ from supertickets.tickets.folder import (
     load_ticket,
     shipped_trial,
 )
-from supertickets.training.recipe import Recipe
+from supertickets.training.recipe import Recipe, Sharing
 
 if TYPE_CHECKING:
     from supertickets.evidence.runs import Runs, TaskInfo
@@ -94,12 +94,12 @@ class Share(Study[ShareSettings]):
             if settings.tickets:
                 return about
             found = [best_winning(done, steps) for steps in winning]
-            return None if None in found else [one[1].trial.ticket for one in found if one is not None]
+            return None if None in found else [one.trial.ticket for one in found if one is not None]
 
         def together(seed: int, tickets: Sequence[Ticket] | None, done: Done) -> Trial | None:
             tickets = tickets or kept(done)
             dropout = [settings.dropout_of(task.task) if settings.dropout is None else None for task in tasks]
-            more: dict[str, Any] = {"sharing": settings.sharing, "dropout": dropout}
+            more: dict[str, Any] = {"sharing": part(settings, Sharing), "dropout": dropout}
             return None if tickets is None else trial_of(settings, tasks, tickets, seed, **more)
 
         for seed in settings.all_seeds:

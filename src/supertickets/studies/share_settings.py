@@ -71,13 +71,7 @@ class ShareSettings(TicketSettings, RateSettings, Sharing):
     @property
     def recipe(self) -> Recipe:
         """How the shared models are trained; output layers may have a dropout of their own."""
-        values = part(self, Recipe)
-        return Recipe(**values | {"dropout": self.dropout_of("") if self.dropout is None else self.dropout})
-
-    @property
-    def sharing(self) -> Sharing:
-        """How the tasks share the encoder."""
-        return Sharing(**part(self, Sharing))
+        return part(self.model_copy(update={"dropout": self.dropout_of("")}), Recipe)
 
     def dropout_of(self, task: str) -> float:
         """Return the dropout before a task's output layer."""

@@ -16,7 +16,7 @@ from supertickets.lab.trial import TicketField, WeightMask
 from supertickets.models import BaseModel, prunable_shapes, prunable_weights
 from supertickets.storage import write_atomically
 from supertickets.studies.config import SETTINGS_FILE, Overrides, flag
-from supertickets.studies.settings import slug, source_of
+from supertickets.studies.settings import part, slug, source_of
 from supertickets.studies.study import Inputs, Request, Study, full_ticket, study, training_flops, trial_of
 from supertickets.studies.transfer_settings import TransferSettings
 from supertickets.tasks import TaskSource, load_task, task_name
@@ -260,7 +260,8 @@ def _of_weights(
     Tensors that the settings say are not pruned stay whole in every ticket. Raises TicketError if one lacks a
     tensor, or if sparsities differ.
     """
-    every, weights = prunable_shapes(base), prunable_weights(base, settings.pruning)
+    pruning = part(settings, Pruning)
+    every, weights = prunable_shapes(base), prunable_weights(base, pruning)
     shapes = {name: values.shape for name, values in weights.items()}
     sources: list[Source] = []
     sparsities: list[float] = []
@@ -278,10 +279,10 @@ def _of_weights(
         sparsities.append(ticket.sparsity)
     level = round(sum(sparsities) / len(sparsities), 4)
     if "one-shot" in settings.baselines:
-        drawn = prune_by_magnitude(weights, level, scope=settings.pruning.scope)
+        drawn = prune_by_magnitude(weights, level, scope=pruning.scope)
         sources.append(Source.of_weights("one-shot", "one-shot", None, drawn))
     if "random" in settings.baselines:
-        mask = {"how": "random", "sparsity": level, "pruning": settings.pruning, "seed": 0}
+        mask = {"how": "random", "sparsity": level, "pruning": pruning, "seed": 0}
         sources.append(Source(kind="random", name="random", mask=WeightMask.model_validate(mask)))
     return sources, level
 

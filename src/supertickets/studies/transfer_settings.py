@@ -10,7 +10,7 @@ from pydantic import Field, create_model, field_serializer, field_validator
 from supertickets.anatomy import Shape
 from supertickets.storage import UserPath
 from supertickets.studies.presets import Preset, task_dropout, weight_preset_values
-from supertickets.studies.settings import Grows, NoEffect, StudySettings, part
+from supertickets.studies.settings import Grows, NoEffect, StudySettings
 from supertickets.tasks import task_name
 from supertickets.tickets.weights import Pruning
 from supertickets.training.recipe import Recipe
@@ -66,11 +66,6 @@ class TransferSettings(_TargetSettings, Pruning):
     def title(self) -> str:
         """The study, and its targets where they are named."""
         return "-".join(["transfer", *self.tasks])
-
-    @property
-    def pruning(self) -> Pruning:
-        """Which weights baselines may lack."""
-        return Pruning(**part(self, Pruning))
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return the preset's first seed; what else it has is each target's (see `preset_recipe`)."""
