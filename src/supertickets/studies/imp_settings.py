@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from supertickets.anatomy import Shape
 from supertickets.studies.presets import weight_preset_values
-from supertickets.studies.settings import Grows, NoEffect, SourceSettings, percentage
+from supertickets.studies.settings import Grows, NoEffect, SourceSettings, percentage, rising
 from supertickets.tasks import task_name
 from supertickets.tickets.weights import Pruning
 
 Control = Literal["one-shot", "random", "matched", "random-weights", "shuffled-layers", "shuffled-elements"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
+
+Sparsity = Annotated[float, AfterValidator(lambda share: round(share, 6))]
+Sparsities = Annotated[tuple[Sparsity, ...], rising("a sparsity is a share in [0, 1)", lambda share: 0 <= share < 1)]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ImpSettings(SourceSettings, Pruning):
     rate_of: NoEffect[Literal["original", "remaining"]] = Field(
         "original", description="whether --rate is a fraction of the original weights or of the remaining ones"
     )
-    sparsities: Grows[tuple[float, ...]] = Field(
+    sparsities: Grows[Sparsities] = Field(
         ("0.1..0.9",),
         validate_default=True,
         description="fractions of the prunable weights to prune, with one training round each: numbers, or a range "
@@ -68,7 +71,7 @@ class ImpSettings(SourceSettings, Pruning):
         description="baselines: one-shot, random or matched masks; or the tickets' masks on other weights "
         "(random-weights, shuffled-layers, shuffled-elements); or none",
     )
-    control_sparsities: NoEffect[tuple[float, ...]] = Field(
+    control_sparsities: NoEffect[tuple[Sparsity, ...]] = Field(
         (), description="sparsities at which --controls are trained; default: all"
     )
     rule: Literal["sub_std", "full_std", "strict"] = Field(
@@ -94,14 +97,10 @@ class ImpSettings(SourceSettings, Pruning):
 
     @field_validator("sparsities")
     @classmethod
-    def _sorted_sparsities(cls, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        wrong = [s for s in sparsities if not 0 <= round(s, 6) < 1]
-        if wrong:
-            raise ValueError(f"a sparsity is a share in [0, 1), got {wrong[0]:g}")
-        found = tuple(sorted({round(s, 6) for s in sparsities} - {0.0}))  # 0 is the dense model
-        if not found:
+    def _above_zero(cls, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        if not any(sparsities):
             raise ValueError("expected at least one sparsity above 0")
-        return found
+        return tuple(s for s in sparsities if s)  # 0 is the dense model
 
     @field_validator("rewind")
     @classmethod
@@ -112,11 +111,6 @@ class ImpSettings(SourceSettings, Pruning):
         if len(set(shares)) < len(shares):
             raise ValueError("a rewind point is given twice")
         return rewind
-
-    @field_validator("control_sparsities")
-    @classmethod
-    def _rounded(cls, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(round(s, 6) for s in sparsities)  # as the sparsities are
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
