@@ -7,7 +7,6 @@ A package adds to one in its pyproject.toml:
 """
 
 import importlib
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -100,14 +99,6 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(list(iter(self)))
-
-    def usable(self) -> Iterator[tuple[str, T]]:
-        """Yield every name with what it stands for; what cannot be imported is named in a warning and left out."""
-        for name in self:
-            try:
-                yield name, self[name]
-            except TicketError as error:
-                warnings.warn(f"skipped: {error}", stacklevel=2)
 
 
 def object_at(place: str) -> Any:

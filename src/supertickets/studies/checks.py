@@ -29,38 +29,27 @@ def check_runner(settings: StudySettings) -> None:
 
 
 def check_tasks(settings: StudySettings, base: BaseModel, tasks: Loaded) -> list[TaskInfo]:
-    """Return what a study is about; raises TicketError unless each of its tasks can be trained and scored."""
-    infos = [TaskInfo.of(base, source, task) for source, task in tasks.items()]
-    _check_infos(infos)
-    return _described(infos, settings, base, tasks)
+    """Return what a study is about, and what was understood of its base model and data.
 
+    Raises TicketError where the model's files do not fit together, for a task that cannot be trained or scored, and for
+    two that are one and the same.
+    """
+    from supertickets.models import ModelSource
+    from supertickets.training.objectives import check_task, describe_tokens
 
-def _check_infos(infos: Sequence[TaskInfo]) -> None:
-    """Raise TicketError for a task that cannot be scored, and for two that are one and the same."""
-    seen: dict[str, str] = {}
-    for info in infos:
+    model, found, seen = ModelSource(base), list[TaskInfo](), dict[str, str]()
+    for source, task in tasks.items():
+        info = TaskInfo.of(base, source, task)
         if len(info.targets) < 2:
             raise TicketError(f"task {info.task!r} has one dev example; expected at least two.")
         if info.data_hash in seen:
             raise TicketError(f"tasks {seen[info.data_hash]!r} and {info.task!r} have the same examples.")
         seen[info.data_hash] = info.task
-
-
-def _described(infos: Sequence[TaskInfo], settings: StudySettings, base: BaseModel, tasks: Loaded) -> list[TaskInfo]:
-    """Return infos that say what was understood of the base model and of their data.
-
-    Raises TicketError where the model's files do not fit together, or the tasks' texts do not fit the model.
-    """
-    from supertickets.models import ModelSource
-    from supertickets.training.objectives import check_task, describe_tokens
-
-    source, found = ModelSource(base), []
-    for info, task in zip(infos, tasks.values(), strict=True):
-        source.check(task.form, task.outputs)
-        check_task(task, source.tokenizer, settings.max_length)
-        said = describe(task) + describe_tokens(task, source.tokenizer, settings.max_length)
+        model.check(task.form, task.outputs)
+        check_task(task, model.tokenizer, settings.max_length)
+        said = describe(task) + describe_tokens(task, model.tokenizer, settings.max_length)
         found.append(replace(info, description=said))
-    return [replace(found[0], description=(*source.notices, *found[0].description)), *found[1:]]
+    return [replace(found[0], description=(*model.notices, *found[0].description)), *found[1:]]
 
 
 def check_folder(settings: StudySettings, infos: Sequence[TaskInfo], weights: bool = True) -> StudySettings | None:

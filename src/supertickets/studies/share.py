@@ -81,35 +81,35 @@ class Share(Study[ShareSettings]):
 
     def steps(self, settings: ShareSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield the search for tickets that were not given, the shared trainings, then their fine-tuning."""
-        searched = [] if settings.tickets else [list(_search(settings, task)) for task in tasks]
-        for steps in searched:
-            yield from steps
+        searched = [
+            list(grid(fill_search(settings, task), task, {"stage": SEARCH, "task": task.task}))
+            for task in (() if settings.tickets else tasks)
+        ]
         needs = tuple(step for steps in searched for step in steps)
+        yield from needs
         winning = [[step for step in steps if step.labels["kind"] == "winning"] for steps in searched]
         full = [full_ticket(task) for task in tasks]
-        about = self._given(tasks) if settings.tickets else full
+        given = [one.ticket for one in self._given(tasks)] if settings.tickets else None
         epochs = settings.epochs
 
-        def kept(done: Done) -> Sequence[Ticket] | None:
-            if settings.tickets:
-                return about
-            found = [best_winning(done, steps) for steps in winning]
-            return None if None in found else [one.trial.ticket for one in found if one is not None]
+        def found(done: Done) -> Sequence[Ticket] | None:
+            best = [best_winning(done, steps) for steps in winning]
+            return None if None in best else [one.trial.ticket for one in best if one is not None]
 
         def together(seed: int, tickets: Sequence[Ticket] | None, done: Done) -> Trial | None:
-            tickets = tickets or kept(done)
+            tickets = tickets or found(done)
             dropout = [settings.dropout_of(task.task) if settings.dropout is None else None for task in tasks]
             more: dict[str, Any] = {"sharing": part(settings, Sharing), "dropout": dropout}
             return None if tickets is None else trial_of(settings, tasks, tickets, seed, **more)
 
         for seed in settings.all_seeds:
-            for kind, tickets in ((MT_DNN, full), (TICKET_SHARE, None)):
+            for kind, tickets in ((MT_DNN, full), (TICKET_SHARE, given)):
                 shared = Step(
                     {"stage": SHARED, "kind": kind, "seed": seed},
                     partial(together, seed, tickets),
                     needs=() if tickets else needs,
                     keep="no" if settings.keep == "none" else "yes",
-                    cost=sum(training_flops(t, k, epochs) for t, k in zip(tasks, tickets or about, strict=True)),
+                    cost=sum(training_flops(t, k, epochs) for t, k in zip(tasks, tickets or full, strict=True)),
                 )
                 yield shared
                 yield from self._tuned(settings, tasks, shared, seed)
@@ -133,8 +133,8 @@ class Share(Study[ShareSettings]):
                     cost=training_flops(task, full_ticket(task), recipe.epochs),
                 )
 
-    def _given(self, tasks: Sequence[TaskInfo]) -> list[Ticket]:
-        return [self.inputs.tickets[slug(task.task)].ticket for task in tasks]
+    def _given(self, tasks: Sequence[TaskInfo]) -> list[SharedTicket]:
+        return [self.inputs.tickets[slug(task.task)] for task in tasks]
 
     def analyse(self, runs: Runs, settings: ShareSettings) -> ShareFindings:
         """Return Table 3, gains, sizes, who keeps what (see `evidence.share`)."""
@@ -147,7 +147,7 @@ class Share(Study[ShareSettings]):
     def _shared(self, runs: Runs, settings: ShareSettings) -> list[SharedTicket[Ticket]]:
         """Return each task's ticket: as it was given, or found here."""
         if settings.tickets:
-            return [self.inputs.tickets[slug(task.task)] for task in runs.tasks]
+            return self._given(runs.tasks)
         found = []
         for task in runs.tasks:
             searched = runs.only(stage=SEARCH, task=task.task)
@@ -230,10 +230,6 @@ def fill_search(settings: ShareSettings, task: TaskInfo) -> FindSettings:
         same["dropout"] = settings.dropout
     source = {name: value for name, value in task.source.model_dump().items() if value is not None}
     return fill(FindSettings, {**same, **source, "kinds": ("winning",), "keep": "none"}, task.shape)
-
-
-def _search(settings: ShareSettings, task: TaskInfo) -> Iterator[Step]:
-    return grid(fill_search(settings, task), task, {"stage": SEARCH, "task": task.task})
 
 
 def _fine_tuned(
