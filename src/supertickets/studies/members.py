@@ -29,7 +29,7 @@ def find_members(settings: ShareSettings) -> list[Member]:
     """Return the tasks in the order asked for; raises TicketError where tasks and tickets do not match."""
     from supertickets.studies.inputs import open_tickets
 
-    given: dict[str, Member] = {}
+    given: dict[str, FoundTicket] = {}
     for path in settings.tickets:
         for found in open_tickets(path):
             if not isinstance(found.ticket, Ticket):
@@ -38,27 +38,23 @@ def find_members(settings: ShareSettings) -> list[Member]:
                 )
             if not found.task:
                 raise TicketError(f"{path}: {TICKET_JSON} does not say which task the ticket is of.")
-            member = Member(found.source or source_of(found.task, settings.data), found)
-            name = task_name(member.source.task)
-            if name in given and (other := given[name].found) is not None:
+            if (other := given.setdefault(task_name(found.task), found)) is not found:
                 raise TicketError(
-                    f"--tickets: {other.where} and {found.where} are both of task {member.source.task!r}; "
-                    "name one for each task."
+                    f"--tickets: {other.where} and {found.where} are both of task {found.task!r}; name one for each "
+                    "task."
                 )
-            given[name] = member
     if not given:
         return [Member(source_of(task, settings.data)) for task in settings.tasks or DEFAULT_TASKS]
     asked = {task_name(task): task for task in settings.tasks}
-    without = [task for name, task in asked.items() if name not in given]
-    if without:
+    if without := [task for name, task in asked.items() if name not in given]:
         raise TicketError(
             f"--tasks: task {without[0]!r} has no ticket; name its study with --tickets, or leave --tickets out to "
             "find them all first."
         )
-    for name, member in given.items():
-        if asked and name not in asked and member.found is not None:
-            raise TicketError(f"--tickets {member.found.where}: its task {member.source.task!r} is not among --tasks.")
-    return [given[name] for name in asked] if asked else list(given.values())
+    if others := [found for name, found in given.items() if asked and name not in asked]:
+        raise TicketError(f"--tickets {others[0].where}: its task {others[0].task!r} is not among --tasks.")
+    chosen = [given[name] for name in asked or given]
+    return [Member(found.source or source_of(found.task, settings.data), found) for found in chosen]
 
 
 def cut_to_size(source: TaskSource, task: Task, settings: ShareSettings) -> tuple[TaskSource, Task]:

@@ -241,12 +241,9 @@ def _of_structures(
             f"{flag(given[0])}: {getattr(settings, given[0])} is for tickets of single weights; those of --tickets are "
             "of heads and FFNs, so leave it out."
         )
-    sources, lacking = [], []
-    for one in found:
-        assert isinstance(one.ticket, Ticket)
-        sources.append(Source(kind="ticket", name=one.name, task=one.task or None, ticket=one.ticket))
-        ticket = one.ticket
-        lacking.append(1 - (ticket.kept_heads + ticket.kept_ffns) / (ticket.heads.size + ticket.ffns.size))
+    tickets = [(one, one.ticket) for one in found if isinstance(one.ticket, Ticket)]
+    sources = [Source(kind="ticket", name=one.name, task=one.task or None, ticket=ticket) for one, ticket in tickets]
+    lacking = [1 - (t.kept_heads + t.kept_ffns) / (t.heads.size + t.ffns.size) for _, t in tickets]
     if "random" in settings.baselines:
         sources.append(Source(kind="random", name="random"))
     return sources, round(sum(lacking) / len(lacking), 4)
