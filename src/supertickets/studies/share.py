@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from supertickets.errors import StudyError, TicketError, named_twice
 from supertickets.evidence.labels import MT_DNN, RATES, SEARCH, SHARED, TICKET_SHARE, TUNED
-from supertickets.lab.steps import Done, Label, Step
+from supertickets.lab.steps import Done, Step
 from supertickets.lab.trial import Trial
 from supertickets.studies.config import Overrides, fill, parse
 from supertickets.studies.exchange import Shipping, TrainedModel, trained_model
@@ -116,17 +116,15 @@ class Share(Study[ShareSettings]):
 
     def _tuned(self, settings: ShareSettings, tasks: Sequence[TaskInfo], shared: Step, seed: int) -> Iterator[Step]:
         """Yield a shared model's fine-tuning on each task; of the first seed also with other rates and seeds."""
-        stages: list[tuple[str, int, float | None]] = [(TUNED, seed, None)] if settings.fine_tune else []
+        stages: list[tuple[str, int, dict[str, float]]] = [(TUNED, seed, {})] if settings.fine_tune else []
         if seed == settings.first_seed:
-            others = settings.seeds_of_rates
-            stages += [(RATES, other, rate) for rate in settings.learning_rates for other in others]
+            rates = [{"learning_rate": rate} for rate in settings.learning_rates]
+            stages += [(RATES, other, rate) for rate in rates for other in settings.seeds_of_rates]
         for stage, own, rate in stages:
             for place, task in enumerate(tasks):
-                recipe = settings.fine_tuning(task.task)
-                recipe = recipe if rate is None else recipe.model_copy(update={"learning_rate": rate})
-                labels: dict[str, Label] = {"stage": stage, "kind": shared.labels["kind"], "task": task.task}
+                recipe = settings.fine_tuning(task.task).model_copy(update=rate)
                 yield Step(
-                    {**labels, "seed": own} | ({} if rate is None else {"learning_rate": rate}),
+                    {"stage": stage, "kind": shared.labels["kind"], "task": task.task, "seed": own, **rate},
                     partial(_fine_tuned, settings, task, place, shared, own, recipe),
                     starts_from=shared,
                     keep="yes" if settings.keep == "all" else "no",

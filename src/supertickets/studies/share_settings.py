@@ -79,9 +79,9 @@ class ShareSettings(TicketSettings, RateSettings, Sharing):
 
     def fine_tuning(self, task: str) -> Recipe:
         """Return how a shared model is fine-tuned on one of its tasks."""
-        change = {"epochs": self.fine_tune_epochs, "dropout": self.dropout_of(task)}
-        rate = self.fine_tune_learning_rate
-        return self.recipe.model_copy(update=change | ({} if rate is None else {"learning_rate": rate}))
+        rate = self.fine_tune_learning_rate or self.learning_rate
+        change = {"epochs": self.fine_tune_epochs, "dropout": self.dropout_of(task), "learning_rate": rate}
+        return self.recipe.model_copy(update=change)
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return the preset's values for training several tasks."""
