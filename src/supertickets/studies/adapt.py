@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel as Model
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from supertickets.errors import TicketError, named_twice, unknown_name
 from supertickets.lab.steps import Done, Label, Step
@@ -17,7 +16,7 @@ from supertickets.lab.trial import TicketField, Trial
 from supertickets.storage import UserPath
 from supertickets.studies.config import Overrides, parse
 from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, part, rising
-from supertickets.studies.study import Inputs, Request, Study, study, training_flops, trial_of
+from supertickets.studies.study import Inputs, Kept, Request, Study, study, training_flops, trial_of
 from supertickets.tasks import Task, TaskFiles, TaskSource, count_of, load_task, take_part, task_name
 from supertickets.tasks.metrics import REGRESSION
 from supertickets.training.recipe import Recipe
@@ -81,14 +80,12 @@ class AdaptSettings(TaskSettings):
         return super().without_effect(asked) | idle_fraction_seed(self.task, self.fractions != (1.0,), "--fractions")
 
 
-class Origin(Model):
+class Origin(Kept):
     """A trained model to adapt: its name, the trial that trained it and where that lies, and what is kept of it.
 
     `output_layer` is the place of the task whose output layer goes on (None: a new one), `dense` the name of the model
     without a ticket that it is compared with, where there is one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     name: str
     trial: Trial

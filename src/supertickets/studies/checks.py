@@ -13,7 +13,7 @@ from supertickets.evidence.runs import TaskInfo, load_tasks
 from supertickets.lab.machine import RUNNERS, check_device
 from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel
-from supertickets.studies.config import EXAMPLES, SETTINGS_FILE, check_same, differences, load_settings
+from supertickets.studies.config import EXAMPLES, SETTINGS_FILE, S, check_same, differences, load_settings
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Loaded
 from supertickets.tasks.description import describe
@@ -52,34 +52,33 @@ def check_tasks(settings: StudySettings, base: BaseModel, tasks: Loaded) -> list
     return [replace(found[0], description=(*model.notices, *found[0].description)), *found[1:]]
 
 
-def check_folder(settings: StudySettings, infos: Sequence[TaskInfo], weights: bool = True) -> StudySettings | None:
-    """Return the settings an output folder was made with, None for a new one; raises TicketError if it is another's.
+def check_folder(settings: S, infos: Sequence[TaskInfo], weights: bool = True) -> S:
+    """Return settings whose precision is settled; raises TicketError if the output folder is that of another study.
 
     Without `weights`, the model's weights may differ: they are yet to be trained.
     """
     folder = settings.folder
     check_place(folder)
     before = load_settings(folder)
-    if before is not None:
-        there: tuple[TaskInfo, ...] = ()
-        with suppress(TicketError):  # a damaged one is written anew
-            there = load_tasks(folder)
-        settled = settings.model_copy(update={"precision": settle_precision(settings, before)})
-        check_same(settled, before, hashed=bool(there))
-        hashes = [("examples", "data_hash", EXAMPLES)]
-        if weights:
-            of_model = frozenset({"model"})
-            hashes += [("weights", "weight_hash", of_model), ("model files", "files_hash", of_model)]
-        for what, attribute, named in hashes:
-            if there and [getattr(one, attribute) for one in there] != [getattr(one, attribute) for one in infos]:
-                said = differences(settled, before, named)
-                said = f" ({said})" if said else ""
-                raise TicketError(
-                    f"--out {folder}: this folder's study has different {what}{said}; choose another folder."
-                )
-    elif folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
+    if before is None and folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
         raise TicketError(f"--out {folder}: the folder is not empty and has no {SETTINGS_FILE}; choose another folder.")
-    return before
+    settled = settings.model_copy(update={"precision": settle_precision(settings, before)})
+    if before is None:
+        return settled
+    there: tuple[TaskInfo, ...] = ()
+    with suppress(TicketError):  # a damaged one is written anew
+        there = load_tasks(folder)
+    check_same(settled, before, hashed=bool(there))
+    hashes = [("examples", "data_hash", EXAMPLES)]
+    if weights:
+        of_model = frozenset({"model"})
+        hashes += [("weights", "weight_hash", of_model), ("model files", "files_hash", of_model)]
+    for what, attribute, named in hashes:
+        if there and [getattr(one, attribute) for one in there] != [getattr(one, attribute) for one in infos]:
+            said = differences(settled, before, named)
+            said = f" ({said})" if said else ""
+            raise TicketError(f"--out {folder}: this folder's study has different {what}{said}; choose another folder.")
+    return settled
 
 
 def check_place(path: Path, file: bool = False) -> None:

@@ -45,7 +45,7 @@ class FoundTicket:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model to go on from: its name, the trial that trained it, and the task whose ticket it has (None: all).
+    """A trained model to go on from: its name, the trial that trained it, and the tasks that it was trained on.
 
     `folder` is the trial's, whose weights may have been dropped.
     """

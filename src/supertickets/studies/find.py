@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.lab.outcome import Outcome
     from supertickets.lab.trial import Trial
+    from supertickets.tickets import Ticket
     from supertickets.training.recipe import Recipe
 
 TICKET, BASE_MODEL = "super-ticket", "model"

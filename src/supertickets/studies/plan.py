@@ -15,8 +15,9 @@ from supertickets.lab.progress import duration, size
 from supertickets.lab.steps import Execution, Run
 from supertickets.models import BaseModel
 from supertickets.studies import STUDIES
+from supertickets.studies.checks import check_folder
 from supertickets.studies.config import merge_overrides
-from supertickets.studies.run import check_request, machine_of, settled_settings
+from supertickets.studies.run import check_request, machine_of
 from supertickets.studies.study import full_ticket, training_flops
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def plan_study(
     kind = STUDIES[name]
     request = kind.prepare(merge_overrides(kind.settings, config, settings), quiet, dry=True)
     infos = check_request(kind, request)
-    settled = settled_settings(request.settings, infos)
+    settled = check_folder(request.settings, infos)
     study = kind(request.inputs)
     machine = machine_of(settled, request.base, {**request.more_tasks, **request.tasks})
     execution = replay(study.steps(settled, infos), settled.folder)

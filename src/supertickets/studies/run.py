@@ -16,8 +16,8 @@ from supertickets.lab.steps import Execution
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
 from supertickets.studies import STUDIES
-from supertickets.studies.checks import check_folder, check_runner, check_tasks, settle_precision
-from supertickets.studies.config import S, merge_overrides, save_settings
+from supertickets.studies.checks import check_folder, check_runner, check_tasks
+from supertickets.studies.config import merge_overrides, save_settings
 from supertickets.studies.exchange import Shipping
 from supertickets.studies.pages import write_findings
 from supertickets.studies.settings import StudySettings
@@ -78,7 +78,7 @@ def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
     settings, base, tasks = request.settings, request.base, request.tasks
     infos = check_request(kind, request)
     with hold(settings.folder):
-        settled = settled_settings(settings, infos)
+        settled = check_folder(settings, infos)
         save_settings(settled)
         save_tasks(settled.folder, infos)
         if request.inputs is not None:
@@ -92,12 +92,6 @@ def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
         shipped = study.ship(Shipping(runs, findings, settled, base, tasks, machine))
         write_findings(study, runs, findings)
         return Result(settled.folder, settled, findings, runs.failures, shipped)
-
-
-def settled_settings(settings: S, infos: Sequence[TaskInfo]) -> S:
-    """Return settings whose precision is settled; raises TicketError if the folder's study has others."""
-    before = check_folder(settings, infos)
-    return settings.model_copy(update={"precision": settle_precision(settings, before)})
 
 
 def check_request(kind: type[Study[Any]], request: Request) -> list[TaskInfo]:

@@ -38,10 +38,14 @@ Loaded = Mapping[TaskSource, Task]
 INPUTS = "inputs.json"
 
 
-class Inputs(Model):
-    """What a study takes from others: tickets, models. It is kept in the study's folder, which needs no other then."""
+class Kept(Model):
+    """What a study's folder keeps as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Inputs(Kept):
+    """What a study takes from others: tickets, models. It is kept in the study's folder, which needs no other then."""
 
     def save(self, folder: Path) -> None:
         """Write it into a study's folder."""

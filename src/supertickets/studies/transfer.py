@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel as Model
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from supertickets.errors import TicketError, named_twice
 from supertickets.lab.steps import Step
@@ -17,7 +16,7 @@ from supertickets.models import BaseModel, prunable_shapes, prunable_weights
 from supertickets.storage import write_atomically
 from supertickets.studies.config import SETTINGS_FILE, Overrides, flag
 from supertickets.studies.settings import part, slug, source_of
-from supertickets.studies.study import Inputs, Request, Study, full_ticket, study, training_flops, trial_of
+from supertickets.studies.study import Inputs, Kept, Request, Study, full_ticket, study, training_flops, trial_of
 from supertickets.studies.transfer_settings import TransferSettings
 from supertickets.tasks import TaskSource, load_task, task_name
 from supertickets.tasks.builtin import BUILTIN
@@ -37,14 +36,12 @@ _ALIKE = 0.01
 """How far sparsities may be apart: without the pooler, tickets that were pruned with it are a little denser."""
 
 
-class Source(Model):
+class Source(Kept):
     """A ticket to train on every target: its kind and name, the task it was found on (None: on none), what it keeps.
 
     A `mask` names its file in the study's folder; `content` is that file's, until it is written. A random ticket of
     heads and FFNs has neither `mask` nor `ticket`: each seed draws its own.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     kind: Literal["ticket", "one-shot", "random"]
     name: str
@@ -69,10 +66,8 @@ class Source(Model):
         return WeightTicket.from_bytes(path.read_bytes(), str(path))
 
 
-class Target(Model):
+class Target(Kept):
     """A task that tickets are trained on, and how."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: TaskSource
     recipe: Recipe
