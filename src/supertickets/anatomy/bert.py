@@ -10,5 +10,5 @@ BERT = Family(
 )
 """BERT, ELECTRA and others: the same modules under the same names."""
 ROBERTA = replace(BERT, positions_after_padding=True)
-MEGATRON_BERT = replace(BERT, task_dropout="hidden_dropout_prob")
+MEGATRON_BERT = replace(BERT, task_dropout=None)
 REMBERT = replace(BERT, task_dropout="classifier_dropout_prob")

@@ -24,6 +24,11 @@ def parameters(shape: Shape, ticket: Ticket) -> int:
     return heads + shared + ticket.kept_ffns * (shape.ffn_weights + shape.ffn_biases)
 
 
+def removed_parameters(shape: Shape, ticket: Ticket) -> int:
+    """Return how many parameters of heads and FFNs a model loses when it is cut to a ticket."""
+    return parameters(shape, Ticket.full(*ticket.shape)) - parameters(shape, ticket)
+
+
 def kv_heads(shape: Shape, ticket: Ticket) -> int:
     """Return how many key/value heads stay: those that a query head of their group is left of."""
     if shape.kv_heads == shape.heads:

@@ -74,8 +74,9 @@ class Family:
 
     In `layers`, `*` is any number. `config_*` name the fields of config.json (`a|b`: the first that is set, `a*b`:
     their product); `config_depth` says how many layers an input passes, where that is more than there are.
-    `task_dropout` sets the dropout before the output layer. With `positions_after_padding` (RoBERTa) positions are
-    counted from the config's padding index plus 1 on.
+    `task_dropout` sets the dropout before the output layer (None: it has none of its own). With
+    `positions_after_padding` (RoBERTa) positions are counted from the config's padding index plus 1 on. A `causal`
+    model classifies a text by its last token, which it finds by the config's padding id.
     """
 
     layers: str
@@ -89,8 +90,10 @@ class Family:
     config_hidden: str = "hidden_size"
     config_ffn: str = "intermediate_size"
     config_positions: str = "max_position_embeddings"
-    task_dropout: str = "classifier_dropout"
+    config_spread: str = "initializer_range|init_std"
+    task_dropout: str | None = "classifier_dropout"
     positions_after_padding: bool = False
+    causal: bool = False
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
         """Return the sizes that a config.json of this family states; raises KeyError for one that is missing."""
@@ -120,6 +123,10 @@ class Family:
         """Return whether a config states the size of a head; otherwise the hidden size is divided among the heads."""
         return _field(config, self.config_head_size, 0) != 0
 
+    def spread(self, config: Mapping[str, Any]) -> float:
+        """Return the standard deviation of new weights."""
+        return float(_field(config, self.config_spread))
+
     def max_length(self, config: Mapping[str, Any]) -> int:
         """Return how many tokens an input may have."""
         reserved = int(config.get("pad_token_id", 1)) + 1 if self.positions_after_padding else 0
@@ -128,13 +135,14 @@ class Family:
 
 def _field(config: Mapping[str, Any], names: str, default: Any = None) -> Any:
     """Return the first of a config's fields that is set; raises KeyError if none is and there is no default."""
-    if "*" in names:
-        return prod(int(_field(config, name)) for name in names.split("*"))
-    found = (config[name] for name in names.split("|") if config.get(name) is not None)
-    value = next(found, default)
-    if value is None:
+    for name in names.split("|"):
+        if "*" in name:
+            return prod(int(one) if one.isdigit() else int(_field(config, one)) for one in name.split("*"))
+        if config.get(name) is not None:
+            return config[name]
+    if default is None:
         raise KeyError(names)
-    return value
+    return default
 
 
 def _stated(bias: bool | str, config: Mapping[str, Any]) -> bool:
@@ -168,7 +176,19 @@ FAMILIES: Registry[Family] = Registry(
             "deberta:DEBERTA": ("deberta",),
             "deberta:DEBERTA_V2": ("deberta-v2",),
             "distilbert:DISTILBERT": ("distilbert",),
+            "gpt:GPT2": ("gpt2",),
+            "gpt:GPT_NEOX": ("gpt_neox",),
+            "gpt:OPT": ("opt",),
+            "llama:GEMMA2": ("gemma2", "gemma3_text"),
+            "llama:EUROBERT": ("eurobert",),
+            "llama:LLAMA": ("llama", "smollm3"),
+            "llama:MISTRAL": ("mistral",),
+            "llama:OLMO2": ("olmo2",),
+            "llama:PHI3": ("phi3",),
+            "llama:QWEN2": ("qwen2",),
+            "llama:QWEN3": ("gemma", "qwen3"),
             "modernbert:MODERNBERT": ("modernbert",),
+            "modernbert:MODERNBERT_DECODER": ("modernbert-decoder",),
             "mpnet:MPNET": ("mpnet",),
             "nomic:GTE": ("gte",),
             "nomic:JINA": ("jina_embeddings_v3",),

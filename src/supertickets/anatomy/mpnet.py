@@ -10,5 +10,5 @@ MPNET = Family(
         argument=("position_bias", 1),  # the encoder's, for all heads of all layers
     ),
     ffn=FFN((Part("intermediate.dense", "n"),), "output.dense"),
-    task_dropout="hidden_dropout_prob",
+    task_dropout=None,
 )

@@ -39,31 +39,51 @@ class Attention:
     `attributes` of the module say how many heads it has now, as axes do; what the module has not is not set. `argument`
     names one of its forward pass that has a dimension for all heads of the dense model, and that dimension. Without
     heads, what is left of the module works (`empty` is `narrow`), or a context of no width is handed to `output` in its
-    place (`context`).
+    place (`context`), or the bias of `output`, which is in the module, is all it gives (`output`). `config` are fields
+    of the config that it reads in its forward pass. `joint_norms` are over all heads together: what comes before them
+    stays whole.
     """
 
     module: str
     parts: tuple[Part, ...]
     output: str
     attributes: Mapping[str, str] = field(
-        default_factory=lambda: {"num_attention_heads": "h", "num_heads": "h", "n_heads": "h", "all_head_size": "h d"}
+        default_factory=lambda: {
+            **dict.fromkeys(("num_attention_heads", "num_heads", "n_heads"), "h"),
+            **dict.fromkeys(("all_head_size", "split_size"), "h d"),
+            "num_key_value_heads": "g",
+        }
     )
     argument: tuple[str, int] | None = None
-    empty: Literal["narrow", "context"] = "narrow"
+    empty: Literal["narrow", "context", "output"] = "narrow"
+    config: Mapping[str, str] = field(default_factory=dict)
+    joint_norms: Mapping[str, str] = field(default_factory=dict)
     inputs: ClassVar[str] = "h d"
+
+    @property
+    def gated(self) -> str:
+        """The module whose input the gates of heads multiply."""
+        return self.output
 
 
 @dataclass(frozen=True)
 class FFN:
     """A layer's feed-forward module: the rows of its `parts` and the columns of `output` count its neurons.
 
-    `bias` says whether `output` has one (see `Part`).
+    `bias` says whether `output` has one (see `Part`). `gate` is the module whose output a gate multiplies, where a norm
+    after `output` would undo that.
     """
 
     parts: tuple[Part, ...]
     output: str
     bias: bool | str = True
+    gate: str | None = None
     inputs: ClassVar[str] = "n"
+
+    @property
+    def gated(self) -> str:
+        """The module whose output the gate of the FFN multiplies."""
+        return self.gate or self.output
 
 
 def rows(module: str, *names: str, axes: str = "h d", bias: bool | str = True) -> tuple[Part, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from supertickets.anatomy.cost import parameters
+from supertickets.anatomy.cost import removed_parameters
 from supertickets.evidence.cells import joined_means, number
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import GAIN, gain, paired_gains, selected
@@ -105,10 +105,10 @@ def sizes(runs: Runs, of_task: Mapping[str, Ticket]) -> Sizes:
     """Return what tickets keep of the shared dense model; NaN until a shared training is done."""
     shape, whole = runs.task.shape, np.nan
     for run in runs.where(stage=SHARED)[:1]:
-        whole = run.result.cost["parameters"] + parameters(shape, ~run.result.trial.ticket)
+        whole = run.result.cost["parameters"] + removed_parameters(shape, run.result.trial.ticket)
 
     def remaining(ticket: Ticket) -> float:
-        return float(1 - parameters(shape, ~ticket) / whole)
+        return float(1 - removed_parameters(shape, ticket) / whole)
 
     by_task = {task: remaining(ticket) for task, ticket in of_task.items()}
     return Sizes(by_task, float(np.mean(list(by_task.values()))), remaining(reduce(or_, of_task.values())))

@@ -78,15 +78,19 @@ class ModelSource:
         parameters = dict(model.named_parameters())
         # Of masked tokens what there is of the checkpoint's own output layer stays; any other is new.
         new = loaded.new if form == "masked" else {*loaded.new, *outside_names(model)}
+        spread = self.base.family.spread(model.config.to_dict())
         for name in sorted(new):
             if name.endswith("bias") or parameters[name].ndim < 2:
                 torch.nn.init.constant_(parameters[name], 0.0 if name.endswith("bias") else 1.0)
             else:
-                parameters[name].data.normal_(0.0, model.config.initializer_range, generator=generator)
+                parameters[name].data.normal_(0.0, spread, generator=generator)
         for module in new_modules(model):
             if isinstance(module, torch.nn.Dropout):
                 module.p = dropout
-        setattr(model.config, self.base.family.task_dropout, dropout)
+        if self.base.family.task_dropout is not None:
+            setattr(model.config, self.base.family.task_dropout, dropout)
+        if self.base.family.causal:
+            model.config.pad_token_id = self.tokenizer.pad_token_id
         return model
 
     def load(self, form: Form, outputs: int) -> Loaded:
@@ -97,6 +101,8 @@ class ModelSource:
         if key not in self._dense:
             loaded = load_model(self.base, _stock_class(form), torch.float32, key[1] or None)
             self._dense[key] = loaded
+            if form == "sequence" and not any(isinstance(one, torch.nn.Dropout) for one in new_modules(loaded.model)):
+                self.notices.append(f"Model {self.base.name} has no dropout before its output layer: none is applied.")
             self.notices += [notice for notice in loaded.notices if notice not in self.notices]
         return self._dense[key]
 

@@ -46,6 +46,13 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
             f"Model {name} has {rows:,} embedding rows, its tokenizer {len(entries):,} entries: {unused:,} rows are "
             "never used."
         )
+    causal = family_of(config["model_type"]).causal
+    if tokenizer.pad_token_id is None and causal and tokenizer.eos_token is not None:
+        _set(tokenizer, "pad_token", tokenizer.eos_token)
+        notices.append(
+            f"The tokenizer of model {name} has no padding token; {tokenizer.eos_token!r}, its end-of-text token, is "
+            "used."
+        )
     if tokenizer.pad_token_id is None:
         raise TicketError(
             f"model {name!r}: its tokenizer has no padding token, which batches need; set one in {folder}'s "

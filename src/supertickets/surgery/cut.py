@@ -4,11 +4,6 @@ For a head: its rows of query, key and value and its columns of the output proje
 (the gate acts before it). For an FFN: both linears go, biases too; the residual path and the LayerNorm stay.
 """
 
-import warnings
-from collections.abc import Sequence
-from inspect import signature
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,8 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from supertickets.anatomy.blocks import Block, attentions_of, ffns_of, shape_of
-from supertickets.anatomy.parts import Attention, size_of
+from supertickets.anatomy.parts import size_of
 from supertickets.errors import TicketError
+from supertickets.surgery.heads import BiasAlone, set_heads
 from supertickets.surgery.saving import mark_cut
 from supertickets.tickets import Ticket
 
@@ -56,29 +52,6 @@ class NoFFNOut(_NoFFN):
         return inner.new_zeros(*inner.shape[:-1], self.hidden)
 
 
-class BiasAlone(nn.Linear):
-    """The output projection of a layer without heads: its bias is all that is left.
-
-    It does not read its input, so that exporters leave the empty attention before it out of their graphs (ONNX Runtime
-    refuses matrices without columns).
-    """
-
-    def forward(self, context: Tensor) -> Tensor:
-        """Return the bias (zeros if there is none) `[..., hidden]` for a context `[..., 0]`."""
-        shape = (*context.shape[:-1], self.out_features)
-        return context.new_zeros(shape) if self.bias is None else self.bias.to(context.dtype).expand(shape)
-
-    @classmethod
-    def of(cls, linear: nn.Module) -> "BiasAlone":
-        """Return this in the place of a linear that has no inputs any more."""
-        assert isinstance(linear, nn.Linear)
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # there is nothing to initialise
-            alone = cls(0, linear.out_features, bias=False)
-        alone.weight, alone.bias = linear.weight, linear.bias
-        return alone.train(linear.training)
-
-
 def narrow(block: Block, kept: dict[str, NDArray[np.bool_]]) -> None:
     """Leave of a block's parameters what is kept of its axes, in place; works on the meta device too."""
     for slice in list(block.slices()):
@@ -91,52 +64,11 @@ def narrow(block: Block, kept: dict[str, NDArray[np.bool_]]) -> None:
             block.resize(slice, nn.Parameter(smaller, requires_grad=parameter.requires_grad))
 
 
-class _KeptOfArgument:
-    """A hook before an attention's forward pass: of an argument for all heads, what is for those that it has."""
-
-    def __init__(self, name: str, dim: int) -> None:
-        self.name, self.dim, self.kept = name, dim, list[int]()
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bound = signature(type(module).forward).bind(module, *args, **kwargs)
-        whole = bound.arguments.get(self.name)
-        if whole is not None:
-            places = torch.tensor(self.kept, device=whole.device, dtype=torch.long)
-            bound.arguments[self.name] = whole.index_select(self.dim, places)
-        return bound.args[1:], bound.kwargs
-
-
-def _no_context(hidden: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-    """Stand for the forward pass of an attention without heads: a context `[..., 0]`, and no attention weights."""
-    return hidden[..., :0], None
-
-
-def set_heads(block: Block, kept: Sequence[int]) -> None:
-    """Tell an attention module which of the dense model's heads it has now; some read it in their forward pass."""
-    part = block.part
-    assert isinstance(part, Attention)
-    module, per_group = block.module(part.module), block.shape.heads // block.shape.kv_heads
-    sizes = {**block.shape.sizes, "h": len(kept), "g": len({head // per_group for head in kept})}
-    for name, axes in part.attributes.items():
-        if hasattr(module, name):
-            setattr(module, name, size_of(axes, sizes))
-    if part.argument is not None:
-        hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _KeptOfArgument)]
-        if not hooks:
-            hooks = [_KeptOfArgument(*part.argument)]
-            module.register_forward_pre_hook(hooks[0], with_kwargs=True)
-        hooks[0].kept = list(kept)
-    if part.empty == "context":
-        vars(module).pop("forward", None)
-        if not kept:
-            vars(module)["forward"] = _no_context
-
-
 def _cut_heads(block: Block, heads: NDArray[np.bool_]) -> None:
     narrow(block, block.shape.kept(heads))
-    set_heads(block, np.flatnonzero(heads).tolist())
     if not heads.any():
         block.layer.set_submodule(block.part.output, BiasAlone.of(block.module(block.part.output)))
+    set_heads(block, np.flatnonzero(heads).tolist())
 
 
 def stand_ins(block: Block) -> dict[str, nn.Module]:

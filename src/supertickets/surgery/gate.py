@@ -27,18 +27,20 @@ def gated(model: PreTrainedModel, head_gate: HeadGate, ffn_gate: FFNGate) -> Ite
     In a cut model a head gate gets the heads that are left, and the output of an FFN that is gone is zero.
     """
     head_size = shape_of(model).head_size
-    handles = []
+    handles, batch = [], list[int]()
     for index, (attention, ffn) in enumerate(zip(attentions_of(model), ffns_of(model), strict=True)):
 
         def before_output(module: nn.Module, args: tuple[Tensor, ...], layer: int = index) -> tuple[Tensor, ...]:
+            batch[:] = args[0].shape[:-1]
             context = args[0].unflatten(-1, (args[0].shape[-1] // head_size, head_size))
             return ((context * head_gate(layer, context)).flatten(-2), *args[1:])
 
         def after_ffn(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, layer: int = index) -> Tensor:
-            return output * ffn_gate(layer, output)
+            by_text = output.view(*batch, output.shape[-1])  # some hand all tokens of a batch to the FFN in one line
+            return (by_text * ffn_gate(layer, by_text)).view_as(output)
 
-        handles.append(attention.module(attention.part.output).register_forward_pre_hook(before_output))
-        handles.append(ffn.module(ffn.part.output).register_forward_hook(after_ffn))
+        handles.append(attention.module(attention.part.gated).register_forward_pre_hook(before_output))
+        handles.append(ffn.module(ffn.part.gated).register_forward_hook(after_ffn))
     try:
         yield
     finally:

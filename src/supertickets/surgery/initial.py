@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from supertickets.anatomy import family_of
 from supertickets.anatomy.blocks import attentions_of, ffns_of
 from supertickets.errors import TicketError
 
@@ -15,9 +17,9 @@ def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.
 
     Raises TicketError for a parameter of another kind of module: it would keep its pre-trained values.
     """
-    spread = model.config.initializer_range
+    spread = family_of(model.config.model_type).spread(model.config.to_dict())
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear | Conv1D | nn.Embedding):
             module.weight.data.normal_(0.0, spread, generator=generator)
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight.data[module.padding_idx].zero_()
@@ -26,7 +28,7 @@ def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.
         for part, parameter in module.named_parameters(recurse=False):
             if part == "bias":
                 parameter.data.zero_()
-            elif not isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm):
+            elif not isinstance(module, nn.Linear | Conv1D | nn.Embedding | nn.LayerNorm):
                 raise TicketError(
                     f"random weights: {name}.{part} belongs to a {type(module).__name__}, which cannot be "
                     "re-initialized; expected only linear layers, embeddings and LayerNorms."

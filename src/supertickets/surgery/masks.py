@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from supertickets.tickets.weights import Pruning, WeightTicket
 
@@ -21,7 +22,7 @@ def prunable(encoder: PreTrainedModel, pruning: Pruning) -> dict[str, Tensor]:
     found = {}
     for name, module in encoder.named_modules():
         embeds = isinstance(module, nn.Embedding) or name.startswith("embeddings")  # ELECTRA projects its embeddings
-        if not isinstance(module, nn.Linear | nn.Embedding) or (embeds and not pruning.embeddings):
+        if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or (embeds and not pruning.embeddings):
             continue
         if pruning.pooler or not name.startswith("pooler."):
             found[f"{name}.weight"] = module.weight

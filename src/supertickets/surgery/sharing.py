@@ -6,36 +6,45 @@ gradient, hence no update: optimisers pass over what has none, its momentum too 
 has to be masked or put back, and a step costs what its ticket costs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from transformers import PreTrainedModel
 
 from supertickets.anatomy.blocks import Block, Slice, attentions_of, ffns_of
 from supertickets.anatomy.parts import index
-from supertickets.surgery.cut import set_heads, stand_ins
+from supertickets.surgery.cut import stand_ins
+from supertickets.surgery.heads import set_heads
 from supertickets.tickets import Ticket
+
+Kept = dict[str, list[int]]
+"""Query heads (`h`) and key/value heads (`g`), by their places."""
+
+
+def _together(groups: Iterable[Kept]) -> Kept:
+    """Return groups as one, one behind the other."""
+    found: Kept = {"h": [], "g": []}
+    for group in groups:
+        for axis, places in found.items():
+            places += group[axis]
+    return found
 
 
 class _Joined(nn.Module):
     """A parameter that is joined from groups of heads, which are parameters of their own; only active ones act."""
 
-    def __init__(self, slice: Slice, sizes: dict[str, int], groups: Sequence[Sequence[int]]) -> None:
+    def __init__(self, slice: Slice, sizes: dict[str, int], groups: Sequence[Kept]) -> None:
         super().__init__()
         self.dim, self.axes, self.sizes, self.groups = slice.dim, slice.axes, sizes, groups
-        self.places = [torch.from_numpy(self._index(group)) for group in groups]
+        self.places = [torch.from_numpy(index(self.axes, sizes, group)) for group in groups]
         self.active = list(range(len(groups)))
         self._order: Tensor | None = None
-
-    def _index(self, heads: Sequence[int]) -> NDArray[np.int64]:
-        return index(self.axes, self.sizes, {"h": np.array(heads, int)})
 
     def right_inverse(self, whole: Tensor) -> list[Tensor]:
         """Return the groups of a whole parameter."""
@@ -49,16 +58,19 @@ class _Joined(nn.Module):
         joined = found[0] if len(found) == 1 else torch.cat(found, self.dim)
         return joined if self._order is None else joined.index_select(self.dim, self._order.to(joined.device))
 
-    def activate(self, active: Sequence[int], whole: bool = False) -> None:
-        """Choose the groups that act, one behind the other; `whole`: heads in the order that they had at first."""
+    def activate(self, active: Sequence[int], whole: bool = False) -> int:
+        """Choose the groups that act, one behind the other; `whole`: all heads in the order that they had at first.
+
+        Returns how long the dimension is.
+        """
         self.active = list(active)
-        together = [head for i in self.active for head in self.groups[i]]
-        at = np.concatenate([self._index(self.groups[i]) for i in self.active]) if self.active else np.zeros(0, int)
-        order = self._index(sorted(together) if whole else together)
+        kept = {} if whole else _together(self.groups[i] for i in active)
+        order = index(self.axes, self.sizes, kept)
+        at = np.concatenate([self.places[i].numpy() for i in active]) if active else np.zeros(0, int)
         # Groups are laid out each by itself: of a fused projection the parts have to come together.
-        self._order = (
-            None if np.array_equal(order, at) else torch.from_numpy(np.argsort(at)[np.argsort(np.argsort(order))])
-        )
+        ranks = np.argsort(np.argsort(order))
+        self._order = None if np.array_equal(order, at) else torch.from_numpy(np.argsort(at)[ranks])
+        return len(order)
 
 
 class OptionalPart(nn.Module):
@@ -80,15 +92,14 @@ class _Heads:
 
     block: Block
     members: list[tuple[bool, ...]]
-    groups: list[list[int]]
+    groups: list[Kept]
     joined: list[tuple[Slice, _Joined]]
 
     def activate(self, active: Sequence[int], whole: bool = False) -> None:
         for slice, joined in self.joined:
-            joined.activate(active, whole)
-            self.block.set_width(slice, len(joined._index([h for i in active for h in joined.groups[i]])))
-        together = [head for group in active for head in self.groups[group]]
-        set_heads(self.block, sorted(together) if whole else together)
+            self.block.set_width(slice, joined.activate(active, whole))
+        kept = _together(self.groups[group] for group in active)
+        set_heads(self.block, *(sorted(places) if whole else places for places in kept.values()))
 
 
 @dataclass
@@ -113,16 +124,19 @@ class SharedStructures:
         self._active: Ticket | None = None
 
     def _shared_heads(self, block: Block, layer: int) -> _Heads:
-        kept = np.flatnonzero(reduce(or_, self._tickets).heads[layer])
-        groups: dict[tuple[bool, ...], list[int]] = {}
-        for head in kept.tolist():
-            groups.setdefault(tuple(bool(t.heads[layer, head]) for t in self._tickets), []).append(head)
+        kept = [block.shape.kept(ticket.heads[layer]) for ticket in self._tickets]
+        union = {axis: np.flatnonzero(reduce(or_, [one[axis] for one in kept])) for axis in ("h", "g")}
+        groups: dict[tuple[bool, ...], Kept] = {}
+        for axis, places in union.items():
+            for place in places.tolist():
+                members = tuple(bool(one[axis][place]) for one in kept)
+                groups.setdefault(members, {"h": [], "g": []})[axis].append(place)
         made = _Heads(block, list(groups), list(groups.values()), [])
         if any(not all(members) for members in groups):
-            sizes = {**block.shape.sizes, "h": len(kept), "g": len(kept)}
-            places = [np.searchsorted(kept, group).tolist() for group in groups.values()]
+            sizes = block.shape.sizes | {axis: len(places) for axis, places in union.items()}
+            here = [{axis: np.searchsorted(union[axis], one[axis]).tolist() for axis in one} for one in made.groups]
             for slice in list(block.slices()):
-                made.joined.append((slice, _Joined(slice, sizes, places)))
+                made.joined.append((slice, _Joined(slice, sizes, here)))
                 register_parametrization(block.module(slice.module), slice.name, made.joined[-1][1], unsafe=True)
         return made
 

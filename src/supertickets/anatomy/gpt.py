@@ -1,0 +1,39 @@
+"""Decoders with an FFN of two matrices."""
+
+from supertickets.anatomy.family import Family
+from supertickets.anatomy.parts import FFN, Attention, Part, rows
+
+GPT2 = Family(
+    layers="h",
+    attention=Attention("attn", (Part("attn.c_attn", "3 h d"),), "attn.c_proj", empty="output"),
+    ffn=FFN((Part("mlp.c_fc", "n"),), "mlp.c_proj"),
+    config_layers="n_layer",
+    config_heads="n_head",
+    config_hidden="n_embd",
+    config_ffn="n_inner|4*n_embd",
+    config_positions="n_positions",
+    task_dropout=None,
+    causal=True,
+)
+GPT_NEOX = Family(
+    layers="layers",
+    attention=Attention(
+        "attention",
+        (Part("attention.query_key_value", "h 3 d", bias="attention_bias"),),
+        "attention.dense",
+        empty="output",
+    ),
+    ffn=FFN((Part("mlp.dense_h_to_4h", "n"),), "mlp.dense_4h_to_h"),
+    causal=True,
+)
+OPT = Family(
+    layers="decoder.layers",
+    attention=Attention(
+        "self_attn", rows("self_attn", "q_proj", "k_proj", "v_proj", bias="enable_bias"), "self_attn.out_proj",
+        empty="output",
+    ),
+    ffn=FFN((Part("fc1", "n", bias="enable_bias"),), "fc2", bias="enable_bias"),
+    config_ffn="ffn_dim",
+    task_dropout=None,
+    causal=True,
+)  # fmt: skip
