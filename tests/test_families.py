@@ -1,6 +1,7 @@
 """Every other family as data: a row each in `helpers.models.OTHERS`, and the same questions to all of them."""
 
 import copy
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,18 +12,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Cache, PreTrainedModel
 
 import supertickets
 from helpers.models import HEADS, LAYERS, OTHERS, make_loud, pads_with_1, save_tiny_model, tiny_config
 from supertickets.anatomy import FAMILIES, Family
 from supertickets.anatomy.blocks import shape_of
-from supertickets.anatomy.cost import forward_flops, parameters
+from supertickets.anatomy.cost import forward_flops, removed_parameters
+from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
 from supertickets.surgery.gate import ticket_gated
+from supertickets.surgery.heads import _WithoutHeads
+from supertickets.surgery.masks import prunable
 from supertickets.surgery.sharing import SharedStructures
 from supertickets.tickets import Ticket
+from supertickets.tickets.weights import Pruning
 from test_importance import measured, naive_importance
 from test_surgery import NO_FFN, TICKET, WRONG, WRONG_FFN, hidden_states
 
@@ -53,12 +58,15 @@ def inputs(family: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("ticket", [TICKET, NO_HEADS, NO_FFN], ids=["ticket", "no heads", "no FFN"])
 def test_cut_equals_gated(family: str, inputs: dict[str, torch.Tensor], attention: str, ticket: Ticket) -> None:
     model = loud(family)
-    model.set_attn_implementation(attention)
+    try:
+        model.set_attn_implementation(attention)
+    except ValueError:
+        pytest.skip(f"{family} has no {attention} attention")
     with ticket_gated(model, ticket):
         expected = hidden_states(model, inputs)
     small = cut(copy.deepcopy(model), ticket)
     torch.testing.assert_close(hidden_states(small, inputs), expected, rtol=1e-12, atol=1e-12)
-    assert model.num_parameters() - small.num_parameters() == parameters(shape_of(model), ~ticket)
+    assert model.num_parameters() - small.num_parameters() == removed_parameters(shape_of(model), ticket)
     for wrong in (WRONG, WRONG_FFN, FULL):
         assert (hidden_states(cut(copy.deepcopy(model), wrong), inputs) - expected).abs().max() > 0.1
 
@@ -122,7 +130,9 @@ def test_gradients_equal_the_gated_ones(family: str, inputs: dict[str, torch.Ten
         grad = model.get_parameter(name).grad
         expected = torch.zeros_like(parameter) if grad is None else grad
         scale = max(1.0, float(expected.abs().max()))
-        torch.testing.assert_close(parameter / scale, expected / scale, rtol=0, atol=1e-9, msg=name)
+        torch.testing.assert_close(
+            parameter / scale, expected / scale, rtol=0, atol=1e-6, msg=name
+        )  # some norms are float32
 
 
 def test_importance_is_that_of_one_example_at_a_time(family: str, inputs: dict[str, torch.Tensor]) -> None:
@@ -226,3 +236,82 @@ def test_find_from_a_folder_to_what_it_ships(family: str, tmp_path: Path, words:
     assert done.table.score.notna().all()
     assert (done.shipped["ticket"] / "model" / "config.json").is_file()
     assert load_file(done.shipped["ticket"] / "ticket.safetensors")["heads"].shape == (LAYERS, HEADS)
+
+
+DECODERS = ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "modernbert-decoder", "olmo2",
+            "opt", "phi3", "qwen2", "qwen3", "smollm3")  # fmt: skip
+FIRST_WITHOUT_HEADS = Ticket.from_pruned(LAYERS, HEADS, [*((0, head) for head in range(HEADS)), (1, 0), (2, 3)], [1])
+
+
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("ticket", [TICKET, FIRST_WITHOUT_HEADS], ids=["ticket", "no heads"])
+def test_a_cut_decoder_generates_what_the_gated_one_does(
+    family: str, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedy, with a cache, texts of different lengths; the cache holds the key/value heads that are left."""
+    model = make_loud(AutoModelForCausalLM.from_config(tiny_config(family)).float()).eval()
+    model.set_attn_implementation("eager")
+    ids = torch.randint(5, 120, (2, 6), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    ids[1, :2], mask[1, :2] = int(pads_with_1(family)), 0  # padded on the left
+    small = cut(copy.deepcopy(model), ticket)
+
+    def generated(of: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
+        found = of.generate(
+            ids, attention_mask=mask, max_new_tokens=5, do_sample=False, output_logits=True,
+            return_dict_in_generate=True, eos_token_id=None,
+        )  # fmt: skip
+        return found.sequences, torch.stack(found.logits)
+
+    with ticket_gated(model, ticket):
+        tokens, logits = generated(model)
+    found, theirs = generated(small)
+    assert torch.equal(found, tokens)
+    torch.testing.assert_close(theirs, logits, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        cache = small(ids, use_cache=True).past_key_values
+    shape = shape_of(model)
+    for layer, heads in enumerate(ticket.heads):
+        assert cache.layers[layer].keys.shape[1] == max(1, int(shape.kept(heads)["g"].sum()))
+    if ticket is FIRST_WITHOUT_HEADS and family != "modernbert-decoder":  # whose cache counts by its other layers
+        # The control's first layer hands nothing to the cache, which counts tokens by it.
+        stand_in = _WithoutHeads.__call__
+
+        def forgetful(self: _WithoutHeads, *args: Any, **kwargs: Any) -> Any:
+            kept = [None if isinstance(one, Cache) else one for one in args]
+            return stand_in(self, *kept, **{k: None if isinstance(v, Cache) else v for k, v in kwargs.items()})
+
+        monkeypatch.setattr(_WithoutHeads, "__call__", forgetful)
+        assert not torch.allclose(generated(small)[1], logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_decoder_reads_the_last_token_of_a_text(family: str, tmp_path: Path) -> None:
+    """Its tokenizer has no padding token: the end-of-text token is used, on the right, and said."""
+    folder = save_tiny_model(tmp_path / "model", family, scale=0.5)
+    config, tokens = (json.loads((folder / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))
+    tokens = {name: value for name, value in tokens.items() if name != "pad_token"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**tokens, "eos_token": "[UNK]", "padding_side": "left"}))
+    source = ModelSource(find_model(str(folder)))
+    assert [said for said in source.notices if "no padding token; '[UNK]', its end-of-text token, is used" in said]
+    model = source.build(2, 0.0, 0).eval()
+    texts = ["w3 w4 w5 w6 w7", "w8", "w9 w10 w11"]
+    with torch.no_grad():
+        together = model(**source.tokenizer(texts, padding=True, return_tensors="pt")).logits
+        alone = [model(**source.tokenizer(text, return_tensors="pt")).logits[0] for text in texts]
+        torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=1e-5)
+        model.config.pad_token_id = 0  # the control takes padding for text
+        assert not torch.allclose(model(**source.tokenizer(texts, padding=True, return_tensors="pt")).logits, together)
+
+
+def test_every_matrix_of_a_layer_may_be_pruned(family: str) -> None:
+    """Tickets of single weights find the matrices of all families; embeddings and norms are left out."""
+    model = AutoModelForSequenceClassification.from_config(tiny_config(family, num_labels=2))
+    found = prunable(model.base_model, Pruning())
+    inside = [path for path in dict(model.base_model.named_parameters()) if ".0." in path]
+    matrices = {name for name in inside if model.base_model.get_parameter(name).ndim == 2}
+    assert matrices
+    assert matrices <= found.keys()
+    kinds = {name: model.base_model.get_submodule(name.removesuffix(".weight")) for name in found}
+    assert not [name for name, module in kinds.items() if isinstance(module, torch.nn.Embedding)]

@@ -16,8 +16,9 @@ from helpers.models import FAMILIES, HEADS, LAYERS, linears, make_loud, save_tin
 from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import TicketError
-from supertickets.surgery.cut import BiasAlone, cut
+from supertickets.surgery.cut import cut
 from supertickets.surgery.gate import ticket_gated
+from supertickets.surgery.heads import BiasAlone
 from supertickets.surgery.saving import IMPORT_FIRST
 from supertickets.tickets import Ticket
 

@@ -17,6 +17,8 @@ from supertickets.tasks import Form
 LAYERS, HEADS, HIDDEN, FFN, VOCABULARY = 3, 4, 32, 48, 120
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
 _RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 8}
+_HEAD_SIZE = {"head_dim": HIDDEN // HEADS}
+_SHARED_KV = {**_HEAD_SIZE, "num_key_value_heads": 2}
 OTHERS: dict[str, dict[str, Any]] = {
     "albert": {"num_hidden_groups": LAYERS, "num_hidden_layers": 2 * LAYERS, "embedding_size": 16},
     "camembert": {},
@@ -24,15 +26,30 @@ OTHERS: dict[str, dict[str, Any]] = {
     "deberta": _RELATIVE,
     "deberta-v2": {**_RELATIVE, "share_att_key": False, "position_buckets": 4},
     "ernie": {},
+    "eurobert": {**_SHARED_KV, "attention_bias": True},
+    "gemma": {**_HEAD_SIZE, "num_key_value_heads": HEADS},
+    "gemma2": _SHARED_KV,
+    "gemma3_text": _SHARED_KV,
+    "gpt2": {"n_layer": LAYERS, "n_head": HEADS, "n_embd": HIDDEN, "n_inner": FFN, "n_positions": 40},
+    "gpt_neox": {},
     "gte": {},
     "jina_embeddings_v3": {},
+    "llama": _SHARED_KV,
     "megatron-bert": {},
+    "mistral": _SHARED_KV,
     "modernbert": {"attention_bias": True},
+    "modernbert-decoder": {},
     "mpnet": {},
-    "nomic_bert": {"head_dim": HIDDEN // HEADS},
+    "nomic_bert": _HEAD_SIZE,
+    "olmo2": {"num_key_value_heads": 2},
+    "opt": {"ffn_dim": FFN, "word_embed_proj_dim": HIDDEN},
+    "phi3": {"num_key_value_heads": 2},
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
     "rembert": {"input_embedding_size": 16},
     "roberta-prelayernorm": {},
     "roc_bert": {},
+    "smollm3": {"num_key_value_heads": 2},
     "xlm-roberta-xl": {},
 }
 """Families that are tried once each (tests/test_families.py), with what their tiny models need."""
@@ -106,6 +123,8 @@ def save_tiny_model(
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
     specials = ["<s>", "<pad>", "</s>", "<unk>"] if pads_with_1(family) else ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    if family == "qwen2":
+        specials[0] = "<|endoftext|>"  # its tokenizer's class adds it
     names = dict(
         zip(
             ["cls", "pad", "sep", "unk"],
