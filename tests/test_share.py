@@ -504,6 +504,9 @@ def test_one_task_under_two_names_is_refused(places: dict[str, Path], given: dic
     shutil.copytree(places["words"], again)
     (info,) = load_tasks(again)
     save_tasks(again, [replace(info, task="others", source=info.source.model_copy(update={"task": "others"}))])
+    path = again / "super-ticket" / "ticket.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "origin": {**content["origin"], "task": "others"}}))
     with pytest.raises(TicketError, match="tasks 'words' and 'others' have the same examples"):
         run_study("share", given | {"tickets": (places["words"], again)}, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
