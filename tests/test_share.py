@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
@@ -75,6 +76,23 @@ def test_what_nobody_keeps_is_not_there(shared: Result) -> None:
     assert sizes[True] - sizes[False] == expected
     assert shared.findings.sizes.union == pytest.approx(sizes[False] / sizes[True])
     assert shared.findings.sizes.mean < shared.findings.sizes.union
+
+
+def test_the_table_tells_tasks_apart(shared: Result) -> None:
+    """A task's last and best epochs are its own, and its dense model is the one with its output layer."""
+    table = shared.table
+    runs = [run for run in table.to_dict("records") if run["stage"] == SHARED]
+    assert runs
+    for run in runs:
+        outcome = load_outcome(shared.folder / "trials" / run["trial"])
+        assert outcome is not None
+        own = [epoch["metrics"][run["task"]]["dev"]["score"] for epoch in outcome.epochs]
+        assert (run["last_step"], run["best_of_epochs"]) == (own[-1], max(own))
+    together = [load_outcome(shared.folder / "trials" / run["trial"]).epochs for run in runs]  # type: ignore[union-attr]
+    assert any(run["last_step"] != epochs[-1]["score"] for run, epochs in zip(runs, together, strict=True))
+    assert (table[table["kind"] == MT_DNN]["remaining"] == 1).all()
+    assert (table[table["kind"] == TICKET_SHARE]["remaining"] < 1).all()
+    assert pd.read_csv(shared.folder / "results.csv")["flops"].dropna().tolist() == table["flops"].dropna().tolist()
 
 
 def test_sharing_costs_what_its_tickets_cost(shared: Result) -> None:

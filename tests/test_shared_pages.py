@@ -56,7 +56,8 @@ def a_run(labels: Mapping[str, Label], tasks: Sequence[TaskInfo], tickets: Seque
         SimpleNamespace(ticket=ticket, data_hash=one.data_hash) for one, ticket in zip(tasks, tickets, strict=True)
     ]
     recipe = SimpleNamespace(epochs=3)
-    trial: Any = SimpleNamespace(key=f"key-{step}", tasks=parts, ticket=tickets[0], recipe=recipe)
+    examples = tuple(one.data_hash for one in tasks)
+    trial: Any = SimpleNamespace(key=f"key-{step}", tasks=parts, ticket=tickets[0], recipe=recipe, examples=examples)
     if not finished:
         return Run(step, trial)
     rng = np.random.default_rng(zlib.crc32(str(step).encode()))
@@ -71,7 +72,7 @@ def a_run(labels: Mapping[str, Label], tasks: Sequence[TaskInfo], tickets: Seque
     outcome: Any = SimpleNamespace(
         finished=True, status="finished", by_task=by_task, metrics=by_task[0], score=by_task[0]["dev"]["score"],
         best_epoch=2, cost=cost, environment={"python": "3.11", "torch": "2.6"}, trial=trial,
-        epochs=[{"epoch": 1, "score": by_task[0]["dev"]["score"]}],
+        epochs=[{"epoch": 1, "score": by_task[0]["dev"]["score"], "metrics": dict(enumerate(by_task))}],
     )  # fmt: skip
     return Run(step, trial, outcome)
 

@@ -175,10 +175,10 @@ def runs_table(runs: Sequence[Run], tasks: Sequence[TaskInfo]) -> pd.DataFrame:
     training took (`tokens`, `flops`, `seconds`; of several tasks in the first one's row, so that costs add up), and the
     key of the `trial`. What a run does not have is missing (NaN), never zero.
     """
-    dense: dict[int, float] = {}  # by the number of output layers
+    dense: dict[tuple[str, ...], float] = {}  # by the tasks, whose output layers differ
     for run in runs:
         if run.outcome is not None and run.outcome.trial.ticket.is_full:
-            dense[len(run.outcome.trial.tasks)] = run.outcome.cost["parameters"]
+            dense[run.outcome.trial.examples] = run.outcome.cost["parameters"]
     rows = [
         _row(run, task, place, dense)
         for run in runs
@@ -213,7 +213,7 @@ def _tasks_of(run: Run, tasks: Sequence[TaskInfo]) -> Sequence[TaskInfo]:
     return [task for task in tasks if task.task == named][:1] if named else tasks
 
 
-def _row(run: Run, task: TaskInfo, place: int, dense: Mapping[int, float]) -> dict[str, Any]:
+def _row(run: Run, task: TaskInfo, place: int, dense: Mapping[tuple[str, ...], float]) -> dict[str, Any]:
     outcome, trial = run.outcome, run.trial
     row: dict[str, Any] = {**run.step.labels, "task": task.task, "status": run.status, "score": np.nan}
     row |= dict.fromkeys(_LAST)
@@ -222,7 +222,11 @@ def _row(run: Run, task: TaskInfo, place: int, dense: Mapping[int, float]) -> di
             prefix = "" if split == "dev" else f"{split}_"
             row |= {prefix + name: value for name, value in metrics.items() if prefix + name != "score"}
         row["score"] = outcome.by_task[place]["dev"]["score"]
-        scores = [epoch["score"] for epoch in outcome.epochs]
+        several = len(outcome.trial.tasks) > 1  # then an epoch's score is the mean over tasks
+        scores = [
+            list(epoch["metrics"].values())[place]["dev"]["score"] if several else epoch["score"]
+            for epoch in outcome.epochs
+        ]
         row |= {"last_step": scores[-1], "best_of_epochs": max(scores), "best_epoch": outcome.best_epoch}
     if trial is not None:
         ticket = trial.tasks[place].ticket
@@ -231,7 +235,7 @@ def _row(run: Run, task: TaskInfo, place: int, dense: Mapping[int, float]) -> di
         row |= {"inference": forward_flops(task.shape, ticket, 1, 32) / full, "trial": trial.key}
     if outcome is not None:
         row["parameters"] = outcome.cost["parameters"]
-        if (whole := dense.get(len(outcome.trial.tasks))) is not None:
+        if (whole := dense.get(outcome.trial.examples)) is not None:
             row["remaining"] = row["parameters"] / whole
         row |= {name: outcome.cost[name] for name in ("tokens", "flops", "seconds") if not place}
     return row

@@ -119,6 +119,11 @@ class Trial(_Value):
         """What its model keeps: the union of its tasks' tickets."""
         return reduce(or_, (task.ticket for task in self.tasks))
 
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """The hashes of what it is trained on, task by task."""
+        return tuple(task.data_hash for task in self.tasks)
+
     def dropout(self, place: int) -> float:
         """Return the dropout before the output layer of the task at `place`."""
         own = self.tasks[place].dropout

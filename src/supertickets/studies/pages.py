@@ -37,9 +37,19 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
         named = not isinstance(table.index, pd.RangeIndex)
         text = table.map(shown)
         markdown = text.map(lambda cell: cell.replace("|", "\\|"))
-        write_atomically(stem.with_suffix(".csv"), table.to_csv(index=named, float_format="%.10g"))
+        write_atomically(stem.with_suffix(".csv"), as_csv(table, named))
         write_atomically(stem.with_suffix(".md"), markdown.to_markdown(index=named, disable_numparse=True) + "\n")
         write_atomically(stem.with_suffix(".tex"), text.to_latex(index=named, escape=True))
+
+
+def as_csv(table: pd.DataFrame, named: bool = False) -> str:
+    """Return a table as CSV, with its index if rows have names: whole numbers whole, others to ten digits."""
+
+    def number(value: Any) -> str:
+        return f"{value:.0f}" if float(value).is_integer() else f"{value:.10g}"
+
+    text: str = table.to_csv(index=named, float_format=number)
+    return text
 
 
 def shown(value: Any) -> str:

@@ -19,7 +19,7 @@ from supertickets.studies import STUDIES
 from supertickets.studies.checks import check_folder, check_runner, check_tasks
 from supertickets.studies.config import merge_overrides, save_settings
 from supertickets.studies.exchange import Shipping
-from supertickets.studies.pages import write_findings
+from supertickets.studies.pages import as_csv, write_findings
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Loaded, Request, Study
 
@@ -87,7 +87,7 @@ def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
         machine = machine_of(settled, base, {**request.more_tasks, **tasks})
         runs = _run(study, settled, infos, machine, quiet)
         findings = study.analyse(runs, settled)
-        write_atomically(settled.folder / RESULTS, findings.runs.to_csv(index=False, float_format="%.10g"))
+        write_atomically(settled.folder / RESULTS, as_csv(findings.runs))
         runs.check_some_finished()
         shipped = study.ship(Shipping(runs, findings, settled, base, tasks, machine))
         write_findings(study, runs, findings)
