@@ -179,6 +179,25 @@ def test_settings_may_come_from_a_file(done: Result, counting: list[str]) -> Non
     assert counting == []
 
 
+def test_a_finished_study_opens_without_its_model_being_built(
+    done: Result, tmp_path: Path, words: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was understood of the same model and data is in the folder; of other data nothing is, so it is asked."""
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    description = load_tasks(copy)[0].description
+    asked = dict(SMALL, model=done.settings.model, **words)
+
+    def built(*of: object) -> None:
+        raise AssertionError("the model is built")
+
+    monkeypatch.setattr("supertickets.models.ModelSource", built)
+    assert supertickets.find(asked, out=copy).table.equals(done.table)
+    assert load_tasks(copy)[0].description == description != ()
+    (copy / "results.csv").unlink()  # the control has not ended
+    with pytest.raises(AssertionError, match="the model is built"):
+        supertickets.find(asked, out=copy)
+
+
 def test_what_is_done_is_not_run_again(
     done: Result, counting: list[str], tmp_path: Path, words: dict[str, Path]
 ) -> None:

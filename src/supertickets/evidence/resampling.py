@@ -1,6 +1,7 @@
 """Scores of many resamples of an evaluation set: bootstrap resamples and halves of a dev set are rows of weights."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ def bootstrap_weights(examples: int, seed: int = 0, resamples: int = RESAMPLES) 
     return rng.multinomial(examples, np.full(examples, 1 / examples), size=resamples).astype(np.float64)
 
 
+@lru_cache(maxsize=2)  # one and the same for all runs of a task
 def half_weights(examples: int, halvings: int, seed: int = 0) -> Floats:
     """Return random halves, `[2 * halvings, examples]`: rows 2i and 2i + 1 are the two halves of one split."""
     rng = np.random.default_rng(seed)
@@ -27,6 +29,7 @@ def half_weights(examples: int, halvings: int, seed: int = 0) -> Floats:
         order = rng.permutation(examples)
         weights[2 * i, order[: examples // 2]] = 1
         weights[2 * i + 1, order[examples // 2 :]] = 1
+    weights.flags.writeable = False
     return weights
 
 

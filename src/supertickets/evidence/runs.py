@@ -26,7 +26,8 @@ from supertickets.tasks import Task, TaskSource
 from supertickets.tasks.metrics import scored
 from supertickets.tickets import Ticket
 
-TASKS = "study.safetensors"
+TASKS, RESULTS = "study.safetensors", "results.csv"
+"""In a study's folder: what it is about; when it has ended, one row a run."""
 DENSE = "dense"
 CONTROL = "control"
 """Dense runs with other seeds than the study's: what choosing among seeds alone gives."""
@@ -68,6 +69,11 @@ class TaskInfo:
             targets=task.dev.targets,
             source=source,
         )
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What is the same wherever model and examples lie."""
+        return self.task, self.data_hash, self.model_type, self.weight_hash, self.files_hash
 
     @property
     def measure(self) -> str:

@@ -167,10 +167,12 @@ class Execution:
     def __init__(self, steps: Iterable[Step]) -> None:
         self.runs = [Run(step) for step in steps]
         self._run = {run.step: run for run in self.runs}
+        self._rivals = [run for run in self.runs if run.step.keep == "best"]
         self._by_id: dict[str, list[Run]] = {}
         self._by_key: dict[str, list[Run]] = {}
         self._children: dict[Step, list[Run]] = {}
         self._waits_for: dict[Run, int] = {}
+        self._dropped: set[str] = set()
         for run in self.runs:
             parents = set(run.step.parents)
             if strange := parents - self._run.keys():
@@ -243,7 +245,10 @@ class Execution:
         best = max((run.outcome for run in contest if run.outcome is not None), key=lambda one: one.rank, default=None)
         outcomes = {run.outcome.key: run.outcome for run in [*others, *runs] if run.outcome is not None}
         is_best = None if best is None else best.key
-        return [outcome for key, outcome in outcomes.items() if key != is_best and not self._wanted(key)]
+        found = {key: one for key, one in outcomes.items() if key != is_best and not self._wanted(key)}
+        new = [one for key, one in found.items() if key not in self._dropped]
+        self._dropped |= found.keys()
+        return new
 
     def _wanted(self, key: str) -> bool:
         """Whether a step keeps a trial's weights for good, or one that has yet to end starts from them."""
@@ -252,8 +257,8 @@ class Execution:
 
     def _contest(self) -> list[Run]:
         """Return the finished runs of which the best is kept; a full ticket is the dense model, and no candidate."""
-        best_of = [run for run in self.runs if run.step.keep == "best" and run.finished]
-        return [run for run in best_of if run.trial is not None and not run.trial.ticket.is_full]
+        finished = [run for run in self._rivals if run.finished]
+        return [run for run in finished if run.trial is not None and not run.trial.ticket.is_full]
 
     def elsewhere(self, id: str) -> list[Path]:
         """Return the folders of the same trial in other studies."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from supertickets.errors import TicketError
-from supertickets.evidence.runs import TaskInfo, load_tasks
+from supertickets.evidence.runs import RESULTS, TaskInfo, load_tasks
 from supertickets.lab.machine import RUNNERS, check_device
 from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel
@@ -34,22 +34,40 @@ def check_tasks(settings: StudySettings, base: BaseModel, tasks: Loaded) -> list
     Raises TicketError where the model's files do not fit together, for a task that cannot be trained or scored, and for
     two that are one and the same.
     """
-    from supertickets.models import ModelSource
-    from supertickets.training.objectives import check_task, describe_tokens
-
-    model, found, seen = ModelSource(base), list[TaskInfo](), dict[str, str]()
-    for source, task in tasks.items():
-        info = TaskInfo.of(base, source, task)
+    infos, seen = [TaskInfo.of(base, source, task) for source, task in tasks.items()], dict[str, str]()
+    for info in infos:
         if len(info.targets) < 2:
             raise TicketError(f"task {info.task!r} has one dev example; expected at least two.")
         if info.data_hash in seen:
             raise TicketError(f"tasks {seen[info.data_hash]!r} and {info.task!r} have the same examples.")
         seen[info.data_hash] = info.task
+    if (known := _understood(settings.folder, infos)) is not None:
+        return known
+    from supertickets.models import ModelSource
+    from supertickets.training.objectives import check_task, describe_tokens
+
+    model, found = ModelSource(base), list[TaskInfo]()
+    for info, task in zip(infos, tasks.values(), strict=True):
         model.check(task.form, task.outputs)
         check_task(task, model.tokenizer, settings.max_length)
         said = describe(task) + describe_tokens(task, model.tokenizer, settings.max_length)
         found.append(replace(info, description=said))
     return [replace(found[0], description=(*model.notices, *found[0].description)), *found[1:]]
+
+
+def _understood(folder: Path, infos: Sequence[TaskInfo]) -> list[TaskInfo] | None:
+    """Return what a study that has ended in a folder understood of the same model and data, None if there is none.
+
+    To load and run the model again would take most of the time in which a finished study is opened.
+    """
+    if not (folder / RESULTS).is_file():
+        return None
+    there: tuple[TaskInfo, ...] = ()
+    with suppress(TicketError):  # a damaged one is written anew
+        there = load_tasks(folder)
+    if [one.identity for one in there] != [one.identity for one in infos]:
+        return None
+    return [replace(info, description=one.description) for info, one in zip(infos, there, strict=True)]
 
 
 def check_folder(settings: S, infos: Sequence[TaskInfo], weights: bool = True) -> S:

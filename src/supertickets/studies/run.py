@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError
-from supertickets.evidence.runs import Runs, TaskInfo, save_tasks
+from supertickets.evidence.runs import RESULTS, Runs, TaskInfo, save_tasks
 from supertickets.lab.lab import Lab
 from supertickets.lab.lock import hold
 from supertickets.lab.machine import Machine
@@ -25,9 +25,6 @@ from supertickets.studies.study import Loaded, Request, Study
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RESULTS = "results.csv"
-"""Written when a study ends: one row a run."""
 
 
 @dataclass(frozen=True)

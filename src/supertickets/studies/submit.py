@@ -14,7 +14,7 @@ import numpy as np
 
 from supertickets.errors import TicketError
 from supertickets.evidence.published import table_2, why_not_averaged
-from supertickets.evidence.runs import DENSE, Runs
+from supertickets.evidence.runs import DENSE, RESULTS, Runs
 from supertickets.lab.lab import Lab
 from supertickets.lab.lock import hold
 from supertickets.lab.machine import check_device
@@ -25,7 +25,7 @@ from supertickets.studies.checks import check_place
 from supertickets.studies.exchange import is_shipped
 from supertickets.studies.find import TICKET, FindSettings, best_run
 from supertickets.studies.inputs import OpenStudy, open_study
-from supertickets.studies.run import RESULTS, machine_of
+from supertickets.studies.run import machine_of
 from supertickets.tasks import load_task, task_name
 from supertickets.tasks.glue import GLUE, load_test_texts
 from supertickets.tasks.submission import FILES, TestFile, write_submission
