@@ -13,9 +13,9 @@ from supertickets.evidence.findings import Findings
 from supertickets.evidence.runs import Runs, TaskInfo
 from supertickets.lab.steps import Done
 from supertickets.lab.trial import Trial
-from supertickets.studies.settings import DrawnSettings
+from supertickets.studies.settings import DrawnSettings, part
 from supertickets.studies.study import full_ticket, training_flops, trial_of
-from supertickets.tickets.drawing import draw_ranked, normalise_by_layer
+from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
 
 Answers = tuple[tuple[Step, bool], ...]
 """Steps that must have ended before, each with the answer (whether its ticket passed) that leads to the next one."""
@@ -97,7 +97,7 @@ class Bisect(Study[BisectSettings]):
             if outcome is None or (outcome.score >= scored.score - settings.margin) is not answer:
                 return None
         heads, ffns = scored.scores()
-        ticket = draw_ranked(normalise_by_layer(heads), ffns, level, "winning", settings.drawing)
+        ticket = draw_ranked(normalise_by_layer(heads), ffns, level, "winning", part(settings, Drawing))
         return trial_of(settings, task, ticket, int(dense.labels["seed"]))
 
     def analyse(self, runs: Runs, settings: BisectSettings) -> BisectFindings:
