@@ -175,7 +175,7 @@ def test_pure_noise_gains_nothing_when_selection_is_paid_for() -> None:
     In each, the dense run is one more such candidate, and the gain is over it, its own choice of an epoch paid too.
     """
     rng = np.random.default_rng(0)
-    paper, honest = [], []
+    paper, cross_fitted = [], []
     for _ in range(200):
         targets = rng.integers(0, 2, 200)
         runs = [
@@ -184,9 +184,9 @@ def test_pure_noise_gains_nothing_when_selection_is_paid_for() -> None:
         ]
         dense, winning = cross_fit(runs[:1]), cross_fit(runs[1:])
         paper.append(winning.paper - dense.paper)
-        honest.append(winning.honest - dense.honest)
-    error = np.std(honest, ddof=1) / np.sqrt(len(honest))
-    assert abs(np.mean(honest)) < 3 * error
+        cross_fitted.append(winning.cross_fitted - dense.cross_fitted)
+    error = np.std(cross_fitted, ddof=1) / np.sqrt(len(cross_fitted))
+    assert abs(np.mean(cross_fitted)) < 3 * error
     assert np.mean(paper) > 10 * np.std(paper, ddof=1) / np.sqrt(len(paper))
     assert np.mean(paper) > 2  # points, of nothing
 
@@ -198,7 +198,7 @@ def test_a_better_candidate_is_found_and_keeps_its_gain() -> None:
     found = cross_fit([halved_scores(run, ("accuracy",), targets) for run in (worse, better)])
     own = evaluate(("accuracy",), targets, better[0])["score"]
     assert found.paper == pytest.approx(own)
-    assert found.honest == pytest.approx(own, abs=0.2)
+    assert found.cross_fitted == pytest.approx(own, abs=0.2)
 
 
 def test_cross_fitting_against_a_naive_loop() -> None:
@@ -206,22 +206,22 @@ def test_cross_fitting_against_a_naive_loop() -> None:
     targets = rng.integers(0, 2, 61)
     runs = [guesses(rng, targets, 0.6, epochs) for epochs in (2, 3)]
     weights = half_weights(61, 7, seed=5).astype(bool)
-    honest = []
+    cross_fitted = []
     for first, second in zip(weights[0::2], weights[1::2], strict=True):
         for here, there in ((first, second), (second, first)):
             epochs = [epoch for run in runs for epoch in run]
             scores = [evaluate(("matthews",), targets[here], epoch[here])["score"] for epoch in epochs]
             best = epochs[int(np.argmax(scores))]
-            honest.append(evaluate(("matthews",), targets[there], best[there])["score"])
+            cross_fitted.append(evaluate(("matthews",), targets[there], best[there])["score"])
     found = cross_fit([halved_scores(run, ("matthews",), targets, halvings=7, seed=5) for run in runs])
-    assert found.honest == pytest.approx(np.mean(honest))
+    assert found.cross_fitted == pytest.approx(np.mean(cross_fitted))
 
 
 def test_one_candidate_costs_nothing() -> None:
     rng = np.random.default_rng(2)
     targets = rng.integers(0, 2, 100)
     found = cross_fit([halved_scores(guesses(rng, targets, 0.7), ("accuracy",), targets)])
-    assert found.honest == pytest.approx(found.paper)  # the halves' mean is the whole
+    assert found.cross_fitted == pytest.approx(found.paper)  # the halves' mean is the whole
 
 
 def test_nothing_to_choose_from() -> None:

@@ -87,9 +87,9 @@ def test_gains_are_what_predictions_say(studies: dict[str, Result]) -> None:
     one = look(studies["graded"].folder)
     runs, seen = one.runs, one.findings
     assert seen.paper is not None
-    assert seen.honest is not None
-    for seed, have_super, have_dense, have_honest in zip(
-        seen.paper.seeds, seen.paper.scores, seen.paper.dense, seen.honest.scores, strict=True
+    assert seen.cross_fitted is not None
+    for seed, have_super, have_dense, have_cross_fitted in zip(
+        seen.paper.seeds, seen.paper.scores, seen.paper.dense, seen.cross_fitted.scores, strict=True
     ):
         own = [run for run in runs.where() if run.step.labels["seed"] == seed]
 
@@ -108,7 +108,7 @@ def test_gains_are_what_predictions_say(studies: dict[str, Result]) -> None:
             for run in sorted(own, key=lambda run: run.step.labels["level"])
             if run.step.labels["kind"] == "winning"
         ]
-        assert have_honest == pytest.approx(cross_fit(winning).honest)
+        assert have_cross_fitted == pytest.approx(cross_fit(winning).cross_fitted)
     assert seen.paper.mean == pytest.approx(np.mean(seen.paper.scores) - np.mean(seen.paper.dense))
     table = runs.table[runs.table["kind"] == "winning"]
     assert np.mean(seen.paper.scores) == pytest.approx(table.groupby("seed")["score"].max().mean())

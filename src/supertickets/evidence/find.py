@@ -63,16 +63,16 @@ class FindFindings(Findings):
     """What a study of `find` shows.
 
     `means` has a row a kind and level with 95 % bootstrap intervals `low` and `high` over seeds and examples. `paper`
-    is the gain as the paper reports it: each seed's best winning level, chosen on the dev set that scores it; `honest`
-    is the cross-fitted one. `control` is what choosing among `controls` dense runs gives over their mean, both ways.
-    `remaining` is each seed's share of parameters in its best winning ticket, `chosen` the row of the super ticket.
-    `spread` has tables of that over seeds and learning rates (none: not asked for), `paper_tables` see
+    is the gain as the paper reports it: each seed's best winning level, chosen on the dev set that scores it;
+    `cross_fitted` is the cross-fitted gain. `control` is what choosing among `controls` dense runs gives over their
+    mean, both ways. `remaining` is each seed's share of parameters in its best winning ticket, `chosen` the row of the
+    super ticket. `spread` has tables of that over seeds and learning rates (none: not asked for), `paper_tables` see
     `evidence.tables`.
     """
 
     means: pd.DataFrame
     paper: Gain | None
-    honest: Gain | None
+    cross_fitted: Gain | None
     remaining: tuple[float, ...]
     control: Selected | None
     controls: int
@@ -116,25 +116,25 @@ def analyse_find(runs: Runs) -> FindFindings:
         if run.trial is not None and not run.trial.ticket.is_full:  # a full one is the dense run itself
             by_seed.setdefault(_seed(run), []).append(scores)
     seeds = sorted(set(by_seed) & set(dense))
-    paper = honest = control = None
+    paper = cross_fitted = control = None
     remaining: tuple[float, ...] = ()
     if seeds:
         chosen, own = [cross_fit(by_seed[seed]) for seed in seeds], [cross_fit([dense[seed]]) for seed in seeds]
         paper = Gain.of(seeds, [c.paper for c in chosen], [d.paper for d in own])
-        honest = Gain.of(seeds, [c.honest for c in chosen], [d.honest for d in own])
+        cross_fitted = Gain.of(seeds, [c.cross_fitted for c in chosen], [d.cross_fitted for d in own])
         best = [select_super(table[table["seed"] == seed]) for seed in seeds]
         remaining = tuple(float(row["remaining"]) for row in best if row is not None)
         if halves[CONTROL]:
             among = cross_fit(list(halves[CONTROL].values()))
             control = Selected(
                 among.paper - float(np.mean([d.paper for d in own])),
-                among.honest - float(np.mean([d.honest for d in own])),
+                among.cross_fitted - float(np.mean([d.cross_fitted for d in own])),
             )
     return FindFindings(
         runs=everything,
         means=_means(table, resampled),
         paper=paper,
-        honest=honest,
+        cross_fitted=cross_fitted,
         remaining=remaining,
         control=control,
         controls=len(halves[CONTROL]),

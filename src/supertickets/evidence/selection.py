@@ -1,4 +1,4 @@
-"""Selection judged honestly: choose on one half of the dev set, score on the other.
+"""Selection without bias: choose on one half of the dev set, score on the other.
 
 Choosing the best of several levels, and of several epochs, on the very dev set whose score is then reported, makes any
 method look better. Cross-fitting corrects for that choice: run and epoch are chosen on one half and scored on the
@@ -20,10 +20,10 @@ HALVINGS = 50
 
 @dataclass(frozen=True)
 class Selected:
-    """What choosing among candidates gives: `paper` scores the choice on the data it was made on, `honest` on other."""
+    """The score of the best candidate: `paper` on the data it was chosen on, `cross_fitted` on data it was not."""
 
     paper: float
-    honest: float
+    cross_fitted: float
 
 
 def halved_scores(

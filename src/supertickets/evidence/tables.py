@@ -39,16 +39,16 @@ class Average:
     """The mean over tasks, seed by seed: gains as the paper reports them and cross-fitted, or why there is none."""
 
     paper: Gain | None = None
-    honest: Gain | None = None
+    cross_fitted: Gain | None = None
     reason: str = ""
 
     def sentence(self) -> str:
         """Say it for people."""
-        if self.paper is None or self.honest is None:
+        if self.paper is None or self.cross_fitted is None:
             return self.reason
         seeds = len(self.paper.seeds)
         said = f"Average over tasks ({seeds} seed{'s' if seeds > 1 else ''}): dense {self.paper.dense_mean:.2f}"
-        for name, gain in (("the paper would report", self.paper), ("cross-fitted", self.honest)):
+        for name, gain in (("the paper would report", self.paper), ("cross-fitted", self.cross_fitted)):
             said += f"; {name} {gain.mean:+.2f}{interval(vars(gain.test))}"
         return said + ("." if seeds > 1 else ". One seed allows no test.")
 
@@ -73,7 +73,7 @@ def names_of(studies: Sequence[AnalysedStudy]) -> list[str]:
 def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
     """Return one row a study: dense and super scores (mean and standard deviation over seeds), gains, tests, size.
 
-    `paper_*` is each seed's best winning ticket chosen on the dev set that scores it, `honest_*` the cross-fitted
+    `paper_*` is each seed's best winning ticket chosen on the dev set that scores it, `cross_fitted_*` the cross-fitted
     selection. `*_p` are of paired t-tests over seeds, `*_p_holm` corrected for the number of studies. The last row is
     the average over tasks, where there is one. What there is not is missing (NaN).
     """
@@ -81,34 +81,34 @@ def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
     for name, one in zip(names_of(ordered := in_order(studies)), ordered, strict=True):
         runs, seen = one.runs, one.findings
         entry: dict[str, Any] = {"task": name, "model": runs.task.model}
-        entry |= {"metrics": "/".join(runs.task.metrics), **_gain_cells(seen.paper, seen.honest)}
+        entry |= {"metrics": "/".join(runs.task.metrics), **_gain_cells(seen.paper, seen.cross_fitted)}
         if seen.paper is not None:
             entry |= {"remaining": np.mean(seen.remaining), "remaining_std": _std(seen.remaining)}
         if seen.control is not None:
-            entry |= {"control_gain": seen.control.paper, "control_honest_gain": seen.control.honest}
+            entry |= {"control_gain": seen.control.paper, "control_cross_fitted_gain": seen.control.cross_fitted}
         rows.append(entry | {"transition": "yes" if seen.phases.seen else "no"})
     frame = pd.DataFrame(rows)
     frame["transition"] = frame.pop("transition")  # the last column
-    for name in ("paper", "honest"):
+    for name in ("paper", "cross_fitted"):
         if f"{name}_p" in frame:
             corrected = holm(frame[f"{name}_p"].tolist())
             frame.insert(list(frame.columns).index(f"{name}_p") + 1, f"{name}_p_holm", corrected)
     average = task_average(studies)
     if average.paper is not None:
-        last = {"task": "average", "model": "", "metrics": "", **_gain_cells(average.paper, average.honest)}
+        last = {"task": "average", "model": "", "metrics": "", **_gain_cells(average.paper, average.cross_fitted)}
         frame = pd.concat([frame, pd.DataFrame([last | {"transition": ""}])], ignore_index=True)
     if "seeds" in frame:
         frame["seeds"] = frame["seeds"].astype("Int64")
     return frame
 
 
-def _gain_cells(paper: Gain | None, honest: Gain | None) -> dict[str, Any]:
-    if paper is None or honest is None:
+def _gain_cells(paper: Gain | None, cross_fitted: Gain | None) -> dict[str, Any]:
+    if paper is None or cross_fitted is None:
         return {}
     cells: dict[str, Any] = {"seeds": len(paper.seeds)}
     cells |= {"dense": np.mean(paper.dense), "dense_std": _std(paper.dense)}
     cells |= {"super": np.mean(paper.scores), "super_std": _std(paper.scores)}
-    for name, gain in (("paper", paper), ("honest", honest)):
+    for name, gain in (("paper", paper), ("cross_fitted", cross_fitted)):
         cells |= {f"{name}_gain": gain.mean, f"{name}_low": gain.test.low, f"{name}_high": gain.test.high}
         cells |= {f"{name}_p": gain.test.p}
     return cells
@@ -139,7 +139,7 @@ def task_average(studies: Sequence[AnalysedStudy]) -> Average:
     unfinished = [name for name, one in zip(names, studies, strict=True) if one.findings.paper is None]
     if unfinished:
         return Average(reason=f"No average over tasks: no winning ticket of {', '.join(unfinished)} finished.")
-    both = [(one.findings.paper, one.findings.honest) for one in studies]
+    both = [(one.findings.paper, one.findings.cross_fitted) for one in studies]
     seeds = sorted(set.intersection(*[set(paper.seeds) for paper, _ in both if paper is not None]))
     if not seeds:
         return Average(reason="No average over tasks: the studies have no seed in common.")
@@ -152,8 +152,8 @@ def task_average(studies: Sequence[AnalysedStudy]) -> Average:
             columns.append([getattr(gain, what)[gain.seeds.index(seed)] for seed in seeds])
         return [float(value) for value in np.mean(columns, axis=0)]
 
-    paper, honest = (Gain.of(seeds, averaged(which, "scores"), averaged(which, "dense")) for which in (0, 1))
-    return Average(paper, honest)
+    paper, cross_fitted = (Gain.of(seeds, averaged(which, "scores"), averaged(which, "dense")) for which in (0, 1))
+    return Average(paper, cross_fitted)
 
 
 def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:
@@ -171,16 +171,16 @@ def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:
         return dict(zip(titles, cells, strict=True))
 
     average, means = task_average(studies), [np.nan] * 3
-    if average.paper is not None and average.honest is not None:
-        means = [average.paper.dense_mean, average.paper.super_mean, average.honest.super_mean]
+    if average.paper is not None and average.cross_fitted is not None:
+        means = [average.paper.dense_mean, average.paper.super_mean, average.cross_fitted.super_mean]
     paper, remaining = [one.findings.paper for one in ordered], [one.findings.remaining for one in ordered]
     sizes_left = [np.mean(shares) for shares in remaining if shares]
     left = f"{np.mean(sizes_left):.1%}" if sizes_left else "-"
-    honest = ("-" if (gain := one.findings.honest) is None else f"{gain.super_mean:.1f}" for one in ordered)
+    cross_fitted = ("-" if (gain := one.findings.cross_fitted) is None else f"{gain.super_mean:.1f}" for one in ordered)
     scores = {
         "ST-DNN": row(_scores(one, False) for one in ordered),
         "SuperT": row(_scores(one, True) for one in ordered),
-        "SuperT (cross-fitted)": row(honest),
+        "SuperT (cross-fitted)": row(cross_fitted),
     }
     for cells, mean, compression in zip(scores.values(), means, ("100%", left, left), strict=True):
         cells |= {"Average Score": number(mean), "Average Compression": compression}
