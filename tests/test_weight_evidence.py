@@ -33,7 +33,7 @@ def two_runs(mean: float, std: float) -> list[float]:
 
 
 def matching(ticket: list[float], full: list[float], rule: str) -> bool | None:
-    """Whether a ticket's runs match the full model's."""
+    """Whether a ticket's runs match the dense model's."""
     of_ticket, of_full = (pd.DataFrame({"mean": [series.mean()], "std": [series.std()]}) for series in
                           (pd.Series(ticket, dtype=float), pd.Series(full, dtype=float)))  # fmt: skip
     found: bool | None = matches(of_ticket, of_full.iloc[0], rule).iloc[0]
@@ -52,7 +52,7 @@ def at(frame: pd.DataFrame, **what: Any) -> pd.Series:
 
 
 def test_the_papers_own_table_2_by_each_rule() -> None:
-    """All eleven match by the tickets' own deviation; four are further off than the full model's (spec 5.2)."""
+    """All eleven match by the tickets' own deviation; four are further off than the dense model's (spec 5.2)."""
     failing: dict[str, set[str]] = {rule: set() for rule in RULES}
     for task, row in published_weights()["table 2"].items():
         for rule in RULES:

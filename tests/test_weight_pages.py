@@ -105,7 +105,7 @@ def test_the_page_of_tickets_of_weights(pages: dict[str, str]) -> None:
         "cola: 8,551 training and 1,043 dev examples; score: matthews.",
         "The highest sparsity at which tickets match it is",
         "the words above go by “own std”",
-        "<dt>full std</dt><dd>the mean is at most one standard deviation of the full model&#39;s runs below",
+        "<dt>full std</dt><dd>the mean is at most one standard deviation of the dense model&#39;s runs below",
         "IMP, not rewound",
         "random masks",
         ">no rule</td>",

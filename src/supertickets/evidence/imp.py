@@ -22,9 +22,9 @@ from supertickets.tickets.weights import WeightTicket
 IMP, ROUND, START = "imp", "round", "start"
 """Kinds of runs: a ticket as it is judged, a round of the search that is not, a training up to a rewind point."""
 RULES_SAID = {
-    "sub_std": "the mean is at most one standard deviation of the ticket's own runs below the full model's",
-    "full_std": "the mean is at most one standard deviation of the full model's runs below the full model's",
-    "strict": "the mean is at least the full model's",
+    "sub_std": "the mean is at most one standard deviation of the ticket's own runs below the dense model's",
+    "full_std": "the mean is at most one standard deviation of the dense model's runs below the dense model's",
+    "strict": "the mean is at least the dense model's",
 }
 RULES = tuple(RULES_SAID)
 _BY = ("kind", "sparsity", "rewind")
@@ -32,7 +32,7 @@ _BY = ("kind", "sparsity", "rewind")
 
 @dataclass(frozen=True)
 class Way:
-    """How the tickets of one way of rewinding compare with the full model.
+    """How the tickets of one way of rewinding compare with the dense model.
 
     `means` are the rows of its tickets, `best` that of the highest sparsity that matches (None: none does), `failing`
     the lower sparsities that do not match. `judged` says whether there are enough runs for the rule.
@@ -80,7 +80,7 @@ class ImpFindings(Findings):
 
     @property
     def full(self) -> pd.Series | None:
-        """The row of the full model, None if no dense run finished."""
+        """The row of the dense model, None if no dense run finished."""
         dense = self.means[self.means["kind"] == DENSE]
         return None if dense.empty else dense.iloc[0]
 
@@ -115,7 +115,7 @@ class ImpFindings(Findings):
 
 
 def analyse_imp(runs: Runs, rule: str) -> ImpFindings:
-    """Look at all outcomes of a study of `imp`; `rule` says when a ticket matches the full model."""
+    """Look at all outcomes of a study of `imp`; `rule` says when a ticket matches the dense model."""
     table = runs.table
     found = compared_means(table)
     tickets = found[found["kind"] == IMP]
@@ -167,7 +167,7 @@ def compared_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def matches(tickets: pd.DataFrame, full: Mapping[str, float], rule: str) -> pd.Series:
-    """Return whether tickets match the full model by a rule, from columns `mean` and `std`; None for too few runs.
+    """Return whether tickets match the dense model by a rule, from columns `mean` and `std`; None for too few runs.
 
     The paper says "one standard deviation"; its Table 2 agrees with the ticket's own (spec section 5.1).
     """

@@ -47,7 +47,7 @@ class Imp(Study[ImpSettings]):
             yield from Rounds(settings, tasks[0], seed).steps()
 
     def analyse(self, runs: Runs, settings: ImpSettings) -> ImpFindings:
-        """Return which tickets match the full model (see `evidence.imp`)."""
+        """Return which tickets match the dense model (see `evidence.imp`)."""
         from supertickets.evidence.imp import analyse_imp
 
         return analyse_imp(runs, settings.rule)
