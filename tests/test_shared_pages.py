@@ -163,7 +163,7 @@ def test_the_page_of_shared_tickets(pages: dict[str, str]) -> None:
         "MT-DNN + fine-tuning",
         "Union size",
         "p_holm",
-        "what some task keeps",
+        "kept by at least one task",
         "layer 0, head 1: kept by no task",
         "layer 3, FFN: kept by words, graded",
         "layer 0, head 3: kept by all tasks",
@@ -181,7 +181,7 @@ def test_the_page_of_shared_tickets(pages: dict[str, str]) -> None:
 def test_an_unfinished_study_of_two_tasks_without_scores(pages: dict[str, str]) -> None:
     page = pages["two"]
     assert "This study is not finished: 5 of 16 runs are missing." in page
-    assert "The tickets came without importance scores" in page
+    assert "The tickets have no importance scores" in page
     assert page.count("plotly-graph-div") == 1  # no panels
     assert "overlap of all pairs" not in page  # which is a single one
     assert "Sensitivity" not in page
@@ -197,7 +197,7 @@ def test_a_study_with_no_run_yet(page: str, runs: int, pages: dict[str, str]) ->
 def test_the_page_of_an_adaptation(pages: dict[str, str]) -> None:
     page = pages["adapted"]
     for said in (
-        "RTE-ST-DNN, RTE-SuperT, MT-DNN, Ticket-Share, trained before, go on with few training examples",
+        "RTE-ST-DNN, RTE-SuperT, MT-DNN, Ticket-Share are fine-tuned on few training examples",
         ": 23, 235, 2,350 training and 50 dev examples; score: accuracy.",
         "2,350 examples</button>",
         "p_holm",
@@ -213,7 +213,7 @@ def test_the_page_of_a_comparison(pages: dict[str, str]) -> None:
     page = pages["compared"]
     assert page.count(">counts=ladder</td>") == 2 + 6  # a row a level, and all runs
     assert page.count(">lr_schedule=released</td>") == 3 + 6  # which trains the dense model otherwise, too
-    for said in ("What each choice changes", "overlap: of what is pruned", "100.0%", "p_holm"):
+    for said in ("What each choice changes", "overlap: of the pruned heads and FFNs", "100.0%", "p_holm"):
         assert said in page, said
 
 

@@ -25,12 +25,12 @@ def adapt_sections(findings: AdaptFindings, runs: Runs) -> list[Section]:
         "Mean dev score of each model by number of examples",
     )
     gains = Table(findings.gains, "gains of tickets over dense models")
-    meaning = tested("the ticket less the dense model that it is compared with", "all rows")
+    meaning = tested("the ticket minus the dense model in column over", "all rows")
     scores = [
         *titled("Table 4", Table(findings.table, "table 4"), layout),
         Heading("Score by number of examples"),
         of_seeds(plot, alt, "Bars are standard deviations."),
-        *titled("What tickets gain", gains, meaning),
+        *titled("Gains over the dense models", gains, meaning),
     ]
     about = Words(_SAID["about"].format(", ".join(models), runs.task.task), "quiet")
     return [Section("", [about]), Section("Scores", scores)]

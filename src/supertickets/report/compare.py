@@ -18,7 +18,7 @@ def compare_sections(findings: CompareFindings, runs: Runs) -> list[Section]:
     """Return what the page says of a study of `compare`."""
     known = findings.comparison[findings.comparison["difference"].notna()]
     figure: Block = Figure(differences(known), *_SAID["differences"]) if len(known) else Words(WORDS["all"]["none"])
-    meaning = f"{_SAID['table']} {tested('with the change less without', 'all rows')}"
+    meaning = f"{_SAID['table']} {tested('with the change minus without', 'all rows')}"
     table = Table(findings.comparison, "what each choice changes")
     return [Section("What each choice changes", [figure, table, Words(meaning, "quiet")])]
 

@@ -21,7 +21,7 @@ STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing",
 STYLES |= {DENSE: DENSE_STYLE, CONTROL: CHANCE}
 PAPER = "tables"
 """The section of the paper's tables, which the page of several studies has once."""
-_LEVELS = {"title": "share of heads and of FFNs pruned", "tickformat": ".0%"}
+_LEVELS = {"title": "fraction of heads and FFNs pruned", "tickformat": ".0%"}
 _MEANS = {"std": "standard deviation", "low": "95 % low", "high": "95 % high"}
 _SAID = WORDS["find"]
 
@@ -32,15 +32,17 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
     table = means[["kind", "level", "mean", "std", "low", "high", "runs"]].rename(columns=_MEANS)
     agreement = findings.agreement
     figures = {
-        "Every run's score": Figure(score_distribution(own.table, measure), *_SAID["distribution"]),
-        "Cost against score": Figure(cost_against_score(own.table, measure), *_SAID["cost"]),
+        "Scores of all runs": Figure(score_distribution(own.table, measure), *_SAID["distribution"]),
+        "Score and cost": Figure(cost_against_score(own.table, measure), *_SAID["cost"]),
     }
     sections = [
-        Section("What remains of the gain", _remains(findings)),
+        Section("Gain over the dense model", _remains(findings)),
         Section("Phases", [Figure(phase_curves(means, measure), *_SAID["phases"]), Table(table, "mean scores")]),
         *(Section(title, [figure]) for title, figure in figures.items()),
-        Section("What the winning tickets keep", _maps(findings, own)),
-        Section("Do seeds agree?", [Figure(seeds_alike(agreement), *_SAID["agreement"])] if len(agreement) else []),
+        Section("Heads and FFNs kept by winning tickets", _maps(findings, own)),
+        Section(
+            "Agreement between seeds", [Figure(seeds_alike(agreement), *_SAID["agreement"])] if len(agreement) else []
+        ),
     ]
     if findings.spread:
         sections.append(tables_section(findings.spread, "Sensitivity", _SAID["spread"]))
@@ -69,16 +71,16 @@ def _remains(findings: FindFindings) -> list[Block]:
     """Return what super tickets gain, judged in several ways."""
     rows = []
     if findings.paper is not None and findings.cross_fitted is not None:
-        how = "best level and epoch chosen on the dev set that scores it (the paper's way)"
-        for name, gain in ((how, findings.paper), ("the same choice, cross-fitted", findings.cross_fitted)):
+        how = "best score on the dev set that scores it (as in the paper)"
+        for name, gain in ((how, findings.paper), ("cross-fitting", findings.cross_fitted)):
             test = gain.test
             interval, p = f"{test.low:+.2f} to {test.high:+.2f}", f"{test.p:.2g}"
             rows.append((name, f"{gain.mean:+.2f}", *((interval, p) if test.tested else ("-", "-"))))
     if (control := findings.control) is not None:
         how = f"best of {findings.controls} dense runs with other seeds"
         rows.append((how, f"{control.paper:+.2f}", "-", "-"))
-        rows.append(("the same choice among dense runs, cross-fitted", f"{control.cross_fitted:+.2f}", "-", "-"))
-    table = pd.DataFrame(rows, columns=["super ticket over dense", "gain", "95 % interval", "p"])
+        rows.append((f"{how}, cross-fitted", f"{control.cross_fitted:+.2f}", "-", "-"))
+    table = pd.DataFrame(rows, columns=["super ticket chosen by", "gain", "95 % interval", "p"])
     return [Table(table, "gain over the dense model", wrap=True), Words(_SAID["remains"], "quiet")] if rows else []
 
 
@@ -121,7 +123,7 @@ def score_distribution(table: pd.DataFrame, measure: str) -> go.Figure:
 
 
 def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
-    """Return mean score against cost, with the front of what nothing cheaper beats."""
+    """Return mean score against cost, with the Pareto front."""
     figure, finished = go.Figure(), table[(table["status"] == "finished") & (table["kind"] != CONTROL)]
     points = finished.groupby(["kind", "level"], sort=False)[["inference", "remaining", "score"]].mean().reset_index()
     hover = "%{customdata[0]:.0%}<br>%{y:.2f} at %{x:.0%} of the FLOPs, %{customdata[1]:.0%} of the parameters"
@@ -129,8 +131,12 @@ def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
     ordered = points.sort_values(["inference", "score"], ascending=[True, False])
     front = ordered[ordered["score"] > ordered["score"].cummax().shift(fill_value=-np.inf)]
     line, x, y = {"color": "#009E73", "shape": "hv", "width": 1.5}, front["inference"], front["score"]
-    draw(figure, "nothing cheaper is better", DENSE_STYLE, x, y, "", mode="lines", line=line, hoverinfo="skip")
-    return laid_out(figure, {"title": "forward FLOPs, share of dense", "tickformat": ".0%"}, f"mean dev {measure} (%)")
+    draw(figure, "Pareto front", DENSE_STYLE, x, y, "", mode="lines", line=line, hoverinfo="skip")
+    return laid_out(
+        figure,
+        {"title": "forward FLOPs, fraction of the dense model's", "tickformat": ".0%"},
+        f"mean dev {measure} (%)",
+    )
 
 
 def seeds_alike(agreement: pd.DataFrame) -> go.Figure:
@@ -139,9 +145,9 @@ def seeds_alike(agreement: pd.DataFrame) -> go.Figure:
     for part, name, style in (("heads", "heads", STYLES["winning"]), ("ffns", "FFNs", STYLES["random"])):
         hover = f"%{{x:.0%}}: %{{y:.0%}} of the {name} pruned are the same; chance %{{customdata:.0%}}"
         chance = agreement[f"{part}_chance"]
-        draw(figure, f"{name} that another seed pruned too", style, level, agreement[part], hover, chance)
+        draw(figure, f"{name} pruned by both seeds", style, level, agreement[part], hover, chance)
     draw(figure, "chance", CHANCE, level, agreement["heads_chance"], "chance %{y:.0%}", mode="lines")
-    return laid_out(figure, _LEVELS, {"title": "shared between seeds", "tickformat": ".0%", "range": [0, 1.05]})
+    return laid_out(figure, _LEVELS, {"title": "fraction in common", "tickformat": ".0%", "range": [0, 1.05]})
 
 
 def gains_by_level(means: Mapping[str, pd.DataFrame]) -> go.Figure:
@@ -153,4 +159,4 @@ def gains_by_level(means: Mapping[str, pd.DataFrame]) -> go.Figure:
             gain = winning["mean"] - dense["mean"].iloc[0]
             draw(figure, name, look(i), winning["level"], gain, f"{plain(name)}<br>%{{x:.0%}}: %{{y:+.2f}}")
     figure.add_hline(y=0, line={"color": GREY, "width": 1})
-    return laid_out(figure, _LEVELS, "winning tickets' mean gain over dense", showlegend=True)
+    return laid_out(figure, _LEVELS, "mean gain over the dense model", showlegend=True)

@@ -1,4 +1,4 @@
-"""What the page of a study of `imp` says: scores by sparsity, ways of rewinding, what stays where."""
+"""What the page of a study of `imp` says: scores by sparsity, ways of rewinding, which weights are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from supertickets.report.plots import DENSE as DENSE_STYLE
 from supertickets.report.sections import Block, Heading, Section, Table, Words, titled
 
 _KINDS = {
-    DENSE: "full model",
+    DENSE: "dense model",
     IMP: "IMP",
     "random": "random masks",
     "matched": "random masks, IMP's densities",
@@ -24,15 +24,14 @@ _KINDS = {
     "shuffled-layers": "IMP's masks, layers shuffled",
     "shuffled-elements": "IMP's masks, weights shuffled",
 }
-_RULES = {"sub_std": "own std", "full_std": "full std", "strict": "mean"}
-_SPARSITIES = {"title": "share of the prunable weights pruned", "tickformat": ".0%"}
+_SPARSITIES = {"title": "fraction of the prunable weights pruned", "tickformat": ".0%"}
 _SAID = show.WORDS["imp"]
 
 
 def imp_sections(findings: ImpFindings, runs: Runs) -> list[Section]:
     """Return what the page says of a study of `imp`."""
-    title = f"Share of the weights kept at {100 * (findings.sparsity or 0):.4g} %"
-    matrices = by_matrix(findings.densities, "share of the weights kept, by layer and matrix", "{:.1f}", 100.0)
+    title = f"Fraction of the weights kept at {100 * (findings.sparsity or 0):.4g} %"
+    matrices = by_matrix(findings.densities, "fraction of the weights kept, by layer and matrix", "{:.1f}", 100.0)
     similarity = findings.similarity
     plot = [show.Figure(seeds_alike(similarity), *_SAID["similarity"])] if len(similarity) > 1 else []
     alike = [Table(similarity, "similarity of different seeds' tickets"), Words(_SAID["jaccard"], "quiet")]
@@ -40,8 +39,8 @@ def imp_sections(findings: ImpFindings, runs: Runs) -> list[Section]:
     return [
         Section("", [Words(_SAID["about"], "quiet")]),
         Section("Scores by sparsity", _scores(findings, runs.task.measure)),
-        *([Section("What stays where", stays)] if len(findings.densities) else []),
-        *([Section("Do seeds agree?", [*plot, *alike])] if len(similarity) else []),
+        *([Section("Kept weights by layer and matrix", stays)] if len(findings.densities) else []),
+        *([Section("Agreement between seeds", [*plot, *alike])] if len(similarity) else []),
     ]
 
 
@@ -52,19 +51,19 @@ def _scores(findings: ImpFindings, measure: str) -> list[Block]:
     alt, caption = _SAID["scores"]
     blocks: list[Block] = [show.of_seeds(scores_by_sparsity(findings, lines, measure), alt, caption)]
     if len(findings.means):
-        rules = f"{show.tested('to the full model', 'all rows')} {_SAID['means'].format(_RULES[findings.rule])}"
+        rules = f"{show.tested('the ticket minus the dense model', 'all rows')} {_SAID['means'].format(findings.rule)}"
         blocks += [Table(_means(findings.means, lines), "mean scores"), Words(rules, "quiet")]
-        blocks.append(show.Facts({_RULES[rule]: said for rule, said in RULES_SAID.items()}))
-    meaning = show.tested("tickets of the way compared less those of the study's first way", "all rows")
+        blocks.append(show.Facts(RULES_SAID))
+    meaning = show.tested("tickets in column compared minus those of the first rewind point (--rewind)", "all rows")
     return [
         *blocks,
         *titled("Table 2", Table(findings.table_2, "table 2"), _SAID["table"].format(show.beside(findings.table_2))),
-        *titled("Does rewinding matter?", Table(rewinding, "ways of rewinding"), meaning),
+        *titled("Effect of rewinding", Table(rewinding, "ways of rewinding"), meaning),
     ]
 
 
 def _lines(findings: ImpFindings) -> dict[tuple[str, str], str]:
-    """Return the name of what is trained beside the full model, by kind and way of rewinding."""
+    """Return the name of what is trained beside the dense model, by kind and way of rewinding."""
     lines = {}
     for kind, rewind in dict.fromkeys(zip(findings.runs["kind"], findings.runs["rewind"], strict=True)):
         if kind not in (DENSE, ROUND, START):
@@ -78,7 +77,7 @@ def _means(means: pd.DataFrame, lines: Mapping[tuple[str, str], str]) -> pd.Data
     """Return the table of means, with what matches by which rule."""
     names = [lines.get(at, _KINDS[DENSE]) for at in zip(means["kind"], means["rewind"], strict=True)]
     trained = pd.Categorical(names, list(dict.fromkeys([_KINDS[DENSE], *lines.values()])), ordered=True)
-    matching: Any = [_matching(row) for _, row in means[list(_RULES)].iterrows()]
+    matching: Any = [_matching(row) for _, row in means[list(RULES_SAID)].iterrows()]
     columns = ["trained", "sparsity", "mean", "std", "runs", "difference", "low", "high", "p", "p_holm", "matches by"]
     shown = means.assign(trained=trained, **{"matches by": matching})[columns]
     return shown.sort_values(["trained", "sparsity"], ignore_index=True)
@@ -86,7 +85,7 @@ def _means(means: pd.DataFrame, lines: Mapping[tuple[str, str], str]) -> pd.Data
 
 def _matching(rules: pd.Series) -> str | None:
     """Return the rules by which tickets match; None where none can be applied."""
-    matching = ", ".join(name for rule, name in _RULES.items() if rules[rule] is True)
+    matching = ", ".join(rule for rule in RULES_SAID if rules[rule] is True)
     return matching or "no rule" if rules.notna().any() else None
 
 
@@ -106,15 +105,15 @@ def scores_by_sparsity(findings: ImpFindings, lines: Mapping[tuple[str, str], st
     draw_scores(figure, rows, {name: look(i) for i, name in enumerate(lines.values())})
     if full is not None:
         mean, std = full["mean"], full["std"]
-        label = f"full model {mean:.2f}" + ("" if pd.isna(std) else f" ± {std:.2f}")
+        label = f"dense model {mean:.2f}" + ("" if pd.isna(std) else f" ± {std:.2f}")
         draw_level(figure, label, mean, most, mean - std, mean + std)
         single = runs[(runs["kind"] == DENSE) & runs["score"].notna()]
-        hover, x = "full model, seed %{customdata}: %{y:.2f}", [0.0] * len(single)
+        hover, x = "dense model, seed %{customdata}: %{y:.2f}", [0.0] * len(single)
         marker = {"symbol": "circle-open", "size": 6, "color": GREY}
         more = {"mode": "markers", "showlegend": False, "marker": marker}
-        draw(figure, "full model", DENSE_STYLE, x, single["score"], hover, single["seed"], **more)
+        draw(figure, "dense model", DENSE_STYLE, x, single["score"], hover, single["seed"], **more)
     if highest is not None:
-        said = {"text": "highest that matches", "font": {"size": 11}, "yanchor": "bottom", "showarrow": False}
+        said = {"text": "highest matching sparsity", "font": {"size": 11}, "yanchor": "bottom", "showarrow": False}
         place = "bottom left" if highest > 0.5 else "bottom right"
         line = {"color": GREY, "dash": "dot", "width": 1}
         figure.add_vline(highest, line=line, annotation=said, annotation_position=place)
@@ -124,10 +123,10 @@ def scores_by_sparsity(findings: ImpFindings, lines: Mapping[tuple[str, str], st
 
 
 def seeds_alike(similarity: pd.DataFrame) -> go.Figure:
-    """Return how much of what stays the tickets of two seeds have in common, beside what chance gives."""
+    """Return which fraction of the kept weights the tickets of two seeds have in common, and its value by chance."""
     figure, x = go.Figure(), similarity["sparsity"]
     named = {"jaccard": ("tickets of two seeds", look(0)), "chance": ("chance", CHANCE)}
     for column, (name, style) in named.items():
         draw(figure, name, style, x, similarity[column], f"{name} %{{x:.0%}}: %{{y:.1%}}")
-    y = {"title": "shared of what stays", "tickformat": ".0%", "range": [0, 1.05]}
+    y = {"title": "fraction in common", "tickformat": ".0%", "range": [0, 1.05]}
     return laid_out(figure, _SPARSITIES, y, height=340)

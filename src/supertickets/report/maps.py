@@ -1,4 +1,4 @@
-"""Tickets as drawings: which heads and FFNs stay, or how many tasks keep them."""
+"""Tickets as drawings: which heads and FFNs are kept, or how many tasks keep them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StructureMap:
     @classmethod
     def of(cls, name: str, ticket: Ticket, label: str = "", chosen: bool = False) -> StructureMap:
         """Return the drawing of a ticket."""
-        layers = _layers({name: ticket}, lambda keep: "stays" if keep else "cut out")
+        layers = _layers({name: ticket}, lambda keep: "kept" if keep else "removed")
         return cls(name, in_words(ticket), layers, label or name, chosen)
 
     @classmethod
@@ -63,8 +63,8 @@ def in_words(ticket: Ticket) -> str:
     """Say what a ticket keeps."""
     layers, heads = ticket.shape
     gone = ", ".join(str(layer) for layer in range(layers) if not ticket.ffns[layer])
-    return f"{ticket.kept_heads} of {layers * heads} heads and {ticket.kept_ffns} of {layers} FFNs stay" + (
-        f"; the FFNs of layers {gone} are gone" if gone else ""
+    return f"{ticket.kept_heads} of {layers * heads} heads and {ticket.kept_ffns} of {layers} FFNs are kept" + (
+        f"; the FFNs of layers {gone} are removed" if gone else ""
     )
 
 

@@ -53,6 +53,7 @@ class Part:
         particulars = [
             Heading("All runs"),
             Table(self.findings.runs.dropna(axis=1, how="all"), "all runs"),
+            *(Words(words, "quiet") for words in WORDS["all"]["runs"]),
             Heading("Data") if data else None,
             Listed(list(dict.fromkeys(data))),
             Heading("Settings"),

@@ -28,7 +28,7 @@ _FORMATS = {
     **dict.fromkeys(("parameters", "tokens", "examples"), "{:,.0f}"),
     **dict.fromkeys(("seed", "seeds", "runs", "best_epoch", "● of them"), "{:.0f}"),
     **dict.fromkeys(("heads", "ffns"), "{:.4g}"),
-    **dict.fromkeys(("remaining", "inference", "sparsity", "share of parameters"), "{:.1%}"),
+    **dict.fromkeys(("remaining", "inference", "sparsity", "fraction of parameters"), "{:.1%}"),
     **dict.fromkeys(("overlap", "kept", "pruned", "jaccard", "by tensor", "chance"), "{:.1%}"),
     **dict.fromkeys(("difference", "gain", "over own", "other tasks", "low", "high"), "{:+.2f}"),
     "seconds": "{:.1f}",

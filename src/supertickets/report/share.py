@@ -1,4 +1,4 @@
-"""What the page of a study of `share` says: scores of shared tickets, who keeps what, what matters to whom."""
+"""What the page of a study of `share` says: scores, sizes, kept heads and FFNs, importance per task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from supertickets.report.maps import StructureMap, structure
 from supertickets.report.plots import COLOURS, draw_scores, laid_out, look, plain, short
 from supertickets.report.sections import Block, Heading, Section, Table, Words, titled
 
-_MATTER = {"even": "to all tasks alike", "one task": "mostly to one task", "two tasks": "mostly to two tasks"}
+_MATTER = {
+    "even": "about equally important to all tasks",
+    "one task": "mostly important to one task",
+    "two tasks": "mostly important to two tasks",
+}
 _APART = 0.14
 """How far models stand from each other at the same task."""
 _PATTERNS = ("", "/", ".", "x")
@@ -32,8 +36,8 @@ def share_sections(findings: ShareFindings, runs: Runs) -> list[Section]:
     sections = [
         Section("", [Words(_SAID["about"], "quiet")]),
         Section("Scores and sizes", _scores(findings, tasks)),
-        Section("Who keeps what", _structures(findings)),
-        Section("What matters to whom", _importance(findings.importance, tasks)),
+        Section("Kept heads and FFNs", _structures(findings)),
+        Section("Importance per task", _importance(findings.importance, tasks)),
     ]
     if findings.spread:
         sections.append(show.tables_section(findings.spread, "Sensitivity", _SAID["spread"]))
@@ -42,12 +46,12 @@ def share_sections(findings: ShareFindings, runs: Runs) -> list[Section]:
 
 def _scores(findings: ShareFindings, tasks: Sequence[str]) -> list[Block]:
     gains = Table(findings.gains, "gains of Ticket-Share over MT-DNN")
-    meaning = show.tested("Ticket-Share less MT-DNN", "the tasks of a stage")
+    meaning = show.tested("Ticket-Share minus MT-DNN", "the tasks of a stage")
     return [
         *titled("Table 3", Table(findings.table, "table 3"), _SAID["table"].format(show.beside(findings.table))),
-        Heading("Every task's score"),
+        Heading("Scores by task"),
         show.of_seeds(scores_by_task(findings.runs, tasks), "Mean dev score of each model on each task"),
-        *titled("What tickets of their own gain", gains, meaning),
+        *titled("Gains of Ticket-Share over MT-DNN", gains, meaning),
         *titled("Sizes", _sizes(findings), _SAID["sizes"]),
     ]
 
@@ -58,8 +62,8 @@ def _sizes(findings: ShareFindings) -> Table:
     kept = {task: [one.kept_heads, one.kept_ffns, sizes.by_task[task]] for task, one in findings.tickets.items()}
     heads, ffns, _ = np.mean(list(kept.values()), axis=0)
     kept["mean of the tasks"] = [heads, ffns, sizes.mean]
-    kept["what some task keeps"] = [union.kept_heads, union.kept_ffns, sizes.union]
-    columns = [f"heads (of {union.heads.size})", f"FFNs (of {union.ffns.size})", "share of parameters"]
+    kept["kept by at least one task"] = [union.kept_heads, union.kept_ffns, sizes.union]
+    columns = [f"heads (of {union.heads.size})", f"FFNs (of {union.ffns.size})", "fraction of parameters"]
     return Table(pd.DataFrame.from_dict(kept, orient="index", columns=columns), "sizes of tickets", "{:.4g}")
 
 
@@ -72,8 +76,8 @@ def _structures(findings: ShareFindings) -> list[Block]:
         Heading("Each task's ticket"),
         Words(_SAID["maps"], "key"),
         show.Maps([StructureMap.of(task, ticket) for task, ticket in tickets.items()]),
-        *titled("Layer by layer", Table(findings.keepers, "how many tasks keep what, by layer")),
-        Heading("Overlap of tasks"),
+        *titled("By layer", Table(findings.keepers, "kept heads and FFNs, by layer")),
+        Heading("Overlap of tickets"),
     ]
     if len(tickets) > 2:
         alike = findings.overlaps.pivot(index="task", columns="other", values="kept")
@@ -82,7 +86,7 @@ def _structures(findings: ShareFindings) -> list[Block]:
             Words(_SAID["overlap"], "key"),
             show.HeatMap(alike, "overlap of all pairs", "{:.0%}", shades=alike),
         ]
-    return [*blocks, Table(findings.overlaps, "overlap of tasks"), Words(_SAID["overlaps"], "quiet")]
+    return [*blocks, Table(findings.overlaps, "overlap of tickets"), Words(_SAID["overlaps"], "quiet")]
 
 
 def _importance(importance: pd.DataFrame, tasks: Sequence[str]) -> list[Block]:
@@ -95,7 +99,7 @@ def _importance(importance: pd.DataFrame, tasks: Sequence[str]) -> list[Block]:
         if count:
             more = f"; the {len(near)} nearest are shown" if len(near) < count else ""
             alt, caption = (words.format(matter, count, len(importance), more) for words in _SAID["panel"])
-            blocks += [Heading(f"What matters {matter}"), show.Figure(importance_panel(near, tasks), alt, caption)]
+            blocks += [Heading(matter.capitalize()), show.Figure(importance_panel(near, tasks), alt, caption)]
     return blocks
 
 
@@ -132,7 +136,7 @@ def importance_panel(structures: pd.DataFrame, tasks: Sequence[str]) -> go.Figur
         x=[1.0] * len(names), y=names, text=[f" {value:.2f}" for value in importance], mode="text",
         textposition="middle right", cliponaxis=False, showlegend=False, hoverinfo="skip",
     )  # fmt: skip
-    x = {"title": "share of a structure's importance", "tickformat": ".0%", "tickvals": [0, 0.25, 0.5, 0.75, 1.0]}
+    x = {"title": "share of the importance", "tickformat": ".0%", "tickvals": [0, 0.25, 0.5, 0.75, 1.0]}
     return laid_out(
         figure, x | {"range": [0, 1]}, {"autorange": "reversed", "ticksuffix": " ", "showgrid": False},
         margin={"l": 55, "r": 50, "t": 10, "b": 50}, barmode="stack", bargap=0.25, showlegend=True,

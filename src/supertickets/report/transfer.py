@@ -1,4 +1,4 @@
-"""What the page of a study of `transfer` says: gains by source and target, how alike tickets are."""
+"""What the page of a study of `transfer` says: gains by source and task, overlap of tickets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from supertickets.report.imp import by_matrix
 from supertickets.report.sections import WORDS, Block, Heading, HeatMap, Section, Table, Words, strength, titled
 
 _TESTS = ["source", "task", "mean", "std", "runs", "gain", "low", "high", "p", "p_holm", "to_same", "p_same", "dark"]
-_TITLES = {"task": "target", "to_same": "over own", "p_same": "p own", "dark": "as good"}
-_MATRIX = "gains over the dense model, by source and target"
+_TITLES = {"to_same": "over own", "p_same": "p own", "dark": "as good"}
+_MATRIX = "gains over the dense model, by source and task"
 _SAID = WORDS["transfer"]
 
 
@@ -26,7 +26,7 @@ def transfer_sections(findings: TransferFindings, runs: Runs) -> list[Section]:
     return [
         Section("", [Words(_SAID["about"].format(", ".join(findings.sources)), "quiet")]),
         Section("Gains over the dense model", _gains(findings)),
-        *([Section("How alike tickets are", _overlaps(findings))] if len(findings.overlaps) else []),
+        *([Section("Overlap of tickets", _overlaps(findings))] if len(findings.overlaps) else []),
     ]
 
 
@@ -79,7 +79,7 @@ def _heat_map(
     numbers = cells["gain"].map("{:+.2f}".format, na_action="ignore").astype(object)
     cells["text"] = numbers.where(~good, "● " + numbers)
     cells["mark"] += np.where(good, " as-good", "") + np.where(missing, " missing", "")
-    cells["said"] += np.where(good, "; at least as good as the target's own ticket", "")
+    cells["said"] += np.where(good, "; at least as good as the task's own ticket", "")
     text, mark, said, gains = (
         cells.pivot(index="source", columns="task", values=value).reindex(index=sources, columns=targets)
         for value in ("text", "mark", "said", "gain")
@@ -96,7 +96,7 @@ def _scores(findings: TransferFindings) -> Table:
     said = findings.means.assign(said=[with_std(*scores) for scores in findings.means[["mean", "std"]].to_numpy()])
     matrix = said.pivot(index="source", columns="task", values="said")
     matrix = matrix.reindex(index=[DENSE, *findings.sources], columns=list(findings.targets))
-    return Table(matrix.rename_axis(index="source", columns=None), "scores by source and target")
+    return Table(matrix.rename_axis(index="source", columns=None), "scores by source and task")
 
 
 def _in_words(row: Any) -> str:
