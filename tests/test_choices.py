@@ -353,6 +353,7 @@ def test_the_spread_over_seeds_and_learning_rates(found: Result, tmp_path: Path)
         assert spread[SPREAD[0]].loc[name, "mean"] == pytest.approx(np.mean(own))
         means = [scores[kind, rate].mean() for rate in (3e-3, 1e-2)]
         assert spread[SPREAD[1]].loc[name, "standard deviation"] == pytest.approx(np.std(means, ddof=1))
+    assert {"spread over seeds (Table 5)", "spread over learning rates (Table 8)"} < set(result.findings.printed())
     assert "over learning rates (Table 8)" in result.report.read_text()
     rest = result.table[result.table["stage"].isna()].drop(columns=["stage", "learning_rate"])
     pd.testing.assert_frame_equal(rest.reset_index(drop=True), found.table)

@@ -274,7 +274,7 @@ def test_the_recipes_for_other_packages_work(
     assert main(["longer", *serial, "--factors", "1,2"]) == 0
     assert "The best score is" in capsys.readouterr().out
     assert main(["status", "runs/parity-longer"]) == 0
-    assert "2 of 2 trials done" in capsys.readouterr().out
+    assert "2 of 2 trainings done" in capsys.readouterr().out
     assert main(["find", *small, "--importance", "depth", "--levels", "0.4", "--kinds", "winning"]) == 0
     assert main(["apply", "runs/parity/super-ticket", "--model", model, "--to", "half", "--out", "half"]) == 0
     assert main(["env"]) == 0

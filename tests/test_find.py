@@ -367,8 +367,8 @@ def test_the_dense_run_is_never_the_super_ticket(tiny_model: Path, words: dict[s
     assert scores["winning", 0.0] == scores["winning", 0.01] == dense > pruned  # control: it would be chosen
     assert supertickets.load_ticket(result.shipped["ticket"]).origin["level"] == 0.5
     assert not super_ticket(result).is_full
-    assert f"super tickets at {pruned:.2f} against {dense:.2f} for the dense model" in result.verdict
-    assert "The best single ticket is the winning one at level 0.5 of seed 1" in result.verdict
+    assert f"super tickets score {pruned:.2f} and the dense model {dense:.2f}" in result.verdict
+    assert "The best single ticket is the winning ticket of seed 1 at level 50%" in result.verdict
     assert result.verdict.split(":")[0] in result.report.read_text()
     kept = [path.parent.name for path in result.folder.glob("trials/*/weights.safetensors")]
     assert kept == result.table[result.table["level"] == 0.5]["trial"].tolist()
@@ -377,6 +377,14 @@ def test_the_dense_run_is_never_the_super_ticket(tiny_model: Path, words: dict[s
     assert not (none.folder / "super-ticket").exists()
     assert "No super ticket: no winning ticket that prunes anything finished" in none.verdict
     assert "No super ticket" in none.report.read_text()
+    few = {name: value for name, value in asked.items() if name != "levels"} | {"kinds": ()}
+    dense = supertickets.find(few, out=tmp_path / "dense")
+    assert dense.verdict == (
+        f"The dense model reaches accuracy {dense.table['score'].iloc[0]:.2f}; it is saved as a base model for --model "
+        f"at {dense.shipped['model']}."
+    )
+    assert sorted(path.stem for path in (dense.folder / "tables").glob("*.csv")) == ["means"]
+    assert "The paper's tables" not in dense.report.read_text()
     with pytest.raises(TicketError, match="no winning ticket above level 0 has finished"):
         supertickets.adapt(sources=none.folder, out=tmp_path / "adapt", **{**words, "task": "other"})
 

@@ -296,7 +296,7 @@ def test_status_and_clean(
     found = status(copy)
     assert (found["state"], found["total"], found["done"], found["failed"]) == ("finished", 4, 4, 0)
     assert main(["status", str(copy)]) == 0
-    assert "4 of 4 trials done" in capsys.readouterr().out
+    assert "4 of 4 trainings done" in capsys.readouterr().out
     before = contents(copy)
     dry = clean(copy, dry=True)
     assert contents(copy) == before
@@ -355,7 +355,7 @@ def test_time_left_knows_that_pruned_trials_are_cheap(trial: Trial, monkeypatch:
     now[0] = 200.0
     board.message(("done", trial.key, None))
     assert board.seconds_left() == pytest.approx(20.0)
-    assert describe(board.snapshot()) == "1 of 2 trials done, 0 running, about 20 s left"
+    assert describe(board.snapshot()) == "1 of 2 trainings done, 0 running, about 20 s left"
     assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
 
 
@@ -470,7 +470,7 @@ def test_a_script_need_not_be_guarded(study: dict[str, Any], tmp_path: Path) -> 
     script.write_text(f"import supertickets\nprint(supertickets.find({asked!r}).verdict)\n")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("The paper would report super tickets at")
+    assert done.stdout.startswith("Computed as in the paper, super tickets score")
     assert json.loads((tmp_path / "out" / "machine.json").read_text())["devices"] == ["auto", "auto"]
 
 

@@ -44,7 +44,7 @@ def report(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
 def status(folder: Path, as_json: bool) -> None:
     """Show the progress of a study.
 
-    Prints how many trials are done, running and failed, the time left, and the disk space that FOLDER takes.
+    Prints how many trainings are done, running and failed, the time left, and the disk space that FOLDER takes.
     """
     from supertickets.lab.progress import describe, describe_running, size
     from supertickets.studies.folder import status as look
@@ -74,13 +74,14 @@ def clean(folder: Path, dry: bool, as_json: bool) -> None:
     """
     from supertickets.lab.progress import size
     from supertickets.studies.folder import clean as sweep
+    from supertickets.tasks.tables import counted
 
     found = sweep(folder, dry)
     if as_json:
         click.echo(json.dumps(found))
         return
     words = ("would delete", "free") if dry else ("deleted", "freed")
-    counts = f"{words[0]} {len(found['files'])} files and {words[1]} {size(found['freed'])}"
+    counts = f"{words[0]} {counted(len(found['files']), 'file')} and {words[1]} {size(found['freed'])}"
     click.echo(f"{folder}: {counts}; {size(found['bytes'])} remain.")
 
 

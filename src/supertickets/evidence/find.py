@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from supertickets.evidence.cells import with_std
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import means
 from supertickets.evidence.phases import Phases, find_phases
-from supertickets.evidence.rates import spread_of_single
+from supertickets.evidence.rates import SPREAD_SAID, spread_of_single
 from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.evidence.selection import Selected, candidates, cross_fit, halved_scores, select_super
@@ -67,7 +68,8 @@ class FindFindings(Findings):
     `cross_fitted` is the cross-fitted gain. `control` is what choosing among `controls` dense runs gives over their
     mean, both ways. `remaining` is each seed's share of parameters in its best winning ticket, `chosen` the row of the
     super ticket. `spread` has tables of that over seeds and learning rates (none: not asked for), `paper_tables` see
-    `evidence.tables`.
+    `evidence.tables`. Where only the dense model is trained, `base_model` is the folder that it is saved in, and there
+    are no `paper_tables`; `measure` is what scores are of.
     """
 
     means: pd.DataFrame
@@ -81,15 +83,24 @@ class FindFindings(Findings):
     chosen: pd.Series | None
     spread: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     paper_tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    base_model: Path | None = None
+    measure: str = "score"
 
     text = "find.txt.jinja"
+    shown = SPREAD_SAID
 
     def printed(self) -> dict[str, pd.DataFrame]:
         """Return mean scores and standard deviations with a row a level and a column a kind."""
         cells = [with_std(mean, std, digits=2) for mean, std in self.means[["mean", "std"]].to_numpy()]
         wide = self.means.assign(cell=cells).pivot(index="level", columns="kind", values="cell")
         table = wide[list(dict.fromkeys(self.means["kind"]))].fillna("").reset_index()
-        return {"mean score by level (± standard deviation over seeds)": table}
+        return {"mean score by level (± standard deviation over seeds)": table} | super().printed()
+
+    @property
+    def dense(self) -> pd.Series:
+        """The scores of the dense model's finished runs."""
+        own = self.runs[self.runs["stage"].isna()] if "stage" in self.runs else self.runs
+        return own.loc[(own["kind"] == DENSE) & (own["status"] == "finished"), "score"]
 
     @property
     def levels(self) -> int:

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from supertickets.tasks.tables import counted
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -30,7 +32,7 @@ class Findings:
 
     text: ClassVar[str] = ""
     shown: ClassVar[Mapping[str, str]] = {}
-    """The tables to print, by name, with their titles."""
+    """The tables to print where there are any, by name, with their titles."""
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
@@ -49,7 +51,7 @@ class Findings:
     def printed(self) -> dict[str, pd.DataFrame]:
         """Return the tables that the command prints, by title."""
         tables = self.tables()
-        return {title: tables[name] for name, title in self.shown.items()}
+        return {title: tables[name] for name, title in self.shown.items() if name in tables}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the tables to write into `tables/`, by name."""
@@ -64,6 +66,8 @@ def _environment() -> Environment:
         "signed": "{:+.2f}".format,
         "percent": "{:.0%}".format,
         "permille": "{:.1%}".format,
+        "level": level,
+        "counted": counted,
         "p": "{:.2g}".format,
         "interval": interval,
         "g": "{:g}".format,
@@ -78,6 +82,13 @@ def known(value: Any) -> bool:
     return value is not None and bool(np.isfinite(value))
 
 
+def level(value: float) -> str:
+    """Return a level in percent, with as many decimals as it has."""
+    return f"{100 * value:.6g}%"
+
+
 def interval(gain: Any) -> str:
     """Return the interval and the p of a row of `paired_gains` in words; nothing if there was no test."""
-    return f" (95 %: {gain['low']:+.2f} to {gain['high']:+.2f}, p = {gain['p']:.2g})" if known(gain["p"]) else ""
+    return (
+        f" (95 % interval: {gain['low']:+.2f} to {gain['high']:+.2f}, p = {gain['p']:.2g})" if known(gain["p"]) else ""
+    )

@@ -14,6 +14,8 @@ MODELS = {DENSE: "ST-DNN", "super": "SuperT"}
 
 SPREAD = ("spread over seeds", "spread over learning rates")
 """The tables of standard deviations over seeds (Table 5) and over learning rates (Table 8), a row a model."""
+SPREAD_SAID = dict(zip(SPREAD, ("spread over seeds (Table 5)", "spread over learning rates (Table 8)"), strict=True))
+"""How these tables are called where they are printed."""
 
 
 def spread_over(runs: pd.DataFrame, by: Sequence[str], over: str, mean: str) -> pd.Series:

@@ -27,7 +27,7 @@ from supertickets.evidence.published import (
     published_rows,
     why_not_averaged,
 )
-from supertickets.evidence.rates import SPREAD, spread_over
+from supertickets.evidence.rates import SPREAD, SPREAD_SAID, spread_over
 from supertickets.evidence.runs import Runs, TaskInfo
 from supertickets.tickets import Ticket
 
@@ -71,7 +71,7 @@ class ShareFindings(Findings):
     spread: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     text = "share.txt.jinja"
-    shown = {"table 3": "mean dev scores (Table 3)"}  # noqa: RUF012
+    shown = {"table 3": "mean dev scores (Table 3)", **SPREAD_SAID}  # noqa: RUF012
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return all tables."""

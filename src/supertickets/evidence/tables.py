@@ -48,7 +48,7 @@ class Average:
             return self.reason
         seeds = len(self.paper.seeds)
         said = f"Average over tasks ({seeds} seed{'s' if seeds > 1 else ''}): dense {self.paper.dense_mean:.2f}"
-        for name, gain in (("the paper would report", self.paper), ("cross-fitted", self.cross_fitted)):
+        for name, gain in (("gain as in the paper", self.paper), ("cross-fitted gain", self.cross_fitted)):
             said += f"; {name} {gain.mean:+.2f}{interval(vars(gain.test))}"
         return said + ("." if seeds > 1 else ". One seed allows no test.")
 

@@ -18,6 +18,7 @@ from supertickets.lab.machine import Machine
 from supertickets.lab.steps import Execution
 from supertickets.lab.trial import Trial
 from supertickets.storage import write_atomically
+from supertickets.tasks.tables import counted
 
 PROGRESS = "progress.json"
 MACHINE = "machine.json"
@@ -125,7 +126,7 @@ class Board:
 
 def describe(snapshot: dict[str, Any]) -> str:
     """Return a snapshot's counts in a few words."""
-    words = f"{snapshot['done']} of {snapshot['total']} trials done, {len(snapshot['running'])} running"
+    words = f"{snapshot['done']} of {counted(snapshot['total'], 'training')} done, {len(snapshot['running'])} running"
     if snapshot["failed"]:
         words += f", {snapshot['failed']} failed"
     if snapshot["seconds_left"] is not None and snapshot["done"] + snapshot["failed"] < snapshot["total"]:

@@ -46,7 +46,8 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
     ]
     if findings.spread:
         sections.append(tables_section(findings.spread, "Sensitivity", _SAID["spread"]))
-    sections.append(paper_section(findings.paper_tables))
+    if findings.paper_tables:
+        sections.append(paper_section(findings.paper_tables))
     return [section for section in sections if section.blocks]
 
 

@@ -95,12 +95,14 @@ class Find(Study[FindSettings]):
         yield from _rates(settings, task, [step for step in steps if step.labels["kind"] == "winning"])
 
     def analyse(self, runs: Runs, settings: FindSettings) -> FindFindings:
-        """Return means, gains, phases (see `evidence.find`)."""
+        """Return means, gains, phases (see `evidence.find`); without tickets, means alone."""
         from supertickets.evidence.find import analyse_find
         from supertickets.evidence.tables import AnalysedStudy, paper_tables
 
         runs.check_some_finished("dense training", kind="dense")
         findings = analyse_find(runs)
+        if not settings.kinds:
+            return replace(findings, base_model=runs.folder / BASE_MODEL, measure=runs.task.measure)
         return replace(findings, paper_tables=paper_tables([AnalysedStudy(runs.only(stage=None), findings)]))
 
     def ship(self, done: Shipping) -> dict[str, Path]:

@@ -22,6 +22,7 @@ from supertickets.studies.exchange import Shipping
 from supertickets.studies.pages import as_csv, write_findings
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Loaded, Request, Study
+from supertickets.tasks.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +114,8 @@ def _run(study: Study[Any], settings: StudySettings, infos: Sequence[TaskInfo], 
     display = ProgressDisplay(Console(stderr=True, quiet=quiet), settings.folder)
     steps = list(study.steps(settings, infos))
     with Lab(settings.folder, machine, display) as lab, display:
-        display.say(f"{study.describe(settings, infos)}: {Execution(steps).total} trainings in {settings.precision}.")
+        count = counted(Execution(steps).total, "training")
+        display.say(f"{study.describe(settings, infos)}: {count} in {settings.precision}.")
         for info in infos:
             for sentence in info.description:
                 display.say(f"{info.task}: {sentence}" if len(infos) > 1 else sentence)
