@@ -25,7 +25,7 @@ from supertickets.evidence.selection import cross_fit, halved_scores
 from supertickets.evidence.tables import AnalysedStudy, gains, paper_tables, task_average
 from supertickets.lab.steps import Run, Step
 from supertickets.studies.inputs import open_study
-from supertickets.studies.pages import write_tables
+from supertickets.studies.pages import as_text, write_tables
 from supertickets.tasks import TaskSource
 from supertickets.tasks.metrics import evaluate
 from supertickets.tickets import Ticket
@@ -286,6 +286,12 @@ def test_tables_are_written_three_ways(tmp_path: Path) -> None:
     assert read["task"].tolist() == ["a_task|100%"]
     assert r"a\_task|100\%" in (tmp_path / "gains.tex").read_text()
     assert r"a_task\|100%" in (tmp_path / "gains.md").read_text()
+
+
+def test_cells_say_what_was_asked_for_in_full_and_what_is_not_as_such() -> None:
+    examples, matches = [10.0, np.nan], pd.Series([True, None], dtype=object)
+    table = pd.DataFrame({"level": [0.125, 0.5], "examples": examples, "strict": matches, "score": [70.125, 0.0125]})
+    assert as_text(table).to_numpy().tolist() == [["0.125", "10", "yes", "70.12"], ["0.5", "-", "-", "0.0125"]]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -21,13 +21,13 @@ def print_table(frame: Any, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from supertickets.studies.pages import shown
+    from supertickets.studies.pages import as_text
 
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.reset_index(names=frame.index.name or "")
     table = Table(*map(str, frame.columns), title=title)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(shown(value) for value in row))
+    for row in as_text(frame).itertuples(index=False):
+        table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

@@ -75,7 +75,10 @@ def stoppable() -> Iterator[None]:
 def tell_failures(failures: Mapping[str, str]) -> None:
     """Raise StudyError, naming them, if trials failed."""
     if failures:
-        raise StudyError(f"{len(failures)} trials failed: {', '.join(failures)}; run the same command to retry them.")
+        from supertickets.tasks.tables import counted
+
+        count = counted(len(failures), "training")
+        raise StudyError(f"{count} failed: {', '.join(failures)}; run the same command to retry them.")
 
 
 def _print(result: Result) -> None:
@@ -111,5 +114,5 @@ def _print_plan(name: str, overrides: Overrides, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**plan.as_dict(), **records({"steps": plan.steps})}))
         return
-    print_table(plan.steps, f"steps of `{name}`")
+    print_table(plan.steps.replace({"choice": {"": "(unchanged)"}}), f"steps of `{name}`")
     click.echo(plan.sentence())

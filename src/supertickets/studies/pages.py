@@ -17,6 +17,7 @@ from supertickets.studies.config import SETTINGS_FILE
 from supertickets.studies.study import Study
 
 REPORT, TABLES = "report.html", "tables"
+_ASKED = {"level", "sparsity", "fraction", "learning_rate", "examples", "seed", "seeds", "runs"}
 
 
 def write_findings(study: Study[Any], runs: Runs, findings: Findings, folder: Path | None = None) -> None:
@@ -35,7 +36,7 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
             continue
         stem = folder / name.replace(" ", "-")
         named = not isinstance(table.index, pd.RangeIndex)
-        text = table.map(shown)
+        text = as_text(table)
         markdown = text.map(lambda cell: cell.replace("|", "\\|"))
         write_atomically(stem.with_suffix(".csv"), as_csv(table, named))
         write_atomically(stem.with_suffix(".md"), markdown.to_markdown(index=named, disable_numparse=True) + "\n")
@@ -52,12 +53,20 @@ def as_csv(table: pd.DataFrame, named: bool = False) -> str:
     return text
 
 
-def shown(value: Any) -> str:
-    """Return a cell as text: two decimals, more for small numbers, `-` for what there is not."""
-    if value is pd.NA:
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table's cells as text; what a study was asked for, such as levels, with as many decimals as it has."""
+    return table.apply(lambda column: column.map(lambda value: shown(value, column.name in _ASKED)))
+
+
+def shown(value: Any, asked: bool = False) -> str:
+    """Return a cell as text: two decimals (more for small numbers, or all if it was `asked` for), `-` for nothing."""
+    if value is None or value is pd.NA:
         return "-"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
     if isinstance(value, float):
-        return "-" if not np.isfinite(value) else f"{value:.3g}" if -0.1 < value < 0.1 else f"{value:.2f}"
+        form = ".6g" if asked else ".3g" if -0.1 < value < 0.1 else ".2f"
+        return f"{value:{form}}" if np.isfinite(value) else "-"
     return str(value)
 
 

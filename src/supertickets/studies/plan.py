@@ -19,6 +19,7 @@ from supertickets.studies.checks import check_folder
 from supertickets.studies.config import merge_overrides
 from supertickets.studies.run import check_request, machine_of
 from supertickets.studies.study import full_ticket, training_flops
+from supertickets.tasks.tables import counted
 
 if TYPE_CHECKING:
     from supertickets.lab.machine import Machine
@@ -52,14 +53,20 @@ class Plan:
 
     def sentence(self) -> str:
         """Return the numbers in words."""
-        left = self.trainings - self.done
+        left, count = self.trainings - self.done, counted(self.trainings, "training")
+        takes = "takes" if left == 1 else "take"
+        cost = (
+            f"about {self.flops:.2g} FLOPs and {duration(self.seconds)} on this machine, {self.side_by_side} at a time"
+        )
+        if not left:
+            done = f"All {count} are done." if self.trainings > 1 else "The training is done."
+        elif self.done:
+            done = f"{count}, {self.done} of them done; the other{f' {left}' if left > 1 else ''} {takes} {cost}."
+        else:
+            done = f"{count} {takes} {cost}."
         equal = " Of those that depend on others, equal ones are run once." if self.unmade else ""
         note = f" {self.note}" if self.note else ""
-        return (
-            f"{self.trainings} trainings, {self.done} of them done; the other {left} take about {self.flops:.2g} FLOPs "
-            f"and {duration(self.seconds)} on this machine, {self.side_by_side} at a time. The folder will take about "
-            f"{size(self.disk)}.{equal}{note} Nothing was run or written."
-        )
+        return f"{done} The folder will take about {size(self.disk)}.{equal}{note} Nothing was run or written."
 
 
 def plan_study(
@@ -141,10 +148,13 @@ def _table(execution: Execution, distinct: Sequence[Run]) -> pd.DataFrame:
 
 
 def _disk(execution: Execution, base: BaseModel, infos: Sequence[TaskInfo]) -> int:
-    """Return about how many bytes a study's folder has in the end: kept weights, outputs of every epoch, the page."""
+    """Return about how many bytes a study's folder has in the end: weights, outputs of every epoch, the page.
+
+    Of the weights that a study keeps, one model is there twice: as trained and as shipped.
+    """
     weights = sum((base.folder / name).stat().st_size for name in base.weights)
     kept = [run.step.keep for run in execution.runs]
     epochs = max((run.trial.recipe.epochs for run in execution.runs if run.trial is not None), default=1)
     outputs = max(len(info.targets) * max(1, len(info.labels)) for info in infos) * 4 * epochs
-    copies = kept.count("yes") + ("best" in kept)
+    copies = kept.count("yes") + ("best" in kept) + any(keep != "no" for keep in kept)
     return int(copies * weights + execution.total * outputs + _PAGE)
