@@ -118,7 +118,7 @@ def test_adapting_again_trains_nothing_and_needs_no_weights(
 
 
 def test_a_dry_run_of_adapt_without_trained_weights_measures_a_model_that_is_trained_again(
-    places: dict[str, Path], asked: dict[str, Any], tmp_path: Path
+    places: dict[str, Path], shared: Result, asked: dict[str, Any], tmp_path: Path
 ) -> None:
     source = shutil.copytree(places["words"], tmp_path / "source")
     for path in source.glob(f"trials/*/{WEIGHTS}"):
@@ -126,6 +126,8 @@ def test_a_dry_run_of_adapt_without_trained_weights_measures_a_model_that_is_tra
     plan = plan_study("adapt", asked | {"sources": (source,)}, out=tmp_path / "out")
     assert plan.flops > 0
     assert plan.seconds > 0
+    assert "trained again first, as their weights were not kept: WORDS-ST-DNN" in plan.sentence()
+    assert plan_study("adapt", asked | {"sources": (shared.folder,)}, out=tmp_path / "out").note == ""  # control
     assert not (tmp_path / "out").exists()
     few = {"sources": (source,), "fractions": (12,), "seeds": 1}
     again = plan_study("adapt", asked | few, out=tmp_path / "out").flops

@@ -4,6 +4,7 @@ import itertools
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from supertickets.evidence.adapt import analyse_adapt
 from supertickets.evidence.compare import analyse_compare
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.rates import SPREAD
-from supertickets.evidence.runs import Runs, TaskInfo
+from supertickets.evidence.runs import Runs, TaskInfo, understood
 from supertickets.evidence.share import MODELS, MT_DNN, TICKET_SHARE, ShareFindings, analyse_share
 from supertickets.lab.steps import Label, Run, Step
 from supertickets.report.adapt import adapt_sections
@@ -149,6 +150,12 @@ def pages(folder: Path) -> dict[str, str]:
         "to compare": compare_page(folder / "to compare.html", finished=0),
     }
     return {name: text[: text.index("<script>")] + text[text.index("</head>") :] for name, text in made.items()}
+
+
+def test_what_is_said_of_the_model_is_of_no_task() -> None:
+    one, other = (replace(info(task), notices=("m",), description=("d",)) for task in ("words", "graded"))
+    assert understood([one, other]) == ["m", "words: d", "graded: d"]
+    assert understood([one]) == ["m", "d"]
 
 
 # --- what they say ----------------------------------------------------------------------------------------------------

@@ -51,6 +51,8 @@ class TaskInfo:
     files_hash: str = ""
     description: tuple[str, ...] = ()
     """What was understood of its data, in sentences."""
+    notices: tuple[str, ...] = ()
+    """What was understood of the base model, in sentences."""
 
     @classmethod
     def of(cls, base: BaseModel, source: TaskSource, task: Task) -> TaskInfo:
@@ -80,6 +82,13 @@ class TaskInfo:
         """What the score is, in words."""
         names = scored(self.metrics)
         return " and ".join(names) if len(names) < 3 else f"mean of {len(names)} metrics"
+
+
+def understood(tasks: Sequence[TaskInfo]) -> list[str]:
+    """Return what was understood of the base model, and of each task's data, with its name if there are several."""
+    several = len({task.task for task in tasks}) > 1
+    of_data = [f"{task.task}: {said}" if several else said for task in tasks for said in task.description]
+    return list(dict.fromkeys([*tasks[0].notices, *of_data]))
 
 
 def save_tasks(folder: Path, tasks: Sequence[TaskInfo]) -> None:

@@ -12,7 +12,7 @@ import plotly
 from markupsafe import Markup
 
 from supertickets.evidence.findings import Findings
-from supertickets.evidence.runs import Runs, TaskInfo
+from supertickets.evidence.runs import Runs, TaskInfo, understood
 from supertickets.report.sections import WORDS, Facts, Heading, Listed, Section, Table, Words, environment
 from supertickets.storage import write_atomically
 
@@ -43,19 +43,14 @@ class Part:
     @property
     def rest(self) -> list[Section]:
         """The study's sections; then all runs, what is known of the data, and how to repeat the study."""
-        runs, of = self.runs, {task.task for task in self.runs.tasks}
-        data = [
-            f"{task.task}: {sentence}" if len(of) > 1 else sentence
-            for task in runs.tasks
-            for sentence in task.description
-        ]
+        runs, data = self.runs, understood(self.runs.tasks)
         outcome = next((run.outcome for run in runs.runs if run.outcome is not None), None)
         particulars = [
             Heading("All runs"),
             Table(self.findings.runs.dropna(axis=1, how="all"), "all runs"),
             *(Words(words, "quiet") for words in WORDS["all"]["runs"]),
             Heading("Data") if data else None,
-            Listed(list(dict.fromkeys(data))),
+            Listed(data),
             Heading("Settings"),
             Words(Markup("To repeat: <code>{}</code>").format(self.command)),
             Facts(runs.settings),

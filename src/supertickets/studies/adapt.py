@@ -196,7 +196,10 @@ class Adapt(Study[AdaptSettings]):
                 "blocks of text; set --epochs instead."
             )
         origins = [origin for source in sources for origin in _origins(source, settings, task)]
-        return Request(settings, base, loaded, AdaptInputs(origins=tuple(origins)), _to_train_again(models))
+        inputs, untrained = AdaptInputs(origins=tuple(origins)), [model for model in models if not _has_weights(model)]
+        named = ", ".join(model.name for model in untrained)
+        note = f"These models are trained again first, as their weights were not kept: {named}."
+        return Request(settings, base, loaded, inputs, _to_train_again(untrained), note if untrained else "")
 
 
 def _adapted(
@@ -265,14 +268,19 @@ def _check_output_layer(source: OpenStudy, trained: TaskInfo, trained_on: TaskSo
         )
 
 
-def _to_train_again(models: Sequence[TrainedModel]) -> dict[TaskSource, Task]:
-    """Return the tasks of models whose weights were not kept; raises TicketError if their examples have changed."""
+def _has_weights(model: TrainedModel) -> bool:
+    """Whether a model's trained weights are on disk."""
     from supertickets.lab.outcome import load_outcome
 
+    outcome = load_outcome(model.folder)
+    return outcome is not None and outcome.has_weights
+
+
+def _to_train_again(models: Sequence[TrainedModel]) -> dict[TaskSource, Task]:
+    """Return the tasks of models whose weights were not kept; raises TicketError if their examples have changed."""
     loaded: dict[TaskSource, Task] = {}
     for model in models:
-        outcome = load_outcome(model.folder)
-        for task in () if outcome is not None and outcome.has_weights else model.tasks:
+        for task in model.tasks:
             loaded[task.source] = loaded.get(task.source) or load_task(task.source)
             if loaded[task.source].fingerprint() != task.data_hash:
                 raise TicketError(

@@ -52,7 +52,7 @@ def check_tasks(settings: StudySettings, base: BaseModel, tasks: Loaded) -> list
         check_task(task, model.tokenizer, settings.max_length)
         said = describe(task) + describe_tokens(task, model.tokenizer, settings.max_length)
         found.append(replace(info, description=said))
-    return [replace(found[0], description=(*model.notices, *found[0].description)), *found[1:]]
+    return [replace(info, notices=tuple(model.notices)) for info in found]
 
 
 def _understood(folder: Path, infos: Sequence[TaskInfo]) -> list[TaskInfo] | None:
@@ -67,7 +67,9 @@ def _understood(folder: Path, infos: Sequence[TaskInfo]) -> list[TaskInfo] | Non
         there = load_tasks(folder)
     if [one.identity for one in there] != [one.identity for one in infos]:
         return None
-    return [replace(info, description=one.description) for info, one in zip(infos, there, strict=True)]
+    return [
+        replace(info, description=one.description, notices=one.notices) for info, one in zip(infos, there, strict=True)
+    ]
 
 
 def check_folder(settings: S, infos: Sequence[TaskInfo], weights: bool = True) -> S:

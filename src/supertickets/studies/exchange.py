@@ -91,7 +91,7 @@ def origin_of(runs: Runs, run: Run, settings: Any) -> dict[str, Any]:
     return {
         "task": task.task,
         "data_hash": task.data_hash,
-        "data": list(task.description),
+        "data": [*task.notices, *task.description],
         **{name: value for name, value in run.step.labels.items() if name in ("kind", "level", "sparsity", "seed")},
         "score": outcome.score,
         "metrics": list(task.metrics),

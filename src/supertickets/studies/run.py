@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError
-from supertickets.evidence.runs import RESULTS, Runs, TaskInfo, save_tasks
+from supertickets.evidence.runs import RESULTS, Runs, TaskInfo, save_tasks, understood
 from supertickets.lab.lab import Lab
 from supertickets.lab.lock import hold
 from supertickets.lab.machine import Machine
@@ -83,7 +83,7 @@ def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
             request.inputs.save(settled.folder)
         study = kind(request.inputs)
         machine = machine_of(settled, base, {**request.more_tasks, **tasks})
-        runs = _run(study, settled, infos, machine, quiet)
+        runs = _run(study, settled, infos, machine, quiet, request.note)
         findings = study.analyse(runs, settled)
         write_atomically(settled.folder / RESULTS, as_csv(findings.runs))
         runs.check_some_finished()
@@ -105,7 +105,9 @@ def check_request(kind: type[Study[Any]], request: Request) -> list[TaskInfo]:
     return infos
 
 
-def _run(study: Study[Any], settings: StudySettings, infos: Sequence[TaskInfo], machine: Machine, quiet: bool) -> Runs:
+def _run(
+    study: Study[Any], settings: StudySettings, infos: Sequence[TaskInfo], machine: Machine, quiet: bool, note: str
+) -> Runs:
     """Run all steps that the folder does not remember, and show how far the study is."""
     from rich.console import Console
 
@@ -116,9 +118,8 @@ def _run(study: Study[Any], settings: StudySettings, infos: Sequence[TaskInfo], 
     with Lab(settings.folder, machine, display) as lab, display:
         count = counted(Execution(steps).total, "training")
         display.say(f"{study.describe(settings, infos)}: {count} in {settings.precision}.")
-        for info in infos:
-            for sentence in info.description:
-                display.say(f"{info.task}: {sentence}" if len(infos) > 1 else sentence)
+        for sentence in [*([note] if note else []), *understood(infos)]:
+            display.say(sentence)
         return runs_of(study, settings, infos, lab.run(steps))
 
 

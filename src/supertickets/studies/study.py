@@ -71,8 +71,8 @@ class Inputs(Kept):
 class Request:
     """A study that is asked for, checked and ready to run: complete settings, base model, tasks, and its inputs.
 
-    `more_tasks` are what trials of other studies were trained on, if they have to be trained again; `note` says what is
-    trained beforehand, which a dry run does not count.
+    `more_tasks` are what trials of other studies were trained on, if they have to be trained again; `note` says
+    before anything runs what is trained beforehand.
     """
 
     settings: Any
