@@ -27,7 +27,7 @@ class CompareFindings(Findings):
     comparison: pd.DataFrame
 
     text = "compare.txt.jinja"
-    shown = {"comparison": "what each choice changes (overlap: of what is pruned; difference: of scores)"}  # noqa: RUF012
+    shown = {"comparison": "what each setting changes (overlap: of what is pruned; difference: of scores)"}  # noqa: RUF012
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the comparison."""

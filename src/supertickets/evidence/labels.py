@@ -3,4 +3,4 @@
 SEARCH, SHARED, TUNED, RATES = "search", "shared", "fine-tuned", "learning rates"
 """The stages of runs: finding tickets, training together, fine-tuning on each task, other learning rates and seeds."""
 MT_DNN, TICKET_SHARE = "MT-DNN", "Ticket-Share"
-"""What `share` trains on all tasks: the full model, and the one with tickets."""
+"""What `share` trains on all tasks: the dense model, and the one with tickets."""
