@@ -220,7 +220,7 @@ def test_the_page_of_a_comparison(pages: dict[str, str]) -> None:
     page = pages["compared"]
     assert page.count(">counts=ladder</td>") == 2 + 6  # a row a level, and all runs
     assert page.count(">lr_schedule=released</td>") == 3 + 6  # which trains the dense model otherwise, too
-    for said in ("What each choice changes", "overlap: of the pruned heads and FFNs", "100.0%", "p_holm"):
+    for said in ("Effect of each changed setting", "overlap: of the pruned heads and FFNs", "100.0%", "p_holm"):
         assert said in page, said
 
 

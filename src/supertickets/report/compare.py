@@ -1,4 +1,4 @@
-"""What the page of a study of `compare` says: what each choice changes."""
+"""What the page of a study of `compare` says: the effect of each changed setting."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def compare_sections(findings: CompareFindings, runs: Runs) -> list[Section]:
     known = findings.comparison[findings.comparison["difference"].notna()]
     figure: Block = Figure(differences(known), *_SAID["differences"]) if len(known) else Words(WORDS["all"]["none"])
     meaning = f"{_SAID['table']} {tested('with the change minus without', 'all rows')}"
-    table = Table(findings.comparison, "what each choice changes")
-    return [Section("What each choice changes", [figure, table, Words(meaning, "quiet")])]
+    table = Table(findings.comparison, "effect of each changed setting")
+    return [Section("Effect of each changed setting", [figure, table, Words(meaning, "quiet")])]
 
 
 def differences(comparison: pd.DataFrame) -> go.Figure:

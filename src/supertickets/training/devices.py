@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from supertickets.tasks.tables import counted
 from supertickets.training.recipe import Precision
 
 
@@ -71,4 +72,5 @@ def arithmetic(precision: Precision, device: torch.device) -> contextlib.Abstrac
 def describe_devices() -> str:
     """Return this machine's cores and GPUs in words."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{os.cpu_count()} CPU cores, GPUs: {', '.join(gpus) or 'none'}; {torch.get_num_threads()} torch threads"
+    cores, threads = counted(os.cpu_count() or 1, "CPU core"), counted(torch.get_num_threads(), "torch thread")
+    return f"{cores}, GPUs: {', '.join(gpus) or 'none'}; {threads}"
