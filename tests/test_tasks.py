@@ -265,14 +265,14 @@ def test_bad_rows_are_told_in_one_sentence(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (None, "rows.csv", "no such file"),
+        (None, "rows.csv", "no such file; .* has no files"),
         (b"", "rows.csv", "empty"),
         (b"text,label\n", "rows.csv", "no examples"),
         (b"text,label\na,1\nb,2,3\n", "rows.csv", r"line 3: 3 columns, expected 2 separated by commas"),
         (b"text,label,label\na,1,2\n", "rows.csv", "column 'label' twice"),
         (b"text,label\n\xff\xfe,1\n", "rows.csv", r"not UTF-8 \(byte 11\)"),
         (b'text,label\n"a,1\n', "rows.csv", "not well-formed CSV"),
-        (b'{"text": "a"\n', "rows.jsonl", "line 1: not JSON"),
+        (b'{"text": "a"\n', "rows.jsonl", r"rows\.jsonl, line 1, column \d+: not JSON \("),
         (b"[1]\n", "rows.jsonl", "line 1: expected an object"),
         (b"junk", "rows.parquet", "not a Parquet file"),
         (b"a", "rows.xlsx", r"'\.xlsx'.*known are"),
@@ -285,6 +285,26 @@ def test_bad_files_are_told_in_one_sentence(content: bytes | None, name: str, me
     with pytest.raises(TicketError, match=message) as caught:
         load_task(TaskSource(task="mine", train_file=file, dev_file=file))
     assert str(file) in str(caught.value)
+
+
+def test_the_file_that_was_meant(tmp_path: Path) -> None:
+    save(tmp_path / "ok.csv")
+    for number in range(9):
+        (tmp_path / f"a{number}.txt").write_text("a")
+    with pytest.raises(TicketError, match=r"okk\.csv: no such file; did you mean .*/ok\.csv\?$"):
+        load_task(TaskSource(task="mine", train_file=tmp_path / "okk.csv"))
+    with pytest.raises(TicketError, match=r"nothing\.tsv: no such file; .* has a0\.txt, a1\.txt"):
+        load_task(TaskSource(task="mine", train_file=tmp_path / "nothing.tsv"))
+    with pytest.raises(TicketError, match=rf"^{tmp_path}: that is a folder; expected a file\.$"):
+        load_task(TaskSource(task="mine", train_file=tmp_path))
+
+
+def test_a_dev_set_of_one_example_is_none(tmp_path: Path) -> None:
+    train_file = save(tmp_path / "rows.csv", ROWS * 6)
+    share = 1 / (6 * len(ROWS))
+    with pytest.raises(TicketError, match=r"with at least two examples .* choose another --dev-share, or name a dev"):
+        load_task(TaskSource(task="mine", train_file=train_file, dev_share=share))
+    assert len(load_task(TaskSource(task="mine", train_file=train_file, dev_share=2 * share)).dev) == 2  # control
 
 
 def test_a_dev_label_outside_the_label_set(tmp_path: Path) -> None:

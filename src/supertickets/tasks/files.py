@@ -93,11 +93,11 @@ def _dev_rows(where: str, targets: NDArray[np.generic], share: float, classes: i
     kinds = targets.astype(np.int64) if classes else np.zeros(len(targets), np.int64)
     there = np.bincount(kinds)
     cut = round(share * len(targets))
-    if not 1 <= cut <= len(targets) - len(there):
+    if not 2 <= cut <= len(targets) - len(there):
         of_each = f" that leaves an example of each of {len(there)} classes for training" if classes else ""
         raise TicketError(
-            f"{where} has {counted(len(targets), 'example')}, too few for a dev set of --dev-share {share}{of_each}; "
-            "name a dev file with --dev-file."
+            f"{where} has {counted(len(targets), 'example')}, too few for a dev set of --dev-share {share} with at "
+            f"least two examples{of_each}; choose another --dev-share, or name a dev file with --dev-file."
         )
     wanted = cut * there / len(targets)
     taken = np.minimum(np.floor(wanted).astype(np.int64), there - 1)

@@ -90,7 +90,7 @@ def _format_of(path: Path, where: str) -> Iterator[None]:
 
 
 def _from_json(path: Path) -> Iterator[_Question]:
-    content = parse_json(str(path), read_text(path))
+    content = parse_json(path, read_text(path))
     with _format_of(path, "the file"):
         items = list(content if isinstance(content, list) else content["data"])
     for number, item in enumerate(items, start=1):

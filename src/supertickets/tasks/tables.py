@@ -15,6 +15,7 @@ import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,7 @@ def read_text(path: Path, newline: str | None = None) -> str:
 
     Every line end becomes "\\n", or with `newline=""` stays as it is.
     """
-    if path.is_dir():
-        raise TicketError(f"{path}: that is a folder; expected a file.")
-    if not path.is_file():
-        raise TicketError(f"{path}: no such file{_neighbours(path)}.")
+    _check_file(path)
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as file:
             text = file.read()
@@ -62,11 +60,22 @@ def read_text(path: Path, newline: str | None = None) -> str:
     return text
 
 
+def _check_file(path: Path) -> None:
+    """Raise TicketError unless a path is a file's."""
+    if path.is_dir():
+        raise TicketError(f"{path}: that is a folder; expected a file.")
+    if not path.is_file():
+        raise TicketError(f"{path}: no such file{_neighbours(path)}")
+
+
 def _neighbours(path: Path) -> str:
+    """Say which file was meant, or which there are."""
     if not path.parent.is_dir():
-        return f" (nor the folder {path.parent})"
+        return f" (nor the folder {path.parent})."
     files = sorted(item.name for item in path.parent.iterdir() if item.is_file())
-    return f"; {path.parent} has {', '.join(files[:8])}" if files else f"; {path.parent} has no files"
+    if near := get_close_matches(path.name, files, n=1, cutoff=0.75):  # dev.tsv and test.tsv are less alike
+        return f"; did you mean {path.with_name(near[0])}?"
+    return f"; {path.parent} has {', '.join(files[:8]) or 'no files'}."
 
 
 def read_tsv(path: Path, header: Sequence[str] | None = None, skip_short: bool = False) -> Table:
@@ -97,6 +106,7 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, skip_short: bool =
 
 def read_table(path: Path, ending: str | None = None) -> Table:
     """Read a user's CSV, TSV, JSONL or Parquet file, by its ending unless one is given."""
+    _check_file(path)
     ending = ending or path.suffix.lower()
     if ending not in FORMATS:
         raise unknown_name(f"file format of {path}:", ending or "(none)", FORMATS)
@@ -159,12 +169,15 @@ def told(table: Table, notice: str) -> Table:
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_json(where: str, text: str) -> Any:
-    """Return what a JSON text says; raises TicketError where it is none that can be read and written as UTF-8.
+def parse_json(path: Path, text: str, line: int | None = None) -> Any:
+    """Return what a file's JSON text says; raises TicketError where it is none that can be read and written as UTF-8.
+
+    `line` is the number of the file's line that the text is, None where it is the whole file.
 
     Refused are keys that an object has twice, lone surrogates such as "\\\\ud800", numbers of thousands of digits and
     deep nesting. NaN and Infinity are numbers here, as Python's own json writes them.
     """
+    where = str(path) if line is None else f"{path}, line {line}"
     try:
         found = json.loads(text, object_pairs_hook=_object)
         if _SURROGATE.search(text):
@@ -176,6 +189,9 @@ def parse_json(where: str, text: str) -> Any:
         raise TicketError(
             f"{where}: {alone} is half of a character, without its other half; expected whole characters."
         ) from error
+    except json.JSONDecodeError as error:
+        place = f"line {line or error.lineno}, column {error.colno}"
+        raise TicketError(f"{path}, {place}: not JSON ({error.msg}).") from error
     except ValueError as error:
         raise TicketError(f"{where}: not JSON ({str(error).split(';')[0]}).") from error
     return found
@@ -195,7 +211,7 @@ def _read_jsonl(path: Path) -> Table:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        row = parse_json(f"{path}, line {number}", line)
+        row = parse_json(path, line, number)
         if not isinstance(row, dict):
             raise TicketError(f"{path}, line {number}: expected an object, got {type(row).__name__}.")
         rows.append(row)
@@ -208,8 +224,6 @@ def _read_parquet(path: Path) -> Table:
     import pyarrow
     from pyarrow import parquet
 
-    if not path.is_file():
-        raise TicketError(f"{path}: no such file{_neighbours(path)}.")
     try:
         names = parquet.read_schema(path).names
         if twice := [name for name in names if names.count(name) > 1]:
