@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from helpers.models import save_tiny_model
 from helpers.optional import optional_import
 from helpers.study_files import contents
 from helpers.trials import make_trial, write_words
+from supertickets.errors import TicketError
 from supertickets.lab import Trial, on_ray
 from supertickets.lab.jobs import Job, Message
 from supertickets.lab.machine import Machine
@@ -281,6 +283,23 @@ def test_files_stay_in_ray_no_longer_than_trials_need_them(
 @pytest.fixture
 def trial(tiny_model: Path, words: dict[str, Path]) -> Trial:
     return make_trial(tiny_model, words)
+
+
+def test_a_closed_port_is_told_before_ray_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "require_ray", lambda: pytest.fail("Ray was asked"))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(TicketError, match=rf"^--address {address}: no Ray cluster answers at this .*refused\)\.$"):
+            on_ray.join(address)
+    with pytest.raises(TicketError, match="--address no:99999: no Ray cluster answers at this address"):
+        on_ray.join("no:99999")
+
+
+def test_how_to_install_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(TicketError, match=r"^--backend ray needs Ray: `pip install '\.\[ray\]'` in your clone"):
+        on_ray.require_ray()
 
 
 # --- a worker, without Ray --------------------------------------------------------------------------------------------

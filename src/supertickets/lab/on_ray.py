@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ _bench: Any = None  # Ray keeps its worker processes: base weights and token ids
 _bench_for: Any = None  # the models and tasks in it, by hash, and its options: a driver may run several studies
 _PREFIX = "supertickets-trial-"
 _FOLDER = Path(tempfile.gettempdir()) / f"{_PREFIX}{uuid.uuid4().hex}"  # one name, as a bench knows its models' place
+_TO_ANSWER = 5.0  # seconds that a cluster has to accept a connection
 _TO_STOP = 5.0  # seconds that a training has to stop by itself
 
 Files = dict[str, bytes]
@@ -36,7 +38,7 @@ def require_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise TicketError("--backend ray needs Ray: `pip install 'supertickets[ray]'`.") from error
+        raise TicketError("--backend ray needs Ray: `pip install '.[ray]'` in your clone of supertickets.") from error
     return ray
 
 
@@ -129,9 +131,12 @@ class _Mailbox:
 
 def join(address: str | None) -> None:
     """Join the Ray cluster at an address, or else this machine's, or start one; raises TicketError if none answers."""
+    host, _, port = (address or "").rpartition(":")
     try:
+        if host and port.isdigit() and "://" not in host:  # Ray itself tries for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_TO_ANSWER).close()
         require_ray().init(address=address, log_to_driver=False, include_dashboard=False, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, OverflowError) as error:  # of a port above 65535
         first = str(error).strip().splitlines()[0]
         raise TicketError(f"--address {address}: no Ray cluster answers at this address ({first}).") from error
 
