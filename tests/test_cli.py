@@ -234,7 +234,7 @@ def test_models_that_cannot_be_used(tmp_path: Path, mine: list[str], capsys: pyt
     config = json.loads((folder / "config.json").read_text())
     cases = [
         ({**config, "model_type": "robert"}, "(model_type 'robert') is not supported; supported are albert, bert"),
-        ({**config, "quantization_config": {}}, "a base model must be dense"),
+        ({**config, "quantization_config": {}}, "is quantized; expected full-precision weights"),
         ({}, "is not a model's config"),
     ]
     for content, message in cases:

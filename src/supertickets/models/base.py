@@ -121,8 +121,14 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
         model_type = config["model_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise TicketError(f"model {name!r}: {path} is not a model's config ({error!r}).") from error
-    if "quantization_config" in config:
-        raise TicketError(f"model {name!r} is quantized or already cut; a base model must be dense.")
+    if (quantization := config.get("quantization_config")) is not None:
+        cut = isinstance(quantization, dict) and quantization.get("quant_method") == "supertickets"
+        what = (
+            "already pruned to a ticket; expected a dense model"
+            if cut
+            else "quantized; expected full-precision weights"
+        )
+        raise TicketError(f"model {name!r} is {what}.")
     if model_type not in FAMILIES:
         raise TicketError(
             f"model {name!r}: its architecture (model_type {model_type!r}) is not supported; supported are "
