@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from safetensors.numpy import save
 
 from supertickets.errors import TicketError
 from supertickets.tickets import Ticket
@@ -260,7 +261,16 @@ def test_folders_that_hold_no_ticket(tmp_path: Path) -> None:
     (folder / "ticket.json").write_text(text.replace('"weight_hash"', '"hash"'))
     with pytest.raises(TicketError, match="does not say which base model"):
         load_ticket(folder)
+    (folder / "ticket.json").write_text(text.replace('"base"', '"bass"'))
+    with pytest.raises(TicketError, match=r"damaged \(ticket\.json has no entry 'base'\)\.$"):
+        load_ticket(folder)
+    (folder / "ticket.json").write_text(f"[{text}]")
+    with pytest.raises(TicketError, match=r"damaged \(ticket\.json is not an object\)\.$"):
+        load_ticket(folder)
     (folder / "ticket.json").write_text(text)
+    (folder / "ticket.safetensors").write_bytes(save({"heads": np.ones((2, 4), np.uint8)}))
+    with pytest.raises(TicketError, match=r"damaged \(ticket\.safetensors has no entry 'ffns'\)\.$"):
+        load_ticket(folder)
     (folder / "ticket.safetensors").write_bytes(b"junk")
     with pytest.raises(TicketError, match="damaged"):
         load_ticket(folder)

@@ -466,12 +466,15 @@ def damage(folder: Path, what: str) -> None:
         "newer": {"format": 99},
         "nameless": {"base": {"name": "m"}},
         "no base": {"base": None},
+        "no sum": {"sha256": 1},
     }
     if what in changes:
         file.write_text(json.dumps(content | changes[what]))
     elif what == "no origin":
         del content["origin"]
         file.write_text(json.dumps(content))
+    elif what == "list":
+        file.write_text("[1]")
     elif what == "cut off":
         file.write_text(file.read_text()[:30])
     elif what == "no arrays":
@@ -489,8 +492,10 @@ def damage(folder: Path, what: str) -> None:
         ("cut off", "not a ticket of single weights"),
         ("newer", "ticket format 99 is newer than this version reads"),
         ("nameless", "does not say which base model"),
-        ("no base", "the ticket folder is damaged"),
-        ("no origin", "the ticket folder is damaged"),
+        ("list", "not a ticket of single weights"),
+        ("no base", r"the ticket folder is damaged \(ticket.json has a wrong entry 'base'\)"),
+        ("no sum", r"the ticket folder is damaged \(ticket.json has a wrong entry 'sha256'\)"),
+        ("no origin", r"the ticket folder is damaged \(ticket.json has no entry 'origin'\)"),
         ("no arrays", "the ticket folder is damaged"),
         ("flipped", "does not match ticket.json"),
         ("other", "does not match ticket.json"),

@@ -27,6 +27,7 @@ SHARED_MODEL, SHARED_JSON = "shared-model", "shared.json"
 
 
 T = TypeVar("T", Ticket, WeightTicket)
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def load_any_ticket(folder: Path | str) -> SharedTicket[Any]:
         raise TicketError(f"{folder}: not a ticket folder (no {TICKET_JSON}){hint or '.'}")
     try:
         content = json.loads((folder / TICKET_JSON).read_text(encoding="utf-8"))
-        if content["format"] > FORMAT:
+        if _entry(content, "format", int) > FORMAT:
             raise TicketError(
                 f"{folder}: ticket format {content['format']} is newer than this version reads ({FORMAT}); "
                 "upgrade supertickets."
@@ -111,22 +112,34 @@ def load_any_ticket(folder: Path | str) -> SharedTicket[Any]:
         ticket: Ticket | WeightTicket
         scores = {}
         if content.get("kind") == WEIGHTS_KIND:
-            if hashlib.sha256(found).hexdigest() != content["sha256"]:
+            if hashlib.sha256(found).hexdigest() != _entry(content, "sha256", str):
                 raise TicketError(f"{folder}: the checksum of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
             ticket = WeightTicket.from_bytes(found, str(folder / TICKET_ARRAYS))
         else:
             arrays = load(found)
             ticket = Ticket(arrays["heads"].astype(bool), arrays["ffns"].astype(bool))
-            if ticket.shape != (content["shape"]["layers"], content["shape"]["heads"]):
+            shape = _entry(content, "shape", dict)
+            if ticket.shape != (shape.get("layers"), shape.get("heads")):
                 raise TicketError(f"{folder}: the shape of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
             scores = {name.removeprefix("scores."): arrays[name] for name in arrays if name.startswith("scores.")}
-        if not {"name", "weight_hash"} <= content["base"].keys():
+        base, origin, made_by = (_entry(content, name, dict) for name in ("base", "origin", "versions"))
+        if not {"name", "weight_hash"} <= base.keys():
             raise TicketError(f"{folder}: {TICKET_JSON} does not say which base model the ticket is of.")
-        return SharedTicket(ticket, content["base"], content["origin"], content["versions"], scores)
+        return SharedTicket(ticket, base, origin, made_by, scores)
     except TicketError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise TicketError(f"{folder}: the ticket folder is damaged ({error}).") from error
+        said = f"{TICKET_ARRAYS} has no entry {error}" if isinstance(error, KeyError) else error
+        raise TicketError(f"{folder}: the ticket folder is damaged ({said}).") from error
+
+
+def _entry(content: Any, name: str, kind: type[V]) -> V:
+    """Return an entry of `ticket.json`; raises ValueError where there is none of this kind."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{TICKET_JSON} is not an object")
+    if not isinstance(value := content.get(name), kind):
+        raise ValueError(f"{TICKET_JSON} has {'a wrong' if name in content else 'no'} entry {name!r}")
+    return value
 
 
 def is_of_weights(folder: Path) -> bool:
