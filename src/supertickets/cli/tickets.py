@@ -33,8 +33,11 @@ def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, a
     if as_json:
         click.echo(json.dumps(made))
     else:
-        share = made["parameters"] / made["dense_parameters"]
-        click.echo(f"{made['folder']}: {made['parameters']:,} parameters, {share:.1%} of the dense model's.")
+        kept, dense = made["parameters"], made["dense_parameters"]
+        said = f"{kept:,} parameters, {kept / dense:.1%} of the dense model's."
+        if made.get("zeros"):
+            said = f"{kept:,} of {dense:,} parameters are not zero ({kept / dense:.1%})."
+        click.echo(f"{made['folder']}: {said}")
 
 
 @click.command("import-masks")
@@ -45,10 +48,11 @@ def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, a
 @click.option(
     "--zeros", is_flag=True, help="the file has a pruned model's weights instead of masks: treat zeros as pruned"
 )
-def import_masks(masks: Path, task: str, model: str, out: Path, zeros: bool) -> None:
+@AS_JSON
+def import_masks(masks: Path, task: str, model: str, out: Path, zeros: bool, as_json: bool) -> None:
     """Convert a file of pruning masks into a ticket folder.
 
-    MASKS is a file such as a state dict (.pt, .pth, .bin, .ckpt, .safetensors, .npz) with masks from
+    MASKS is a file such as a state dict (.pt, .pth, .bin, .ckpt, .safetensors, .npz, .npy) with masks from
     torch.nn.utils.prune or nni, or with 0 and 1 under the names of the weights, at any depth and under any prefix.
     Entries of the file that are not used are listed. No code in the file is run.
     """
@@ -56,6 +60,10 @@ def import_masks(masks: Path, task: str, model: str, out: Path, zeros: bool) -> 
 
     made = make(masks, model, task, out, zeros)
     ticket = made.ticket
+    if as_json:
+        counts = {"kept": ticket.kept, "weights": ticket.total, "matrices": len(ticket.masks)}
+        click.echo(json.dumps({"ticket": str(out), **counts, "sparsity": ticket.sparsity, "notes": made.notes}))
+        return
     click.echo(
         f"{out}: the ticket keeps {ticket.kept:,} of {ticket.total:,} weights in {len(ticket.masks)} matrices; "
         f"{ticket.sparsity:.2%} are pruned."

@@ -15,9 +15,9 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
     """Put a shared ticket on its pre-trained base model and save the encoder in `out`.
 
     A ticket of heads and FFNs is cut out; one of single weights leaves zeros where it has nothing. `model` None means
-    the one the ticket names. Returns the folder, how many parameters there are (but zeros) and were, and notices about
-    the base. Raises TicketError if the base's weights are not those the ticket was drawn from (unless `any_base`), if
-    the ticket does not fit, or if `out` is not empty.
+    the one the ticket names. Returns the folder, how many parameters there are (but zeros) and were, how many became
+    zeros, and notices about the base. Raises TicketError if the base's weights are not those the ticket was drawn from
+    (unless `any_base`), if the ticket does not fit, or if `out` is not empty.
     """
     from transformers import AutoModel
 
@@ -52,6 +52,7 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
         "folder": str(out),
         "parameters": encoder.num_parameters() - zeros,
         "dense_parameters": before,
+        "zeros": zeros,
         "notices": notices,
     }
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from supertickets.errors import TicketError
 from supertickets.export.card import ticket_card
 from supertickets.models import BaseModel, find_model, prunable_weights
 from supertickets.storage import atomic_folder, check_free, file_digest, user_path
@@ -30,6 +31,8 @@ def import_masks(path: Path, model: str, task: str, out: Path, zeros: bool = Fal
     check_free(out)
     base = find_model(model)
     found = read_masks(path, prunable_weights(base, Pruning.model_validate({"embeddings": True})), zeros)
+    if found.ticket.kept == found.ticket.total:
+        raise TicketError(f"{path}: the masks prune nothing; expected zeros in some of them.")
     source = {"file": path.name, "sha256": file_digest(path), "notes": list(found.notes)}
     origin: Mapping[str, Any] = {"task": task, "kind": "imported", **source}
     shared = SharedTicket(found.ticket, named_base(base), origin, versions())

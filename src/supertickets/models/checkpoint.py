@@ -163,7 +163,7 @@ def _notices(base: BaseModel, new: Iterable[str], unused: Iterable[str]) -> Iter
     if base.is_pickled:
         yield f"{base.weights[0]} of model {base.name} is a pickle: only tensors are read, no code in it is run."
     if new := sorted(new):
-        yield f"Model {base.name} has no weights for {', '.join(new)}: they are initialized randomly, by the seed."
+        yield f"Model {base.name} has no weights for {', '.join(new)}: they are initialized randomly."
     tops: dict[str, int] = {}
     for name in unused:
         if not name.endswith(_BUFFERS):
@@ -171,7 +171,7 @@ def _notices(base: BaseModel, new: Iterable[str], unused: Iterable[str]) -> Iter
             tops[top] = tops.get(top, 0) + 1
     if tops:
         counted = ", ".join(f"{top} ({count} tensors)" for top, count in tops.items())
-        yield f"Unused weights in the checkpoint of model {base.name}, which gets a new output layer: {counted}."
+        yield f"Unused weights in the checkpoint of model {base.name}: {counted}."
 
 
 def outside_names(model: "PreTrainedModel") -> list[str]:
