@@ -203,7 +203,7 @@ def test_too_small_a_fraction(
     arguments = ["find", "--model", str(tiny_model), *files, "--out", str(tmp_path / "out")]
     assert main([*arguments, "--fraction", "0.01"]) == 2
     said = capsys.readouterr().err
-    assert "a fraction of 0.01 leaves 0 of 64 training examples of task 'train'" in said
+    assert "--fraction 0.01: it leaves 0 of 64 training examples of task 'train'" in said
     assert "expected at least 2, a fraction of 0.0313 or more" in said
     assert (count_of(0.0312, 64), count_of(0.0313, 64)) == (1, 2)
     assert main([*arguments, "--fraction", "0"]) == 2

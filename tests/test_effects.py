@@ -490,6 +490,7 @@ OTHER_COMMANDS: list[tuple[list[str], str]] = [
     (["report", "{find-words}", "{find-more}", "--out", "{file}/a"], "is not a writable folder"),
     (["report", "{imp-words}", "{find-words}", "--out", "{new}"], "report studies of `imp` one at a time"),
     (["status", "{full}"], "there is no study in it"),
+    (["status", "{new}"], "new: no such folder."),
     (["clean", "{full}"], "there is no study in it"),
 ]
 

@@ -282,8 +282,12 @@ def test_a_folder_of_another_schema_is_refused(done: Result, study: dict[str, An
     content = yaml.safe_load((copy / "settings.yaml").read_text())
     for schema in (0, 1, None):
         (copy / "settings.yaml").write_text(yaml.safe_dump({**content, "schema": schema}))
-        with pytest.raises(TicketError, match=f"written by another version \\(schema {schema}"):
+        with pytest.raises(TicketError, match=f"^--out {copy}: .* written by another version \\(schema {schema}"):
             supertickets.find(study, out=copy)
+    for content, said in (("a: [\n", "not YAML"), ("schema: 5\nstudy: fnd\n", "unknown study 'fnd'")):
+        (copy / "settings.yaml").write_text(content)
+        with pytest.raises(TicketError, match=f"^{copy}/settings.yaml: {said}"):  # no flag names the folder
+            status(copy)
 
 
 # --- watching and cleaning --------------------------------------------------------------------------------------------

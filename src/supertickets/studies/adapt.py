@@ -14,7 +14,7 @@ from supertickets.errors import TicketError, named_twice, unknown_name
 from supertickets.lab.steps import Done, Label, Step
 from supertickets.lab.trial import TicketField, Trial
 from supertickets.storage import UserPath
-from supertickets.studies.config import Overrides, parse
+from supertickets.studies.config import Overrides, named_by, parse
 from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, part, rising
 from supertickets.studies.study import Inputs, Kept, Request, Study, study, training_flops, trial_of
 from supertickets.tasks import Task, TaskFiles, TaskSource, count_of, load_task, take_part, task_name
@@ -172,8 +172,9 @@ class Adapt(Study[AdaptSettings]):
             raise TicketError("--task: name the task to adapt to, such as snli, or your own file with --train-file.")
         if not first.sources:
             raise TicketError("--sources: name the folder of a finished study of `find` or `share`.")
-        sources = [open_study(path) for path in first.sources]
-        models = [model for source in sources for model in source.models()]
+        with named_by("--sources"):
+            sources = [open_study(path) for path in first.sources]
+            models = [model for source in sources for model in source.models()]
         overrides.setdefault("model", sources[0].settings.model)
         settings, base = cls.resolve(overrides, quiet)
         for source in sources:
@@ -314,4 +315,4 @@ def _fractions(settings: AdaptSettings) -> dict[TaskSource, Task]:
         count = count_of(share, size)
         shares.setdefault(count, 1.0 if count == size else share)
     sources = [whole.model_copy(update={"fraction": share}) for _, share in sorted(shares.items())]
-    return {source: take_part(task, source) for source in sources}
+    return {source: take_part(task, source, "--fractions") for source in sources}

@@ -13,7 +13,7 @@ from supertickets.evidence.runs import RESULTS, TaskInfo, load_tasks
 from supertickets.lab.machine import RUNNERS, check_device
 from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel
-from supertickets.studies.config import EXAMPLES, SETTINGS_FILE, S, check_same, differences, load_settings
+from supertickets.studies.config import EXAMPLES, SETTINGS_FILE, S, check_same, differences, load_settings, named_by
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Loaded
 from supertickets.tasks.description import describe
@@ -79,7 +79,8 @@ def check_folder(settings: S, infos: Sequence[TaskInfo], weights: bool = True) -
     """
     folder = settings.folder
     check_place(folder)
-    before = load_settings(folder)
+    with named_by("--out"):
+        before = load_settings(folder)
     if before is None and folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
         raise TicketError(f"--out {folder}: the folder is not empty and has no {SETTINGS_FILE}; choose another folder.")
     settled = settings.model_copy(update={"precision": settle_precision(settings, before)})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -230,23 +231,37 @@ def load_settings(folder: Path) -> StudySettings | None:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return None
-    content = _read(path)
+    try:
+        content = _read(path)
+    except TicketError as error:  # no flag names this file
+        raise TicketError(str(error).removeprefix("--config ")) from error
     found, study = content.pop("schema", None), str(content.pop("study", ""))
     if found != SETTINGS_SCHEMA:
         raise TicketError(
-            f"--out {folder}: the folder was written by another version (schema {found}, this one reads "
+            f"{folder}: the folder was written by another version (schema {found}, this one reads "
             f"{SETTINGS_SCHEMA}); choose another folder, or use that version."
         )
-    if study not in STUDIES:
-        raise unknown_name(f"study in {path}", study, STUDIES)
     try:
+        if study not in STUDIES:
+            raise unknown_name("study", study, STUDIES)
         return parse(STUDIES[study].settings, content)
     except TicketError as error:
         raise TicketError(f"{path}: {error}") from error
 
 
+@contextmanager
+def named_by(flag: str) -> Iterator[None]:
+    """Begin TicketErrors about a folder, raised within the context, with the flag that names the folder."""
+    try:
+        yield
+    except TicketError as error:
+        raise TicketError(f"{flag} {error}") from error
+
+
 def settings_in(folder: Path) -> StudySettings:
     """Return the settings of the study in a folder; raises TicketError if there is none."""
+    if not folder.is_dir():
+        raise TicketError(f"{folder}: no such folder.")
     settings = load_settings(folder)
     if settings is None:
         raise TicketError(f"{folder}: there is no study in it (no {SETTINGS_FILE}){_where_else(folder)}.")
@@ -255,8 +270,6 @@ def settings_in(folder: Path) -> StudySettings:
 
 def _where_else(folder: Path) -> str:
     """Say where a study is, below or above a folder that has none."""
-    if not folder.is_dir():
-        return "; there is no such folder"
     inside = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS_FILE}"))
     if inside:
         return f"; it has studies in {', '.join(inside)}"

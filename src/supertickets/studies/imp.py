@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model
-from supertickets.studies.config import Overrides, load_settings
+from supertickets.studies.config import Overrides, load_settings, named_by
 from supertickets.studies.exchange import FoundTicket, Shipping, origin_of
 from supertickets.studies.imp_settings import ImpSettings
 from supertickets.studies.rounds import Rounds
@@ -109,7 +109,8 @@ class Imp(Study[ImpSettings]):
                 "model that has one."
             )
         check_runner(settings)
-        before = load_settings(settings.folder)
+        with named_by("--out"):
+            before = load_settings(settings.folder)
         trained = before is not None and Path(before.model).match(f"*-{BASE}/{MODEL_FOLDER}")
         as_before = settings.model_copy(update={"model": before.model}) if before is not None and trained else settings
         check_folder(as_before, check_tasks(settings, base, request.tasks), weights=not trained)

@@ -14,7 +14,7 @@ from supertickets.lab.lab import replay
 from supertickets.models import BaseModel
 from supertickets.storage import user_path
 from supertickets.studies import STUDIES
-from supertickets.studies.config import SETTINGS_FILE, settings_in
+from supertickets.studies.config import SETTINGS_FILE, named_by, settings_in
 from supertickets.studies.exchange import FoundTicket, TrainedModel, ticket_in
 from supertickets.studies.run import runs_of
 from supertickets.studies.settings import StudySettings
@@ -99,10 +99,8 @@ def _naming(path: Path) -> Iterator[bool]:
     """Say whether a folder is a study's; TicketErrors raised meanwhile begin with --tickets, which names it."""
     if not path.is_dir():
         raise TicketError(f"--tickets {path}: no such folder.")
-    try:
+    with named_by("--tickets"):
         yield (path / SETTINGS_FILE).is_file()
-    except TicketError as error:
-        raise TicketError(f"--tickets {error}") from error
 
 
 def check_base(found: FoundTicket, base: BaseModel) -> None:

@@ -33,10 +33,13 @@ def load_task(source: TaskSource) -> Task:
     return take_part(_load(source), source)
 
 
-def take_part(task: Task, source: TaskSource) -> Task:
-    """Return a whole task with the part of its training set that `source` says; raises TicketError if it is no use."""
+def take_part(task: Task, source: TaskSource, flag: str = "--fraction") -> Task:
+    """Return a whole task with the part of its training set that `source` says; raises TicketError if it is no use.
+
+    `flag` is the one that asked for the part.
+    """
     if source.fraction < 1:
-        task = replace(task, train=_fraction(task, source))
+        task = replace(task, train=_fraction(task, source, flag))
     if task.labels and len(set(task.train.targets.tolist())) < 2:
         raise TicketError(f"task {task.name!r}: every training example is of one class; expected at least two classes.")
     if task.is_regression and len(task.dev) < 2:
@@ -60,7 +63,7 @@ def count_of(fraction: float, size: int) -> int:
     return math.floor(round(Decimal(repr(float(fraction))) * size, 9))
 
 
-def _fraction(task: Task, source: TaskSource) -> Split:
+def _fraction(task: Task, source: TaskSource, flag: str) -> Split:
     """Return a share of the training set: the first examples of one random order, so that fractions are nested.
 
     Of a corpus it is the first lines, so that a block of text goes on as it does in the whole.
@@ -71,8 +74,8 @@ def _fraction(task: Task, source: TaskSource) -> Split:
     if count < needed:
         least = Context(prec=3, rounding=ROUND_CEILING).divide(Decimal(needed), Decimal(len(whole)))
         raise TicketError(
-            f"a fraction of {source.fraction:.3g} leaves {count} of {len(whole)} training examples of task "
-            f"{task.name!r}; expected at least {needed}, a fraction of {least:g} or more."
+            f"{flag} {source.fraction:.3g}: it leaves {count} of {len(whole)} training examples of task {task.name!r}; "
+            f"expected at least {needed}, a fraction of {least:g} or more."
         )
     order = np.random.default_rng(source.fraction_seed).permutation(len(whole))
     rows = np.arange(count) if task.form == "masked" else np.sort(order[:count])
