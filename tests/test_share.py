@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -462,6 +463,9 @@ def test_misuse_of_share(places: dict[str, Path], shared: Result, tmp_path: Path
     shutil.copy(places["words"] / "settings.yaml", unfinished)
     begun = shutil.copytree(unfinished, tmp_path / "begun")
     shutil.copy(places["words"] / "study.safetensors", begun)
+    dense = shutil.copytree(begun, tmp_path / "dense")
+    content = yaml.safe_load((dense / "settings.yaml").read_text())
+    (dense / "settings.yaml").write_text(yaml.safe_dump({**content, "kinds": []}))
     wrong = save_tiny_model(tmp_path / "wrong", seed=3)
     capsys.readouterr()
     words, lengths = str(places["words"]), str(places["lengths"])
@@ -475,11 +479,16 @@ def test_misuse_of_share(places: dict[str, Path], shared: Result, tmp_path: Path
         ("--tickets", f"{words},{lengths}", "--tasks", "words"): "not among --tasks",
         ("--tickets", lengths, "--tickets", str(other)): "with 2 layers x 2 heads, but model",
         ("--tickets", lengths, "--tickets", str(foreign)): "with weights 000000000000",
-        ("--tickets", words, "--tickets", lengths, "--model", str(wrong)): "the ticket was drawn from",
+        ("--tickets", words, "--tickets", lengths, "--model", str(wrong)): "use tickets of that model, or --model "
+        + ticket.base["name"],
         ("--tickets", str(nameless)): "does not say which task",
         ("--tickets", str(unfinished)): "the study has not begun",
+        ("--tickets", str(dense)): f"--tickets {dense}: the study has no winning tickets (--kinds none).",
         ("--tickets", str(begun)): "there is no super ticket in it",
-        ("--tickets", str(shared.folder)): "a study of `share` has no tickets to use; expected `find`",
+        (
+            "--tickets",
+            str(shared.folder),
+        ): "a study of `share` has no tickets to use; expected `find` or, for `transfer`, `imp`",
         ("--tickets", str(tmp_path / "nowhere")): "no such folder",
         ("--tasks", "entailmnet,rte"): "did you mean 'entailment'",
         ("--max-train-examples", "1"): "--max-train-examples",

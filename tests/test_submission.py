@@ -361,7 +361,7 @@ def test_wrong_submissions(
         "find", model=studies["rte"].settings.model, out=tmp_path / "mine", levels=(0.5,), seeds=1, epochs=1, workers=1,
         kinds=("winning",), max_length=16, keep="none", **words,
     )  # fmt: skip
-    with pytest.raises(TicketError, match="on a GLUE task, this is one of `find`: train"):
+    with pytest.raises(TicketError, match="on a GLUE task; its task is 'train'"):
         submit([mine.folder], out=tmp_path / "s.zip")
 
 

@@ -413,7 +413,7 @@ def test_misuse_of_transfer(done: Result, places: dict[str, Path], tmp_path: Pat
         ({"tickets": f"{words},{places['find-lengths']}"}, "some are of single weights, others of heads and FFNs"),
         ({"tickets": words, "tasks": "entailmnet"}, "did you mean 'entailment'"),
         ({"tickets": words, "tasks": "cola", "data": tmp_path / "none"}, "none"),
-        ({"tickets": done.folder}, "a study of `transfer` has no tickets to use; expected `find` or `imp`"),
+        ({"tickets": done.folder}, "a study of `transfer` has no tickets to use; expected `find` or, for `transfer`"),
         ({"tickets": unfinished}, "the study has not begun"),
         ({"tickets": stopped}, "there is no ticket in it yet"),
         ({"tickets": nothing}, "there is no super ticket in it"),

@@ -126,6 +126,9 @@ class Find(Study[FindSettings]):
     def tickets(self, runs: Runs, settings: FindSettings, sparsity: float | None = None) -> list[FoundTicket]:
         """Return the super ticket."""
         if not (settings.folder / TICKET / TICKET_JSON).is_file():
+            if "winning" not in settings.kinds:
+                kinds = ",".join(settings.kinds) or "none"
+                raise TicketError(f"{settings.folder}: the study has no winning tickets (--kinds {kinds}).")
             raise TicketError(
                 f"{settings.folder}: there is no super ticket in it yet; run its `supertickets find` to the end."
             )

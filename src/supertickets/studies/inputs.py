@@ -114,5 +114,5 @@ def check_base(found: FoundTicket, base: BaseModel) -> None:
         return
     raise TicketError(
         f"--tickets {found.where}: the ticket was drawn from {found.model!r} with {of}, but model {base.name!r} has "
-        f"{has}; use tickets of that model."
+        f"{has}; use tickets of that model, or --model {found.model}."
     )

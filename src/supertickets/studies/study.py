@@ -143,7 +143,8 @@ class Study(ABC, Generic[S]):
     def tickets(self, runs: Runs, settings: S, sparsity: float | None = None) -> list[FoundTicket]:
         """Return the tickets that other studies may train on other tasks."""
         raise TicketError(
-            f"{settings.folder}: a study of `{self.name}` has no tickets to use; expected `find` or `imp`."
+            f"{settings.folder}: a study of `{self.name}` has no tickets to use; expected `find` or, for "
+            "`transfer`, `imp`."
         )
 
     def sparsities(self, runs: Runs, settings: S) -> list[float]:

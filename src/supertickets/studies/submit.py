@@ -164,9 +164,9 @@ def _by_task(folders: Sequence[Path]) -> dict[str, OpenStudy]:
         settings: Any = study.settings
         task = task_name(settings.task) if study.name == "find" else ""
         if task not in GLUE or settings.train_file is not None:
-            raise TicketError(
-                f"{folder}: expected a study of `find` on a GLUE task, this is one of `{study.name}`: {settings.title}."
-            )
+            other = f"its task is {settings.task!r}" if study.name == "find" else f"this is one of `{study.name}`"
+            other += " from your own files" if task in GLUE else ""
+            raise TicketError(f"{folder}: expected a study of `find` on a GLUE task; {other}.")
         if task in studies:
             raise TicketError(f"{folder}: {studies[task].folder} is also a study of {task}; name one study per task.")
         studies[task] = study
