@@ -319,7 +319,7 @@ def test_misuse_of_adapt(places: dict[str, Path], shared: Result, adapted: Resul
         (*new, *run, *half, *trained): "choose one with --ticket-of (words, lengths).",
         (*new, *run, *half, *trained, "--ticket-of", "lengths"): "has the labels 0, 1, 2, 'new' the labels 0, 1;",
         (*real, "--sources", str(places["words"]), *trained): "'new' a real number as target; expected",
-        (*new, *run, "--output-layer", "old"): "known are new, trained",
+        (*new, *run, "--output-layer", "old"): "--output-layer: unknown value 'old'; expected one of new, trained.",
         (*new, *run, "--least-steps", "-1"): "--least-steps",
         (
             "--task",

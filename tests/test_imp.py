@@ -754,8 +754,8 @@ MISUSE: list[tuple[dict[str, Any], str]] = [
     ({"sparsities": "0.7..0.3"}, "--sparsities: expected a range of shares in [0, 1)"),
     ({"sparsities": "a..b"}, "--sparsities: expected a range such as 0.1..0.7, got 'a..b'"),
     ({"sparsities": "x"}, "--sparsities"),
-    ({"rate": "0", "sparsities": "0.1..0.5"}, "--rate: input should be greater than 0, got"),
-    ({"rate": "1"}, "--rate: input should be less than 1, got"),
+    ({"rate": "0", "sparsities": "0.1..0.5"}, "--rate: expected more than 0, got 0."),
+    ({"rate": "1"}, "--rate: expected less than 1, got 1."),
     ({"rate": "often"}, "--rate"),
     ({"rewind": "120%"}, "--rewind: expected 0, none, or a share in [0, 1) such as 5%, got '120%'"),
     ({"rewind": "-1"}, "--rewind: expected 0, none, or a share in [0, 1) such as 5%, got '-1'"),
@@ -766,8 +766,8 @@ MISUSE: list[tuple[dict[str, Any], str]] = [
     ({"sparsities": "0.1..0.3", "control_sparsities": "0.4"}, "--control-sparsities: 0.4 is not one of --sparsities; "
      "expected some of 0.1, 0.2, 0.3"),
     ({"controls": "randm"}, "did you mean 'random'"),
-    ({"output_layer": "new"}, "unknown output_layer 'new'"),
-    ({"rule": "lax"}, "unknown rule 'lax'"),
+    ({"output_layer": "new"}, "--output-layer: unknown value 'new'"),
+    ({"rule": "lax"}, "--rule: unknown value 'lax'"),
     ({"pretrain": False}, "--pretrain: it would change nothing, since only --task mlm"),
 ]  # fmt: skip
 

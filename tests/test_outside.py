@@ -89,7 +89,7 @@ def test_a_study_of_another_package_has_everything(site: Path, study: list[str],
     assert contents(out) == before
     wrong = run(site, *study, "--margin", "-1", "--out", str(tmp_path / "wrong"))
     assert wrong.returncode == 2
-    assert "--margin: input should be greater than or equal to 0" in wrong.stderr
+    assert "--margin: expected at least 0, got" in wrong.stderr
     other = run(site, *study, *margins, "--margin", "3")
     assert other.returncode == 2
     assert "margin is 100.0, not 3.0" in other.stderr

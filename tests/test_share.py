@@ -499,7 +499,7 @@ def test_misuse_of_share(places: dict[str, Path], shared: Result, tmp_path: Path
             "--max-train-examples",
             "2",
         ): "--max-train-examples 2: task 'entailment' has 3 classes",
-        ("--updates", "lax"): "unknown update",
+        ("--updates", "lax"): "--updates: unknown value 'lax'; ",
         ("--learning-rates", "1e-3", "--seeds", "1"): "--learning-rates: expected at least two learning rates",
         ("--learning-rates", "1e-3", "--rate-seeds", "1"): "--learning-rates: expected at least two learning rates",
         ("--rate-seeds", "2"): "--rate-seeds: it would change nothing, since --learning-rates is not set",

@@ -33,6 +33,13 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameEr
     return UnknownNameError(f"unknown {what} {name!r}: {nearest(name, names)}known are {', '.join(names)}.")
 
 
+def unknown_value(where: str, value: object, known: Sequence[str]) -> UnknownNameError:
+    """Return the error for a setting's value that is not in its list; `where` is the setting's flag."""
+    asked = nearest(value, known)
+    expected = f"{'E' if asked else 'e'}xpected one of {', '.join(known)}"
+    return UnknownNameError(f"{where}: unknown value {value!r}; {asked}{expected}.")
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return the question whether the known name nearest to `name` was meant, with a space after it, or nothing."""
     by_lower = {known_name.lower(): known_name for known_name in known}

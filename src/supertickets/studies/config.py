@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from supertickets.anatomy import Shape
-from supertickets.errors import TicketError, unknown_name
+from supertickets.errors import TicketError, unknown_name, unknown_value
 from supertickets.models import BaseModel as PretrainedModel
 from supertickets.storage import user_path, write_atomically
 from supertickets.studies import STUDIES
@@ -30,9 +30,13 @@ EXAMPLES = frozenset(TaskSource.model_fields)
 S = TypeVar("S", bound=StudySettings)
 
 
-def flag(name: str) -> str:
-    """Return a setting's flag."""
-    return "--" + name.replace("_", "-")
+class WrongValueError(TicketError):
+    """A value that is wrong whatever the other settings are."""
+
+
+def flag(name: str, value: Any = None) -> str:
+    """Return a setting's flag; that of a value which is False begins with `--no-`."""
+    return ("--no-" if value is False else "--") + name.replace("_", "-")
 
 
 def says(kind: type[StudySettings], what: str) -> set[str]:
@@ -48,7 +52,8 @@ def parse(kind: type[S], values: Mapping[str, Any]) -> S:
     try:
         return kind(**{name: read_value(kind, name, value) for name, value in values.items()})
     except ValidationError as error:
-        raise TicketError(_sentence(error)) from error
+        alone = bool(error.errors()[0]["loc"])
+        raise (WrongValueError if alone else TicketError)(_sentence(error)) from error
 
 
 def read_value(kind: type[StudySettings], name: str, value: Any) -> Any:
@@ -59,7 +64,7 @@ def read_value(kind: type[StudySettings], name: str, value: Any) -> Any:
     """
     annotation = kind.model_fields[name].annotation
     if isinstance(value, bool) and annotation is not bool:
-        raise TicketError(
+        raise WrongValueError(
             f"{flag(name)}: got the boolean {value}; YAML reads yes, no, on and off as booleans, so put the value in "
             "quotes."
         )
@@ -86,23 +91,38 @@ def _as_text(value: Any) -> Any:
     return str(value) if type(value) in (int, float) else value
 
 
-_PLAIN = {"tuple_type": "expected a list", "path_type": "expected the name of a file or folder"}
-"""What the settings' library says less plainly."""
+_EXPECTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "path_type": "the name of a file or folder",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+}
+"""What was expected where pydantic reports an error of these types."""
 
 
 def _sentence(error: ValidationError) -> str:
     """Say what is wrong with the first wrong setting, and the nearest value where there is a list of them."""
-    first = error.errors()[0]
+    first, *more = error.errors()
     if not first["loc"]:  # settings that do not go together: the message names them
         return str(first["msg"]).removeprefix("Value error, ").rstrip(".") + "."
-    name = str(first["loc"][0])
+    name, value, context = str(first["loc"][0]), first["input"], first.get("ctx", {})
     if first["type"] == "literal_error":
-        known = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
-        return str(unknown_name(name.removesuffix("s"), first["input"], known))
-    if first["type"] in _PLAIN:
-        return f"{flag(name)}: {_PLAIN[first['type']]}, got {first['input']!r}."
+        known = re.findall(r"'([^']*)'", context["expected"])
+        if value == "none" and len(first["loc"]) > 1:  # a list of it alone is read as an empty one
+            return f"{flag(name)}: none cannot be combined with other values; expected some of {', '.join(known)}."
+        return str(unknown_value(flag(name), value, known))
+    if first["type"] in _EXPECTED:
+        expected = _EXPECTED[first["type"]].format(**context)
+        words = [e["ctx"]["expected"].strip("'") for e in more if e["loc"][0] == name and e["type"] == "literal_error"]
+        return f"{flag(name)}: expected {' or '.join([expected, *words])}, got {value if context else repr(value)}."
     message = str(first["msg"]).removeprefix("Value error, ")
-    got = "" if "got" in message or first["type"] == "value_error" else f", got {first['input']!r}"
+    got = "" if "got" in message or first["type"] == "value_error" else f", got {value!r}"
     return f"{flag(name)}: {message[0].lower()}{message[1:].rstrip('.')}{got}."
 
 
