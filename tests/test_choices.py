@@ -149,7 +149,9 @@ def test_the_epoch_that_is_scored(
     assert magnitude.scoring.score_epoch == 4
     flags = ["find", "--model", str(tiny_model), "--train-file", str(words["train_file"])]
     assert main([*flags, "--out", str(tmp_path / "out"), "--epochs", "3", "--score-epoch", "4"]) == 2
-    assert "--score-epoch 4: a training has 3 epochs (--epochs)." in capsys.readouterr().err
+    assert "--score-epoch 4: expected at most 3 (--epochs)." in capsys.readouterr().err
+    assert main([*flags, "--out", str(tmp_path / "out"), "--score-epoch", "9"]) == 2
+    assert "--score-epoch 9: expected at most 4 (--epochs)." in capsys.readouterr().err  # the preset's
     assert not (tmp_path / "out").exists()
     small = {**SMALL, "epochs": 2, "keep_epoch": "last", "seeds": 1, "kinds": ("winning",), "model": str(tiny_model)}
     found = [run_study("find", small | words, out=tmp_path / str(epoch), score_epoch=epoch) for epoch in (1, 2, None)]

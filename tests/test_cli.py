@@ -174,7 +174,11 @@ WRONG = {
     ),
     "measure": (["--importance", "fishr"], "--importance: unknown value 'fishr'; did you mean 'fisher'? Expected one"),
     "precision": (["--precision", "fp8"], "--precision: unknown value 'fp8'; expected one of auto, float32, bfloat16."),
-    "level above": (["--levels", "0.5,1.0"], "--levels: a level is a share in [0, 1), got 1"),
+    "level above": (["--levels", "0.5,1.0"], "--levels: expected fractions in [0, 1), got 1."),
+    "level in percent": (
+        ["--levels", "30"],
+        "--levels: expected fractions in [0, 1), got 30; for 30 % write 0.3 or 30%.",
+    ),
     "level below": (["--levels", "-0.1"], "got -0.1"),
     "level of words": (["--levels", "some"], "--levels: expected a number, got 'some'."),
     "no seeds": (["--seeds", "0"], "--seeds: expected at least 1, got 0."),
@@ -189,7 +193,8 @@ WRONG = {
     "one learning rate": (["--learning-rates", "1e-3"], "expected at least two learning rates, or two seeds"),
     "missing file": (["--train-file", "nowhere.csv"], "nowhere.csv: no such file"),
     "column": (["--text", "txt"], "did you mean 'text'"),
-    "config": (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    "config": (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file."),
+    "config folder": (["--config", "."], "--config .: that is a folder; expected a file."),
 }
 
 
@@ -213,11 +218,16 @@ def test_misuse_is_one_sentence_and_exit_code_2(
     ("content", "message"),
     [
         ("epoch: 3\n", "unknown key in {file} 'epoch': did you mean 'epochs'"),
-        ("- 3\n", "expected `key: value` lines, got list"),
+        ("- 3\n", "expected `key: value` lines, got a list."),
+        ("3\n", "expected `key: value` lines, got a text."),
+        ("", "--config {file}: expected `key: value` lines, the file is empty."),
+        ("rate-seeds: 2\nrate_seeds: 3\n", "--config {file}: key 'rate_seeds' is there twice; expected each key once."),
+        ("seeds: many\n", "--config {file}: --seeds: expected a whole number, got 'many'."),
+        ("epochs: yes\n", "--config {file}: --epochs: got the boolean True"),
         ("a: [\n", "not YAML"),
         ("levels: much\n", "--levels"),
         ("epochs: three\n", "--epochs"),
-        ("levels: 1.5\n", "--levels: a level is a share in [0, 1), got 1.5"),
+        ("levels: 1.5\n", "--config {file}: --levels: expected fractions in [0, 1), got 1.5"),
     ],
 )
 def test_a_wrong_yaml_file(

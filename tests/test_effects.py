@@ -355,15 +355,15 @@ def test_what_would_change_nothing_is_refused(
 def test_what_comes_along_is_told(
     places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A preset and the settings file of a study have everything; what another setting makes idle is said, and runs."""
+    """A study's settings file has everything: what of it changes nothing is said, but not what a preset brings."""
     monkeypatch.setattr("supertickets.studies.run._run", _stop)
     asked = usual("find", places) | {"preset": "released", "importance": "magnitude", "max_length": 16}
-    for way in ({**asked, "out": tmp_path / "out"}, tmp_path / "out" / "settings.yaml"):
+    for way, told in (({**asked, "out": tmp_path / "out"}, False), (tmp_path / "out" / "settings.yaml", True)):
         with pytest.raises(_Planned):
             supertickets.find(way, quiet=False)
         said = capsys.readouterr().err
-        assert "--absolute changes nothing, since the measure of importance (magnitude) does not use it." in said
-        assert "--accumulation changes nothing" in said
+        absolute = "--absolute changes nothing, since the measure of importance (magnitude) does not use it."
+        assert (absolute in said, "--accumulation changes nothing" in said) == (told, told)
     with pytest.raises(_Planned):
         supertickets.find(asked | {"importance": "sensitivity"}, out=tmp_path / "other", quiet=False)
     assert "changes nothing" not in capsys.readouterr().err

@@ -233,7 +233,7 @@ def test_a_super_ticket_whose_weights_are_gone_is_trained_again(
 
 def test_a_folder_of_other_settings_is_refused(done: Result, words: dict[str, Path]) -> None:
     before = contents(done.folder)
-    with pytest.raises(TicketError, match=r"created with different settings: batch_size is 8, not 4"):
+    with pytest.raises(TicketError, match=r"created with different settings: --batch-size was 8 and is now 4"):
         supertickets.find(dict(SMALL, batch_size=4), model=done.settings.model, out=done.folder, **words)
     assert contents(done.folder) == before
 
@@ -253,10 +253,14 @@ def test_data_that_changed_are_another_study(done: Result, tmp_path: Path, words
     task = load_task(TaskSource(task="words", train_file=changed, dev_file=words["dev_file"]))
     assert task.fingerprint() != load_task(TaskSource(task="words", **words)).fingerprint()
     before = contents(copy)
-    with pytest.raises(TicketError, match=rf"this folder's study has different examples \(train_file is .*{changed}\)"):
+    with pytest.raises(
+        TicketError, match=rf"this folder's study has different examples \(--train-file was .* and is now {changed}\)"
+    ):
         supertickets.find(SMALL, model=done.settings.model, out=copy, train_file=changed, dev_file=words["dev_file"])
     other = save_tiny_model(tmp_path / "other", seed=5)
-    with pytest.raises(TicketError, match=rf"this folder's study has different weights \(model is .*{other}\)"):
+    with pytest.raises(
+        TicketError, match=rf"this folder's study has different weights \(--model was .* and is now {other}\)"
+    ):
         supertickets.find(SMALL, model=str(other), out=copy, **words)
     assert contents(copy) == before
 

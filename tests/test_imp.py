@@ -745,21 +745,21 @@ def test_everything_else_is_checked_before_that_training(
 
 
 MISUSE: list[tuple[dict[str, Any], str]] = [
-    ({"sparsities": "1"}, "--sparsities: a sparsity is a share in [0, 1), got 1"),
-    ({"sparsities": "0.9999999"}, "--sparsities: a sparsity is a share in [0, 1), got 1"),
-    ({"sparsities": "-0.1"}, "--sparsities: a sparsity is a share in [0, 1), got -0.1"),
+    ({"sparsities": "1"}, "--sparsities: expected fractions in [0, 1), got 1"),
+    ({"sparsities": "0.9999999"}, "--sparsities: expected fractions in [0, 1), got 1"),
+    ({"sparsities": "-0.1"}, "--sparsities: expected fractions in [0, 1), got -0.1"),
     ({"sparsities": "nan"}, "--sparsities"),
     ({"sparsities": "0"}, "--sparsities: expected at least one sparsity above 0"),
-    ({"sparsities": "0.5..1.2"}, "--sparsities: expected a range of shares in [0, 1)"),
-    ({"sparsities": "0.7..0.3"}, "--sparsities: expected a range of shares in [0, 1)"),
+    ({"sparsities": "0.5..1.2"}, "--sparsities: expected a range of fractions in [0, 1)"),
+    ({"sparsities": "0.7..0.3"}, "--sparsities: expected a range of fractions in [0, 1)"),
     ({"sparsities": "a..b"}, "--sparsities: expected a range such as 0.1..0.7, got 'a..b'"),
     ({"sparsities": "x"}, "--sparsities"),
     ({"rate": "0", "sparsities": "0.1..0.5"}, "--rate: expected more than 0, got 0."),
     ({"rate": "1"}, "--rate: expected less than 1, got 1."),
     ({"rate": "often"}, "--rate"),
-    ({"rewind": "120%"}, "--rewind: expected 0, none, or a share in [0, 1) such as 5%, got '120%'"),
-    ({"rewind": "-1"}, "--rewind: expected 0, none, or a share in [0, 1) such as 5%, got '-1'"),
-    ({"rewind": "soon"}, "--rewind: expected 0, none, or a share"),
+    ({"rewind": "120%"}, "--rewind: expected 0, none, or a fraction in [0, 1) such as 5%, got '120%'"),
+    ({"rewind": "-1"}, "--rewind: expected 0, none, or a fraction in [0, 1) such as 5%, got '-1'"),
+    ({"rewind": "soon"}, "--rewind: expected 0, none, or a fraction"),
     ({"rewind": "0,0%"}, "--rewind: a rewind point is given twice"),
     ({"rewind": "5%", "output_layer": "carry"}, "--rewind: rewinding to a point later than 0 resets the whole"),
     ({"rewind": "0,5%", "rewind_scope": "prunable"}, "leave out --output-layer and --rewind-scope"),
@@ -768,7 +768,7 @@ MISUSE: list[tuple[dict[str, Any], str]] = [
     ({"controls": "randm"}, "did you mean 'random'"),
     ({"output_layer": "new"}, "--output-layer: unknown value 'new'"),
     ({"rule": "lax"}, "--rule: unknown value 'lax'"),
-    ({"pretrain": False}, "--pretrain: it would change nothing, since only --task mlm"),
+    ({"pretrain": False}, "--no-pretrain: it would change nothing, since only --task mlm"),
 ]  # fmt: skip
 
 

@@ -559,7 +559,7 @@ def test_a_folder_goes_on_with_more_runs_and_reuses_all_it_has(
     levels = supertickets.find(study, out=copy, seeds=2, levels=(0.2, 0.5))
     assert sorted(ran) == sorted(levels.table[levels.table["level"] == 0.2]["trial"])
     before = contents(copy)
-    for asked, said in (({}, "seeds is 2, not 1"), ({"seeds": 2}, r"levels is \[0.2, 0.5\], not \[0.5\]")):
+    for asked, said in (({}, "--seeds was 2 and is now 1"), ({"seeds": 2}, "--levels was 0.2,0.5 and is now 0.5")):
         with pytest.raises(TicketError, match=f"created with different settings: .*{said}.* Use a new --out"):
             supertickets.find(study, out=copy, **asked)
     assert contents(copy) == before

@@ -92,7 +92,7 @@ def test_a_study_of_another_package_has_everything(site: Path, study: list[str],
     assert "--margin: expected at least 0, got" in wrong.stderr
     other = run(site, *study, *margins, "--margin", "3")
     assert other.returncode == 2
-    assert "margin is 100.0, not 3.0" in other.stderr
+    assert "--margin was 100 and is now 3" in other.stderr
     assert contents(out) == before
 
 

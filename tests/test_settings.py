@@ -15,9 +15,10 @@ from supertickets.cli.study import study_command
 from supertickets.errors import TicketError
 from supertickets.models import find_model
 from supertickets.studies import STUDIES
-from supertickets.studies.config import check_same, flag, merge_overrides, parse, resolve_settings, says
+from supertickets.studies.config import check_same, differences, flag, merge_overrides, parse, resolve_settings, says
 from supertickets.studies.presets import DEFAULT_SHAPE
 from supertickets.studies.settings import StudySettings
+from supertickets.tasks.builtin import BUILTIN
 
 KINDS = {name: STUDIES[name].settings for name in STUDIES}
 FIELDS = [(study, name) for study, kind in KINDS.items() for name in kind.model_fields]
@@ -208,10 +209,12 @@ def test_a_folder_may_go_on_with_more_runs_and_not_with_fewer(study: str, name: 
     more, fewer = (parse(KINDS[study], {name: value}) for value in GROWN[name])
     for now, before in ((more, fewer), (more, more)):
         check_same(now, before, hashed=True)
-    with pytest.raises(TicketError, match=f"created with different settings: {name} is .*, not .*Use a new --out"):
+    with pytest.raises(
+        TicketError, match=f"created with different settings: {flag(name)} was .* and is now .*Use a new --out"
+    ):
         check_same(fewer, more, hashed=True)
     other = more.model_copy(update={"first_seed": 8})
-    with pytest.raises(TicketError, match="first_seed is 0, not 8"):  # growing excuses nothing else
+    with pytest.raises(TicketError, match="--first-seed was 0 and is now 8"):  # growing excuses nothing else
         check_same(other, fewer, hashed=True)
 
 
@@ -240,6 +243,10 @@ def test_help_names_the_defaults_that_are_used(study: str) -> None:
         shown = re.sub(r"by preset; (.*) for the default model( and task)?$", r"\1", said[name])
         if used[name] is None or used[name] is False or used[name] == []:
             assert shown == "", name
+        elif isinstance(used[name], bool):
+            assert shown == flag(name), name
+        elif "default: " in (kind.model_fields[name].description or ""):
+            assert shown == "", name  # told in words, once
         else:
             assert parse(kind, {name: shown}).model_dump(mode="json")[name] == used[name], name
     # What a preset, another model or another task changes is said to depend on them.
@@ -262,3 +269,27 @@ def test_help_of_recipes_names_the_presets_values() -> None:
     values = ("3", "adamw", "0.0002", "0", "0", "0", "last")
     assert tuple(imp[name] for name in names) == tuple(f"by preset; {value}{on}" for value in values)
     assert found["workers"] == "auto"
+    assert imp["pooler"] == "--pooler"  # a flag, not True
+
+
+def test_help_says_what_a_study_does_with_a_setting() -> None:
+    said = {study: {one.name: one.help or "" for one in study_command(study).params} for study in STUDIES}
+    assert said["adapt"]["model"].endswith("; default: the base model of --sources")
+    assert said["share"]["seeds"].startswith("number of seeds of the shared training; all train the same tickets")
+    assert "super ticket" not in said["share"]["learning_rates"]
+    assert "share" not in said["find"]["learning_rates"]
+    assert said["share"]["dropout"].count("default: ") == 1
+    assert "accuracy, f1, macro_f1, matthews; with --regression pearson" in said["find"]["metrics"]
+    assert all(task in said["find"]["task"] for task in BUILTIN)
+
+
+def test_what_differs_is_told_as_it_is_typed() -> None:
+    before, now = (
+        parse(KINDS["imp"], {"learning_rate": 3e-4, "prune_at_init": True, "controls": "none"}),
+        parse(KINDS["imp"], {"learning_rate": 1e-3}),
+    )
+    assert differences(now, before, {"learning_rate", "prune_at_init", "controls"}) == (
+        "--learning-rate was 0.0003 and is now 0.001, "
+        "--prune-at-init was --prune-at-init and is now --no-prune-at-init, "
+        "--controls was none and is now one-shot,random"
+    )

@@ -90,4 +90,5 @@ def _help(kind: type[StudySettings], name: str) -> str:
     values = [value for value in typing.get_args(field.annotation) if isinstance(value, str)]
     named = all(value in (field.description or "") for value in values)
     shown = "" if named else f" ({' | '.join(values)})"
-    return f"{field.description}{shown}" + (f" [default: {default}]" if default else "")
+    told = not default or "default: " in (field.description or "")
+    return f"{field.description}{shown}" + ("" if told else f" [default: {default}]")

@@ -13,6 +13,7 @@ from pydantic import Field
 from supertickets.errors import TicketError, named_twice, unknown_name
 from supertickets.lab.steps import Done, Label, Step
 from supertickets.lab.trial import TicketField, Trial
+from supertickets.models import DEFAULT_MODEL
 from supertickets.storage import UserPath
 from supertickets.studies.config import Overrides, named_by, parse
 from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, part, rising
@@ -45,6 +46,10 @@ class AdaptSettings(TaskSettings):
 
     sources: tuple[UserPath, ...] = Field(
         (), description="finished studies of `find` or `share` whose models are adapted"
+    )
+    model: str = Field(
+        DEFAULT_MODEL,
+        description="hub id or local folder of the pre-trained encoder; default: the base model of --sources",
     )
     task: str = Field(
         "",

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from supertickets.anatomy import Shape
-from supertickets.errors import TicketError, unknown_name, unknown_value
+from supertickets.errors import TicketError, named_twice, unknown_name, unknown_value
 from supertickets.models import BaseModel as PretrainedModel
 from supertickets.storage import user_path, write_atomically
 from supertickets.studies import STUDIES
@@ -129,9 +129,10 @@ def _sentence(error: ValidationError) -> str:
 def read_config(path: Path, kind: type[StudySettings]) -> Overrides:
     """Return what a YAML file sets for a kind of study; keys are the flags' names, with `-` or `_`.
 
-    A study's own settings file is one too. Raises TicketError if it is another study's.
+    A study's own settings file is one too. Raises TicketError, naming the file, if it is another study's or if a value
+    is wrong by itself.
     """
-    found = _read(path)
+    found = _read(path, f"--config {path}")
     found.pop("schema", None)
     a_studys, of = "study" in found, found.pop("study", kind.study)
     if of != kind.study:
@@ -139,6 +140,12 @@ def read_config(path: Path, kind: type[StudySettings]) -> Overrides:
     for name in found:
         if name not in kind.model_fields:
             raise unknown_name(f"key in {path}", name, kind.model_fields)
+    try:
+        parse(kind, found)
+    except WrongValueError as error:
+        raise TicketError(f"--config {path}: {error}") from error
+    except TicketError:
+        pass  # flags may yet change how they go together
     return Overrides(found, found if a_studys else ())
 
 
@@ -160,15 +167,20 @@ def merge_overrides(
     return Overrides({**(config or {}), **settings}, inherited)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, where: str) -> dict[str, Any]:
+    """Return what a YAML file says of each setting; `where` names it in errors."""
     if not path.is_file():
-        raise TicketError(f"--config {path}: no such file.")
+        raise TicketError(f"{where}: {'that is a folder; expected a file' if path.is_dir() else 'no such file'}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TicketError(f"--config {path}: not YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict):
-        raise TicketError(f"--config {path}: expected `key: value` lines, got {type(content).__name__}.")
+        raise TicketError(f"{where}: not YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict) or not isinstance(node, yaml.MappingNode):
+        got = "the file is empty" if content is None else f"got a {'list' if isinstance(content, list) else 'text'}"
+        raise TicketError(f"{where}: expected `key: value` lines, {got}.")
+    if (twice := named_twice([str(key.value).replace("-", "_") for key, _ in node.value])) is not None:
+        raise TicketError(f"{where}: key {twice!r} is there twice; expected each key once.")
     found = {str(key).replace("-", "_"): value for key, value in content.items()}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
@@ -178,19 +190,27 @@ def fill(kind: type[S], asked: Mapping[str, Any], shape: Shape) -> S:
     values = parse(kind, asked).preset_settings(shape)
     if "epochs" in asked:
         values.pop("score_epoch", None)  # the preset's is one of its own epochs
+    values = {"epochs": kind.model_fields["epochs"].default} | values
     return parse(kind, {name: value for name, value in values.items() if name in kind.model_fields} | dict(asked))
 
 
 def help_default(kind: type[StudySettings], name: str) -> str:
     """Return a setting's default as text: for the default model and task, if presets set it."""
     value, by_preset = _defaults(kind)[0][name], name in _defaults(kind)[1]
-    if value is None or value is False or value == []:
+    if value in (None, "", []) or value is False:
         return ""
-    every = value if isinstance(value, list) else [value]
-    shown = ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in every)
+    shown = _as_typed(name, value)
     task = kind.model_fields.get("task")
     on = "model" if task is not None and task.default == "" else "model and task"
     return f"by preset; {shown} for the default {on}" if by_preset else shown
+
+
+def _as_typed(name: str, value: Any) -> str:
+    """Return a setting's value as it is typed after its flag, and one that is true or false as the flag itself."""
+    if isinstance(value, bool):
+        return flag(name, value)
+    every = value if isinstance(value, list) else [value]
+    return ",".join(f"{one:.12g}" if isinstance(one, float) else str(one) for one in every if one is not None) or "none"
 
 
 @cache
@@ -226,7 +246,7 @@ def resolve_settings(kind: type[S], asked: Mapping[str, Any], base: PretrainedMo
 
 
 def _check_effects(settings: StudySettings, asked: Mapping[str, Any], quiet: bool) -> None:
-    """Raise TicketError for what was asked for and would change nothing; what a preset or a file brought is printed.
+    """Raise TicketError for what was asked for and would change nothing; what came with a study's file is printed.
 
     Otherwise a study's settings file would name settings that it did not use.
     """
@@ -236,8 +256,10 @@ def _check_effects(settings: StudySettings, asked: Mapping[str, Any], quiet: boo
         if getattr(settings, name) == type(settings).model_fields[name].default and name not in _ALWAYS_TOLD:
             continue
         if name in typed:
-            raise TicketError(f"{flag(name)}: it would change nothing, since {why}; leave it out.")
-        told += [f"{flag(name)} changes nothing, since {why}."] if name not in harmless else []
+            raise TicketError(
+                f"{flag(name, getattr(settings, name))}: it would change nothing, since {why}; leave it out."
+            )
+        told += [f"{flag(name)} changes nothing, since {why}."] if name in asked and name not in harmless else []
     if told and not quiet:
         print("\n".join(told), file=sys.stderr)
 
@@ -251,10 +273,7 @@ def load_settings(folder: Path) -> StudySettings | None:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return None
-    try:
-        content = _read(path)
-    except TicketError as error:  # no flag names this file
-        raise TicketError(str(error).removeprefix("--config ")) from error
+    content = _read(path, str(path))
     found, study = content.pop("schema", None), str(content.pop("study", ""))
     if found != SETTINGS_SCHEMA:
         raise TicketError(
@@ -326,7 +345,9 @@ def differences(settings: StudySettings, before: StudySettings, among: Set[str])
     """Say in which settings of some a folder's differ from these, three at most; nothing if in none."""
     now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
     other = [name for name in now if name in among and now[name] != then[name]]
-    return ", ".join(f"{name} is {then[name]}, not {now[name]}" for name in other[:3])
+    return ", ".join(
+        f"{flag(name)} was {_as_typed(name, then[name])} and is now {_as_typed(name, now[name])}" for name in other[:3]
+    )
 
 
 def _has_grown(now: Any, before: Any) -> bool:

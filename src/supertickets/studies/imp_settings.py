@@ -18,7 +18,7 @@ Control = Literal["one-shot", "random", "matched", "random-weights", "shuffled-l
 CONTROLS: tuple[Control, ...] = get_args(Control)
 
 Sparsity = Annotated[float, AfterValidator(lambda share: round(share, 6))]
-Sparsities = Annotated[tuple[Sparsity, ...], rising("a sparsity is a share in [0, 1)", lambda share: 0 <= share < 1)]
+Sparsities = Annotated[tuple[Sparsity, ...], rising("expected fractions in [0, 1)", lambda share: 0 <= share < 1)]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class ImpSettings(SourceSettings, Pruning):
     )
     rule: Literal["sub_std", "full_std", "strict"] = Field(
         "sub_std",
-        description="a ticket matches the dense model if its mean score is within one standard deviation of its own "
-        "scores (sub_std), of the dense model's (full_std), or at least as high (strict)",
+        description="a ticket matches if its mean score is at most one standard deviation below the dense model's: of "
+        "the ticket's runs (sub_std) or of the dense model's (full_std); strict: if it is not below",
     )
     pretrain: NoEffect[bool] = Field(
         True, description="with --task mlm: if the checkpoint has no MLM head, first train the dense model with one"
@@ -107,7 +107,7 @@ class ImpSettings(SourceSettings, Pruning):
     def _rewind_points_once(cls, rewind: tuple[str, ...]) -> tuple[str, ...]:
         shares = [_rewind_share(text) for text in rewind]
         if not shares:
-            raise ValueError("expected 0, none, or a share such as 5%")
+            raise ValueError("expected 0, none, or a fraction such as 5%")
         if len(set(shares)) < len(shares):
             raise ValueError("a rewind point is given twice")
         return rewind
@@ -160,7 +160,7 @@ def _expand(sparsity: Any, rate: float, remaining: bool) -> list[Any]:
     except ValueError:
         raise ValueError(f"expected a range such as 0.1..0.7, got {sparsity!r}") from None
     if not 0 <= low <= high < 1:
-        raise ValueError(f"expected a range of shares in [0, 1) such as 0.1..0.7, got {sparsity!r}")
+        raise ValueError(f"expected a range of fractions in [0, 1) such as 0.1..0.7, got {sparsity!r}")
     found, reached = [], rate if remaining else low
     while reached <= high + 1e-9:
         if reached >= low - 1e-9:
@@ -178,7 +178,7 @@ def _rewind_share(text: str) -> float | None:
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise ValueError(f"expected 0, none, or a share in [0, 1) such as 5%, got {text!r}")
+        raise ValueError(f"expected 0, none, or a fraction in [0, 1) such as 5%, got {text!r}")
     return share
 
 

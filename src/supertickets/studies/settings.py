@@ -37,7 +37,9 @@ def rising(expected: str, right: Callable[[float], bool], least: str = "") -> Af
 
     def sort(numbers: tuple[float, ...]) -> tuple[float, ...]:
         if wrong := [number for number in numbers if not right(number)]:
-            raise ValueError(f"{expected}, got {wrong[0]:g}")
+            percent = wrong[0] > 1 and expected.endswith("[0, 1)")
+            hint = f"; for {wrong[0]:g} % write {wrong[0] / 100:g} or {wrong[0]:g}%" if percent else ""
+            raise ValueError(f"{expected}, got {wrong[0]:g}{hint}")
         if least and not numbers:
             raise ValueError(f"expected at least one {least}")
         return tuple(sorted(set(numbers)))
@@ -48,7 +50,7 @@ def rising(expected: str, right: Callable[[float], bool], least: str = "") -> Af
 Levels = Annotated[
     tuple[float, ...],
     Field(description="fractions of the heads and of the FFNs to prune, each in [0, 1)"),
-    rising("a level is a share in [0, 1)", lambda level: 0 <= level < 1, "level"),
+    rising("expected fractions in [0, 1)", lambda level: 0 <= level < 1, "level"),
 ]
 """At which levels tickets are drawn."""
 Rates = Annotated[tuple[float, ...], rising("expected numbers above 0", lambda rate: rate > 0)]
@@ -176,7 +178,8 @@ class TaskSettings(StudySettings, TaskFiles):
 
     task: str = Field(
         "entailment",
-        description="built-in or GLUE task, snli, scitail, squad or mlm; with --train-file, a name for your task",
+        description=f"built-in task ({', '.join(BUILTIN)}), GLUE task, snli, scitail, squad or mlm; with --train-file, "
+        "a name for your task",
     )
 
     @property
@@ -262,8 +265,9 @@ class DrawnSettings(SourceSettings, TicketSettings):
 
     @model_validator(mode="after")
     def _scores_an_epoch_there_is(self) -> Self:
-        if self.score_epoch is not None and self.score_epoch > self.epochs:
-            raise ValueError(f"--score-epoch {self.score_epoch}: a training has {self.epochs} epochs (--epochs)")
+        known = "epochs" in self.model_fields_set  # else a preset has yet to say how many there are
+        if known and self.score_epoch is not None and self.score_epoch > self.epochs:
+            raise ValueError(f"--score-epoch {self.score_epoch}: expected at most {self.epochs} (--epochs)")
         return self
 
 
@@ -272,8 +276,7 @@ class RateSettings(StudySettings):
 
     learning_rates: NoEffect[Rates] = Field(
         (),
-        description="more learning rates to train the dense model and the super ticket with (`share`: to fine-tune "
-        "the first seed's shared models with), as in Tables 5 and 8",
+        description="more learning rates to train the dense model and the super ticket with, as in Tables 5 and 8",
     )
     rate_seeds: NoEffect[int | None] = Field(
         None, ge=1, description="number of seeds for --learning-rates; default: --seeds"

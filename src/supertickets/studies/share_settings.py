@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from supertickets.anatomy import Shape
 from supertickets.storage import UserPath
 from supertickets.studies.presets import preset_values, task_dropout
-from supertickets.studies.settings import NoEffect, RateSettings, TicketSettings, part
+from supertickets.studies.settings import Grows, NoEffect, Rates, RateSettings, TicketSettings, part
 from supertickets.tasks import task_name
 from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.scoring import ScoringSettings
@@ -38,6 +38,7 @@ class ShareSettings(TicketSettings, RateSettings, Sharing):
         None, ge=2, description="maximum number of training examples per task; larger training sets are subsampled"
     )
     fraction_seed: int = Field(0, ge=0, description="random seed for subsampling with --max-train-examples")
+    seeds: Grows[int] = Field(2, ge=1, description="number of seeds of the shared training; all train the same tickets")
     epochs: int = Field(5, ge=1, description="maximum number of epochs of the shared training")
     find_epochs: int | None = Field(
         None, ge=1, description="maximum number of epochs of the ticket search; default: by preset and task"
@@ -49,6 +50,9 @@ class ShareSettings(TicketSettings, RateSettings, Sharing):
     fine_tune_epochs: int = Field(6, ge=1, description="maximum number of epochs of the fine-tuning")
     fine_tune_learning_rate: float | None = Field(
         None, gt=0, description="learning rate of the fine-tuning; default: --learning-rate"
+    )
+    learning_rates: NoEffect[Rates] = Field(
+        (), description="more learning rates to fine-tune the first seed's shared models with, as in Tables 5 and 8"
     )
     keep: NoEffect[Literal["none", "shared", "all"]] = Field(
         "shared", description="trained weights to keep on disk: those of the shared models (shared), all or none"

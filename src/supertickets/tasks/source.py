@@ -33,7 +33,11 @@ class TaskFiles(BaseModel):
         None, description="all classes of your own task, in the order of the model's outputs; default: sorted"
     )
     positive: str | None = Field(None, description="class for which metric f1 is computed; default: the second one")
-    metrics: tuple[str, ...] | None = Field(None, description="metrics for your own task; their mean is the score")
+    metrics: tuple[str, ...] | None = Field(
+        None,
+        description="metrics for your own task; their mean is the score: accuracy, f1, macro_f1, matthews; with "
+        "--regression pearson, spearman, r2, mae, rmse (mae and rmse are not part of the score)",
+    )
     dev_share: float = Field(0.1, gt=0, lt=1, description="fraction of --train-file to use as the dev set")
 
     @property

@@ -55,8 +55,8 @@ class ScoringSettings(BaseModel):
     )
     absolute: Literal["example", "token"] = Field(
         "example",
-        description="take the absolute value of the derivative of each example (paper) or of each token (released "
-        "code)",
+        description="absolute value of the derivative of each example (example), or at each token position, as in the "
+        "released code (token)",
     )
     accumulation: Literal["mean", "decaying"] = Field(
         "mean",
@@ -66,8 +66,8 @@ class ScoringSettings(BaseModel):
     score_epoch: int | None = Field(
         None,
         ge=1,
-        description="measure importance on the weights after this epoch; default, and if a training ends earlier: on "
-        "its final weights",
+        description="measure importance on the weights after this epoch; default: on the final weights, also if a "
+        "training ends earlier",
     )
 
     def read(self) -> "ScoringSettings":
