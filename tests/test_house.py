@@ -30,10 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lab": {"errors", "storage", "registry", "anatomy", "models", "tickets", "surgery", "tasks", "training"},
     "evidence": {"errors", "storage", "anatomy", "models", "tickets", "tasks", "lab"},
     "export": {"errors", "storage", "registry", "anatomy", "models", "tickets", "surgery", "tasks", "training", "lab"},
-    "report": {"storage", "tickets", "evidence", "lab"},
+    "reports": {"storage", "tickets", "evidence", "lab"},
     "studies": {
-        "errors", "storage", "anatomy", "models", "tickets", "tasks", "training", "lab", "evidence", "report", "export",
-        "registry",
+        "errors", "storage", "anatomy", "models", "tickets", "tasks", "training", "lab", "evidence", "reports",
+        "export", "registry",
     },
     "cli": {"errors", "studies", "evidence", "export", "lab", "registry", "tasks", "training"},
     "__main__": {"cli"},
@@ -53,7 +53,7 @@ NO_TORCH = (
     "tickets/scoring",
     "tickets/weights",
     "evidence",
-    "report",
+    "reports",
     "tasks",
     "cli",
 )

@@ -541,3 +541,12 @@ def test_every_picture_has_words(pages: dict[str, Path], driver: Any) -> None:
     pictures = driver.find_elements("css selector", "figure:not(.map), .map svg")
     assert len(pictures) > 20
     assert all((picture.get_attribute("aria-label") or "").count(" ") > 4 for picture in pictures)
+
+
+def test_the_call_is_there_after_pages_were_written(studies: dict[str, Result]) -> None:
+    """The package that writes pages has another name than the function, which an import would put into its place."""
+    import supertickets
+
+    result = supertickets.report([next(iter(studies.values())).folder])
+    assert result.page.is_file()
+    assert supertickets.report([result.page.parent]).verdicts == result.verdicts

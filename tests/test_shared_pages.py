@@ -22,12 +22,12 @@ from supertickets.evidence.rates import SPREAD
 from supertickets.evidence.runs import Runs, TaskInfo, understood
 from supertickets.evidence.share import MODELS, MT_DNN, TICKET_SHARE, ShareFindings, analyse_share
 from supertickets.lab.steps import Label, Run, Step
-from supertickets.report.adapt import adapt_sections
-from supertickets.report.compare import compare_sections
-from supertickets.report.maps import StructureMap
-from supertickets.report.page import write_page
-from supertickets.report.sections import Table, tables_section
-from supertickets.report.share import share_sections
+from supertickets.reports.adapt import adapt_sections
+from supertickets.reports.compare import compare_sections
+from supertickets.reports.maps import StructureMap
+from supertickets.reports.page import write_page
+from supertickets.reports.sections import Table, tables_section
+from supertickets.reports.share import share_sections
 from supertickets.tasks import TaskSource
 from supertickets.tickets import Ticket
 

@@ -20,10 +20,10 @@ from helpers.weight_records import imp_runs, random_ticket, transfer_runs
 from supertickets.cli import main
 from supertickets.evidence.imp import analyse_imp
 from supertickets.evidence.transfer import AnyTicket, analyse_transfer
-from supertickets.report.imp import imp_sections
-from supertickets.report.page import write_page
-from supertickets.report.sections import HeatMap, strength
-from supertickets.report.transfer import transfer_sections
+from supertickets.reports.imp import imp_sections
+from supertickets.reports.page import write_page
+from supertickets.reports.sections import HeatMap, strength
+from supertickets.reports.transfer import transfer_sections
 from supertickets.studies.report import report
 from supertickets.tickets import Ticket
 

@@ -122,7 +122,7 @@ class Adapt(Study[AdaptSettings]):
 
     Inputs = AdaptInputs
     heading = "Tickets of {runs.model} adapted to {runs.task.task}"
-    page = "supertickets.report.adapt:adapt_sections"
+    page = "supertickets.reports.adapt:adapt_sections"
 
     def steps(self, settings: AdaptSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield the models to adapt, then each of them on each part of the training set (a task each), in each seed."""

@@ -103,7 +103,7 @@ class Compare(Study[CompareSettings]):
     """
 
     heading = "Ablation of {runs.model} on {runs.name}"
-    page = "supertickets.report.compare:compare_sections"
+    page = "supertickets.reports.compare:compare_sections"
 
     def steps(self, settings: CompareSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield the study's own runs, then those of each choice; equal trials are one."""

@@ -79,7 +79,7 @@ class Find(Study[FindSettings]):
 
     side_by_side = True
     heading = "Super ticket of {runs.model} on {runs.name}"
-    page = "supertickets.report.find:find_sections"
+    page = "supertickets.reports.find:find_sections"
 
     def steps(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield dense runs, tickets of every kind and level, the control's dense runs, other learning rates."""

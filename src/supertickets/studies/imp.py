@@ -39,7 +39,7 @@ class Imp(Study[ImpSettings]):
     """
 
     heading = "Tickets of weights of {runs.model} on {runs.name}"
-    page = "supertickets.report.imp:imp_sections"
+    page = "supertickets.reports.imp:imp_sections"
 
     def steps(self, settings: ImpSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield dense runs, rounds, tickets and controls, seed by seed (see `studies.rounds`)."""

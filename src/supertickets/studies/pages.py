@@ -22,7 +22,7 @@ _ASKED = {"level", "sparsity", "fraction", "learning_rate", "examples", "seed", 
 
 def write_findings(study: Study[Any], runs: Runs, findings: Findings, folder: Path | None = None) -> None:
     """Write `report.html` and `tables/` into a study's folder, or another one."""
-    from supertickets.report.page import write_page
+    from supertickets.reports.page import write_page
 
     folder = folder or runs.folder
     write_tables(folder / TABLES, findings.tables())

@@ -75,8 +75,8 @@ def _one(study: OpenStudy, folder: Path) -> ReportResult:
 
 def _several(studies: Sequence[OpenStudy], folder: Path) -> ReportResult:
     """Write one page about several studies, and the paper's tables of all."""
-    from supertickets.report.find import overview, paper_section
-    from supertickets.report.page import Part, write_parts
+    from supertickets.reports.find import overview, paper_section
+    from supertickets.reports.page import Part, write_parts
 
     of_folder = {study.folder: study.study for study in studies}
     ordered = in_order([_analysed(study) for study in studies])

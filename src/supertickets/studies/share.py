@@ -77,7 +77,7 @@ class Share(Study[ShareSettings]):
 
     Inputs = ShareInputs
     heading = "Tickets shared by {count} tasks on {runs.model}"
-    page = "supertickets.report.share:share_sections"
+    page = "supertickets.reports.share:share_sections"
 
     def steps(self, settings: ShareSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield the search for tickets that were not given, the shared trainings, then their fine-tuning."""

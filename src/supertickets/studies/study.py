@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from supertickets.evidence.findings import Findings
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.models import BaseModel
-    from supertickets.report.sections import Section
+    from supertickets.reports.sections import Section
 
 S = TypeVar("S", bound=StudySettings)
 Loaded = Mapping[TaskSource, Task]
@@ -128,7 +128,7 @@ class Study(ABC, Generic[S]):
         if self.page:
             sections: list[Section] = object_at(self.page)(findings, runs)
             return sections
-        from supertickets.report.sections import tables_section
+        from supertickets.reports.sections import tables_section
 
         return [tables_section(findings.tables())]
 

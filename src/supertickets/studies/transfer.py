@@ -108,7 +108,7 @@ class Transfer(Study[TransferSettings]):
     Inputs = TransferPlan
     inputs: TransferPlan
     heading = "transfer: tickets of {runs.model} on {tasks}"
-    page = "supertickets.report.transfer:transfer_sections"
+    page = "supertickets.reports.transfer:transfer_sections"
 
     def steps(self, settings: TransferSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield a step a seed, target and source, the dense model first; none waits for another."""

@@ -12,8 +12,8 @@ from supertickets.evidence.cells import with_std
 from supertickets.evidence.published import published_weights
 from supertickets.evidence.runs import DENSE, Runs
 from supertickets.evidence.transfer import TransferFindings, own_tickets
-from supertickets.report.imp import by_matrix
-from supertickets.report.sections import WORDS, Block, Heading, HeatMap, Section, Table, Words, strength, titled
+from supertickets.reports.imp import by_matrix
+from supertickets.reports.sections import WORDS, Block, Heading, HeatMap, Section, Table, Words, strength, titled
 
 _TESTS = ["source", "task", "mean", "std", "runs", "gain", "low", "high", "p", "p_holm", "to_same", "p_same", "dark"]
 _TITLES = {"to_same": "over own", "p_same": "p own", "dark": "as good"}

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.runs import Runs, TaskInfo, understood
-from supertickets.report.sections import WORDS, Facts, Heading, Listed, Section, Table, Words, environment
+from supertickets.reports.sections import WORDS, Facts, Heading, Listed, Section, Table, Words, environment
 from supertickets.storage import write_atomically
 
 

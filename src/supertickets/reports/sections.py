@@ -19,9 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pandas.io.formats.style import Styler
 
-from supertickets.report.maps import StructureMap
+from supertickets.reports.maps import StructureMap
 
-WORDS = tomllib.loads(resources.files("supertickets.report").joinpath("words.toml").read_text(encoding="utf-8"))
+WORDS = tomllib.loads(resources.files("supertickets.reports").joinpath("words.toml").read_text(encoding="utf-8"))
 """What pages say beside figures and tables, by study."""
 _FORMATS = {
     **dict.fromkeys(("level", "learning_rate"), "{:g}"),
@@ -40,7 +40,7 @@ _FORMATS = {
 @cache
 def environment() -> Environment:
     """Return where the templates of pages are."""
-    templates = PackageLoader("supertickets.report")
+    templates = PackageLoader("supertickets.reports")
     return Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 

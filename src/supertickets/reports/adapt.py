@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from supertickets.evidence.adapt import AdaptFindings
 from supertickets.evidence.runs import Runs
-from supertickets.report.plots import draw_scores, laid_out, look
-from supertickets.report.sections import WORDS, Heading, Section, Table, Words, beside, of_seeds, tested, titled
+from supertickets.reports.plots import draw_scores, laid_out, look
+from supertickets.reports.sections import WORDS, Heading, Section, Table, Words, beside, of_seeds, tested, titled
 
 _APART = 0.035
 """How far models stand from each other at the same number of examples, as a part of the least step between two."""

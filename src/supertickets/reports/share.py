@@ -14,10 +14,10 @@ from supertickets.evidence.keepers import panel, share_of
 from supertickets.evidence.labels import SHARED, TUNED
 from supertickets.evidence.runs import Runs
 from supertickets.evidence.share import ShareFindings, models_in, name_of
-from supertickets.report import sections as show
-from supertickets.report.maps import StructureMap, structure
-from supertickets.report.plots import COLOURS, draw_scores, laid_out, look, plain, short
-from supertickets.report.sections import Block, Heading, Section, Table, Words, titled
+from supertickets.reports import sections as show
+from supertickets.reports.maps import StructureMap, structure
+from supertickets.reports.plots import COLOURS, draw_scores, laid_out, look, plain, short
+from supertickets.reports.sections import Block, Heading, Section, Table, Words, titled
 
 _MATTER = {
     "even": "about equally important to all tasks",

@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 
 from supertickets.evidence.imp import IMP, ROUND, RULES_SAID, START, ImpFindings
 from supertickets.evidence.runs import DENSE, Runs
-from supertickets.report import sections as show
-from supertickets.report.plots import CHANCE, GREY, draw, draw_level, draw_scores, laid_out, look
-from supertickets.report.plots import DENSE as DENSE_STYLE
-from supertickets.report.sections import Block, Heading, Section, Table, Words, titled
+from supertickets.reports import sections as show
+from supertickets.reports.plots import CHANCE, GREY, draw, draw_level, draw_scores, laid_out, look
+from supertickets.reports.plots import DENSE as DENSE_STYLE
+from supertickets.reports.sections import Block, Heading, Section, Table, Words, titled
 
 _KINDS = {
     DENSE: "dense model",

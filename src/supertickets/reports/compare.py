@@ -7,9 +7,9 @@ import plotly.graph_objects as go
 
 from supertickets.evidence.compare import CompareFindings
 from supertickets.evidence.runs import DENSE, Runs
-from supertickets.report.find import STYLES
-from supertickets.report.plots import GREY, bars, draw, laid_out, plain, short
-from supertickets.report.sections import WORDS, Block, Figure, Section, Table, Words, tested
+from supertickets.reports.find import STYLES
+from supertickets.reports.plots import GREY, bars, draw, laid_out, plain, short
+from supertickets.reports.sections import WORDS, Block, Figure, Section, Table, Words, tested
 
 _SAID = WORDS["compare"]
 

@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from supertickets.evidence.find import FindFindings
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
-from supertickets.report.maps import StructureMap
-from supertickets.report.page import anchor
-from supertickets.report.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
-from supertickets.report.plots import DENSE as DENSE_STYLE
-from supertickets.report.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
+from supertickets.reports.maps import StructureMap
+from supertickets.reports.page import anchor
+from supertickets.reports.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
+from supertickets.reports.plots import DENSE as DENSE_STYLE
+from supertickets.reports.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
 
 STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing", "super"))}
 STYLES |= {DENSE: DENSE_STYLE, CONTROL: CHANCE}
