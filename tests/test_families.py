@@ -19,6 +19,7 @@ from helpers.models import HEADS, LAYERS, OTHERS, make_loud, pads_with_1, save_t
 from supertickets.anatomy import FAMILIES, Family
 from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import forward_flops, removed_parameters
+from supertickets.cli import main
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
@@ -315,3 +316,18 @@ def test_every_matrix_of_a_layer_may_be_pruned(family: str) -> None:
     assert matrices <= found.keys()
     kinds = {name: model.base_model.get_submodule(name.removesuffix(".weight")) for name in found}
     assert not [name for name, module in kinds.items() if isinstance(module, torch.nn.Embedding)]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "why"),
+    [("mixtral", ": its FFNs are mixtures of experts;"), ("mamba", ": it has layers of linear"), ("nobody", ";")],
+)
+def test_an_architecture_without_a_family_is_refused_with_the_reason(
+    model_type: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    assert main(["find", "--model", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"(model_type '{model_type}') is not supported{why}" in said
+    assert "supported are albert, bert" in said
+    assert not (tmp_path / "out").exists()

@@ -200,6 +200,23 @@ FAMILIES: Registry[Family] = Registry(
 """Families by the `model_type` of config.json."""
 
 
+_NOT_YET = {
+    "its FFNs are mixtures of experts": ("dbrx", "granitemoe", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe"),
+    "its attention has latent keys and values": ("deepseek_v2", "deepseek_v3", "minicpm3"),
+    "it has layers of linear attention or state spaces": (
+        *("falcon_h1", "jamba", "mamba", "mamba2", "qwen3_next", "recurrent_gemma", "rwkv"),
+    ),
+    "it has two stacks of layers, an encoder and a decoder": ("bart", "mbart", "mt5", "pegasus", "t5", "umt5"),
+}
+"""Why architectures that people ask for have no family: a part that is no head or FFN as families describe them."""
+
+
+def why_unsupported(model_type: str) -> str:
+    """Return why an architecture is not supported, if that is known, and which are."""
+    reason = next((f": {why}" for why, model_types in _NOT_YET.items() if model_type in model_types), "")
+    return f"is not supported{reason}; supported are {', '.join(sorted(FAMILIES))}"
+
+
 def family_of(model_type: str) -> Family:
     """Return the family of a `model_type`; raises UnknownNameError for one that is not registered."""
     return FAMILIES[model_type]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supertickets.anatomy import FAMILIES, Family, Shape, family_of
+from supertickets.anatomy import FAMILIES, Family, Shape, family_of, why_unsupported
 from supertickets.errors import TicketError
 from supertickets.storage import digest, file_digest, user_path
 
@@ -131,8 +131,8 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
         raise TicketError(f"model {name!r} is {what}.")
     if model_type not in FAMILIES:
         raise TicketError(
-            f"model {name!r}: its architecture (model_type {model_type!r}) is not supported; supported are "
-            f"{', '.join(sorted(FAMILIES))}. CONTRIBUTING.md says how to add one."
+            f"model {name!r}: its architecture (model_type {model_type!r}) {why_unsupported(model_type)}. "
+            "CONTRIBUTING.md says how to add one."
         )
     family = family_of(model_type)
     try:
