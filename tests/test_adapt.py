@@ -75,6 +75,19 @@ def test_a_study_of_adapt(adapted: Result, shared: Result) -> None:
     assert not list((adapted.folder / "trials").glob(f"*/{WEIGHTS}"))
 
 
+def test_default_fractions_without_an_example_are_left_out(
+    asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0.1 % of a small task is no example: where nobody asked for it, the rest is run, and it is said."""
+    few = {name: value for name, value in asked.items() if name != "fractions"}
+    plan = plan_study("adapt", few | {"seeds": 1, "out": tmp_path / "out"}, quiet=False)
+    said = capsys.readouterr().err
+    assert "--fractions: 0.001, 0.01 left out: fewer than 2 of 60 training examples of task 'new'." in said
+    assert sorted(plan.steps["examples"].dropna().unique()) == [6, 60]
+    with pytest.raises(TicketError, match=r"--fractions 0\.001: it leaves 0 of 60"):
+        plan_study("adapt", few | {"fractions": (0.001, 1.0), "out": tmp_path / "out"})
+
+
 def test_fractions_are_nested_and_recorded(adapted: Result) -> None:
     texts: dict[int, set[str]] = {}
     for outcome in the_adapted(adapted):

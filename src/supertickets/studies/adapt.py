@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -194,8 +195,11 @@ class Adapt(Study[AdaptSettings]):
             )
         if settings.ticket_of is not None and all(len(model.tasks) < 2 for model in models):
             raise TicketError(f"--ticket-of {settings.ticket_of}: none of the --sources is a study of `share`.")
-        loaded = _fractions(settings)
-        task = next(iter(loaded.values()))
+        whole = TaskSource(**part(settings, TaskFiles).model_dump(), fraction_seed=settings.fraction_seed)
+        task = load_task(whole)
+        if "fractions" not in overrides:
+            settings = _without_empty(settings, task, quiet)
+        loaded = _fractions(settings, whole, task)
         if settings.least_steps and task.form == "masked":
             raise TicketError(
                 f"--least-steps {settings.least_steps}: it does not apply to task {task.name!r}, which is trained on "
@@ -305,10 +309,19 @@ def _outputs(labels: Sequence[str], metrics: Sequence[str]) -> str:
     )
 
 
-def _fractions(settings: AdaptSettings) -> dict[TaskSource, Task]:
-    """Return the task with each number of its training examples, fewest first."""
-    whole = TaskSource(**part(settings, TaskFiles).model_dump(), fraction_seed=settings.fraction_seed)
-    task = load_task(whole)
+def _without_empty(settings: AdaptSettings, task: Task, quiet: bool) -> AdaptSettings:
+    """Return settings without those of the default fractions that leave too few examples of a task, which is said."""
+    size, needed = len(task.train), max(len(task.labels), 2)
+    kept = tuple(fraction for fraction in settings.fractions if count_of(fraction, size) >= needed)
+    if kept != settings.fractions and not quiet:
+        gone = ", ".join(f"{fraction:g}" for fraction in settings.fractions if fraction not in kept)
+        said = f"--fractions: {gone} left out: fewer than {needed} of {size} training examples of task {task.name!r}."
+        print(said, file=sys.stderr)
+    return settings.model_copy(update={"fractions": kept or settings.fractions})
+
+
+def _fractions(settings: AdaptSettings, whole: TaskSource, task: Task) -> dict[TaskSource, Task]:
+    """Return a task with each number of its training examples, fewest first."""
     size = len(task.train)
     shares: dict[int, float] = {}  # by number of examples
     for fraction in settings.fractions:
