@@ -244,7 +244,9 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, d
     return plan
 
 
-def _stop(study: Study[Any], settings: StudySettings, infos: list[TaskInfo], machine: Machine, quiet: bool) -> None:
+def _stop(
+    study: Study[Any], settings: StudySettings, infos: list[TaskInfo], machine: Machine, quiet: bool, note: str
+) -> None:
     raise _Planned(study, settings, infos, machine)
 
 
