@@ -32,6 +32,8 @@ from supertickets.tickets.weights import Pruning
 from test_importance import measured, naive_importance
 from test_surgery import NO_FFN, TICKET, WRONG, WRONG_FFN, hidden_states
 
+pytestmark = pytest.mark.medium  # together they take a minute; five families are asked the same in test_surgery.py
+
 FULL = Ticket.full(LAYERS, HEADS)
 NO_HEADS = Ticket.from_pruned(LAYERS, HEADS, [(1, head) for head in range(HEADS)], [2])
 OTHER = Ticket.from_pruned(LAYERS, HEADS, [(0, 0), (1, 1), (1, 0)], [0])
