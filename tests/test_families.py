@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import supertickets
 from helpers.models import HEADS, LAYERS, OTHERS, make_loud, pads_with_1, save_tiny_model, tiny_config
+from helpers.trials import write_words
 from supertickets.anatomy import FAMILIES, Family
 from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import forward_flops, removed_parameters
@@ -333,3 +334,40 @@ def test_an_architecture_without_a_family_is_refused_with_the_reason(
     assert f"(model_type '{model_type}') is not supported{why}" in said
     assert "supported are albert, bert" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["phi3", "deberta", "mpnet"])  # shared and fused; fused and raw; an argument
+def test_every_study_runs_end_to_end(family: str, tmp_path: Path) -> None:
+    """Tickets are found on two tasks, shared, transferred and adapted, and single weights are pruned."""
+    model = str(save_tiny_model(tmp_path / "model", family))
+    small: dict[str, Any] = {
+        "seeds": 1, "epochs": 1, "batch_size": 8, "max_length": 16, "precision": "float32", "workers": 1,
+    }  # fmt: skip
+    files = [
+        {
+            "train_file": write_words(tmp_path / f"t{i}.jsonl", 64, i),
+            "dev_file": write_words(tmp_path / f"d{i}.jsonl", 40, i),
+        }
+        for i in (1, 2)
+    ]
+    found = [
+        supertickets.find(
+            small, task=f"words{i}", model=model, levels=(0.4,), kinds=("winning",), out=tmp_path / f"find{i}", **own
+        )
+        for i, own in enumerate(files)
+    ]
+    tickets = tuple(one.folder for one in found)
+    shared = supertickets.share(small, tickets=tickets, model=model, out=tmp_path / "share")
+    results = [
+        *found,
+        shared,
+        supertickets.transfer(small, tickets=tickets, model=model, out=tmp_path / "transfer"),
+        supertickets.imp(small, task="words0", model=model, sparsities=(0.5,), out=tmp_path / "imp", **files[0]),
+        supertickets.adapt(
+            small, sources=(shared.folder,), task="new", fractions=(1.0,), out=tmp_path / "adapt", **files[1]
+        ),
+    ]
+    for result in results:
+        assert not result.failures
+        assert result.table.score.notna().all()
