@@ -21,7 +21,7 @@ check: lint types  ## what CI runs: lint, types and every test; a missing browse
 	SUPERTICKETS_TEST_ALL=1 $(BIN)/pytest -n 2 --dist worksteal
 
 coverage: .venv/dev-installed  ## the tests of `test`, with the lines of the package that none of them runs
-	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-fail-under 85
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-fail-under 95
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .
