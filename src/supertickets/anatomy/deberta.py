@@ -1,8 +1,9 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from supertickets.anatomy.family import Family
-from supertickets.anatomy.parts import FFN, Attention, Part, rows
+from supertickets.anatomy.bert import BERT
+from supertickets.anatomy.parts import Attention, Part, rows
 
 
 def _position(kind: str) -> Any:
@@ -16,10 +17,8 @@ def _position(kind: str) -> Any:
     return there
 
 
-_FFN = FFN((Part("intermediate.dense", "n"),), "output.dense")
-
-DEBERTA = Family(
-    layers="encoder.layer",
+DEBERTA = replace(
+    BERT,
     attention=Attention(
         "attention.self",
         (
@@ -32,11 +31,10 @@ DEBERTA = Family(
         "attention.output.dense",
         empty="context",
     ),
-    ffn=_FFN,
     task_dropout="cls_dropout",
 )
-DEBERTA_V2 = Family(
-    layers="encoder.layer",
+DEBERTA_V2 = replace(
+    BERT,
     attention=Attention(
         "attention.self",
         (
@@ -47,7 +45,6 @@ DEBERTA_V2 = Family(
         "attention.output.dense",
         empty="context",
     ),
-    ffn=_FFN,
     config_head_size="attention_head_size",
     task_dropout="cls_dropout",
 )
