@@ -132,8 +132,9 @@ def ffns_of(model: PreTrainedModel) -> list[Block]:
 
 
 def _blocks(model: PreTrainedModel, part: Attention | FFN) -> list[Block]:
-    shape, config = shape_of(model), model.config.to_dict()
-    return [Block(layer, part, shape, config) for layer in _modules(encoder_of(model), _family(model).layers)]
+    family, config = _family(model), model.config.to_dict()
+    shape = family.shape(config)
+    return [Block(layer, part, shape, config) for layer in _modules(encoder_of(model), family.layers)]
 
 
 def _modules(root: nn.Module, path: str) -> list[nn.Module]:

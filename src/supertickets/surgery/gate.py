@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import attentions_of, ffns_of, shape_of
+from supertickets.anatomy.blocks import attentions_of, ffns_of
 from supertickets.tickets import Ticket
 
 HeadGate = Callable[[int, Tensor], Tensor]
@@ -26,9 +26,9 @@ def gated(model: PreTrainedModel, head_gate: HeadGate, ffn_gate: FFNGate) -> Ite
 
     In a cut model a head gate gets the heads that are left, and the output of an FFN that is gone is zero.
     """
-    head_size = shape_of(model).head_size
-    handles, batch = [], list[int]()
-    for index, (attention, ffn) in enumerate(zip(attentions_of(model), ffns_of(model), strict=True)):
+    attentions, handles, batch = attentions_of(model), [], list[int]()
+    head_size = attentions[0].shape.head_size
+    for index, (attention, ffn) in enumerate(zip(attentions, ffns_of(model), strict=True)):
 
         def before_output(module: nn.Module, args: tuple[Tensor, ...], layer: int = index) -> tuple[Tensor, ...]:
             batch[:] = args[0].shape[:-1]

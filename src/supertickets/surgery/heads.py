@@ -55,16 +55,16 @@ AttentionInterface.register(PICKED, picked_attention)
 class _KeptOfArgument:
     """A hook before an attention's forward pass: of an argument for all heads, what is for those that it has."""
 
-    def __init__(self, name: str, dim: int, kept: Sequence[int]) -> None:
-        self.name, self.dim, self.kept = name, dim, list(kept)
+    def __init__(self, module: nn.Module, name: str, dim: int, kept: Sequence[int]) -> None:
+        self.takes, self.name, self.dim, self.kept = signature(module.forward), name, dim, list(kept)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bound = signature(type(module).forward).bind(module, *args, **kwargs)
+        bound = self.takes.bind(*args, **kwargs)
         whole = bound.arguments.get(self.name)
         if whole is not None:
             places = torch.tensor(self.kept, device=whole.device, dtype=torch.long)
             bound.arguments[self.name] = whole.index_select(self.dim, places)
-        return bound.args[1:], bound.kwargs
+        return bound.args, bound.kwargs
 
 
 def _bias_alone(bias: Tensor | None, width: int, context: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def set_heads(block: Block, kept: Sequence[int], kv_kept: Sequence[int] | None =
         whole = module.config._config if isinstance(module.config, ConfigView) else module.config
         module.config = ConfigView(whole, own) if own else whole
     if part.argument is not None:
-        hook = _KeptOfArgument(*part.argument, kept)
+        hook = _KeptOfArgument(module, *part.argument, kept)
         _replace_hook(module._forward_pre_hooks, module.register_forward_pre_hook, hook, with_kwargs=True)
     for path, axes in part.joint_norms.items():
         norm = block.module(path)

@@ -8,7 +8,7 @@ has to be masked or put back, and a step costs what its ticket costs.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 
 import numpy as np
@@ -45,6 +45,7 @@ class _Joined(nn.Module):
         self.places = [torch.from_numpy(index(self.axes, sizes, group)) for group in groups]
         self.active = list(range(len(groups)))
         self._order: Tensor | None = None
+        self._laid_out = cache(self._lay_out)  # a step may activate another ticket, of which there are few
 
     def right_inverse(self, whole: Tensor) -> list[Tensor]:
         """Return the groups of a whole parameter."""
@@ -64,13 +65,20 @@ class _Joined(nn.Module):
         Returns how long the dimension is.
         """
         self.active = list(active)
+        self._order, length = self._laid_out(tuple(active), whole)
+        return length
+
+    def _lay_out(self, active: tuple[int, ...], whole: bool) -> tuple[Tensor | None, int]:
+        """Return where each place of the dimension is in groups that stand one behind the other, and how many it has.
+
+        The first is None where they are in their order already.
+        """
         kept = {} if whole else _together(self.groups[i] for i in active)
         order = index(self.axes, self.sizes, kept)
         at = np.concatenate([self.places[i].numpy() for i in active]) if active else np.zeros(0, int)
         # Groups are laid out each by itself: of a fused projection the parts have to come together.
         ranks = np.argsort(np.argsort(order))
-        self._order = None if np.array_equal(order, at) else torch.from_numpy(np.argsort(at)[ranks])
-        return len(order)
+        return None if np.array_equal(order, at) else torch.from_numpy(np.argsort(at)[ranks]), len(order)
 
 
 class OptionalPart(nn.Module):
