@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -371,3 +372,11 @@ def test_every_study_runs_end_to_end(family: str, tmp_path: Path) -> None:
     for result in results:
         assert not result.failures
         assert result.table.score.notna().all()
+
+
+def test_a_cut_model_is_copied_and_pickled_with_all_it_needs(family: str, inputs: dict[str, torch.Tensor]) -> None:
+    model = cut(loud(family), FIRST_WITHOUT_HEADS)
+    others = copy.deepcopy(model), pickle.loads(pickle.dumps(model))  # transformers' own hooks come with the first call
+    expected = hidden_states(model, inputs)
+    for other in others:
+        assert torch.equal(hidden_states(other, inputs), expected)
