@@ -199,7 +199,7 @@ def test_a_trial_in_parts_travels_with_its_checkpoint(
 def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
     cluster: Any, at_work: Callable[[], list[Path]], tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
-    trial = make_trial(tiny_model, words, epochs=10_000)
+    trial = make_trial(tiny_model, words, epochs=10_000, patience=None)  # it cannot end before it is stopped
     job = Job(trial, tmp_path / "trials" / trial.key, False, "x")
     waiting, seen = [job], []
 
