@@ -21,6 +21,7 @@ def why_not() -> str:
 def browser(profile: Path) -> Iterator[Any]:
     """Give a headless Chromium that logs its console and every request."""
     from selenium import webdriver
+    from selenium.webdriver.support.wait import WebDriverWait
 
     options = webdriver.ChromeOptions()
     options.binary_location = next(found for name in BROWSERS if (found := shutil.which(name)))
@@ -32,6 +33,14 @@ def browser(profile: Path) -> Iterator[Any]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    get, drawn = driver.get, "return !document.querySelector('.plotly-graph-div:not(.js-plotly-plot)')"
+
+    def get_drawn(url: str) -> None:
+        """Open a page; Chromium may say that it has loaded before its figures are drawn."""
+        get(url)
+        WebDriverWait(driver, 20).until(lambda found: found.execute_script(drawn))
+
+    driver.get = get_drawn
     try:
         yield driver
     finally:
@@ -53,7 +62,7 @@ def requests(driver: Any) -> list[str]:
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             found.append(message["params"]["request"]["url"])
-    return [url for url in found if not url.startswith(("data:", "blob:", "chrome:", "about:"))]
+    return [url for url in found if not url.startswith(("data:", "blob:", "chrome:", "chrome-untrusted:", "about:"))]
 
 
 def screenshot(driver: Any, path: Path) -> None:
