@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.drawing import ranked
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.evidence.rates import SPREAD
@@ -20,10 +21,9 @@ from supertickets.studies.config import resolve_settings
 from supertickets.studies.find import RATES, FindSettings
 from supertickets.studies.report import report
 from supertickets.studies.run import Result, run_study
-from supertickets.studies.settings import part
 from supertickets.tasks import TaskSource, count_of, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
+from supertickets.tickets.drawing import normalise_by_layer
 
 SMALL: dict[str, Any] = {
     "task": "words",
@@ -46,14 +46,14 @@ def outcome(result: Result, key: str) -> Any:
 def test_drawing_within_a_ticket_only_takes_more_away() -> None:
     rng = np.random.default_rng(0)
     heads, ffns = rng.random((3, 4)), rng.random(3)
-    first = draw_ranked(heads, ffns, 0.34, "winning", Drawing())
+    first = ranked(heads, ffns, 0.34, "winning")
     other_heads, other_ffns = rng.random((3, 4)) * first.heads, rng.random(3) * first.ffns
     for kind in ("winning", "losing"):
-        second = draw_ranked(other_heads, other_ffns, 0.67, kind, Drawing(), within=first)
+        second = ranked(other_heads, other_ffns, 0.67, kind, within=first)
         assert second <= first
         assert (second.kept_heads, second.kept_ffns) == (4, 1)
         assert second.heads.any(axis=1).all()  # a head a layer stays
-    free = draw_ranked(other_heads, other_ffns, 0.67, "losing", Drawing())
+    free = ranked(other_heads, other_ffns, 0.67, "losing")
     assert not free <= first  # a losing ticket keeps low scores: without `within`, what is gone would come back
 
 
@@ -69,10 +69,8 @@ def test_iterative_pruning_scores_every_rewound_ticket_again(
         (before,) = result.table[result.table["kind"] == "dense"]["trial"]
         ticket = Ticket.full(3, 4)
         for level, key in zip(rows["level"], rows["trial"], strict=True):
-            heads, ffns = outcome(result, before).scores()
-            expected = draw_ranked(
-                normalise_by_layer(heads), ffns, level, kind, part(result.settings, Drawing), within=ticket
-            )
+            heads, ffns = outcome(result, before).scores().values()
+            expected = ranked(normalise_by_layer(heads), ffns, level, kind, within=ticket)
             ticket, before = outcome(result, key).trial.ticket, key
             assert ticket == expected
         assert "scores.safetensors" not in outcome(result, before).files  # nothing is drawn from the last
@@ -156,7 +154,7 @@ def test_the_epoch_that_is_scored(
     small = {**SMALL, "epochs": 2, "keep_epoch": "last", "seeds": 1, "kinds": ("winning",), "model": str(tiny_model)}
     found = [run_study("find", small | words, out=tmp_path / str(epoch), score_epoch=epoch) for epoch in (1, 2, None)]
     dense = [load_outcome(one.folder / "trials" / one.table["trial"].iloc[0]) for one in found]
-    heads = [outcome.scores()[0] for outcome in dense if outcome is not None]
+    heads = [outcome.scores()["heads"] for outcome in dense if outcome is not None]
     assert dense[0] is not None
     assert dense[0].best_epoch == 2
     assert np.array_equal(heads[1], heads[2])

@@ -180,7 +180,10 @@ WRONG = {
         "--levels: expected fractions in [0, 1), got 30; for 30 % write 0.3 or 30%.",
     ),
     "level below": (["--levels", "-0.1"], "got -0.1"),
-    "level of words": (["--levels", "some"], "--levels: expected a number, got 'some'."),
+    "level of words": (
+        ["--levels", "some"],
+        "--levels: expected fractions in [0, 1), such as 0.1, heads=0.1+neurons=0.2 or parameters:0.9, got 'some'.",
+    ),
     "no seeds": (["--seeds", "0"], "--seeds: expected at least 1, got 0."),
     "seeds in words": (["--seeds", "two"], "--seeds: expected a whole number, got 'two'."),
     "fraction": (["--fraction", "2"], "--fraction: expected at most 1, got 2."),

@@ -30,6 +30,7 @@ from supertickets.studies.plan import plan_study
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Study
 from supertickets.studies.transfer import TransferSettings
+from supertickets.tickets.scoring import Scores
 from test_settings import KINDS, other
 
 REFUSED_ALONE = {
@@ -165,18 +166,25 @@ def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     glue = {"task": "rte", "train_file": None, "dev_file": None}
     ray = {key: {"backend": "ray"} for key in ("address", "cpus", "gpus")}
     search = ("levels", "importance", "absolute", "accumulation", "counts", "schedule", "score_epoch", "find_epochs")
+    search += ("structures",)
     searched = {key: {"tickets": (), "tasks": None} for key in search}
     found: dict[str, dict[str, Any]] = {**ray, "fraction_seed": {"fraction": 0.5}, "dev_share": {"dev_file": None}}
+    found["neuron_block"] = {"structures": ("heads", "neurons")}
     found["positive"] = {"metrics": ("f1",)}
     found["rate_seeds"] = {"learning_rates": (1e-3, 1e-2)}
     found["data"] = {**glue, "data": places["glue2"]}
     found |= {
         "share": {
             **searched,
+            "neuron_block": {"tickets": (), "tasks": None, "structures": ("heads", "neurons")},
             "fraction_seed": {"max_train_examples": 12},
             "data": {"tickets": (), "tasks": ("rte", "entailment"), "data": places["glue2"]},
         },
-        "compare": {"random": {"choices": ("random",)}},
+        "compare": {
+            "random": {"choices": ("random",)},
+            "structures": {"choices": ("random",)},
+            "neuron_block": {"choices": ("random",), "structures": ("heads", "neurons")},
+        },
         "adapt": {"ticket_of": {"sources": (places["share"],)}, "fraction_seed": {}},
         "imp": {"rate": {"sparsities": "0.1..0.5"}, "rate_of": {"sparsities": "0.1..0.5"}},
         "transfer": {"data": {"tasks": ("words", "rte"), "data": places["glue2"]}},
@@ -196,9 +204,9 @@ class _Done(Outcome):
             {"parameters": 1.0}, {}, {MASK: digest, WEIGHTS: digest},
         )  # fmt: skip
 
-    def scores(self) -> tuple[Any, Any]:
-        rng = np.random.default_rng(int(self.key[:8], 16))
-        return rng.random(self.trial.ticket.shape), rng.random(self.trial.ticket.shape[0])
+    def scores(self) -> Scores:
+        rng, (layers, heads) = np.random.default_rng(int(self.key[:8], 16)), self.trial.ticket.shape
+        return {"heads": rng.random((layers, heads)), "ffns": rng.random(layers), "neurons": rng.random((layers, 32))}
 
 
 def effects(
@@ -302,6 +310,7 @@ IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"kinds": "winning", "random": "with-replacement"}, "--random: .* no random tickets are drawn"),
         ({"levels": 0.5, "schedule": "iterative"}, "--schedule: .* fewer than two levels"),
         ({"kinds": "random", "schedule": "iterative"}, "--schedule"),
+        ({"neuron_block": 4}, "--neuron-block: it would change nothing, since no neurons are pruned"),
         ({"task": "mlm", "train_file": None, "dev_file": None, "dropout": 0.2}, "--dropout"),
         ({"task": "mlm", "train_file": None, "dev_file": None, "fraction": 0.5, "fraction_seed": 1}, "first lines"),
     ],

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Cache, PreTrainedModel
 
 import supertickets
-from helpers.models import HEADS, LAYERS, OTHERS, make_loud, pads_with_1, save_tiny_model, tiny_config
+from helpers.models import FFN, HEADS, LAYERS, OTHERS, make_loud, pads_with_1, save_tiny_model, tiny_config
 from helpers.trials import write_words
 from supertickets.anatomy import FAMILIES, Family
 from supertickets.anatomy.blocks import shape_of
@@ -38,6 +38,8 @@ pytestmark = pytest.mark.medium  # together they take a minute; five families ar
 
 FULL = Ticket.full(LAYERS, HEADS)
 NO_HEADS = Ticket.from_pruned(LAYERS, HEADS, [(1, head) for head in range(HEADS)], [2])
+NEURONS = TICKET & Ticket.of_neurons(TICKET.heads, np.arange(LAYERS * FFN).reshape(LAYERS, FFN) % 3 > 0)
+WRONG_NEURON = TICKET & Ticket.of_neurons(TICKET.heads, np.arange(LAYERS * FFN).reshape(LAYERS, FFN) % 3 != 1)
 OTHER = Ticket.from_pruned(LAYERS, HEADS, [(0, 0), (1, 1), (1, 0)], [0])
 
 
@@ -60,7 +62,7 @@ def inputs(family: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("ticket", [TICKET, NO_HEADS, NO_FFN], ids=["ticket", "no heads", "no FFN"])
+@pytest.mark.parametrize("ticket", [TICKET, NO_HEADS, NO_FFN, NEURONS], ids=["ticket", "no heads", "no FFN", "neurons"])
 def test_cut_equals_gated(family: str, inputs: dict[str, torch.Tensor], attention: str, ticket: Ticket) -> None:
     model = loud(family)
     try:
@@ -72,7 +74,7 @@ def test_cut_equals_gated(family: str, inputs: dict[str, torch.Tensor], attentio
     small = cut(copy.deepcopy(model), ticket)
     torch.testing.assert_close(hidden_states(small, inputs), expected, rtol=1e-12, atol=1e-12)
     assert model.num_parameters() - small.num_parameters() == removed_parameters(shape_of(model), ticket)
-    for wrong in (WRONG, WRONG_FFN, FULL):
+    for wrong in (WRONG, WRONG_FFN, FULL, *((WRONG_NEURON, TICKET) if ticket is NEURONS else ())):
         assert (hidden_states(cut(copy.deepcopy(model), wrong), inputs) - expected).abs().max() > 0.1
 
 
@@ -121,8 +123,8 @@ def test_a_forgotten_argument_fails(
 def test_gradients_equal_the_gated_ones(family: str, inputs: dict[str, torch.Tensor]) -> None:
     """The gradients of a cut model, put in their places, are those of the gated one."""
     model = loud(family)
-    small = cut(copy.deepcopy(model), TICKET)
-    with ticket_gated(model, TICKET):
+    small = cut(copy.deepcopy(model), NEURONS)
+    with ticket_gated(model, NEURONS):
         model(**inputs).logits.pow(2).sum().backward()
     small(**inputs).logits.pow(2).sum().backward()
     found = copy.deepcopy(model)
@@ -130,7 +132,7 @@ def test_gradients_equal_the_gated_ones(family: str, inputs: dict[str, torch.Ten
         for parameter in found.parameters():
             parameter.zero_()
     gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in small.named_parameters()}
-    expand(found, TICKET, {**small.state_dict(), **gradients})
+    expand(found, NEURONS, {**small.state_dict(), **gradients})
     for name, parameter in found.named_parameters():
         grad = model.get_parameter(name).grad
         expected = torch.zeros_like(parameter) if grad is None else grad
@@ -146,26 +148,26 @@ def test_importance_is_that_of_one_example_at_a_time(family: str, inputs: dict[s
     found = measured(model, inputs, [[3, 1], [0, 4, 2]])
     for have, want in zip(found, expected, strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-6)
-        assert want.min() > 1e-7
+        assert (want > 1e-7).mean() > 0.5  # ReLU lets some neurons say nothing
 
 
 def test_a_tickets_weights_find_their_places(family: str, inputs: dict[str, torch.Tensor]) -> None:
     trained, dense = loud(family), loud(family)
     make_loud(trained, seed=1)
-    small = cut(copy.deepcopy(trained), TICKET)
-    expand(dense, TICKET, small.state_dict())
-    assert torch.equal(hidden_states(cut(dense, TICKET), inputs), hidden_states(small, inputs))
+    small = cut(copy.deepcopy(trained), NEURONS)
+    expand(dense, NEURONS, small.state_dict())
+    assert torch.equal(hidden_states(cut(dense, NEURONS), inputs), hidden_states(small, inputs))
 
 
 def test_shared_structures_act_as_each_ticket(family: str, inputs: dict[str, torch.Tensor]) -> None:
     model = loud(family)
-    tickets = (TICKET, OTHER, NO_HEADS)
-    union = TICKET | OTHER | NO_HEADS
+    tickets = (NEURONS, OTHER, NO_HEADS, WRONG_NEURON)
+    union = NEURONS | OTHER | NO_HEADS | WRONG_NEURON
     expected = [hidden_states(cut(copy.deepcopy(model), ticket), inputs) for ticket in tickets]
     whole = cut(copy.deepcopy(model), union)
     shared = cut(model, union)
     structures = SharedStructures(shared, tickets)
-    for ticket, states in zip((*tickets, TICKET), (*expected, expected[0]), strict=True):
+    for ticket, states in zip((*tickets, NEURONS), (*expected, expected[0]), strict=True):
         structures.activate(ticket)
         torch.testing.assert_close(hidden_states(shared, inputs), states, rtol=1e-10, atol=1e-10)
     structures.merge()
@@ -181,13 +183,13 @@ def test_flops_are_what_torch_counts(family: str) -> None:
     model.set_attn_implementation("eager")
     ids = torch.randint(5, 100, (2, 9))
     counts = {}
-    for ticket in (FULL, TICKET):
+    for ticket in (FULL, NEURONS):
         small = cut(copy.deepcopy(model), ticket)
         with FlopCounterMode(display=False) as counter:
             small(ids)
         counts[ticket] = counter.get_total_flops()
-    saved = forward_flops(shape_of(model), FULL, 2, 9) - forward_flops(shape_of(model), TICKET, 2, 9)
-    assert counts[FULL] - counts[TICKET] == pytest.approx(saved, rel=0.25 if "deberta" in family else 0)
+    saved = forward_flops(shape_of(model), FULL, 2, 9) - forward_flops(shape_of(model), NEURONS, 2, 9)
+    assert counts[FULL] - counts[NEURONS] == pytest.approx(saved, rel=0.25 if "deberta" in family else 0)
 
 
 LOAD = """
@@ -216,7 +218,7 @@ def test_stock_classes_load_them_in_a_fresh_process(tmp_path: Path) -> None:
     folders = []
     for family in OTHERS:
         base = save_tiny_model(tmp_path / family / "base", family, scale=0.5)
-        for name, ticket in {"ticket": TICKET, "no-heads": NO_HEADS}.items():
+        for name, ticket in {"ticket": NEURONS, "no-heads": NO_HEADS}.items():
             model = cut(AutoModelForSequenceClassification.from_pretrained(base, num_labels=3).eval(), ticket)
             folder = tmp_path / family / name / "small"
             model.save_pretrained(folder)
@@ -249,7 +251,7 @@ FIRST_WITHOUT_HEADS = Ticket.from_pruned(LAYERS, HEADS, [*((0, head) for head in
 
 
 @pytest.mark.parametrize("family", DECODERS)
-@pytest.mark.parametrize("ticket", [TICKET, FIRST_WITHOUT_HEADS], ids=["ticket", "no heads"])
+@pytest.mark.parametrize("ticket", [NEURONS, FIRST_WITHOUT_HEADS], ids=["ticket", "no heads"])
 def test_a_cut_decoder_generates_what_the_gated_one_does(
     family: str, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification
 
 import supertickets
+from helpers.drawing import ranked
 from helpers.models import HEADS, LAYERS, save_tiny_model
 from helpers.study_files import contents, super_ticket
 from helpers.weight_records import run, task_info
@@ -28,10 +29,9 @@ from supertickets.lab.trial import TaskTicket
 from supertickets.lab.workbench import Workbench
 from supertickets.studies.config import settings_in
 from supertickets.studies.run import Result
-from supertickets.studies.settings import part
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
+from supertickets.tickets.drawing import normalise_by_layer
 from supertickets.training.recipe import Recipe
 
 SMALL: dict[str, Any] = {
@@ -85,7 +85,7 @@ def test_every_trial_keeps_its_evidence(done: Result, words: dict[str, Path]) ->
                 assert epoch["metrics"]["words"]["dev"]["accuracy"] == pytest.approx(accuracy)
             assert outcome.score == max(epoch["score"] for epoch in outcome.epochs)
             if row.kind == "dense":
-                assert outcome.scores()[0].shape == (LAYERS, HEADS)
+                assert outcome.scores()["heads"].shape == (LAYERS, HEADS)
     assert sum((folder / "weights.safetensors").is_file() for folder in folders) == 1  # the super ticket's only
 
 
@@ -97,8 +97,8 @@ def test_tickets_are_drawn_from_their_own_seeds_scores(done: Result) -> None:
     with Lab(done.folder) as lab:
         for row in done.table[done.table["kind"].isin(["winning", "losing"])].itertuples():
             (dense,) = done.table[(done.table["kind"] == "dense") & (done.table["seed"] == row.seed)]["trial"]
-            heads, ffns = lab.remembered(read_trial(done.folder / "trials" / dense)).scores()
-            expected = draw_ranked(normalise_by_layer(heads), ffns, row.level, row.kind, part(done.settings, Drawing))
+            heads, ffns = lab.remembered(read_trial(done.folder / "trials" / dense)).scores().values()
+            expected = ranked(normalise_by_layer(heads), ffns, row.level, row.kind)
             assert read_trial(done.folder / "trials" / row.trial).ticket == expected
 
 
@@ -553,7 +553,7 @@ def test_apply_refuses_another_base(done: Result, tmp_path: Path) -> None:
     with pytest.raises(TicketError, match="the folder is not empty"):
         supertickets.apply_ticket(done.shipped["ticket"], str(other), tmp_path / "small", any_base=True)
     wide = save_tiny_model(tmp_path / "wide", heads=8)
-    with pytest.raises(TicketError, match=r"3 layers x 4 heads.*3 x 8"):
+    with pytest.raises(TicketError, match=r"3 layers x 4 heads.*3 layers x 8 heads"):
         supertickets.apply_ticket(done.shipped["ticket"], str(wide), tmp_path / "small2", any_base=True)
 
 

@@ -630,7 +630,7 @@ def test_importance_is_measured_on_fixed_examples(kind: str, source: ModelSource
     trainer = trainer_of(source, task, RECIPE.model_copy(update={"epochs": 1}))
     trainer.train()
     settings = ScoringSettings.model_validate({})
-    (heads, ffns), (again, _) = (score(trainer, settings, lambda: None) for _ in range(2))  # type: ignore[arg-type, return-value]
+    (heads, ffns), (again, _) = (score(trainer, settings, lambda: None).values() for _ in range(2))  # type: ignore[arg-type, return-value]
     assert heads.shape == (LAYERS, HEADS)
     assert (heads > 0).all()
     assert (ffns > 0).all()
@@ -645,11 +645,7 @@ def test_importance_is_measured_on_fixed_examples(kind: str, source: ModelSource
         at = torch.tensor([1.0, gate, 1.0, 1.0], dtype=torch.float64)[:, None]
         with (
             torch.inference_mode(),
-            gated(
-                learner.model,
-                lambda layer, context: at if layer == 1 else torch.ones(1),
-                lambda layer, output: torch.ones(1),
-            ),
+            gated(learner.model, heads=lambda layer, context: at if layer == 1 else torch.ones(1)),
         ):
             return objective.losses(objective.forward(learner.model, inputs, targets), targets)
 

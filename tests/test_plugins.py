@@ -49,7 +49,8 @@ class Parity(TaskLoader):
 
 def by_place(measured):
     layers, heads = measured.ticket.shape
-    return np.tile(np.arange(1.0, heads + 1), (layers, 1)), np.arange(1.0, layers + 1)
+    by_head = np.tile(np.arange(1.0, heads + 1), (layers, 1))
+    return {"heads": by_head, "ffns": np.arange(1.0, layers + 1)}
 
 
 PARITY = Parity()

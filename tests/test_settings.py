@@ -39,6 +39,7 @@ OTHER: dict[str, Any] = {
     "rewind": ("5%", "none"),
     "sources": (Path("runs/a"), Path("runs/b")),
     "sparsities": (0.25, 0.5),
+    "structures": ("heads", "neurons"),
     "tasks": ("cola", "rte"),
     "ticket_of": "cola",
     "tickets": (Path("runs/a"), Path("runs/b")),

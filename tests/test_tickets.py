@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save
 
+from helpers.drawing import randomly, ranked, sizes
 from supertickets.errors import TicketError
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, counts_at, draw_random, draw_ranked, normalise_by_layer
+from supertickets.tickets.drawing import Drawing, normalise_by_layer
 from supertickets.tickets.folder import SharedTicket, load_ticket
+from supertickets.tickets.levels import counts_at
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 6))
 LEVELS = st.floats(0, 0.99)
@@ -143,9 +145,9 @@ def naive_ranked(heads: np.ndarray, ffns: np.ndarray, n_heads: int, n_ffns: int)
 @given(scores(), LEVELS)
 def test_winning_and_losing_tickets_against_a_naive_drawing(found: tuple[np.ndarray, np.ndarray], level: float) -> None:
     heads, ffns = found
-    n_heads, n_ffns = counts_at(level, *heads.shape)
-    assert draw_ranked(heads, ffns, level, "winning", Drawing()) == naive_ranked(heads, ffns, n_heads, n_ffns)
-    assert draw_ranked(heads, ffns, level, "losing", Drawing()) == naive_ranked(-heads, -ffns, n_heads, n_ffns)
+    n_heads, n_ffns = counts_at(level, sizes(*heads.shape)).values()
+    assert ranked(heads, ffns, level, "winning") == naive_ranked(heads, ffns, n_heads, n_ffns)
+    assert ranked(heads, ffns, level, "losing") == naive_ranked(-heads, -ffns, n_heads, n_ffns)
 
 
 @given(scores(), LEVELS, st.integers(0, 5))
@@ -154,9 +156,9 @@ def test_every_kind_has_the_same_size_and_a_head_in_every_layer(
 ) -> None:
     heads, ffns = found
     layers, per_layer = heads.shape
-    n_heads, n_ffns = counts_at(level, layers, per_layer)
-    drawn = [draw_ranked(heads, ffns, level, kind, Drawing()) for kind in ("winning", "losing")]
-    drawn.append(draw_random(layers, per_layer, level, seed, Drawing()))
+    n_heads, n_ffns = counts_at(level, sizes(layers, per_layer)).values()
+    drawn = [ranked(heads, ffns, level, kind) for kind in ("winning", "losing")]
+    drawn.append(randomly(layers, per_layer, level, seed))
     for ticket in drawn:
         assert ticket.kept_heads == layers * per_layer - n_heads
         assert ticket.kept_ffns == layers - n_ffns
@@ -165,13 +167,13 @@ def test_every_kind_has_the_same_size_and_a_head_in_every_layer(
 
 @given(scores(), LEVELS, LEVELS)
 def test_winning_tickets_are_nested(found: tuple[np.ndarray, np.ndarray], one: float, other: float) -> None:
-    heavy, light = (draw_ranked(*found, level, "winning", Drawing()) for level in sorted((one, other), reverse=True))
+    heavy, light = (ranked(*found, level, "winning") for level in sorted((one, other), reverse=True))
     assert heavy <= light
 
 
 def test_level_zero_is_the_dense_model() -> None:
-    assert draw_ranked(np.ones((3, 4)), np.ones(3), 0.0, "winning", Drawing()).is_full
-    assert draw_random(3, 4, 0.0, 0, Drawing()).is_full
+    assert ranked(np.ones((3, 4)), np.ones(3), 0.0, "winning").is_full
+    assert randomly(3, 4, 0.0, 0).is_full
 
 
 def test_random_tickets_are_uniform_among_those_that_keep_a_head_a_layer() -> None:
@@ -179,7 +181,7 @@ def test_random_tickets_are_uniform_among_those_that_keep_a_head_a_layer() -> No
     counts = dict.fromkeys(possible, 0)
     draws = 6000
     for seed in range(draws):
-        ticket = draw_random(2, 3, 0.5, seed, Drawing())
+        ticket = randomly(2, 3, 0.5, seed)
         counts[tuple(np.flatnonzero(~ticket.heads.ravel()))] += 1  # a KeyError would be an impossible ticket
     expected = draws / len(possible)
     chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
@@ -187,17 +189,17 @@ def test_random_tickets_are_uniform_among_those_that_keep_a_head_a_layer() -> No
 
 
 def test_random_tickets_follow_the_seed_and_the_level() -> None:
-    first = draw_random(6, 12, 0.4, 1, Drawing())
-    assert first == draw_random(6, 12, 0.4, 1, Drawing())
-    assert first != draw_random(6, 12, 0.4, 2, Drawing())
+    first = randomly(6, 12, 0.4, 1)
+    assert first == randomly(6, 12, 0.4, 1)
+    assert first != randomly(6, 12, 0.4, 2)
 
 
 def test_the_released_ladder() -> None:
     levels = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
-    assert [counts_at(level, 12, 12, "ladder") for level in levels] == [
+    assert [(*counts_at(level, sizes(12, 12), "ladder").values(),) for level in levels] == [
         (14, 1), (28, 2), (43, 3), (57, 4), (72, 5), (86, 6), (100, 7), (115, 8),
     ]  # fmt: skip
-    assert [counts_at(level, 12, 12) for level in levels] == [
+    assert [(*counts_at(level, sizes(12, 12)).values(),) for level in levels] == [
         (14, 1), (29, 2), (43, 4), (58, 5), (72, 6), (86, 7), (101, 8), (115, 10),
     ]  # fmt: skip
 
@@ -205,18 +207,18 @@ def test_the_released_ladder() -> None:
 def test_released_random_tickets_prune_fewer_than_asked() -> None:
     """Spec section 3, mean of 2000 draws on base: 72 asked, 56.8 pruned."""
     how = Drawing(counts="ladder", random="with-replacement")
-    gone = [144 - draw_random(12, 12, 0.5, seed, how).kept_heads for seed in range(400)]
+    gone = [144 - randomly(12, 12, 0.5, seed, how).kept_heads for seed in range(400)]
     assert np.mean(gone) == pytest.approx(56.8, abs=0.5)
-    large = np.array([draw_random(24, 16, 0.5, seed, how).heads for seed in range(100)])
+    large = np.array([randomly(24, 16, 0.5, seed, how).heads for seed in range(100)])
     assert large[:, 16:].all()  # id // layers: only layers 0-15 can lose heads
     assert not large[:, :16].all()
 
 
 def test_scores_that_cannot_rank() -> None:
     with pytest.raises(TicketError, match=r"\[layers, heads\]"):
-        draw_ranked(np.ones(3), np.ones(3), 0.5, "winning", Drawing())
+        ranked(np.ones(3), np.ones(3), 0.5, "winning")
     with pytest.raises(TicketError, match="NaN"):
-        draw_ranked(np.full((2, 2), np.nan), np.ones(2), 0.5, "winning", Drawing())
+        ranked(np.full((2, 2), np.nan), np.ones(2), 0.5, "winning")
 
 
 @given(scores())

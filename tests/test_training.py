@@ -243,7 +243,7 @@ def test_importance_is_measured_after_the_epoch_asked_for(source: ModelSource, t
         model = source.build(task.outputs, recipe.dropout, 0)
         trainer = Trainer([Learner(data, model, FULL)], Plan(recipe, **options), CPU, checkpoints)
         trainer.train(report)
-        return trainer, list(score(trainer, ScoringSettings.model_validate({}), lambda: model))
+        return trainer, [*score(trainer, ScoringSettings.model_validate({}), lambda: model).values()]
 
     whole, at_its_end = scores()
     part, expected = scores(span=Span(skip=0.0, stop=4 / 6, lr_horizon=1))

@@ -13,9 +13,9 @@ from supertickets.evidence.findings import Findings
 from supertickets.evidence.runs import Runs, TaskInfo
 from supertickets.lab.steps import Done
 from supertickets.lab.trial import Trial
-from supertickets.studies.settings import DrawnSettings, part
+from supertickets.studies.settings import DrawnSettings
 from supertickets.studies.study import full_ticket, training_flops, trial_of
-from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
+from supertickets.tickets.drawing import draw_ranked, normalise
 
 Answers = tuple[tuple[Step, bool], ...]
 """Steps that must have ended before, each with the answer (whether its ticket passed) that leads to the next one."""
@@ -65,7 +65,7 @@ class Bisect(Study[BisectSettings]):
             cost = training_flops(task, full, settings.epochs, scored=True)
             dense = Step({"kind": "dense", "level": 0.0, "seed": seed}, lambda done, trial=trial: trial, cost=cost)
             yield dense
-            levels = [level for level in settings.levels if level]
+            levels = [level for level in settings.drawn_levels(task.shape) if level]
             yield from self._halves(settings, task, dense, levels, ())
 
     def _halves(
@@ -96,8 +96,8 @@ class Bisect(Study[BisectSettings]):
             outcome = done.get(step)  # None: it was not wanted itself
             if outcome is None or (outcome.score >= scored.score - settings.margin) is not answer:
                 return None
-        heads, ffns = scored.scores()
-        ticket = draw_ranked(normalise_by_layer(heads), ffns, level, "winning", part(settings, Drawing))
+        counts = settings.drawn_levels(task.shape)[level]
+        ticket = draw_ranked(normalise(scored.scores()), counts, "winning", block=settings.neuron_block)
         return trial_of(settings, task, ticket, int(dense.labels["seed"]))
 
     def analyse(self, runs: Runs, settings: BisectSettings) -> BisectFindings:

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from supertickets.anatomy.family import Family, Shape, family_of
 from supertickets.anatomy.parts import FFN, Attention, Part, index
+from supertickets.tickets import Ticket
 
 _OUTPUTS: dict[type[nn.Module], dict[str, int]] = {
     nn.Linear: {"weight": 0, "bias": 0},
@@ -26,6 +27,10 @@ _WIDTHS = {
     nn.Embedding: ("embedding_dim", "num_embeddings"),
 }
 """What modules call their numbers of outputs and inputs."""
+
+
+Kept = dict[str, NDArray[np.bool_]]
+"""What stays of each axis (see `anatomy.parts`)."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,7 @@ class Block:
     def resize(self, slice: Slice, parameter: nn.Parameter) -> None:
         """Put a parameter of another size in the place of one, and let its module say its new size."""
         setattr(self.module(slice.module), slice.name, parameter)
-        self.set_width(slice, parameter.shape[slice.dim])
-
-    def set_width(self, slice: Slice, width: int) -> None:
-        """Let the module of a slice say how many outputs or inputs it has; some read it in their forward pass."""
-        module = self.module(slice.module)
-        for kind, names in _WIDTHS.items():
-            if isinstance(module, kind) and slice.name == "weight":
-                setattr(module, names[_OUTPUTS[kind]["weight"] != slice.dim], width)
+        set_width(self.module(slice.module), slice, parameter.shape[slice.dim])
 
     def index(self, axes: str, kept: Mapping[str, ArrayLike]) -> NDArray[np.int64]:
         """Return the places that stay of a dimension of the dense layer (see `anatomy.parts.index`)."""
@@ -100,6 +98,13 @@ class Block:
 
 def _dimensions(of: Mapping[type[nn.Module], dict[str, int]], module: nn.Module) -> dict[str, int]:
     return next(dims for kind, dims in of.items() if isinstance(module, kind))
+
+
+def set_width(module: nn.Module, slice: Slice, width: int) -> None:
+    """Let the module of a slice say how many outputs or inputs it has; some read it in their forward pass."""
+    for kind, names in _WIDTHS.items():
+        if isinstance(module, kind) and slice.name == "weight":
+            setattr(module, names[_OUTPUTS[kind]["weight"] != slice.dim], width)
 
 
 def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -129,6 +134,14 @@ def attentions_of(model: PreTrainedModel) -> list[Block]:
 def ffns_of(model: PreTrainedModel) -> list[Block]:
     """Return a model's FFNs, first layer to last; raises UnknownNameError for a family that is not registered."""
     return _blocks(model, _family(model).ffn)
+
+
+def blocks_of(model: PreTrainedModel, ticket: Ticket) -> Iterator[tuple[Block, Kept | None]]:
+    """Yield a model's attention modules and FFNs, each with what a ticket keeps of its axes; None: the FFN is gone."""
+    for block, heads in zip(attentions_of(model), ticket.heads, strict=True):
+        yield block, block.shape.kept(heads)
+    for block, neurons in zip(ffns_of(model), ticket.neurons_of(shape_of(model).ffn), strict=True):
+        yield block, {"n": neurons} if neurons.any() else None
 
 
 def _blocks(model: PreTrainedModel, part: Attention | FFN) -> list[Block]:

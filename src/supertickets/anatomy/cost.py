@@ -1,7 +1,11 @@
 """What a ticket costs, from sizes alone: parameters, and a forward pass."""
 
+from collections.abc import Sequence
+
 from supertickets.anatomy.family import Shape
+from supertickets.errors import TicketError
 from supertickets.tickets import Ticket
+from supertickets.tickets.kinds import Structure, Units
 
 BACKWARD = 2  # a backward pass costs about twice its forward pass
 
@@ -12,7 +16,7 @@ def forward_flops(shape: Shape, ticket: Ticket, examples: int, length: int) -> i
     Matrix products only (projections, attention, FFNs); embeddings, norms and the output layer are left out.
     """
     weights = ticket.kept_heads * shape.head_weights + kv_heads(shape, ticket) * shape.kv_weights
-    weights += ticket.kept_ffns * shape.ffn_weights
+    weights += kept_neurons(shape, ticket) * shape.ffn_weights // max(1, shape.ffn)
     attention = ticket.kept_heads * shape.head_size * 2 * length
     return examples * length * shape.repeats * 2 * (weights + attention)
 
@@ -21,7 +25,48 @@ def parameters(shape: Shape, ticket: Ticket) -> int:
     """Return how many parameters a ticket's heads and FFNs have, biases too (an output projection's is no head's)."""
     heads = ticket.kept_heads * (shape.head_weights + shape.head_biases)
     shared = kv_heads(shape, ticket) * (shape.kv_weights + shape.kv_biases)
-    return heads + shared + ticket.kept_ffns * (shape.ffn_weights + shape.ffn_biases)
+    neurons = kept_neurons(shape, ticket) * _of_neuron(shape)
+    return heads + shared + neurons + ticket.kept_ffns * shape.output_biases
+
+
+def kept_neurons(shape: Shape, ticket: Ticket) -> int:
+    """Return how many neurons stay, those of FFNs that stay whole too."""
+    return ticket.kept_ffns * shape.ffn if ticket.kept_neurons is None else ticket.kept_neurons
+
+
+def _of_neuron(shape: Shape) -> int:
+    return (shape.ffn_weights + shape.ffn_biases - shape.output_biases) // max(1, shape.ffn)
+
+
+def units(shape: Shape, structures: Sequence[Structure], block: int = 1) -> dict[Structure, Units]:
+    """Return how many structures of each kind a model has, and what one weighs: key/value heads in equal parts.
+
+    Neurons are pruned in blocks of `block`; raises TicketError if those do not fill an FFN.
+    """
+    if "neurons" in structures and shape.ffn % block:
+        near = min((n for n in range(1, shape.ffn + 1) if shape.ffn % n == 0), key=lambda n: (abs(n - block), n))
+        raise TicketError(
+            f"--neuron-block {block}: an FFN has {shape.ffn} neurons, which is no multiple of it; the nearest that "
+            f"fits is {near}."
+        )
+    head: float = shape.head_weights + shape.head_biases
+    head += (shape.kv_weights + shape.kv_biases) * shape.kv_heads / max(1, shape.heads)
+    every: dict[Structure, Units] = {
+        "heads": Units(shape.layers, shape.heads, head),
+        "ffns": Units(shape.layers, 1, shape.ffn_weights + shape.ffn_biases, one_stays=False),
+        "neurons": Units(shape.layers, shape.ffn, _of_neuron(shape), least=block),
+    }
+    return {kind: every[kind] for kind in structures}
+
+
+def unlike(shape: Shape, ticket: Ticket) -> tuple[str, str] | None:
+    """Return what a ticket is for and what a model has, in words, if the ticket is not for a model of this shape."""
+    neurons = shape.ffn if ticket.neurons is None else ticket.neurons.shape[1]
+    sizes = (*ticket.shape, neurons), (shape.layers, shape.heads, shape.ffn)
+    if sizes[0] == sizes[1]:
+        return None
+    first = f"{sizes[0][0]} layers x {sizes[0][1]} heads", f"{sizes[1][0]} layers x {sizes[1][1]} heads"
+    return first if first[0] != first[1] else (f"FFNs of {neurons} neurons", f"FFNs of {shape.ffn}")
 
 
 def removed_parameters(shape: Shape, ticket: Ticket) -> int:

@@ -22,8 +22,8 @@ from supertickets.registry import Registry
 class Shape:
     """Sizes of a model that tickets and costs depend on; those of one structure count numbers.
 
-    `weights` are in matrices, `biases` all others. A key/value head is apart only where query heads share some. Layers
-    are applied `repeats` times (ALBERT).
+    `weights` are in matrices, `biases` all others; `output_biases` those of an FFN that are no neuron's. A key/value
+    head is apart only where query heads share some. Layers are applied `repeats` times (ALBERT).
     """
 
     layers: int
@@ -38,6 +38,7 @@ class Shape:
     kv_biases: int = 0
     ffn_weights: int = 0
     ffn_biases: int = -1
+    output_biases: int = -1
     repeats: int = 1
 
     def __post_init__(self) -> None:
@@ -50,6 +51,7 @@ class Shape:
             "head_biases": self.head_biases if self.head_biases >= 0 else 3 * size,
             "ffn_weights": self.ffn_weights or 2 * self.hidden * self.ffn,
             "ffn_biases": self.ffn_biases if self.ffn_biases >= 0 else self.hidden + self.ffn,
+            "output_biases": self.output_biases if self.output_biases >= 0 else self.hidden,
         }
         for name, value in filled.items():
             object.__setattr__(self, name, value)
@@ -108,6 +110,7 @@ class Family:
             _numbers(parts, axis, plain, config)
             for parts, axis in ((self.attention.parts, "h"), (self.attention.parts, "g"), (self.ffn.parts, "n"))
         )
+        output = hidden if _stated(self.ffn.bias, config) else 0
         return replace(
             plain,
             head_weights=head[0] + size * hidden,
@@ -115,7 +118,8 @@ class Family:
             kv_weights=kv[0],
             kv_biases=kv[1],
             ffn_weights=ffn * (neuron[0] + hidden),
-            ffn_biases=ffn * neuron[1] + (hidden if _stated(self.ffn.bias, config) else 0),
+            ffn_biases=ffn * neuron[1] + output,
+            output_biases=output,
             repeats=1 if self.config_depth is None else int(_field(config, self.config_depth)) // layers,
         )
 

@@ -13,6 +13,7 @@ from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import paired_gains
 from supertickets.evidence.runs import DENSE, Runs
 from supertickets.tickets import Ticket
+from supertickets.tickets.ticket import alike, flat
 
 
 @dataclass(frozen=True)
@@ -55,4 +56,4 @@ def analyse_compare(runs: Runs, retrained: Collection[str]) -> CompareFindings:
 
 
 def _overlap(one: Ticket, other: Ticket) -> float:
-    return shared(*(np.append(~ticket.heads, ~ticket.ffns) for ticket in (one, other)))
+    return shared(*(~flat(kept) for kept in alike(one, other)))

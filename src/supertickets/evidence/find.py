@@ -24,6 +24,9 @@ from supertickets.evidence.selection import Selected, candidates, cross_fit, hal
 from supertickets.evidence.statistics import Paired, bootstrap_interval, paired_t_test
 from supertickets.lab.steps import Label, Run
 from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import KINDS
+from supertickets.tickets.kinds import STRUCTURES
+from supertickets.tickets.ticket import alike
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Gain:
 class FindFindings(Findings):
     """What a study of `find` shows.
 
-    `means` has a row a kind and level with 95 % bootstrap intervals `low` and `high` over seeds and examples. `paper`
+    `means` has a row a kind and level with 95 % bootstrap intervals `low` and `high` over seeds and examples, and what
+    its tickets keep (see `evidence.runs.runs_table`). `paper`
     is the gain as the paper reports it: each seed's best winning level, chosen on the dev set that scores it;
     `cross_fitted` is the cross-fitted gain. `control` is what choosing among `controls` dense runs gives over their
     mean, both ways. `remaining` is each seed's share of parameters in its best winning ticket, `chosen` the row of the
@@ -93,8 +97,25 @@ class FindFindings(Findings):
         """Return mean scores and standard deviations with a row a level and a column a kind."""
         cells = [with_std(mean, std, digits=2) for mean, std in self.means[["mean", "std"]].to_numpy()]
         wide = self.means.assign(cell=cells).pivot(index="level", columns="kind", values="cell")
-        table = wide[list(dict.fromkeys(self.means["kind"]))].fillna("").reset_index()
-        return {"mean score by level (± standard deviation over seeds)": table} | super().printed()
+        table = wide[list(dict.fromkeys(self.means["kind"]))].fillna("")
+        table = table.join(self.kept.map("{:.1%}".format)).reset_index()
+        return {"mean score by level (± standard deviation over seeds), and what is kept": table} | super().printed()
+
+    @property
+    def kept(self) -> pd.DataFrame:
+        """What tickets keep of the dense model by level: heads, FFNs (or neurons), parameters, FLOPs; means of runs."""
+        if self.means.empty:
+            return pd.DataFrame()
+        at, whole = self.means.set_index("level"), self.means[self.means["kind"] == DENSE]
+        kind = next((kind for kind in KINDS if (at["kind"] == kind).any()), DENSE)
+        of_level = pd.concat([at[at["kind"] == DENSE], at[at["kind"] == kind]])
+        of_level = of_level[~of_level.index.duplicated()]
+        # Of FFNs that all are whole or gone, neurons say the same.
+        parts = of_level["neurons"] * whole["ffns"].max() != of_level["ffns"] * whole["neurons"].max()
+        counted = {"heads": "heads", **({"neurons": "neurons"} if parts.any() else {"ffns": "FFNs"})}
+        found = {title: of_level[name] / whole[name].max() for name, title in counted.items()}
+        shares = {"remaining": "parameters", "inference": "FLOPs"}
+        return pd.DataFrame(found | {title: of_level[name] for name, title in shares.items()})
 
     @property
     def dense(self) -> pd.Series:
@@ -187,14 +208,21 @@ def _means(table: pd.DataFrame, resampled: Mapping[tuple[Label, Label], Sequence
     found = means(table, ["kind", "level"])
     at = zip(found["kind"], found["level"], strict=True)
     intervals = [bootstrap_interval(np.stack(resampled[kind, level])) for kind, level in at]
-    return found.assign(low=[low for low, _ in intervals], high=[high for _, high in intervals])
+    found = found.assign(low=[low for low, _ in intervals], high=[high for _, high in intervals])
+    kept = table[table["status"] == "finished"].groupby(["kind", "level"])[list(_KEPT)].mean()
+    return found.join(kept, on=["kind", "level"])
+
+
+_KEPT = ("heads", "ffns", "neurons", "encoder", "remaining", "inference")
+"""The columns of what tickets keep."""
 
 
 def agreement(runs: Runs) -> pd.DataFrame:
     """Return, for each level, how far different seeds' winning tickets prune the same heads and FFNs.
 
-    `heads` and `ffns` are shares of what one seed pruned that another pruned too, averaged over pairs of seeds;
-    `*_chance` is what random tickets of that size share (the pruned share itself); `pairs` is how many there were.
+    `heads` and `ffns` (or `neurons`) are shares of what one seed pruned that another pruned too, averaged over pairs of
+    seeds; `*_chance` is what random tickets of that size share (the pruned share itself); `pairs` is how many there
+    were.
     """
     rows = []
     tickets: dict[float, list[Ticket]] = {}
@@ -202,16 +230,18 @@ def agreement(runs: Runs) -> pd.DataFrame:
         if run.step.labels["level"] and run.trial is not None:
             tickets.setdefault(float(run.step.labels["level"]), []).append(run.trial.ticket)
     for level, found in sorted(tickets.items()):
-        pairs = list(combinations([~ticket for ticket in found], 2))
+        pairs = list(combinations(alike(*found), 2))
         if not pairs:
             continue
         entry: dict[str, float] = {"level": level, "pairs": len(pairs)}
-        for part in ("heads", "ffns"):
-            alike = [shared(getattr(one, part), getattr(other, part)) for one, other in pairs]
-            chance = float(np.mean([getattr(~ticket, part).mean() for ticket in found]))
-            entry |= {part: float(np.mean(alike)), f"{part}_chance": chance}
+        for kind in pairs[0][0]:
+            both = [shared(~one[kind], ~other[kind]) for one, other in pairs]
+            chance = float(np.mean([1 - kept[kind].mean() for kept in alike(*found)]))
+            entry |= {kind: float(np.mean(both)), f"{kind}_chance": chance}
         rows.append(entry)
-    return pd.DataFrame(rows, columns=["level", "pairs", "heads", "heads_chance", "ffns", "ffns_chance"])
+    kinds = [kind for kind in STRUCTURES if any(kind in row for row in rows)] or ["heads", "ffns"]
+    columns = [name for kind in kinds for name in (kind, f"{kind}_chance")]
+    return pd.DataFrame(rows, columns=["level", "pairs", *columns])
 
 
 def shared(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from supertickets.evidence.find import shared
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import normalise_by_layer
+from supertickets.tickets.ticket import alike, flat
 
 
 def keepers(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
-    """Return, layer by layer (from 0), how many heads all tasks keep, several, one, none; and who keeps the FFN."""
+    """Return, layer by layer (from 0), how many heads all tasks keep, several, one, none; and who keeps the FFN.
+
+    Where tickets are of neurons, also how many of them all tasks keep, and some but not all.
+    """
     heads = np.sum([ticket.heads for ticket in of_task.values()], axis=0)
     keep = [[task for task, ticket in of_task.items() if ticket.ffns[layer]] for layer in range(len(heads))]
     columns = {
@@ -26,6 +30,11 @@ def keepers(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
         "of none": (heads == 0).sum(axis=1),
         "FFN of": ["all" if len(tasks) == len(of_task) else ", ".join(tasks) or "none" for tasks in keep],
     }
+    every = alike(*of_task.values())
+    if "neurons" in every[0]:
+        neurons = np.sum([kept["neurons"] for kept in every], axis=0)
+        columns["neurons of all"] = (neurons == len(of_task)).sum(axis=1)
+        columns["neurons of some"] = ((neurons > 0) & (neurons < len(of_task))).sum(axis=1)
     return pd.DataFrame(columns)
 
 
@@ -37,12 +46,10 @@ def overlaps(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
     """
     rows = []
     for (a, one), (b, other) in combinations(of_task.items(), 2):
-        gone = [np.append(~ticket.heads, ~ticket.ffns) for ticket in (one, other)]
+        here, there = alike(one, other)
+        gone = [~flat(kept) for kept in (here, there)]
         total = sum(int(pruned.sum()) for pruned in gone)
-        expected = sum(
-            2 * float(getattr(~one, part).sum() * getattr(~other, part).sum()) / getattr(one, part).size
-            for part in ("heads", "ffns")
-        )
+        expected = sum(2 * float((~kept).sum() * (~there[kind]).sum()) / kept.size for kind, kept in here.items())
         pruned, chance = (shared(*gone), expected / total) if total else (np.nan, np.nan)
         rows.append((a, b, one.overlap(other), pruned, chance))
     return pd.DataFrame(rows, columns=["task", "other", "kept", "pruned", "chance"])

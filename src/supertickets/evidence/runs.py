@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from supertickets.anatomy import Shape
-from supertickets.anatomy.cost import forward_flops
+from supertickets.anatomy.cost import forward_flops, kept_neurons, parameters
 from supertickets.errors import StudyError, TicketError
 from supertickets.lab.steps import Label, Run
 from supertickets.models import BaseModel
@@ -185,10 +185,11 @@ def runs_table(runs: Sequence[Run], tasks: Sequence[TaskInfo]) -> pd.DataFrame:
 
     The columns of every study are its labels (text in the order of its first appearance, numbers rising), `task`,
     `status` (finished, diverged, failed or missing), `score`, the task's metrics, `last_step` and `best_of_epochs`
-    (scores after the last and the best epoch), `best_epoch`, what is kept (`heads`, `ffns`, `parameters`; `remaining`,
-    the share of the dense model's parameters; `inference`, the share of its FLOPs for a text of 32 tokens), what the
-    training took (`tokens`, `flops`, `seconds`; of several tasks in the first one's row, so that costs add up), and the
-    key of the `trial`. What a run does not have is missing (NaN), never zero.
+    (scores after the last and the best epoch), `best_epoch`, what is kept (`heads`, `ffns`, `neurons`; `encoder`, the
+    share of the parameters of heads and FFNs; `parameters`; `remaining`, their share of the dense model's; `inference`,
+    the share of its FLOPs for a text of 32 tokens), what the training took (`tokens`, `flops`, `seconds`; of several
+    tasks in the first one's row, so that costs add up), and the key of the `trial`. What a run does not have is missing
+    (NaN), never zero.
     """
     dense: dict[tuple[str, ...], float] = {}  # by the tasks, whose output layers differ
     for run in runs:
@@ -209,8 +210,8 @@ def runs_table(runs: Sequence[Run], tasks: Sequence[TaskInfo]) -> pd.DataFrame:
 
 
 _LAST = (
-    "last_step", "best_of_epochs", "best_epoch", "heads", "ffns", "parameters", "remaining", "inference", "tokens",
-    "flops", "seconds", "trial",
+    "last_step", "best_of_epochs", "best_epoch", "heads", "ffns", "neurons", "encoder", "parameters", "remaining",
+    "inference", "tokens", "flops", "seconds", "trial",
 )  # fmt: skip
 
 
@@ -246,7 +247,8 @@ def _row(run: Run, task: TaskInfo, place: int, dense: Mapping[tuple[str, ...], f
     if trial is not None:
         ticket = trial.tasks[place].ticket
         full = forward_flops(task.shape, Ticket.full(*ticket.shape), 1, 32)
-        row |= {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns}
+        row |= {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns, "neurons": kept_neurons(task.shape, ticket)}
+        row["encoder"] = parameters(task.shape, ticket) / parameters(task.shape, Ticket.full(*ticket.shape))
         row |= {"inference": forward_flops(task.shape, ticket, 1, 32) / full, "trial": trial.key}
     if outcome is not None:
         row["parameters"] = outcome.cost["parameters"]

@@ -16,6 +16,7 @@ from supertickets.evidence.imp import by_place
 from supertickets.evidence.published import published_weights
 from supertickets.evidence.runs import DENSE, Runs
 from supertickets.tickets import Ticket
+from supertickets.tickets.ticket import alike, flat
 from supertickets.tickets.weights import WeightTicket
 
 AnyTicket = Ticket | WeightTicket
@@ -151,7 +152,7 @@ def overlaps(tickets: Mapping[str, AnyTicket]) -> pd.DataFrame:
             entry |= {"jaccard": here.overlap(there), "by tensor": here.overlap(there, "tensors")}
             entry |= {"chance": here.chance(there)}
         elif isinstance(first, Ticket) and isinstance(second, Ticket):
-            d, e = (np.mean([*ticket.heads.ravel(), *ticket.ffns]) for ticket in (first, second))
+            d, e = (flat(kept).mean() for kept in alike(first, second))
             entry |= {"jaccard": first.overlap(second), "chance": float(d * e / (d + e - d * e)) if d or e else 1.0}
         else:
             continue  # sets of other things

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from supertickets.anatomy.cost import unlike
 from supertickets.errors import TicketError
 from supertickets.models import BaseModel, find_model, load_model, load_tokenizer, prunable_shapes, quiet_transformers
 from supertickets.storage import atomic_folder, check_free, user_path
@@ -58,8 +59,5 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
 
 
 def _check_shape(ticket: Ticket, base: BaseModel) -> None:
-    if ticket.shape != (base.shape.layers, base.shape.heads):
-        raise TicketError(
-            f"the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, but model {base.name!r} "
-            f"has {base.shape.layers} x {base.shape.heads}."
-        )
+    if (differs := unlike(base.shape, ticket)) is not None:
+        raise TicketError(f"the ticket is for {differs[0]}, but model {base.name!r} has {differs[1]}.")

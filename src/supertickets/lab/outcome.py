@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from supertickets.lab.trial import Rewound, Start, Trial
 from supertickets.storage import digest, file_digest, is_left_over, write_atomically
+from supertickets.tickets.kinds import STRUCTURES
+from supertickets.tickets.scoring import Scores
 
 OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK = (
     "outcome.json",
@@ -89,12 +91,12 @@ class Outcome:
 
         return of_task(load_file(self.folder / PREDICTIONS), task)
 
-    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the importance of heads `[layers, heads]` and FFNs `[layers]`, as measured (not normalised)."""
+    def scores(self) -> Scores:
+        """Return the importance of structures by kind, as measured (not normalised)."""
         from safetensors.numpy import load_file
 
-        scores = load_file(self.folder / SCORES)
-        return scores["heads"], scores["ffns"]
+        found = load_file(self.folder / SCORES)
+        return {kind: found[kind] for kind in STRUCTURES if kind in found}
 
     def start(self, output_layer: int | None = None, rewound: Rewound = "nothing") -> Start:
         """Return its trained weights as ones to start from, in its model as it was cut (see `lab.trial.Start`)."""

@@ -56,6 +56,7 @@ class Tracking(AbstractContextManager["Tracking"]):
             "seed": job.trial.seed,
             "heads": job.trial.ticket.kept_heads,
             "ffns": job.trial.ticket.kept_ffns,
+            **({} if (kept := job.trial.ticket.kept_neurons) is None else {"neurons": kept}),
             "trial": job.trial.key,
         }
         try:

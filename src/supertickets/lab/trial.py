@@ -147,6 +147,8 @@ class Trial(_Value):
         content |= tasks[0] if len(tasks) == 1 else {"tasks": tasks}
         parts = {"scoring": self.scoring, "sharing": self.sharing, "prune": self.prune, "span": self.span}
         content |= {name: part.model_dump() for name, part in parts.items() if part is not None}
+        if self.scoring is not None and not self.scoring.of_neurons:
+            content["scoring"].pop("structures")  # heads and FFNs always are scored; keys stay what they were
         if self.start is not None:
             content["start"] = {"weights": self.start.weights, "output_layer": self.start.output_layer}
             if self.start.rewound != "nothing":

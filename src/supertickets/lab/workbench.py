@@ -175,8 +175,7 @@ class Workbench:
         """Return what a finished training says, by file: its outputs, and importance where the trial asks for it."""
         found: dict[str, dict[str, np.ndarray]] = {}
         if (scoring := begun.job.trial.scoring) is not None:
-            heads, ffns = score(trainer, scoring, lambda: begun.start()[0])
-            found[SCORES] = {"heads": heads, "ffns": ffns}
+            found[SCORES] = dict(score(trainer, scoring, lambda: begun.start()[0]).items())
         found[PREDICTIONS] = {
             name: np.stack(outputs)
             for task, predictions in enumerate(trainer.result.predictions.values())

@@ -21,7 +21,7 @@ STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing",
 STYLES |= {DENSE: DENSE_STYLE, CONTROL: CHANCE}
 PAPER = "tables"
 """The section of the paper's tables, which the page of several studies has once."""
-_LEVELS = {"title": "fraction of heads and FFNs pruned", "tickformat": ".0%"}
+_LEVELS = {"title": "fraction of structures pruned", "tickformat": ".0%"}
 _MEANS = {"std": "standard deviation", "low": "95 % low", "high": "95 % high"}
 _SAID = WORDS["find"]
 
@@ -30,6 +30,8 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
     """Return what the page says of a study of `find`."""
     own, measure, means = runs.only(stage=None), runs.task.measure, findings.means
     table = means[["kind", "level", "mean", "std", "low", "high", "runs"]].rename(columns=_MEANS)
+    shares = findings.kept.rename(columns="{} kept".format)
+    table = table.join(shares, on="level") if len(table) else table
     agreement = findings.agreement
     figures = {
         "Scores of all runs": Figure(score_distribution(own.table, measure), *_SAID["distribution"]),
@@ -93,9 +95,9 @@ def _maps(findings: FindFindings, runs: Runs) -> list[Block]:
         level, name = float(run.step.labels["level"]), f"seed {run.step.labels['seed']}"
         if level and run.trial is not None:
             chosen = (level, run.step.labels["seed"]) == best
-            drawn = StructureMap.of(name, run.trial.ticket, f"{level:.0%} pruned, {name}", chosen)
+            drawn = StructureMap.of(name, run.trial.ticket, f"{100 * level:.3g}% pruned, {name}", chosen)
             levels.setdefault(level, []).append(drawn)
-    blocks = [(Heading(f"{level:.0%} pruned"), Maps(maps)) for level, maps in sorted(levels.items())]
+    blocks = [(Heading(f"{100 * level:.3g}% pruned"), Maps(maps)) for level, maps in sorted(levels.items())]
     return [Words(_SAID["maps"], "key"), *(block for pair in blocks for block in pair)] if blocks else []
 
 
@@ -143,7 +145,10 @@ def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
 def seeds_alike(agreement: pd.DataFrame) -> go.Figure:
     """Return how far the winning tickets of different seeds prune the same structures, with what chance gives."""
     figure, level = go.Figure(), agreement["level"]
-    for part, name, style in (("heads", "heads", STYLES["winning"]), ("ffns", "FFNs", STYLES["random"])):
+    names = {"heads": "heads", "ffns": "FFNs", "neurons": "neurons"}
+    kinds = [kind for kind in names if kind in agreement]
+    for part, style in zip(kinds, (STYLES["winning"], STYLES["random"]), strict=True):
+        name = names[part]
         hover = f"%{{x:.0%}}: %{{y:.0%}} of the {name} pruned are the same; chance %{{customdata:.0%}}"
         chance = agreement[f"{part}_chance"]
         draw(figure, f"{name} pruned by both seeds", style, level, agreement[part], hover, chance)

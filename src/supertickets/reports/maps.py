@@ -47,13 +47,19 @@ class StructureMap:
 
 
 def _layers(tickets: Mapping[str, Ticket], say: Callable[[Sequence[str]], str]) -> list[list[Cell]]:
-    """Return each layer's heads and FFN; `say` says who keeps them."""
+    """Return each layer's heads and FFN; `say` says who keeps them. Of an FFN's neurons, a cell says how many stay."""
     kept = {task: np.column_stack([ticket.heads, ticket.ffns]) for task, ticket in tickets.items()}
+    alone = next(iter(tickets.values()))
+    neurons = None if len(tickets) > 1 else alone.neurons
     layers, width = next(iter(kept.values())).shape
 
     def cell(layer: int, place: int) -> Cell:
         keep = [task for task, stays in kept.items() if stays[layer, place]]
         name = structure(layer, place if place < width - 1 else None)
+        if neurons is not None and keep and place == width - 1:
+            stay = int(neurons[layer].sum())
+            text = f"{name}: {stay} of {neurons.shape[1]} neurons kept"
+            return 0.2 + 0.8 * stay / neurons.shape[1], text, len(keep)
         return _shade(len(keep), len(kept)), f"{name}: {say(keep)}", len(keep)
 
     return [[cell(layer, place) for place in range(width)] for layer in range(layers)]
@@ -63,7 +69,9 @@ def in_words(ticket: Ticket) -> str:
     """Say what a ticket keeps."""
     layers, heads = ticket.shape
     gone = ", ".join(str(layer) for layer in range(layers) if not ticket.ffns[layer])
-    return f"{ticket.kept_heads} of {layers * heads} heads and {ticket.kept_ffns} of {layers} FFNs are kept" + (
+    neurons = ticket.neurons
+    ffns = f"{ticket.kept_ffns} of {layers} FFNs" if neurons is None else f"{neurons.sum()} of {neurons.size} neurons"
+    return f"{ticket.kept_heads} of {layers * heads} heads and {ffns} are kept" + (
         f"; the FFNs of layers {gone} are removed" if gone else ""
     )
 

@@ -18,6 +18,7 @@ from supertickets.reports import sections as show
 from supertickets.reports.maps import StructureMap, structure
 from supertickets.reports.plots import COLOURS, draw_scores, laid_out, look, plain, short
 from supertickets.reports.sections import Block, Heading, Section, Table, Words, titled
+from supertickets.tickets.ticket import alike
 
 _MATTER = {
     "even": "about equally important to all tasks",
@@ -59,11 +60,14 @@ def _scores(findings: ShareFindings, tasks: Sequence[str]) -> list[Block]:
 def _sizes(findings: ShareFindings) -> Table:
     """Return what each task's ticket keeps, then the mean over tasks and what some task keeps."""
     sizes, union = findings.sizes, reduce(or_, findings.tickets.values())
-    kept = {task: [one.kept_heads, one.kept_ffns, sizes.by_task[task]] for task, one in findings.tickets.items()}
-    heads, ffns, _ = np.mean(list(kept.values()), axis=0)
-    kept["mean of the tasks"] = [heads, ffns, sizes.mean]
-    kept["kept by at least one task"] = [union.kept_heads, union.kept_ffns, sizes.union]
-    columns = [f"heads (of {union.heads.size})", f"FFNs (of {union.ffns.size})", "fraction of parameters"]
+    *every, of_union = alike(*findings.tickets.values(), union)
+    of_tasks = zip(findings.tickets, every, strict=True)
+    kept = {task: [*(part.sum() for part in one.values()), sizes.by_task[task]] for task, one in of_tasks}
+    *counts, _ = np.mean(list(kept.values()), axis=0)
+    kept["mean of the tasks"] = [*counts, sizes.mean]
+    kept["kept by at least one task"] = [*(part.sum() for part in of_union.values()), sizes.union]
+    named = {"heads": "heads", "ffns": "FFNs", "neurons": "neurons"}
+    columns = [*(f"{named[kind]} (of {part.size})" for kind, part in of_union.items()), "fraction of parameters"]
     return Table(pd.DataFrame.from_dict(kept, orient="index", columns=columns), "sizes of tickets", "{:.4g}")
 
 

@@ -84,11 +84,14 @@ class CompareSettings(DrawnSettings):
         if self.idle:
             named, measure = " and ".join(self.idle), self.importance
             idle["choices"] = (
-                f"{named} is the study's own value, or is not used by its measure of importance ({measure})"
+                f"{named} is the study's own value, or is not used by its measure of importance ({measure}) or with "
+                f"its structures ({','.join(self.structures)})"
             )
         return idle
 
     def _changes_nothing(self, name: str, value: str) -> bool:
+        if name == "counts" and self.structures != ("heads", "ffns"):
+            return True  # the released table is of heads and FFNs
         if name not in ScoringSettings.model_fields or value == getattr(self, name):
             return value == getattr(self, name)
         return self.model_copy(update={name: value}).scoring == self.scoring

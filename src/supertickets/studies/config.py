@@ -240,6 +240,7 @@ def resolve_settings(kind: type[S], asked: Mapping[str, Any], base: PretrainedMo
             f"--max-length: {settings.max_length} is beyond the {base.max_length} positions of model {base.name!r}."
         )
     _check_effects(settings, asked, quiet)
+    settings.check_model(base.shape)
     # Where each of several tasks has its own, it is None.
     longest = settings.max_length and min(settings.max_length, base.max_length)
     return settings.model_copy(update={"max_length": longest, "out": settings.folder})

@@ -16,8 +16,9 @@ from supertickets.lab.steps import Done, Label, Run, Step
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
 from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings, part
 from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
-from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise_by_layer
+from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket
+from supertickets.tickets.levels import Counts
 from supertickets.tickets.scoring import ScoringSettings
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ class FindSettings(DrawnSettings, RateSettings):
 class Find(Study[FindSettings]):
     """Find the super ticket of a model on a task.
 
-    Fine-tunes the dense model, measures the importance of its heads and FFNs, draws winning, random and losing tickets
-    at each level, rewinds and trains each of them, and picks the best winning ticket. Run the same command again to
-    resume. The defaults of many settings depend on the preset, the model's size and the task.
+    Fine-tunes the dense model, measures the importance of its heads and FFNs (or neurons), draws winning, random and
+    losing tickets at each level, rewinds and trains each of them, and picks the best winning ticket. Run the same
+    command again to resume. The defaults of many settings depend on the preset, the model's size and the task.
     """
 
     side_by_side = True
@@ -88,7 +89,7 @@ class Find(Study[FindSettings]):
         yield from steps
         full, cost = full_ticket(task), training_flops(task, full_ticket(task), settings.epochs)
         if settings.control == "best-of-k":
-            first, levels = settings.all_seeds.stop, sum(level > 0 for level in settings.levels)
+            first, levels = settings.all_seeds.stop, sum(bool(level) for level in settings.levels)
             for seed in range(first, first + levels):
                 trial = trial_of(settings, task, full, seed)
                 yield Step({"kind": "control", "level": 0.0, "seed": seed}, trial, cost=cost)
@@ -156,9 +157,9 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
     One-shot, a dense run's scores give every level. Iterative, they give the first; then each rewound ticket's own
     scores give the next. `labels` are put before each step's own.
     """
-    full, how = full_ticket(task), part(settings, Drawing)
+    full, levels = full_ticket(task), settings.drawn_levels(task.shape)
     # What a level costs hardly depends on what is drawn.
-    about = {level: draw_random(*full.shape, level, 0, how) for level in settings.levels}
+    about = {level: _random(settings, task, level, counts, 0) for level, counts in levels.items()}
     costs = {level: training_flops(task, ticket, settings.epochs) for level, ticket in about.items()}
     for seed in settings.all_seeds:
         dense = Step(
@@ -170,16 +171,16 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
         yield dense
         for kind in settings.kinds:
             before = dense
-            for level in settings.levels:
+            for level, counts in levels.items():
                 step = Step(
                     {**(labels or {}), "kind": kind, "level": level, "seed": seed},
-                    partial(_drawn, settings, task, kind, level, seed, before),
+                    partial(_drawn, settings, task, kind, (level, counts), seed, before),
                     needs=() if kind == "random" else (before,),
                     keep="yes" if settings.keep == "all" else _kept(settings, kind),
                     cost=costs[level],
                 )
                 yield step
-                if how.schedule == "iterative" and level and kind != "random":
+                if settings.schedule == "iterative" and level and kind != "random":
                     before = step
 
 
@@ -189,20 +190,25 @@ def _kept(settings: FindSettings, kind: Kind) -> Literal["best", "no"]:
 
 
 def _drawn(
-    settings: FindSettings, task: TaskInfo, kind: Kind, level: float, seed: int, before: Step, done: Done
+    settings: FindSettings, task: TaskInfo, kind: Kind, at: tuple[float, Counts], seed: int, before: Step, done: Done
 ) -> Trial:
     """Return the trial of a ticket of some kind, drawn from the scores of the step before it (random: from none)."""
-    how, last = part(settings, Drawing), settings.levels[-1]
+    (level, counts), last = at, max(settings.drawn_levels(task.shape))
     if not level:
         ticket = full_ticket(task)
     elif kind == "random":
-        ticket = draw_random(task.shape.layers, task.shape.heads, level, seed, how)
+        ticket = _random(settings, task, level, counts, seed)
     else:
         outcome = done[before]
-        heads, ffns = outcome.scores()
-        ticket = draw_ranked(normalise_by_layer(heads), ffns, level, kind, how, within=outcome.trial.ticket)
-    scored = kind != "random" and (ticket.is_full or (how.schedule == "iterative" and level < last))
+        scores, block = normalise(outcome.scores()), settings.neuron_block
+        ticket = draw_ranked(scores, counts, kind, within=outcome.trial.ticket, block=block)
+    scored = kind != "random" and (ticket.is_full or (settings.schedule == "iterative" and level < last))
     return trial_of(settings, task, ticket, seed, scoring=settings.scoring if scored or not level else None)
+
+
+def _random(settings: FindSettings, task: TaskInfo, level: float, counts: Counts, seed: int) -> Ticket:
+    shape, how = (task.shape.layers, task.shape.heads), part(settings, Drawing)
+    return draw_random(shape, settings.units(task.shape), counts, level, seed, how)
 
 
 def best_winning(done: Done, winning: Sequence[Step]) -> Outcome | None:
@@ -246,13 +252,16 @@ def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket[T
     from supertickets.lab.workbench import versions
 
     scored = next(one.result for one in runs.runs if one.step is run.step.needs[0])
-    heads, ffns = scored.scores()
-    drawn = {"trial": scored.key, "normalised": "heads by their layer's l2 norm"}
+    scores = scored.scores()
+    drawn: dict[str, Any] = {"trial": scored.key, "normalised": _NORMALISED["neurons" in scores]}
     drawn |= settings.scoring.model_dump() | part(settings, Drawing).model_dump()
     task = runs.task
     base = {"name": task.model, "weight_hash": task.weight_hash, "model_type": task.model_type}
     origin = origin_of(runs, run, settings) | {"scores": drawn}
-    return SharedTicket(run.result.trial.ticket, base, origin, versions(), {"heads": heads, "ffns": ffns})
+    return SharedTicket(run.result.trial.ticket, base, origin, versions(), dict(scores.items()))
+
+
+_NORMALISED = {False: "heads by their layer's l2 norm", True: "heads and neurons by their layer's l2 norm"}
 
 
 def _ship_base(done: Shipping) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supertickets.anatomy.cost import unlike
 from supertickets.errors import TicketError
 from supertickets.evidence.runs import Runs, TaskInfo, load_tasks
 from supertickets.lab.lab import replay
@@ -105,9 +106,9 @@ def _naming(path: Path) -> Iterator[bool]:
 
 def check_base(found: FoundTicket, base: BaseModel) -> None:
     """Raise TicketError if a ticket is of other weights than a base model's, or of another shape."""
-    ticket, shape = found.ticket, (base.shape.layers, base.shape.heads)
-    if isinstance(ticket, Ticket) and ticket.shape != shape:
-        of, has = (f"{layers} layers x {heads} heads" for layers, heads in (ticket.shape, shape))
+    ticket = found.ticket
+    if isinstance(ticket, Ticket) and (differs := unlike(base.shape, ticket)) is not None:
+        of, has = differs
     elif found.weight_hash != base.weight_hash:
         of, has = (f"weights {weight_hash[:12]}..." for weight_hash in (found.weight_hash, base.weight_hash))
     else:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from supertickets.anatomy import Shape
+from supertickets.anatomy.cost import units
+from supertickets.errors import TicketError
 from supertickets.lab.machine import RUNNERS
 from supertickets.models import DEFAULT_MODEL
 from supertickets.storage import UserPath
@@ -18,6 +20,8 @@ from supertickets.studies.presets import Preset, preset_values
 from supertickets.tasks import TaskFiles, TaskSource, task_name
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets.drawing import Drawing
+from supertickets.tickets.kinds import Structure, Units
+from supertickets.tickets.levels import Counts, Level, counts_at, number_of, read_level
 from supertickets.tickets.scoring import MEASURES, ScoringSettings
 from supertickets.training.recipe import Recipe
 
@@ -47,12 +51,22 @@ def rising(expected: str, right: Callable[[float], bool], least: str = "") -> Af
     return AfterValidator(sort)
 
 
+def _levels(levels: tuple[Level, ...]) -> tuple[Level, ...]:
+    """Return levels without duplicates, the fractions rising and before the others (which a study sorts)."""
+    if not levels:
+        raise ValueError("expected at least one level")
+    return tuple(sorted({read_level(level) for level in levels}, key=lambda one: (isinstance(one, str), one)))
+
+
 Levels = Annotated[
-    tuple[float, ...],
-    Field(description="fractions of the heads and of the FFNs to prune, each in [0, 1)"),
-    rising("expected fractions in [0, 1)", lambda level: 0 <= level < 1, "level"),
+    tuple[float | str, ...],
+    Field(
+        description="fractions of the structures to prune, each in [0, 1), of all kinds alike; by kind: "
+        "heads=0.05+neurons=0.1; or by the share of parameters that stays: parameters:0.9"
+    ),
+    AfterValidator(_levels),
 ]
-"""At which levels tickets are drawn."""
+"""At which levels tickets are drawn (see `tickets.levels`)."""
 Rates = Annotated[tuple[float, ...], rising("expected numbers above 0", lambda rate: rate > 0)]
 
 
@@ -137,6 +151,9 @@ class StudySettings(Recipe, Running):
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return what the preset sets for this study on a model of that shape."""
         return {}
+
+    def check_model(self, shape: Shape) -> None:
+        """Raise TicketError for what a model of this shape cannot be asked for."""
 
     def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
         """Return the settings that change nothing beside the others, and why.
@@ -237,7 +254,7 @@ def idle_fraction_seed(task: str, drawn: bool, how: str) -> dict[str, str]:
     return {} if drawn else {"fraction_seed": f"the whole training set is used ({how})"}
 
 
-class TicketSettings(Drawing, ScoringSettings):
+class TicketSettings(Drawing, ScoringSettings, StudySettings):
     """Settings of studies that draw tickets: at which levels, of which kinds, from what."""
 
     levels: Grows[Levels] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -255,9 +272,35 @@ class TicketSettings(Drawing, ScoringSettings):
             idle[name] = f"the measure of importance ({', '.join(measures)}) does not use it"
         if not randomly:
             idle["random"] = "no random tickets are drawn"
-        if not ranked or sum(level > 0 for level in self.levels) < 2:
+        if "neurons" not in self.structures:
+            idle["neuron_block"] = "no neurons are pruned (--structures)"
+        if not ranked or sum(bool(level) for level in self.levels) < 2:
             idle["schedule"] = "there are fewer than two levels of winning or losing tickets"
         return idle
+
+    def check_model(self, shape: Shape) -> None:
+        """Raise TicketError for levels that a model of this shape cannot be pruned to, or that cannot be told apart."""
+        self.drawn_levels(shape)
+
+    def units(self, shape: Shape) -> dict[Structure, Units]:
+        """Return the structures that are pruned of a model."""
+        return units(shape, self.structures, self.neuron_block)
+
+    def drawn_levels(self, shape: Shape) -> dict[float, Counts]:
+        """Return how many structures of each kind go at each level, rising; a level's number names it in tables.
+
+        Raises TicketError for one that the model cannot be pruned to, or for two with one number.
+        """
+        of, found, named = self.units(shape), dict[float, Counts](), dict[float, Level]()
+        for level in self.levels:
+            counts, number = counts_at(level, of, self.counts), number_of(level, of)
+            if number in found:
+                raise TicketError(
+                    f"--levels: {named[number]} and {level} prune the same share of parameters ({number:g}), by which "
+                    "tables and figures name levels; change one of them a little."
+                )
+            found[number], named[number] = counts, level
+        return dict(sorted(found.items()))
 
 
 class DrawnSettings(SourceSettings, TicketSettings):

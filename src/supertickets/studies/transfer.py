@@ -22,6 +22,9 @@ from supertickets.tasks import TaskSource, load_task, task_name
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
+from supertickets.tickets.kinds import Units
+from supertickets.tickets.levels import counts_at
+from supertickets.tickets.ticket import alike, flat
 from supertickets.tickets.weights import Pruning, WeightTicket, check_all_tensors, check_tensors, prune_by_magnitude
 from supertickets.training.recipe import Recipe
 
@@ -124,7 +127,7 @@ class Transfer(Study[TransferSettings]):
         if source is not None and source.ticket is not None:
             ticket = source.ticket
         elif source is not None and mask is None:
-            ticket = draw_random(*ticket.shape, level, seed, Drawing.model_validate({}))
+            ticket = _random(ticket.shape, [one.ticket for one in self.inputs.sources if one.ticket], level, seed)
         if mask is not None:  # its file is wherever the folder is now
             path = (settings.folder / MASKS / mask.path.name).resolve() if mask.path is not None else None
             mask = mask.model_copy(update={"path": path, **({"seed": seed} if mask.how == "random" else {})})
@@ -238,10 +241,17 @@ def _of_structures(
         )
     tickets = [(one, one.ticket) for one in found if isinstance(one.ticket, Ticket)]
     sources = [Source(kind="ticket", name=one.name, task=one.task or None, ticket=ticket) for one, ticket in tickets]
-    lacking = [1 - (t.kept_heads + t.kept_ffns) / (t.heads.size + t.ffns.size) for _, t in tickets]
+    lacking = [1 - float(flat(kept).mean()) for kept in alike(*(ticket for _, ticket in tickets))]
     if "random" in settings.baselines:
         sources.append(Source(kind="random", name="random"))
     return sources, round(sum(lacking) / len(lacking), 4)
+
+
+def _random(shape: tuple[int, int], tickets: Sequence[Ticket], level: float, seed: int) -> Ticket:
+    """Return a random ticket of the kinds of structures that tickets have, with a fraction of each pruned."""
+    sizes = {kind: kept.reshape(len(kept), -1).shape for kind, kept in alike(*tickets)[0].items()}
+    of = {kind: Units(size[0], size[1], one_stays=kind != "ffns") for kind, size in sizes.items()}
+    return draw_random(shape, of, counts_at(level, of), level, seed, Drawing.model_validate({}))
 
 
 def _of_weights(

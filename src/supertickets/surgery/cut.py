@@ -1,7 +1,8 @@
 """Cutting a ticket out of a model: smaller linears, FFNs gone. What remains is what the gated model computes.
 
 For a head: its rows of query, key and value and its columns of the output projection go; that projection's bias stays
-(the gate acts before it). For an FFN: both linears go, biases too; the residual path and the LayerNorm stay.
+(the gate acts before it). For an FFN: both linears go, biases too; the residual path and the LayerNorm stay. For a
+neuron: its row (or rows) of the first linear and its column of the second.
 """
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import Block, attentions_of, ffns_of, shape_of
+from supertickets.anatomy.blocks import Block, Kept, attentions_of, blocks_of, ffns_of, shape_of
+from supertickets.anatomy.cost import unlike
 from supertickets.anatomy.parts import size_of
 from supertickets.errors import TicketError
 from supertickets.surgery.heads import BiasAlone, set_heads
@@ -52,7 +54,7 @@ class NoFFNOut(_NoFFN):
         return inner.new_zeros(*inner.shape[:-1], self.hidden)
 
 
-def narrow(block: Block, kept: dict[str, NDArray[np.bool_]]) -> None:
+def narrow(block: Block, kept: Kept) -> None:
     """Leave of a block's parameters what is kept of its axes, in place; works on the meta device too."""
     for slice in list(block.slices()):
         parameter = block.parameter(slice)
@@ -65,7 +67,6 @@ def narrow(block: Block, kept: dict[str, NDArray[np.bool_]]) -> None:
 
 
 def _cut_heads(block: Block, heads: NDArray[np.bool_]) -> None:
-    narrow(block, block.shape.kept(heads))
     if not heads.any():
         block.layer.set_submodule(block.part.output, BiasAlone.of(block.module(block.part.output)))
     set_heads(block, np.flatnonzero(heads).tolist())
@@ -84,23 +85,23 @@ def cut(model: PreTrainedModel, ticket: Ticket) -> PreTrainedModel:
     with `import supertickets`. Raises TicketError if the model is of another shape or was cut before.
     """
     check_fits(model, ticket)
-    for block, heads in zip(attentions_of(model), ticket.heads, strict=True):
-        if not heads.all():
-            _cut_heads(block, heads)
-    for block, stays in zip(ffns_of(model), ticket.ffns, strict=True):
-        for path, stand_in in () if stays else stand_ins(block).items():
-            block.layer.set_submodule(path, stand_in)
+    for block, kept in blocks_of(model, ticket):
+        if kept is None:
+            for path, stand_in in stand_ins(block).items():
+                block.layer.set_submodule(path, stand_in)
+        elif not all(stays.all() for stays in kept.values()):
+            narrow(block, kept)
+            if "h" in kept:
+                _cut_heads(block, kept["h"])
     mark_cut(model, ticket)
     return model
 
 
 def check_fits(model: PreTrainedModel, ticket: Ticket) -> None:
     """Raise TicketError unless `model` is dense and has the layers and heads that `ticket` is for."""
-    shape = shape_of(model)
-    if ticket.shape != (shape.layers, shape.heads):
+    if (differs := unlike(shape_of(model), ticket)) is not None:
         raise TicketError(
-            f"the ticket is for {ticket.shape[0]} layers x {ticket.shape[1]} heads, "
-            f"the model has {shape.layers} x {shape.heads}: use the model the ticket was drawn from."
+            f"the ticket is for {differs[0]}, the model has {differs[1]}: use the model the ticket was drawn from."
         )
     for index, (attention, ffn) in enumerate(zip(attentions_of(model), ffns_of(model), strict=True)):
         gone = isinstance(ffn.module(ffn.part.output), NoFFNOut)

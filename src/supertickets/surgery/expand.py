@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import attentions_of
+from supertickets.anatomy.blocks import blocks_of
 from supertickets.surgery.cut import cut
 from supertickets.tickets import Ticket
 
@@ -30,12 +30,14 @@ def expand(model: PreTrainedModel, ticket: Ticket, weights: Mapping[str, Tensor]
     unexpected = [name for name in found.unexpected_keys if not name.startswith(pooler)]
     if missing or unexpected:
         raise RuntimeError(f"the weights are not those of this model cut to this ticket: {missing or unexpected}")
-    kept = dict(small.named_parameters())
+    of_small = dict(small.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name in kept and kept[name].shape == parameter.shape:
-                parameter.copy_(kept[name])
-        for dense, narrow, heads in zip(attentions_of(model), attentions_of(small), ticket.heads, strict=True):
-            for slice in () if heads.all() else dense.slices():
-                places = torch.from_numpy(dense.index(slice.axes, dense.shape.kept(heads)))
+            if name in of_small and of_small[name].shape == parameter.shape:
+                parameter.copy_(of_small[name])
+        for (dense, kept), (narrow, _) in zip(blocks_of(model, ticket), blocks_of(small, ticket), strict=True):
+            if kept is None or all(stays.all() for stays in kept.values()):
+                continue
+            for slice in dense.slices():
+                places = torch.from_numpy(dense.index(slice.axes, kept))
                 dense.parameter(slice).index_copy_(slice.dim, places, narrow.parameter(slice))

@@ -1,9 +1,9 @@
-"""One encoder, a ticket for each task: heads and FFNs as parameters of their own, so that one ticket acts at a time.
+"""One encoder, a ticket for each task: structures as parameters of their own, so that one ticket acts at a time.
 
-Heads of a layer that the same tickets keep always act and learn together: they make a group, and each group's rows and
-columns are parameters of their own. While a task's ticket is active, groups outside it are not computed and get no
-gradient, hence no update: optimisers pass over what has none, its momentum too (paper, section 4, Algorithm 1). Nothing
-has to be masked or put back, and a step costs what its ticket costs.
+Heads (or neurons) of a layer that the same tickets keep always act and learn together: they make a group, and each
+group's rows and columns are parameters of their own. While a task's ticket is active, groups outside it are not
+computed and get no gradient, hence no update: optimisers pass over what has none, its momentum too (paper, section 4,
+Algorithm 1). Nothing has to be masked or put back, and a step costs what its ticket costs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from transformers import PreTrainedModel
 
-from supertickets.anatomy.blocks import Block, Slice, attentions_of, ffns_of
+from supertickets.anatomy.blocks import Block, Kept, Slice, blocks_of, set_width
 from supertickets.anatomy.parts import index
 from supertickets.surgery.cut import stand_ins
 from supertickets.surgery.heads import set_heads
 from supertickets.tickets import Ticket
 
-Kept = dict[str, list[int]]
-"""Query heads (`h`) and key/value heads (`g`), by their places."""
+Group = dict[str, list[int]]
+"""Structures of a layer that the same tickets keep, by axis and place: `h` and `g` of heads, `n` of neurons."""
 
 
-def _together(groups: Iterable[Kept]) -> Kept:
+def _together(groups: Iterable[Group], axes: Iterable[str]) -> Group:
     """Return groups as one, one behind the other."""
-    found: Kept = {"h": [], "g": []}
+    found: Group = {axis: [] for axis in axes}
     for group in groups:
         for axis, places in found.items():
             places += group[axis]
@@ -37,9 +37,9 @@ def _together(groups: Iterable[Kept]) -> Kept:
 
 
 class _Joined(nn.Module):
-    """A parameter that is joined from groups of heads, which are parameters of their own; only active ones act."""
+    """A parameter that is joined from groups, which are parameters of their own; only active ones act."""
 
-    def __init__(self, slice: Slice, sizes: dict[str, int], groups: Sequence[Kept]) -> None:
+    def __init__(self, slice: Slice, sizes: dict[str, int], groups: Sequence[Group]) -> None:
         super().__init__()
         self.dim, self.axes, self.sizes, self.groups = slice.dim, slice.axes, sizes, groups
         self.places = [torch.from_numpy(index(self.axes, sizes, group)) for group in groups]
@@ -60,7 +60,7 @@ class _Joined(nn.Module):
         return joined if self._order is None else joined.index_select(self.dim, self._order.to(joined.device))
 
     def activate(self, active: Sequence[int], whole: bool = False) -> int:
-        """Choose the groups that act, one behind the other; `whole`: all heads in the order that they had at first.
+        """Choose the groups that act, one behind the other; `whole`: all in the order that they had at first.
 
         Returns how long the dimension is.
         """
@@ -73,7 +73,7 @@ class _Joined(nn.Module):
 
         The first is None where they are in their order already.
         """
-        kept = {} if whole else _together(self.groups[i] for i in active)
+        kept = {} if whole else _together((self.groups[i] for i in active), self.groups[0])
         order = index(self.axes, self.sizes, kept)
         at = np.concatenate([self.places[i].numpy() for i in active]) if active else np.zeros(0, int)
         # Groups are laid out each by itself: of a fused projection the parts have to come together.
@@ -95,115 +95,121 @@ class OptionalPart(nn.Module):
 
 
 @dataclass
-class _Heads:
-    """A layer's groups of heads (the dense model's), and which tickets keep each; `joined` is empty if all keep all."""
+class _Part:
+    """An attention module's or FFN's groups of structures (the dense model's places), and which tickets keep each.
+
+    `joined` is empty if all tickets keep all. `optional` are the linears of an FFN that some ticket is without, by
+    their paths, with whether each ticket has it.
+    """
 
     block: Block
     members: list[tuple[bool, ...]]
-    groups: list[Kept]
-    joined: list[tuple[Slice, _Joined]]
+    groups: list[Group]
+    joined: list[tuple[Slice, nn.Module, _Joined]]
+    optional: dict[str, OptionalPart]
+    has_it: tuple[bool, ...]
 
-    def activate(self, active: Sequence[int], whole: bool = False) -> None:
-        for slice, joined in self.joined:
-            self.block.set_width(slice, joined.activate(active, whole))
-        kept = _together(self.groups[group] for group in active)
-        set_heads(self.block, *(sorted(places) if whole else places for places in kept.values()))
+    def activate(self, which: int) -> None:
+        """Let what a ticket keeps act."""
+        for part in self.optional.values():
+            part.active = self.has_it[which]
+        if self.joined:
+            self.join([group for group, members in enumerate(self.members) if members[which]])
 
+    def join(self, active: Sequence[int], whole: bool = False) -> None:
+        for slice, module, joined in self.joined:
+            set_width(module, slice, joined.activate(active, whole))
+        if "h" in self.groups[0]:
+            kept = _together((self.groups[group] for group in active), self.groups[0])
+            set_heads(self.block, *(sorted(places) if whole else places for places in kept.values()))
 
-@dataclass
-class _FFN:
-    """A layer's FFN, with which tickets keep it; `parts` are empty if all do, or none."""
+    def of_group(self, group: int) -> list[nn.Parameter]:
+        """Return the parameters of a group."""
+        of_slice = [(module, f"parametrizations.{slice.name}.original{group}") for slice, module, _ in self.joined]
+        return [module.get_parameter(name) for module, name in of_slice]
 
-    block: Block
-    members: tuple[bool, ...]
-    parts: dict[str, OptionalPart]
+    def outside(self, which: int) -> list[nn.Parameter]:
+        """Return the parameters that a ticket does not reach."""
+        if not self.has_it[which]:
+            return [parameter for part in self.optional.values() for parameter in part.linear.parameters()]
+        if not self.joined:
+            return []
+        gone = [group for group, members in enumerate(self.members) if not members[which]]
+        return [parameter for group in gone for parameter in self.of_group(group)]
+
+    def merge(self) -> None:
+        """Give the layer its plain modules back."""
+        if self.joined:
+            self.join(range(len(self.members)), whole=True)
+        for slice, module, _ in self.joined:
+            remove_parametrizations(module, slice.name, leave_parametrized=True)
+            for name in ("weight", "bias"):  # in their usual order again
+                if name in module._parameters:
+                    module._parameters[name] = module._parameters.pop(name)
+        for path, part in self.optional.items():
+            self.block.layer.set_submodule(path, part.linear)
 
 
 class SharedStructures:
-    """The heads and FFNs of an encoder that several tickets share; `model` must be cut to the tickets' union.
+    """The heads, FFNs and neurons of an encoder that several tickets share; `model` must be cut to the tickets' union.
 
     Parts that all tickets keep stay as they are. One ticket is active at a time; `merge` ends the sharing.
     """
 
     def __init__(self, model: PreTrainedModel, tickets: Sequence[Ticket]) -> None:
         self._tickets = list(dict.fromkeys(tickets))
-        self._heads = [self._shared_heads(block, layer) for layer, block in enumerate(attentions_of(model))]
-        self._ffns = [self._shared_ffn(block, layer) for layer, block in enumerate(ffns_of(model))]
+        every = zip(*(blocks_of(model, ticket) for ticket in self._tickets), strict=True)
+        self._parts = [_shared([kept for _, kept in of_tickets], of_tickets[0][0]) for of_tickets in every]
         self._active: Ticket | None = None
 
-    def _shared_heads(self, block: Block, layer: int) -> _Heads:
-        kept = [block.shape.kept(ticket.heads[layer]) for ticket in self._tickets]
-        union = {axis: np.flatnonzero(reduce(or_, [one[axis] for one in kept])) for axis in ("h", "g")}
-        groups: dict[tuple[bool, ...], Kept] = {}
-        for axis, places in union.items():
-            for place in places.tolist():
-                members = tuple(bool(one[axis][place]) for one in kept)
-                groups.setdefault(members, {"h": [], "g": []})[axis].append(place)
-        made = _Heads(block, list(groups), list(groups.values()), [])
-        if any(not all(members) for members in groups):
-            sizes = block.shape.sizes | {axis: len(places) for axis, places in union.items()}
-            here = [{axis: np.searchsorted(union[axis], one[axis]).tolist() for axis in one} for one in made.groups]
-            for slice in list(block.slices()):
-                made.joined.append((slice, _Joined(slice, sizes, here)))
-                register_parametrization(block.module(slice.module), slice.name, made.joined[-1][1], unsafe=True)
-        return made
-
-    def _shared_ffn(self, block: Block, layer: int) -> _FFN:
-        made = _FFN(block, tuple(bool(t.ffns[layer]) for t in self._tickets), {})
-        if any(made.members) and not all(made.members):
-            made.parts = {path: OptionalPart(block.module(path), one) for path, one in stand_ins(block).items()}
-            for path, part in made.parts.items():
-                block.layer.set_submodule(path, part)
-        return made
-
     def activate(self, ticket: Ticket) -> None:
-        """Let only a ticket's heads and FFNs act; raises ValueError for one that is not among the shared."""
+        """Let only a ticket's structures act; raises ValueError for one that is not among the shared."""
         if ticket == self._active:
             return
         which = self._tickets.index(ticket)
-        for heads in self._heads:
-            if heads.joined:
-                heads.activate([group for group, members in enumerate(heads.members) if members[which]])
-        for ffn in self._ffns:
-            for part in ffn.parts.values():
-                part.active = ffn.members[which]
+        for part in self._parts:
+            part.activate(which)
         self._active = ticket
 
     def outside(self, ticket: Ticket) -> list[nn.Parameter]:
         """Return the parameters that a ticket does not reach."""
         which = self._tickets.index(ticket)
-        found = [
-            parameter
-            for heads in self._heads
-            for group, members in enumerate(heads.members)
-            if not members[which]
-            for parameter in self._group(heads, group)
-        ]
-        gone = [ffn for ffn in self._ffns if not ffn.members[which]]
-        return found + [p for ffn in gone for part in ffn.parts.values() for p in part.linear.parameters()]
+        return [parameter for part in self._parts for parameter in part.outside(which)]
 
-    def heads(self) -> list[nn.Parameter]:
-        """Return the parameters of heads that not every ticket keeps."""
-        groups = [(heads, group) for heads in self._heads for group in range(len(heads.members))]
-        return [parameter for heads, group in groups for parameter in self._group(heads, group)]
-
-    @staticmethod
-    def _group(heads: _Heads, group: int) -> list[nn.Parameter]:
-        names = [f"{slice.module}.parametrizations.{slice.name}.original{group}" for slice, _ in heads.joined]
-        return [heads.block.layer.get_parameter(name) for name in names]
+    def grouped(self) -> list[nn.Parameter]:
+        """Return the parameters of heads and neurons that not every ticket keeps."""
+        groups = [(part, group) for part in self._parts if part.joined for group in range(len(part.members))]
+        return [parameter for part, group in groups for parameter in part.of_group(group)]
 
     def merge(self) -> None:
         """Give the model its plain layers back: that of the union, trained."""
-        for heads in self._heads:
-            if heads.joined:
-                heads.activate(range(len(heads.members)), whole=True)
-            for slice, _ in heads.joined:
-                module = heads.block.module(slice.module)
-                remove_parametrizations(module, slice.name, leave_parametrized=True)
-                for name in ("weight", "bias"):  # in their usual order again
-                    if name in module._parameters:
-                        module._parameters[name] = module._parameters.pop(name)
-        for ffn in self._ffns:
-            for path, part in ffn.parts.items():
-                ffn.block.layer.set_submodule(path, part.linear)
-        self._heads, self._ffns = [], []
+        for part in self._parts:
+            part.merge()
+        self._parts = []
+
+
+def _shared(kept: Sequence[Kept | None], block: Block) -> _Part:
+    """Return an attention module or FFN with a parameter for each group; `kept` is what tickets keep of its axes."""
+    there = [one for one in kept if one is not None]
+    made = _Part(block, [], [], [], {}, tuple(one is not None for one in kept))
+    if not there:
+        return made
+    union = {axis: np.flatnonzero(reduce(or_, [one[axis] for one in there])) for axis in there[0]}
+    groups: dict[tuple[bool, ...], Group] = {}
+    for axis, places in union.items():
+        for place in places.tolist():
+            members = tuple(one is not None and bool(one[axis][place]) for one in kept)
+            groups.setdefault(members, {other: [] for other in union})[axis].append(place)
+    made.members, made.groups = list(groups), list(groups.values())
+    if any(members != made.has_it for members in groups):  # otherwise those that have it keep all of it
+        sizes = block.shape.sizes | {axis: len(places) for axis, places in union.items()}
+        here = [{axis: np.searchsorted(union[axis], one[axis]).tolist() for axis in one} for one in made.groups]
+        for slice in list(block.slices()):
+            module = block.module(slice.module)
+            made.joined.append((slice, module, _Joined(slice, sizes, here)))
+            register_parametrization(module, slice.name, made.joined[-1][2], unsafe=True)
+    if not all(made.has_it):
+        made.optional = {path: OptionalPart(block.module(path), one) for path, one in stand_ins(block).items()}
+        for path, part in made.optional.items():
+            block.layer.set_submodule(path, part)
+    return made

@@ -1,27 +1,28 @@
-"""Drawing tickets: scores and a level in, a ticket out. Pure functions (Super Tickets paper, section 3).
+"""Drawing tickets: scores and counts in, a ticket out. Pure functions (Super Tickets paper, section 3).
 
-A level is the share of heads, and the same share of FFNs, that goes. Every ticket keeps at least one head a layer.
+Every ticket keeps at least one head a layer, and one neuron where neurons are drawn.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from supertickets.tickets import released
+from supertickets.tickets.kinds import Structure, Structured, Units
+from supertickets.tickets.levels import Counts
+from supertickets.tickets.scoring import Scores
 from supertickets.tickets.ticket import Ticket, check_scores
 
 Kind = Literal["winning", "random", "losing"]
 KINDS: tuple[Kind, ...] = ("winning", "random", "losing")
 
 
-class Drawing(BaseModel):
+class Drawing(Structured):
     """How tickets are drawn from scores; the defaults are the paper's text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     counts: Literal["share", "ladder"] = Field(
         "share",
@@ -33,6 +34,9 @@ class Drawing(BaseModel):
         description="how random tickets are sampled: without-replacement, or with-replacement, which prunes fewer "
         "than the level says",
     )
+    neuron_block: int = Field(
+        1, ge=1, description="number of neighbouring neurons that are kept or pruned together (--structures neurons)"
+    )
     schedule: Literal["one-shot", "iterative"] = Field(
         "one-shot",
         description="draw all levels from the dense model's importance scores (one-shot), or each level from the "
@@ -40,97 +44,128 @@ class Drawing(BaseModel):
     )
 
 
-def normalise_by_layer(head_scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide each layer's head scores `[layers, heads]` by their l2 norm (paper, section 3; 1e-20 as in the code)."""
-    return head_scores / (np.linalg.norm(head_scores, axis=1, keepdims=True) + 1e-20)
+def normalise_by_layer(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide each layer's scores `[layers, heads]` by their l2 norm (paper, section 3; 1e-20 as in the code)."""
+    return scores / (np.linalg.norm(scores, axis=1, keepdims=True) + 1e-20)
 
 
-def counts_at(level: float, layers: int, heads: int, how: str = "share") -> tuple[int, int]:
-    """Return how many heads and FFNs go at `level`; heads are capped so that one a layer can stay.
+def normalise(scores: Scores) -> Scores:
+    """Return scores as they are ranked over all layers: heads and neurons by their layer's l2 norm, FFNs as they are.
 
-    `share` rounds to the nearest count, halves up. `ladder` is what the released scripts ask for (spec section 3).
+    The paper ranks heads and FFNs so (section 3); neurons are ours, and are taken like heads.
     """
-    if how == "ladder":
-        pruned_heads, pruned_ffns = released.ladder(level, layers, heads)
-    else:
-        pruned_heads = math.floor(level * layers * heads + 0.5 + 1e-9)
-        pruned_ffns = math.floor(level * layers + 0.5 + 1e-9)
-    return min(pruned_heads, layers * (heads - 1)), pruned_ffns
+    return {kind: values if kind == "ffns" else normalise_by_layer(values) for kind, values in scores.items()}
 
 
-def _drop_lowest(heads: NDArray[np.float64], ffns: NDArray[np.float64], n_heads: int, n_ffns: int) -> Ticket:
-    """Keep all but the lowest heads, ranked over all layers, and FFNs; each layer's best head is never dropped.
+def _drop_lowest(scores: NDArray[np.float64], count: int, one_stays: bool, block: int = 1) -> NDArray[np.bool_]:
+    """Return what stays, `[layers, each]`, without the lowest scores, ranked over all layers.
 
-    Ties go in layer-major order.
+    A layer's best is never dropped if `one_stays`. Ties go in layer-major order. `block` neighbours go together.
     """
-    layers, per_layer = heads.shape
-    protected = np.zeros(heads.shape, bool)
-    protected[np.arange(layers), heads.argmax(axis=1)] = True
-    order = np.argsort(heads, axis=None, kind="stable")
-    order = order[~protected.ravel()[order]]
-    kept_heads = np.ones(layers * per_layer, bool)
-    kept_heads[order[:n_heads]] = False
-    kept_ffns = np.ones(layers, bool)
-    kept_ffns[np.argsort(ffns, kind="stable")[:n_ffns]] = False
-    return Ticket(kept_heads.reshape(heads.shape), kept_ffns)
+    scores = scores.reshape(len(scores), -1, block).sum(axis=2)
+    order = np.argsort(scores, axis=None, kind="stable")
+    if one_stays:
+        protected = np.zeros(scores.shape, bool)
+        protected[np.arange(len(scores)), scores.argmax(axis=1)] = True
+        order = order[~protected.ravel()[order]]
+    kept = np.ones(scores.size, bool)
+    kept[order[: count // block]] = False
+    return kept.reshape(scores.shape).repeat(block, axis=1)
 
 
 def draw_ranked(
-    head_scores: NDArray[np.float64],
-    ffn_scores: NDArray[np.float64],
-    level: float,
+    scores: Scores,
+    counts: Counts,
     kind: Kind,
-    how: Drawing,
     within: Ticket | None = None,
+    block: int = 1,
 ) -> Ticket:
-    """Return the winning (lowest scores go) or losing (highest go) ticket at `level`.
+    """Return the winning (lowest scores go) or losing (highest go) ticket that lacks these counts of structures.
 
-    `head_scores` `[layers, heads]` are ranked as given: normalise them first. `within` is the ticket that the scores
-    were measured on, if it was not the dense model: what it has not got stays gone and counts (iterative pruning).
-    Raises TicketError on other shapes.
+    `scores` (see `tickets.scoring.Scores`) are ranked as given: normalise them first; kinds without a count stay whole.
+    Neurons go in blocks of `block` neighbours. `within` is the ticket that the scores were measured on, if it was not
+    the dense model: what it has not got stays gone and counts (iterative pruning). Raises TicketError on other shapes.
     """
-    heads, ffns = check_scores(head_scores, ffn_scores)
-    n_heads, n_ffns = counts_at(level, heads.shape[0], heads.shape[1], how.counts)
-    sign = 1.0 if kind == "winning" else -1.0
-    heads, ffns = sign * heads, sign * ffns
+    found = check_scores({"heads": scores["heads"], "ffns": scores["ffns"], **{k: scores[k] for k in counts}})
+    there: dict[Structure, NDArray[np.bool_]] = {}
     if within is not None:
-        heads, ffns = np.where(within.heads, heads, -np.inf), np.where(within.ffns, ffns, -np.inf)
-    return _drop_lowest(heads, ffns, n_heads, n_ffns)
+        there = {"heads": within.heads, "ffns": within.ffns}
+        there |= {"neurons": within.neurons_of(found["neurons"].shape[1])} if "neurons" in found else {}
+    kept: dict[str, NDArray[np.bool_]] = {}
+    for what, count in counts.items():
+        signed = found[what] if kind == "winning" else -found[what]
+        signed = np.where(there[what], signed, -np.inf) if there else signed
+        rows = signed.reshape(len(signed), -1)
+        kept[what] = _drop_lowest(rows, count, what != "ffns", block if what == "neurons" else 1)
+    return _ticket(kept, found["heads"].shape)
 
 
-def draw_random(layers: int, heads: int, level: float, seed: int, how: Drawing) -> Ticket:
-    """Return a random ticket at `level`: by default uniform among those of its size that keep a head a layer."""
-    n_heads, n_ffns = counts_at(level, layers, heads, how=how.counts)
-    rng = np.random.default_rng([seed, round(level * 1_000_000)])
-    sample: Callable[..., Ticket] = released.random_ticket if how.random == "with-replacement" else _random_ticket
-    return sample(layers, heads, n_heads, n_ffns, rng)
+def _ticket(kept: Mapping[str, NDArray[np.bool_]], shape: tuple[int, ...]) -> Ticket:
+    """Return the ticket that keeps these, and all of the other kinds."""
+    heads = kept.get("heads", np.ones(shape, bool))
+    if "neurons" in kept:
+        return Ticket.of_neurons(heads, kept["neurons"])
+    return Ticket(heads, kept["ffns"].ravel() if "ffns" in kept else np.ones(shape[0], bool))
 
 
-def _random_ticket(layers: int, heads: int, n_heads: int, n_ffns: int, rng: np.random.Generator) -> Ticket:
-    kept_heads = np.ones((layers, heads), bool)
-    for layer, pruned in enumerate(_random_split(layers, heads, n_heads, rng)):
-        kept_heads[layer, rng.choice(heads, size=pruned, replace=False)] = False
-    kept_ffns = np.ones(layers, bool)
-    kept_ffns[rng.choice(layers, size=n_ffns, replace=False)] = False
-    return Ticket(kept_heads, kept_ffns)
+def draw_random(
+    shape: tuple[int, int], units: Mapping[Structure, Units], counts: Counts, level: float, seed: int, how: Drawing
+) -> Ticket:
+    """Return a random ticket: by default uniform among those of its size that keep a head (or neuron) a layer.
 
-
-def _random_split(layers: int, heads: int, total: int, rng: np.random.Generator) -> list[int]:
-    """Split `total` pruned heads over layers, at most `heads - 1` each, as a uniform choice of sets would.
-
-    ways[l][t] counts the sets that prune t heads in the last l layers; layer by layer, a number is drawn by its share.
+    `shape` is `(layers, heads)`, `level` a number that each of a study's levels has as its own.
     """
+    rng = np.random.default_rng([seed, round(level * 1_000_000)])
+    sample: Callable[..., NDArray[np.bool_]] = (
+        released.random_part if how.random == "with-replacement" else _random_part
+    )
+    return _ticket({kind: sample(kind, units[kind], count, rng) for kind, count in counts.items()}, shape)
+
+
+def _random_part(kind: Structure, of: Units, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return what stays of one kind, `[layers, each]`."""
+    blocks = of.each // of.least
+    kept = np.ones((of.layers, blocks), bool)
+    if not of.one_stays:
+        kept[rng.choice(of.layers, size=count, replace=False)] = False
+    elif kind == "heads":
+        for layer, pruned in enumerate(_random_split(of.layers, of.each, count, rng)):
+            kept[layer, rng.choice(of.each, size=pruned, replace=False)] = False
+    else:
+        # Of thousands, almost every choice leaves some in each layer; where few stay, the exact split is small.
+        stay = kept.size - count // of.least
+        while True:
+            if stay < 20 * of.layers:
+                least_one = _random_split(of.layers, blocks, stay, rng, least=1, most=blocks)
+            else:
+                least_one = rng.multivariate_hypergeometric([blocks] * of.layers, stay).tolist()
+            if min(least_one) > 0:
+                break
+        kept[:] = False
+        for layer, stays in enumerate(least_one):
+            kept[layer, rng.choice(blocks, size=stays, replace=False)] = True
+    return kept.repeat(of.least, axis=1)
+
+
+def _random_split(
+    layers: int, each: int, total: int, rng: np.random.Generator, least: int = 0, most: int | None = None
+) -> list[int]:
+    """Split `total` structures over layers, as a uniform choice of sets would; of heads that go, one a layer may not.
+
+    ways[l][t] counts the sets of t in the last l layers; layer by layer, a number is drawn by its share.
+    """
+    most = each - 1 if most is None else most
     ways = [[1] + [0] * total]
     for _ in range(layers):
         last = ways[-1]
         ways.append(
-            [sum(math.comb(heads, k) * last[t - k] for k in range(min(heads - 1, t) + 1)) for t in range(total + 1)]
+            [sum(math.comb(each, k) * last[t - k] for k in range(least, min(most, t) + 1)) for t in range(total + 1)]
         )
     split, left = [], total
     for below in range(layers - 1, -1, -1):
-        numbers = range(min(heads - 1, left) + 1)
-        weights = [math.comb(heads, k) * ways[below][left - k] for k in numbers]
+        numbers = range(least, min(most, left) + 1)
+        weights = [math.comb(each, k) * ways[below][left - k] for k in numbers]
         shares = np.array([weight / sum(weights) for weight in weights])
-        split.append(int(rng.choice(len(shares), p=shares / shares.sum())))
+        split.append(int(rng.choice(numbers, p=shares / shares.sum())))
         left -= split[-1]
     return split

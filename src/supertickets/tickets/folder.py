@@ -19,7 +19,8 @@ from supertickets.storage import read_json, user_path, write_atomically
 from supertickets.tickets.ticket import Ticket
 from supertickets.tickets.weights import WeightTicket
 
-FORMAT = 1
+FORMAT = 2
+"""Of ticket.json: 1 has heads and FFNs, or weights, 2 has neurons too."""
 WEIGHTS_KIND = "weights"
 TICKET_JSON, TICKET_ARRAYS, MODEL_FOLDER = "ticket.json", "ticket.safetensors", "model"
 SHARED_MODEL, SHARED_JSON = "shared-model", "shared.json"
@@ -35,7 +36,8 @@ class SharedTicket(Generic[T]):
     """A ticket with its provenance. `base` names the model it was drawn from: name, weight_hash, model_type.
 
     `origin` has task, level or sparsity, kind, seed, score, trial and how the scores were made; `scores` are the
-    importances `heads` `[layers, heads]` and `ffns` `[layers]` that ranked it, where it was ranked.
+    importances `heads` `[layers, heads]`, `ffns` `[layers]` and perhaps `neurons` `[layers, neurons]` that ranked it,
+    where it was ranked.
     """
 
     ticket: T
@@ -49,7 +51,8 @@ class SharedTicket(Generic[T]):
         kind: dict[str, Any] = {"kind": WEIGHTS_KIND} if isinstance(self.ticket, WeightTicket) else {}
         arrays, about = self._content()
         content = {
-            "format": FORMAT,
+            # Earlier versions read what they know.
+            "format": FORMAT if "neurons" in about.get("shape", {}) else 1,
             **kind,
             "base": dict(self.base),
             **about,
@@ -68,11 +71,14 @@ class SharedTicket(Generic[T]):
         if isinstance(ticket, WeightTicket):
             about = {"tensors": len(ticket.masks), "weights": ticket.total, "kept": ticket.kept}
             return ticket.to_bytes(), {**about, "sparsity": ticket.sparsity, "sha256": ticket.digest}
-        arrays = {"heads": ticket.heads.astype(np.uint8), "ffns": ticket.ffns.astype(np.uint8)}
-        arrays |= {f"scores.{name}": np.ascontiguousarray(values) for name, values in self.scores.items()}
-        layers, heads = ticket.shape
+        arrays: dict[str, NDArray[Any]] = {"heads": ticket.heads.astype(np.uint8), "ffns": ticket.ffns.astype(np.uint8)}
+        shape = dict(zip(("layers", "heads"), ticket.shape, strict=True))
         kept = {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns}
-        return save(arrays), {"shape": {"layers": layers, "heads": heads}, "kept": kept}
+        if ticket.neurons is not None:
+            arrays["neurons"], kept["neurons"] = ticket.neurons.astype(np.uint8), int(ticket.neurons.sum())
+            shape["neurons"] = ticket.neurons.shape[1]
+        arrays |= {f"scores.{name}": np.ascontiguousarray(values) for name, values in self.scores.items()}
+        return save(arrays), {"shape": shape, "kept": kept}
 
 
 def load_ticket(folder: Path | str) -> SharedTicket[Ticket]:
@@ -117,9 +123,10 @@ def load_any_ticket(folder: Path | str) -> SharedTicket[Any]:
             ticket = WeightTicket.from_bytes(found, str(folder / TICKET_ARRAYS))
         else:
             arrays = load(found)
-            ticket = Ticket(arrays["heads"].astype(bool), arrays["ffns"].astype(bool))
-            shape = _entry(content, "shape", dict)
-            if ticket.shape != (shape.get("layers"), shape.get("heads")):
+            neurons = arrays["neurons"].astype(bool) if "neurons" in arrays else None
+            ticket = Ticket(arrays["heads"].astype(bool), arrays["ffns"].astype(bool), neurons)
+            shape, width = _entry(content, "shape", dict), None if neurons is None else neurons.shape[1]
+            if (*ticket.shape, width) != (shape.get("layers"), shape.get("heads"), shape.get("neurons")):
                 raise TicketError(f"{folder}: the shape of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
             scores = {name.removeprefix("scores."): arrays[name] for name in arrays if name.startswith("scores.")}
         base, origin, made_by = (_entry(content, name, dict) for name in ("base", "origin", "versions"))

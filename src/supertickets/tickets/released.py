@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.tickets.ticket import Ticket
+from supertickets.tickets.kinds import Units
 
 
 def ladder(level: float, layers: int, heads: int) -> tuple[int, int]:
@@ -19,18 +19,16 @@ def ladder(level: float, layers: int, heads: int) -> tuple[int, int]:
     return int(level * layers * heads + 1e-9), int(level * 10 * layers / 12 + 1e-9)
 
 
-def random_ticket(layers: int, heads: int, n_heads: int, n_ffns: int, rng: np.random.Generator) -> Ticket:
-    """Sample with replacement (duplicates vanish, so fewer go), layer = id // layers, no head protected.
+def random_part(kind: str, of: Units, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Sample with replacement (duplicates vanish, so fewer go), layer = id // layers, none protected.
 
     With fewer layers than heads the scripts' `id // layers` points past the last layer and they crash; there,
     `id // heads` is used.
     """
-    ids = rng.choice(layers * heads, size=n_heads, replace=True)
-    kept_heads = np.ones((layers, heads), bool)
-    kept_heads[ids // (layers if layers >= heads else heads), ids % heads] = False
-    kept_ffns = np.ones(layers, bool)
-    kept_ffns[rng.choice(layers, size=n_ffns, replace=True)] = False
-    return Ticket(kept_heads, kept_ffns)
+    kept = np.ones((of.layers, of.each), bool)
+    ids = rng.choice(of.total, size=count, replace=True)
+    kept[ids // (of.layers if of.each > 1 and of.layers >= of.each else of.each), ids % of.each] = False
+    return kept
 
 
 def decaying_mean(per_batch: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

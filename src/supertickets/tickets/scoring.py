@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from supertickets.registry import Registry
+from supertickets.tickets.kinds import Structure, Structured
 
-Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Importance of heads `[layers, heads]` and FFNs `[layers]`; 0 for what the model has not got."""
+Scores = dict[Structure, NDArray[np.float64]]
+"""Importance by kind of structure: heads `[layers, heads]`, FFNs `[layers]`, and where they are pruned neurons
+`[layers, neurons]`; 0 for what the model has not got."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,12 @@ MEASURES: Registry[Measure] = Registry(
 )
 
 
-class ScoringSettings(BaseModel):
+class ScoringSettings(Structured):
     """How importance is measured; the defaults are the paper's text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     importance: Annotated[str, AfterValidator(MEASURES.checked)] = Field(
         "sensitivity",
-        description="measure of importance that ranks heads and FFNs; sensitivity is the paper's "
-        f"({' | '.join(MEASURES)})",
+        description=f"measure of importance that ranks structures; sensitivity is the paper's ({' | '.join(MEASURES)})",
     )
     absolute: Literal["example", "token"] = Field(
         "example",
@@ -71,6 +70,16 @@ class ScoringSettings(BaseModel):
     )
 
     def read(self) -> "ScoringSettings":
-        """Return these settings with what their measure does not read put at its default."""
-        read = MEASURES[self.importance].reads
-        return ScoringSettings(importance=self.importance, **{name: getattr(self, name) for name in read})
+        """Return these settings with what their measure does not read put at its default.
+
+        Heads and FFNs are always scored, so that studies which prune one or both share trainings.
+        """
+        read: dict[str, Any] = {name: getattr(self, name) for name in MEASURES[self.importance].reads}
+        if self.of_neurons:
+            read["structures"] = ("heads", "neurons")
+        return ScoringSettings(importance=self.importance, **read)
+
+    @property
+    def of_neurons(self) -> bool:
+        """Whether neurons are scored too."""
+        return "neurons" in self.structures

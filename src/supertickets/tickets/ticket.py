@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,27 +8,34 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from supertickets.errors import TicketError
+from supertickets.tickets.kinds import Structure
 
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """A structured ticket: the attention heads and the FFNs (whole feed-forward modules) of an encoder that stay.
+    """A structured ticket: which attention heads and FFNs (or which of their neurons) of an encoder stay.
 
-    Immutable. `heads` is bool `[layers, heads]`, `ffns` is bool `[layers]`; True stays. Tickets of one shape are sets
-    of structures: `|` union, `&` intersection, `-` difference, `~` complement, `<=` subset, `==`.
+    Immutable. `heads` is bool `[layers, heads]`, `ffns` is bool `[layers]`; True stays. `neurons`, bool
+    `[layers, neurons]`, is there where an FFN keeps some of its neurons (intermediate units) only; one that keeps none
+    is gone. Tickets of one shape are sets of structures: `|` union, `&` intersection, `-` difference, `~` complement,
+    `<=` subset, `==`.
 
     >>> a = Ticket.from_pruned(layers=2, heads=4, pruned_heads=[(0, 1)], pruned_ffns=[1])
     >>> a.kept_heads, a.kept_ffns
     (7, 1)
     >>> (a | Ticket.full(2, 4)) == Ticket.full(2, 4)
     True
+    >>> b = Ticket.of_neurons(a.heads, np.array([[True, False, True], [False, False, False]]))
+    >>> b.kept_neurons, b <= a
+    (2, True)
     """
 
     heads: NDArray[np.bool_]
     ffns: NDArray[np.bool_]
+    neurons: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("heads", "ffns"):
+        for name in ("heads", "ffns") if self.neurons is None else ("heads", "ffns", "neurons"):
             array = np.array(getattr(self, name))
             if array.dtype != np.bool_:
                 raise TicketError(f"a ticket's {name} must be an array of bool, got {array.dtype}.")
@@ -39,6 +46,19 @@ class Ticket:
                 "a ticket needs heads of shape [layers, heads] and ffns of shape [layers], "
                 f"got {list(self.heads.shape)} and {list(self.ffns.shape)}."
             )
+        if self.neurons is not None:
+            if self.neurons.ndim != 2 or not np.array_equal(self.ffns, self.neurons.any(axis=1)):
+                raise TicketError(
+                    "a ticket's neurons need the shape [layers, neurons], with some in each FFN that stays and none in "
+                    f"any other, got the shape {list(self.neurons.shape)} with {self.neurons.sum(axis=1).tolist()}."
+                )
+            if np.array_equal(self.neurons, np.broadcast_to(self.ffns[:, None], self.neurons.shape)):
+                object.__setattr__(self, "neurons", None)  # whole FFNs: equal tickets are equal however they came about
+
+    @classmethod
+    def of_neurons(cls, heads: NDArray[np.bool_], neurons: NDArray[np.bool_]) -> Ticket:
+        """Return the ticket that keeps these heads `[layers, heads]` and neurons `[layers, neurons]`."""
+        return cls(heads, np.asarray(neurons.any(axis=-1)), neurons)
 
     @classmethod
     def full(cls, layers: int, heads: int) -> Ticket:
@@ -79,41 +99,56 @@ class Ticket:
         return int(self.ffns.sum())
 
     @property
+    def kept_neurons(self) -> int | None:
+        """How many neurons stay; None if those of all FFNs that stay do."""
+        return None if self.neurons is None else int(self.neurons.sum())
+
+    @property
     def is_full(self) -> bool:
         """Whether everything stays."""
-        return bool(self.heads.all() and self.ffns.all())
+        return bool(self.heads.all() and self.ffns.all() and self.neurons is None)
+
+    def neurons_of(self, width: int) -> NDArray[np.bool_]:
+        """Return which neurons stay, `[layers, width]`, in FFNs that have `width` of them."""
+        return self.neurons if self.neurons is not None else np.repeat(self.ffns[:, None], width, axis=1)
 
     def overlap(self, other: Ticket) -> float:
         """Return the Jaccard index of the structures that stay: shared / in either (1.0 for two empty tickets)."""
-        either = (self | other)._size
-        return (self & other)._size / either if either else 1.0
+        self._same_shape(other)
+        one, two = (flat(kept) for kept in alike(self, other))
+        either = int((one | two).sum())
+        return int((one & two).sum()) / either if either else 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form: shape, the heads that stay in each layer, the layers whose FFN stays."""
-        return {
+        """Return the JSON form: shape, the heads that stay in each layer, the layers whose FFN stays.
+
+        Of neurons, it has how many an FFN has and each layer's as a hexadecimal number: a bit each, the first first.
+        """
+        form: dict[str, Any] = {
             "shape": list(self.shape),
             "heads": [np.flatnonzero(row).tolist() for row in self.heads],
             "ffns": np.flatnonzero(self.ffns).tolist(),
         }
+        if self.neurons is not None:
+            form["shape"].append(self.neurons.shape[1])
+            form["neurons"] = [np.packbits(row).tobytes().hex() for row in self.neurons]
+        return form
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Ticket:
         """Read the form that `as_dict` gives; raises TicketError where it is not one."""
         try:
-            layers, heads = (_whole(size, "a size in `shape`") for size in value["shape"])
+            layers, heads, *width = (_whole(size, "a size in `shape`") for size in value["shape"])
             if len(value["heads"]) != layers:
                 raise ValueError(f"{len(value['heads'])} layers of heads for {layers} layers")
             rows = [_mask(kept, heads, f"a head of layer {layer}") for layer, kept in enumerate(value["heads"])]
             kept_ffns = _mask(value["ffns"], layers, "an FFN")
-            return cls(np.array(rows, bool).reshape(layers, heads), kept_ffns)
+            neurons = _neurons(value["neurons"], layers, *width) if width else None
+            return cls(np.array(rows, bool).reshape(layers, heads), kept_ffns, neurons)
         except KeyError as error:
             raise TicketError(f"not the JSON form of a ticket: there is no {error}.") from error
         except (TypeError, ValueError) as error:
             raise TicketError(f"not the JSON form of a ticket: {error}.") from error
-
-    @property
-    def _size(self) -> int:
-        return self.kept_heads + self.kept_ffns
 
     def _same_shape(self, other: Ticket) -> None:
         if not isinstance(other, Ticket):
@@ -124,19 +159,26 @@ class Ticket:
                 f"and {other.shape[0]} x {other.shape[1]}."
             )
 
-    def __or__(self, other: Ticket) -> Ticket:
+        widths = [ticket.neurons.shape[1] for ticket in (self, other) if ticket.neurons is not None]
+        if len(set(widths)) > 1:
+            raise TicketError(f"tickets of FFNs with {widths[0]} and with {widths[1]} neurons do not combine.")
+
+    def _combined(self, other: Ticket, how: Callable[..., NDArray[np.bool_]]) -> Ticket:
         self._same_shape(other)
-        return Ticket(self.heads | other.heads, self.ffns | other.ffns)
+        one, two = alike(self, other)
+        return _ticket({kind: how(kept, two[kind]) for kind, kept in one.items()})
+
+    def __or__(self, other: Ticket) -> Ticket:
+        return self._combined(other, np.logical_or)
 
     def __and__(self, other: Ticket) -> Ticket:
-        self._same_shape(other)
-        return Ticket(self.heads & other.heads, self.ffns & other.ffns)
+        return self._combined(other, np.logical_and)
 
     def __sub__(self, other: Ticket) -> Ticket:
         return self & ~other
 
     def __invert__(self) -> Ticket:
-        return Ticket(~self.heads, ~self.ffns)
+        return _ticket({kind: ~kept for kind, kept in alike(self)[0].items()})
 
     def __le__(self, other: Ticket) -> bool:
         return (self & other) == self
@@ -144,17 +186,37 @@ class Ticket:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ticket):
             return NotImplemented
-        return bool(np.array_equal(self.heads, other.heads) and np.array_equal(self.ffns, other.ffns))
+        one, two = alike(self)[0], alike(other)[0]
+        return one.keys() == two.keys() and all(np.array_equal(kept, two[kind]) for kind, kept in one.items())
 
-    def __reduce__(self) -> tuple[type[Ticket], tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-        return Ticket, (self.heads, self.ffns)  # made anew in another process, so that it never changes there too
+    def __reduce__(self) -> tuple[type[Ticket], tuple[Any, ...]]:
+        arrays = (self.heads, self.ffns, self.neurons)
+        return Ticket, arrays  # made anew in another process, so that it never changes there too
 
     def __hash__(self) -> int:
-        return hash((self.shape, self.heads.tobytes(), self.ffns.tobytes()))
+        return hash((self.shape, *(kept.tobytes() for kept in alike(self)[0].values())))
 
     def __repr__(self) -> str:
-        layers, heads = self.shape
-        return f"Ticket({self.kept_heads} of {layers * heads} heads, {self.kept_ffns} of {layers} FFNs)"
+        of = {kind: f"{kept.sum()} of {kept.size} {kind}" for kind, kept in alike(self)[0].items()}
+        return f"Ticket({', '.join(of.values()).replace('ffns', 'FFNs')})"
+
+
+def alike(*tickets: Ticket) -> list[dict[Structure, NDArray[np.bool_]]]:
+    """Return what tickets keep by kind of structure: heads, and neurons where one of them has some, or else FFNs."""
+    width = next((ticket.neurons.shape[1] for ticket in tickets if ticket.neurons is not None), None)
+    if width is None:
+        return [{"heads": ticket.heads, "ffns": ticket.ffns} for ticket in tickets]
+    return [{"heads": ticket.heads, "neurons": ticket.neurons_of(width)} for ticket in tickets]
+
+
+def flat(kept: Mapping[Structure, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Return all kinds of structures as one array, one behind the other."""
+    return np.concatenate([one.ravel() for one in kept.values()])
+
+
+def _ticket(kept: Mapping[Structure, NDArray[np.bool_]]) -> Ticket:
+    """Return the ticket that keeps these, the way back from `alike`."""
+    return Ticket(kept["heads"], kept["ffns"]) if "ffns" in kept else Ticket.of_neurons(kept["heads"], kept["neurons"])
 
 
 def _whole(value: object, what: str) -> int:
@@ -183,14 +245,30 @@ def _mask(places: Sequence[object], size: int, what: str) -> NDArray[np.bool_]:
     return mask
 
 
-def check_scores(heads: ArrayLike, ffns: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return scores as float arrays `[layers, heads]` and `[layers]`; raises TicketError for other shapes and NaN."""
-    head_scores, ffn_scores = np.asarray(heads, float), np.asarray(ffns, float)
-    if head_scores.ndim != 2 or ffn_scores.shape != head_scores.shape[:1]:
+def _neurons(rows: Sequence[str], layers: int, width: int) -> NDArray[np.bool_]:
+    """Return what stays as bool `[layers, width]` from each layer's hexadecimal number."""
+    packed = [np.frombuffer(bytes.fromhex(row), np.uint8) for row in rows]
+    if len(packed) != layers or any(len(row) != -(-width // 8) for row in packed):
+        raise ValueError(f"its neurons are not {layers} numbers of {width} bits")
+    bits = np.array([np.unpackbits(row) for row in packed]).reshape(layers, -1)
+    if bits[:, width:].any():
+        raise ValueError(f"a neuron is beyond the {width} of its FFN")
+    return bits[:, :width].astype(bool)
+
+
+def check_scores(scores: Mapping[Structure, ArrayLike]) -> dict[Structure, NDArray[np.float64]]:
+    """Return scores by kind as float arrays: heads `[layers, heads]`, FFNs `[layers]`, neurons `[layers, neurons]`.
+
+    Raises TicketError for other shapes and NaN.
+    """
+    found = {kind: np.asarray(values, float) for kind, values in scores.items()}
+    rows = {len(values) if values.ndim == 1 + (kind != "ffns") else -1 for kind, values in found.items()}
+    if len(rows) > 1 or -1 in rows:
+        wanted = {"heads": "[layers, heads]", "ffns": "[layers]", "neurons": "[layers, neurons]"}
         raise TicketError(
-            "importance scores need shapes [layers, heads] and [layers], "
-            f"got {list(head_scores.shape)} and {list(ffn_scores.shape)}."
+            f"importance scores need shapes {' and '.join(wanted[kind] for kind in found)}, "
+            f"got {' and '.join(str(list(values.shape)) for values in found.values())}."
         )
-    if not (np.isfinite(head_scores).all() and np.isfinite(ffn_scores).all()):
+    if not all(np.isfinite(values).all() for values in found.values()):
         raise TicketError("importance scores have NaN or infinite values; the training they come from has diverged.")
-    return head_scores, ffn_scores
+    return found

@@ -89,7 +89,7 @@ class Trainer:
         if plan.weight_ticket is not None:
             keep_zero(encoder_of(learners[0].model), plan.weight_ticket, self._vocabulary.rows)
         self._parameters = list({id(p): p for learner in learners for p in learner.model.parameters()}.values())
-        self._of_heads = {id(p) for p in self._structures.heads()}
+        self._grouped = {id(p) for p in self._structures.grouped()}
         lengths = [learner.data.train.lengths for learner in self.learners]
         whole = all_batches(lengths, plan.recipe, plan.sharing, plan.seed)
         steps = sum(map(len, whole))
@@ -238,7 +238,7 @@ class Trainer:
         There, masked heads get a gradient of zero; so does, once it was updated, everything else without one.
         """
         for parameter in self._parameters:
-            if parameter.grad is None and (id(parameter) in self._of_heads or self._optimizer.state.get(parameter)):
+            if parameter.grad is None and (id(parameter) in self._grouped or self._optimizer.state.get(parameter)):
                 parameter.grad = torch.zeros_like(parameter)
 
     def _end_epoch(self) -> Event:

@@ -1,15 +1,19 @@
-"""Importance of heads and FFNs, measured on a trained model over its task's training set."""
+"""Importance of heads, FFNs and neurons, measured on a trained model over its task's training set."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
+from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import BACKWARD
 from supertickets.surgery.gate import gated
 from supertickets.surgery.structures import sum_by_structure
 from supertickets.tickets.importance import MEASURES, Loss, Measured, Scores
+from supertickets.tickets.kinds import Structure
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.batches import in_file_order, in_length_order
 from supertickets.training.loop import Trainer
@@ -20,13 +24,16 @@ _PASSES = {"weights": 1 + BACKWARD, "gates": 1 + BACKWARD / 2}
 
 
 def score(trainer: Trainer, settings: ScoringSettings, start: Callable[[], PreTrainedModel]) -> Scores:
-    """Return the importance of heads `[layers, heads]` and FFNs `[layers]` over the (only) task's training set.
+    """Return the importance of structures (see `tickets.scoring.Scores`) over the (only) task's training set.
 
     `start` builds the model as it was before training, for measures that ask for it. Call after the training, before
     `restore`.
     """
     (learner,) = trainer.learners
     model, measure = learner.model, MEASURES[settings.importance]
+    kept: dict[Structure, NDArray[np.bool_]] = {"heads": learner.ticket.heads, "ffns": learner.ticket.ffns}
+    if settings.of_neurons:
+        kept["neurons"] = learner.ticket.neurons_of(shape_of(model).ffn)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
     @cache
@@ -43,9 +50,10 @@ def score(trainer: Trainer, settings: ScoringSettings, start: Callable[[], PreTr
             Measured(
                 model,
                 learner.ticket,
+                kept,
                 gate=partial(gated, model),
                 losses=losses,
-                by_structure=lambda value: sum_by_structure(model, learner.ticket, value),
+                by_structure=lambda value: sum_by_structure(model, kept, value),
                 start=lambda parameter: before()[names[id(parameter)]].detach(),
                 settings=settings,
                 seed=trainer.plan.seed,

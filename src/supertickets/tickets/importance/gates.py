@@ -1,4 +1,4 @@
-"""Derivatives of each example's loss by the mask variables of heads and FFNs (paper, section 3).
+"""Derivatives of each example's loss by the mask variables of heads, FFNs and neurons (paper, section 3).
 
 At xi = 1 the derivative of one example's loss is the sum over positions and head dimensions of context times its
 gradient. A gate of its own for each example and position makes autograd compute exactly that: one backward pass of the
@@ -7,22 +7,22 @@ gradient. A gate of its own for each example and position makes autograd compute
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from supertickets.tickets.importance.measured import Loss, Measured, Scores
+from supertickets.tickets.kinds import Structure
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 def mask_derivatives(measured: Measured) -> Iterator[Scores]:
-    """Return |dL/dxi| of each example, batch by batch: heads `[batch, layers, heads]`, FFNs `[batch, layers]`.
+    """Return |dL/dxi| of each example, batch by batch: heads `[batch, layers, heads]`, FFNs `[batch, layers]`, neurons.
 
     With `absolute: token` the absolute value is taken at each position and summed over them. The model is in eval mode
     (no dropout) and its parameters need no gradient meanwhile; both are put back.
@@ -51,40 +51,31 @@ def frozen(model: nn.Module, parameters: bool = True) -> Iterator[None]:
 def _of_batch(measured: Measured, loss: Loss) -> Scores:
     import torch
 
-    head_gates: dict[int, Tensor] = {}
-    ffn_gates: dict[int, Tensor] = {}
+    gates: dict[Structure, dict[int, Tensor]] = {kind: {} for kind in measured.kept}
+    per_token = measured.settings.absolute == "token"
 
-    def gate(gates: dict[int, Tensor], layer: int, values: Tensor) -> Tensor:
+    def gate(kind: Structure, layer: int, values: Tensor) -> Tensor:
         # At least float32: under autocast the products are then summed in float32 as well.
         dtype = torch.promote_types(values.dtype, torch.float32)
         # A layer that is applied several times (ALBERT) has one gate: its derivative is the sum over them.
-        if layer not in gates:
-            gates[layer] = torch.ones(*values.shape[:-1], 1, dtype=dtype, device=values.device, requires_grad=True)
-        return gates[layer]
+        if layer not in gates[kind]:
+            # Thousands of neurons get one for each example, whose derivative autograd sums over tokens.
+            tokens = values.shape[1] if per_token or kind != "neurons" else 1
+            shape = (len(values), tokens, values.shape[-1]) if kind == "neurons" else (*values.shape[:-1], 1)
+            gates[kind][layer] = torch.ones(shape, dtype=dtype, device=values.device, requires_grad=True)
+        return gates[kind][layer]
 
-    with measured.gate(partial(gate, head_gates), partial(gate, ffn_gates)):
+    with measured.gate(**{kind: partial(gate, kind) for kind in gates}):
         total = loss().sum()
-    layers = range(len(measured.ticket.ffns))
-    gates = [head_gates[i] for i in layers] + [ffn_gates[i] for i in layers]
-    gradients = [gradient.squeeze(-1) for gradient in torch.autograd.grad(total, gates)]
-    per_token = measured.settings.absolute == "token"
-    by_head, by_ffn = gradients[: len(layers)], gradients[len(layers) :]  # [batch, tokens, kept heads], [batch, tokens]
-    ffns = torch.stack([_over_tokens(gradient, per_token) for gradient in by_ffn], dim=1)
-    return _in_place(measured, [_over_tokens(gradient, per_token) for gradient in by_head]), _numpy(ffns)
-
-
-def _over_tokens(gradient: Tensor, per_token: bool) -> Tensor:
-    return gradient.abs().sum(dim=1) if per_token else gradient.sum(dim=1).abs()
-
-
-def _in_place(measured: Measured, by_layer: Sequence[Tensor]) -> NDArray[np.float64]:
-    """Return `[batch, layers, heads]` from each layer's `[batch, kept heads]`, zeros for heads that are gone."""
-    kept = measured.ticket.heads
-    scores = np.zeros((len(by_layer[0]), *kept.shape))
-    for layer, found in enumerate(by_layer):
-        scores[:, layer, kept[layer]] = _numpy(found)
+    # Nothing reads the neurons of an FFN that is gone.
+    reached = [(kind, layer) for kind, kept in measured.kept.items() for layer, row in enumerate(kept) if row.any()]
+    found = torch.autograd.grad(total, [gates[kind][layer] for kind, layer in reached])
+    scores: Scores = {kind: np.zeros((len(found[0]), *kept.shape)) for kind, kept in measured.kept.items()}
+    for (kind, layer), gradient in zip(reached, found, strict=True):
+        over_tokens = gradient.abs().sum(dim=1) if per_token else gradient.sum(dim=1).abs()
+        values = over_tokens.flatten(1).double().cpu().numpy()  # [batch, kept structures], one for an FFN
+        if kind == "ffns":
+            scores[kind][:, layer] = values[:, 0]
+        else:
+            scores[kind][:, layer, measured.kept[kind][layer]] = values
     return scores
-
-
-def _numpy(tensor: Tensor) -> NDArray[np.float64]:
-    return tensor.double().cpu().numpy()

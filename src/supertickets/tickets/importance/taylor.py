@@ -12,7 +12,7 @@ def taylor(measured: Measured) -> Scores:
     """
     import torch
 
-    total_heads, total_ffns = np.zeros(measured.ticket.heads.shape), np.zeros(measured.ticket.ffns.shape)
+    total: Scores = {kind: np.zeros(kept.shape) for kind, kept in measured.kept.items()}
     examples = 0
     parameters = [parameter for parameter in measured.model.parameters() if parameter.requires_grad]
     with frozen(measured.model, parameters=False):
@@ -20,10 +20,10 @@ def taylor(measured: Measured) -> Scores:
             losses = loss()
             gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
             found = {id(p): gradient for p, gradient in zip(parameters, gradients, strict=True)}
-            heads, ffns = measured.by_structure(lambda p, g=found: (p.detach() * g[id(p)]).abs().double())  # type: ignore[misc]
-            total_heads, total_ffns = total_heads + len(losses) * heads, total_ffns + len(losses) * ffns
+            of_batch = measured.by_structure(lambda p, g=found: (p.detach() * g[id(p)]).abs().double())  # type: ignore[misc]
+            total = {kind: total[kind] + len(losses) * values for kind, values in of_batch.items()}
             examples += len(losses)
-    return total_heads / examples, total_ffns / examples
+    return {kind: values / examples for kind, values in total.items()}
 
 
 TAYLOR = Measure(taylor, reads=("score_epoch",), gradients="weights")
