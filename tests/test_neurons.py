@@ -159,7 +159,7 @@ def test_levels_by_kind() -> None:
     assert counts == {"heads": 18, "neurons": 4608}
     assert number_of("heads=0.25+neurons=0.5", SMALL) == pytest.approx((0.25 + 2 * 0.5) / 3, abs=1e-3)
     assert counts_at("neurons=0.1", {"neurons": SMALL["neurons"]}) == {"neurons": 922}
-    with pytest.raises(TicketError, match=r"no ffns are pruned \(--structures heads,neurons\)"):
+    with pytest.raises(TicketError, match=r"its ffns are not pruned \(--structures heads,neurons\)"):
         counts_at("ffns=0.1", SMALL)
     with pytest.raises(TicketError, match=r"--levels parameters:0.001: .* of the parameters stay at least"):
         counts_at("parameters:0.001", SMALL)

@@ -182,6 +182,11 @@ def test_lists_that_are_put_in_order_are_told(
         assert f"--{name} was sorted, without duplicates: 0.2, 0.5." in capsys.readouterr().err
         as_flag(study, [flag(name), "20%,0.5"], monkeypatch)
         assert "sorted" not in capsys.readouterr().err
+    as_flag("adapt", ["--fractions", "12,0.5"], monkeypatch)
+    assert "was sorted, without duplicates: 0.5, 12." in capsys.readouterr().err
+    for text, said in (("parameters:0.9,parameters:0.7", False), ("heads=0.1,heads=0.10", True)):
+        as_flag("find", ["--levels", text, "--structures", "heads"], monkeypatch)
+        assert ("without duplicates: heads=0.1." in capsys.readouterr().err) == said
 
 
 # --- a folder's settings ----------------------------------------------------------------------------------------------

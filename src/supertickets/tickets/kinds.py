@@ -34,7 +34,9 @@ class Units(NamedTuple):
 
 def _in_order(kinds: tuple[Structure, ...]) -> tuple[Structure, ...]:
     if not kinds or {"ffns", "neurons"} <= {*kinds}:
-        raise ValueError("expected heads, and ffns or neurons, which are parts of FFNs: not both, and at least one")
+        raise ValueError(
+            "expected at least one of heads, ffns and neurons, but not both ffns and neurons, which are parts of FFNs"
+        )
     return tuple(kind for kind in STRUCTURES if kind in kinds)
 
 
