@@ -135,7 +135,7 @@ def _shares(level: Level, units: Mapping[Structure, Units]) -> dict[str, float]:
     named = {kind: float(share) for kind, _, share in (item.partition("=") for item in level.split("+"))}
     if other := [kind for kind in named if kind not in units]:
         raise TicketError(
-            f"--levels {level}: its {other[0]} are not pruned (--structures {','.join(units)}); leave them out, or add them "
-            "to --structures."
+            f"--levels {level}: its {other[0]} are not pruned (--structures {','.join(units)}); leave them out, or "
+            "add them to --structures."
         )
     return dict.fromkeys(units, 0.0) | named
