@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,8 @@ from supertickets.cli.flags import SettingsCommand, options, typed
 from supertickets.cli.printing import AS_JSON, FOLDER, print_table, records
 from supertickets.errors import StudyError
 from supertickets.studies import STUDIES
-from supertickets.studies.config import Overrides, flag, merge_overrides, parse, read_value
+from supertickets.studies.config import Overrides, flag, merge_overrides, sorted_lists
 from supertickets.studies.settings import StudySettings
-from supertickets.tickets.levels import read_level
 
 if TYPE_CHECKING:
     from supertickets.studies.run import Result
@@ -56,17 +55,9 @@ def study_command(name: str) -> click.Command:
 
 def _say_what_was_sorted(kind: type[StudySettings], overrides: Overrides) -> None:
     """Print which lists of numbers were sorted; misuse is reported before anything slow."""
-    parsed = parse(kind, overrides)
-    for name in {"levels", "sparsities", "fractions"} & overrides.keys():
-        given, taken = read_value(kind, name, overrides[name]), getattr(parsed, name)
-        if any(isinstance(one, str) and ".." in one for one in given):
-            continue
-        read: Callable[[Any], Any] = read_level if name == "levels" else float
-        same = [read(one) for one in given] == [*taken]
-        # Levels by kind have no order until there is a model.
-        if not (same or (any(isinstance(one, str) for one in taken) and len(given) == len(taken))):
-            said = ", ".join(one if isinstance(one, str) else f"{one:g}" for one in taken)
-            click.echo(f"{flag(name)} was sorted, without duplicates: {said}.", err=True)
+    for name, taken in sorted_lists(kind, overrides).items():
+        said = ", ".join(one if isinstance(one, str) else f"{one:g}" for one in taken)
+        click.echo(f"{flag(name)} was sorted, without duplicates: {said}.", err=True)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -22,6 +22,7 @@ from supertickets.studies import STUDIES
 from supertickets.studies.presets import DEFAULT_SHAPE, Preset
 from supertickets.studies.settings import StudySettings, percentage
 from supertickets.tasks import TaskSource
+from supertickets.tickets.levels import read_level
 
 SETTINGS_FILE = "settings.yaml"
 SETTINGS_SCHEMA = 5
@@ -192,6 +193,21 @@ def fill(kind: type[S], asked: Mapping[str, Any], shape: Shape) -> S:
         values.pop("score_epoch", None)  # the preset's is one of its own epochs
     values = {"epochs": kind.model_fields["epochs"].default} | values
     return parse(kind, {name: value for name, value in values.items() if name in kind.model_fields} | dict(asked))
+
+
+def sorted_lists(kind: type[StudySettings], overrides: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the lists of numbers that were asked for in another order, or with duplicates, as they were taken."""
+    parsed, found = parse(kind, overrides), dict[str, tuple[Any, ...]]()
+    for name in {"levels", "sparsities", "fractions"} & overrides.keys():
+        given, taken = read_value(kind, name, overrides[name]), getattr(parsed, name)
+        if any(isinstance(one, str) and ".." in one for one in given):
+            continue
+        read: Callable[[Any], Any] = read_level if name == "levels" else float
+        same = [read(one) for one in given] == [*taken]
+        # Levels by kind have no order until there is a model.
+        if not (same or (any(isinstance(one, str) for one in taken) and len(given) == len(taken))):
+            found[name] = taken
+    return found
 
 
 def help_default(kind: type[StudySettings], name: str) -> str:
