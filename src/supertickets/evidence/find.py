@@ -25,7 +25,7 @@ from supertickets.evidence.statistics import Paired, bootstrap_interval, paired_
 from supertickets.lab.steps import Label, Run
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS
-from supertickets.tickets.kinds import STRUCTURES
+from supertickets.tickets.kinds import NAMES, STRUCTURES, Structure
 from supertickets.tickets.ticket import alike
 
 
@@ -67,13 +67,13 @@ class FindFindings(Findings):
     """What a study of `find` shows.
 
     `means` has a row a kind and level with 95 % bootstrap intervals `low` and `high` over seeds and examples, and what
-    its tickets keep (see `evidence.runs.runs_table`). `paper`
-    is the gain as the paper reports it: each seed's best winning level, chosen on the dev set that scores it;
-    `cross_fitted` is the cross-fitted gain. `control` is what choosing among `controls` dense runs gives over their
-    mean, both ways. `remaining` is each seed's share of parameters in its best winning ticket, `chosen` the row of the
-    super ticket. `spread` has tables of that over seeds and learning rates (none: not asked for), `paper_tables` see
-    `evidence.tables`. Where only the dense model is trained, `base_model` is the folder that it is saved in, and there
-    are no `paper_tables`; `measure` is what scores are of.
+    its tickets keep (see `evidence.runs.runs_table`). `paper` is the gain as the paper reports it: each seed's best
+    winning level, chosen on the dev set that scores it; `cross_fitted` is the cross-fitted gain. `control` is what
+    choosing among `controls` dense runs gives over their mean, both ways. `remaining` is each seed's share of
+    parameters in its best winning ticket, `chosen` the row of the super ticket. `spread` has tables of that over seeds
+    and learning rates (none: not asked for), `paper_tables` see `evidence.tables`. Where only the dense model is
+    trained, `base_model` is the folder that it is saved in, and there are no `paper_tables`; `measure` is what scores
+    are of.
     """
 
     means: pd.DataFrame
@@ -112,8 +112,8 @@ class FindFindings(Findings):
         of_level = of_level[~of_level.index.duplicated()]
         # Of FFNs that all are whole or gone, neurons say the same.
         parts = of_level["neurons"] * whole["ffns"].max() != of_level["ffns"] * whole["neurons"].max()
-        counted = {"heads": "heads", **({"neurons": "neurons"} if parts.any() else {"ffns": "FFNs"})}
-        found = {title: of_level[name] / whole[name].max() for name, title in counted.items()}
+        counted: tuple[Structure, ...] = ("heads", "neurons" if parts.any() else "ffns")
+        found = {NAMES[kind]: of_level[kind] / whole[kind].max() for kind in counted}
         shares = {"remaining": "parameters", "inference": "FLOPs"}
         return pd.DataFrame(found | {title: of_level[name] for name, title in shares.items()})
 

@@ -16,6 +16,7 @@ from supertickets.reports.page import anchor
 from supertickets.reports.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
 from supertickets.reports.plots import DENSE as DENSE_STYLE
 from supertickets.reports.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
+from supertickets.tickets.kinds import NAMES
 
 STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing", "super"))}
 STYLES |= {DENSE: DENSE_STYLE, CONTROL: CHANCE}
@@ -145,10 +146,9 @@ def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
 def seeds_alike(agreement: pd.DataFrame) -> go.Figure:
     """Return how far the winning tickets of different seeds prune the same structures, with what chance gives."""
     figure, level = go.Figure(), agreement["level"]
-    names = {"heads": "heads", "ffns": "FFNs", "neurons": "neurons"}
-    kinds = [kind for kind in names if kind in agreement]
+    kinds = [kind for kind in NAMES if kind in agreement]
     for part, style in zip(kinds, (STYLES["winning"], STYLES["random"]), strict=True):
-        name = names[part]
+        name = NAMES[part]
         hover = f"%{{x:.0%}}: %{{y:.0%}} of the {name} pruned are the same; chance %{{customdata:.0%}}"
         chance = agreement[f"{part}_chance"]
         draw(figure, f"{name} pruned by both seeds", style, level, agreement[part], hover, chance)

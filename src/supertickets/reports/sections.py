@@ -20,6 +20,7 @@ from markupsafe import Markup
 from pandas.io.formats.style import Styler
 
 from supertickets.reports.maps import StructureMap
+from supertickets.tickets.kinds import NAMES
 
 WORDS = tomllib.loads(resources.files("supertickets.reports").joinpath("words.toml").read_text(encoding="utf-8"))
 """What pages say beside figures and tables, by study."""
@@ -28,7 +29,7 @@ _FORMATS = {
     **dict.fromkeys(("parameters", "tokens", "examples"), "{:,.0f}"),
     **dict.fromkeys(("seed", "seeds", "runs", "best_epoch", "● of them"), "{:.0f}"),
     **dict.fromkeys(("heads", "ffns", "neurons"), "{:.5g}"),
-    **dict.fromkeys((f"{part} kept" for part in ("heads", "FFNs", "neurons", "parameters", "FLOPs")), "{:.1%}"),
+    **dict.fromkeys((f"{part} kept" for part in (*NAMES.values(), "parameters", "FLOPs")), "{:.1%}"),
     **dict.fromkeys(("encoder", "remaining", "inference", "sparsity", "fraction of parameters"), "{:.1%}"),
     **dict.fromkeys(("overlap", "kept", "pruned", "jaccard", "by tensor", "chance"), "{:.1%}"),
     **dict.fromkeys(("difference", "gain", "over own", "other tasks", "low", "high"), "{:+.2f}"),

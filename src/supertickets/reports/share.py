@@ -18,6 +18,7 @@ from supertickets.reports import sections as show
 from supertickets.reports.maps import StructureMap, structure
 from supertickets.reports.plots import COLOURS, draw_scores, laid_out, look, plain, short
 from supertickets.reports.sections import Block, Heading, Section, Table, Words, titled
+from supertickets.tickets.kinds import NAMES
 from supertickets.tickets.ticket import alike
 
 _MATTER = {
@@ -66,8 +67,7 @@ def _sizes(findings: ShareFindings) -> Table:
     *counts, _ = np.mean(list(kept.values()), axis=0)
     kept["mean of the tasks"] = [*counts, sizes.mean]
     kept["kept by at least one task"] = [*(part.sum() for part in of_union.values()), sizes.union]
-    named = {"heads": "heads", "ffns": "FFNs", "neurons": "neurons"}
-    columns = [*(f"{named[kind]} (of {part.size})" for kind, part in of_union.items()), "fraction of parameters"]
+    columns = [*(f"{NAMES[kind]} (of {part.size})" for kind, part in of_union.items()), "fraction of parameters"]
     return Table(pd.DataFrame.from_dict(kept, orient="index", columns=columns), "sizes of tickets", "{:.4g}")
 
 

@@ -20,9 +20,9 @@ from supertickets.models import BaseModel as PretrainedModel
 from supertickets.storage import user_path, write_atomically
 from supertickets.studies import STUDIES
 from supertickets.studies.presets import DEFAULT_SHAPE, Preset
-from supertickets.studies.settings import StudySettings, percentage
+from supertickets.studies.settings import StudySettings
 from supertickets.tasks import TaskSource
-from supertickets.tickets.levels import read_level
+from supertickets.tickets.levels import percentage, read_level
 
 SETTINGS_FILE = "settings.yaml"
 SETTINGS_SCHEMA = 5

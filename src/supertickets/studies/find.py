@@ -174,7 +174,7 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
             for level, counts in levels.items():
                 step = Step(
                     {**(labels or {}), "kind": kind, "level": level, "seed": seed},
-                    partial(_drawn, settings, task, kind, (level, counts), seed, before),
+                    partial(_drawn, settings, task, kind, (level, counts), seed, before, level < max(levels)),
                     needs=() if kind == "random" else (before,),
                     keep="yes" if settings.keep == "all" else _kept(settings, kind),
                     cost=costs[level],
@@ -190,10 +190,20 @@ def _kept(settings: FindSettings, kind: Kind) -> Literal["best", "no"]:
 
 
 def _drawn(
-    settings: FindSettings, task: TaskInfo, kind: Kind, at: tuple[float, Counts], seed: int, before: Step, done: Done
+    settings: FindSettings,
+    task: TaskInfo,
+    kind: Kind,
+    at: tuple[float, Counts],
+    seed: int,
+    before: Step,
+    more: bool,
+    done: Done,
 ) -> Trial:
-    """Return the trial of a ticket of some kind, drawn from the scores of the step before it (random: from none)."""
-    (level, counts), last = at, max(settings.drawn_levels(task.shape))
+    """Return the trial of a ticket of some kind, drawn from the scores of the step before it (random: from none).
+
+    `more`: heavier levels come after it.
+    """
+    level, counts = at
     if not level:
         ticket = full_ticket(task)
     elif kind == "random":
@@ -202,7 +212,7 @@ def _drawn(
         outcome = done[before]
         scores, block = normalise(outcome.scores()), settings.neuron_block
         ticket = draw_ranked(scores, counts, kind, within=outcome.trial.ticket, block=block)
-    scored = kind != "random" and (ticket.is_full or (settings.schedule == "iterative" and level < last))
+    scored = kind != "random" and (ticket.is_full or (settings.schedule == "iterative" and more))
     return trial_of(settings, task, ticket, seed, scoring=settings.scoring if scored or not level else None)
 
 
@@ -253,15 +263,13 @@ def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket[T
 
     scored = next(one.result for one in runs.runs if one.step is run.step.needs[0])
     scores = scored.scores()
-    drawn: dict[str, Any] = {"trial": scored.key, "normalised": _NORMALISED["neurons" in scores]}
+    ranked = "heads and neurons" if "neurons" in scores else "heads"
+    drawn: dict[str, Any] = {"trial": scored.key, "normalised": f"{ranked} by their layer's l2 norm"}
     drawn |= settings.scoring.model_dump() | part(settings, Drawing).model_dump()
     task = runs.task
     base = {"name": task.model, "weight_hash": task.weight_hash, "model_type": task.model_type}
     origin = origin_of(runs, run, settings) | {"scores": drawn}
     return SharedTicket(run.result.trial.ticket, base, origin, versions(), dict(scores.items()))
-
-
-_NORMALISED = {False: "heads by their layer's l2 norm", True: "heads and neurons by their layer's l2 norm"}
 
 
 def _ship_base(done: Shipping) -> Path:

@@ -10,8 +10,9 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from supertickets.anatomy import Shape
 from supertickets.studies.presets import weight_preset_values
-from supertickets.studies.settings import Grows, NoEffect, SourceSettings, percentage, rising
+from supertickets.studies.settings import Grows, NoEffect, SourceSettings, rising
 from supertickets.tasks import task_name
+from supertickets.tickets.levels import percentage
 from supertickets.tickets.weights import Pruning
 
 Control = Literal["one-shot", "random", "matched", "random-weights", "shuffled-layers", "shuffled-elements"]

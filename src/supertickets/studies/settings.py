@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -168,16 +167,6 @@ class StudySettings(Recipe, Running):
 def slug(name: str) -> str:
     """Return a name as one that a folder may have."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:80] or "task"
-
-
-def percentage(value: Any) -> Any:
-    """Return a number that is written as a percentage, such as `5%`, as a share; anything else as it is."""
-    if not isinstance(value, str) or not value.strip().endswith("%"):
-        return value
-    try:
-        return float(Decimal(value.strip().removesuffix("%").strip()) / 100)  # 0.1% is 0.001, not the float beside it
-    except InvalidOperation:
-        return value
 
 
 def source_of(task: str, data: Path | None) -> TaskSource:

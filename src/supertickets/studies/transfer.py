@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field
 
+from supertickets.anatomy.cost import units
 from supertickets.errors import TicketError, named_twice
 from supertickets.lab.steps import Step
 from supertickets.lab.trial import TicketField, WeightMask
@@ -22,7 +23,6 @@ from supertickets.tasks import TaskSource, load_task, task_name
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
-from supertickets.tickets.kinds import Units
 from supertickets.tickets.levels import counts_at
 from supertickets.tickets.ticket import alike, flat
 from supertickets.tickets.weights import Pruning, WeightTicket, check_all_tensors, check_tensors, prune_by_magnitude
@@ -127,7 +127,7 @@ class Transfer(Study[TransferSettings]):
         if source is not None and source.ticket is not None:
             ticket = source.ticket
         elif source is not None and mask is None:
-            ticket = _random(ticket.shape, [one.ticket for one in self.inputs.sources if one.ticket], level, seed)
+            ticket = _random(task, [one.ticket for one in self.inputs.sources if one.ticket], level, seed)
         if mask is not None:  # its file is wherever the folder is now
             path = (settings.folder / MASKS / mask.path.name).resolve() if mask.path is not None else None
             mask = mask.model_copy(update={"path": path, **({"seed": seed} if mask.how == "random" else {})})
@@ -247,11 +247,10 @@ def _of_structures(
     return sources, round(sum(lacking) / len(lacking), 4)
 
 
-def _random(shape: tuple[int, int], tickets: Sequence[Ticket], level: float, seed: int) -> Ticket:
+def _random(task: TaskInfo, tickets: Sequence[Ticket], level: float, seed: int) -> Ticket:
     """Return a random ticket of the kinds of structures that tickets have, with a fraction of each pruned."""
-    sizes = {kind: kept.reshape(len(kept), -1).shape for kind, kept in alike(*tickets)[0].items()}
-    of = {kind: Units(size[0], size[1], one_stays=kind != "ffns") for kind, size in sizes.items()}
-    return draw_random(shape, of, counts_at(level, of), level, seed, Drawing.model_validate({}))
+    of = units(task.shape, [*alike(*tickets)[0]])
+    return draw_random(full_ticket(task).shape, of, counts_at(level, of), level, seed, Drawing.model_validate({}))
 
 
 def _of_weights(

@@ -36,7 +36,7 @@ def expand(model: PreTrainedModel, ticket: Ticket, weights: Mapping[str, Tensor]
             if name in of_small and of_small[name].shape == parameter.shape:
                 parameter.copy_(of_small[name])
         for (dense, kept), (narrow, _) in zip(blocks_of(model, ticket), blocks_of(small, ticket), strict=True):
-            if kept is None or all(stays.all() for stays in kept.values()):
+            if kept is None:
                 continue
             for slice in dense.slices():
                 places = torch.from_numpy(dense.index(slice.axes, kept))

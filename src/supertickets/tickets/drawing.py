@@ -91,21 +91,15 @@ def draw_ranked(
     if within is not None:
         there = {"heads": within.heads, "ffns": within.ffns}
         there |= {"neurons": within.neurons_of(found["neurons"].shape[1])} if "neurons" in found else {}
-    kept: dict[str, NDArray[np.bool_]] = {}
+    kept: dict[Structure, NDArray[np.bool_]] = {}
     for what, count in counts.items():
         signed = found[what] if kind == "winning" else -found[what]
         signed = np.where(there[what], signed, -np.inf) if there else signed
         rows = signed.reshape(len(signed), -1)
-        kept[what] = _drop_lowest(rows, count, what != "ffns", block if what == "neurons" else 1)
-    return _ticket(kept, found["heads"].shape)
-
-
-def _ticket(kept: Mapping[str, NDArray[np.bool_]], shape: tuple[int, ...]) -> Ticket:
-    """Return the ticket that keeps these, and all of the other kinds."""
-    heads = kept.get("heads", np.ones(shape, bool))
-    if "neurons" in kept:
-        return Ticket.of_neurons(heads, kept["neurons"])
-    return Ticket(heads, kept["ffns"].ravel() if "ffns" in kept else np.ones(shape[0], bool))
+        stays = _drop_lowest(rows, count, what != "ffns", block if what == "neurons" else 1)
+        kept[what] = stays.reshape(signed.shape)
+    layers, heads = found["heads"].shape
+    return Ticket.of_kinds(kept, (layers, heads))
 
 
 def draw_random(
@@ -119,7 +113,8 @@ def draw_random(
     sample: Callable[..., NDArray[np.bool_]] = (
         released.random_part if how.random == "with-replacement" else _random_part
     )
-    return _ticket({kind: sample(kind, units[kind], count, rng) for kind, count in counts.items()}, shape)
+    drawn = {kind: sample(kind, units[kind], count, rng) for kind, count in counts.items()}
+    return Ticket.of_kinds({kind: kept.ravel() if kind == "ffns" else kept for kind, kept in drawn.items()}, shape)
 
 
 def _random_part(kind: Structure, of: Units, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:

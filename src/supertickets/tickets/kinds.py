@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 Structure = Literal["heads", "ffns", "neurons"]
 """A kind of structure: attention heads, whole FFNs, or neurons (intermediate units) of FFNs."""
 STRUCTURES: tuple[Structure, ...] = get_args(Structure)
+NAMES: dict[Structure, str] = {"heads": "heads", "ffns": "FFNs", "neurons": "neurons"}
+"""What they are called in sentences, tables and figures."""
 
 
 class Units(NamedTuple):

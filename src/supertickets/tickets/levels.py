@@ -7,6 +7,7 @@ nine tenths of the parameters of the kinds of structures that are pruned.
 import math
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from supertickets.errors import TicketError
 from supertickets.tickets import released
@@ -48,14 +49,24 @@ def _fraction(value: Level, within: str = "", stays: bool = False) -> float:
     """Return the fraction that goes, or that stays; raises ValueError for anything else."""
     text = str(value)
     try:
-        number = float(Decimal(text.removesuffix("%")) / 100) if text.endswith("%") else float(value)
-    except (ValueError, InvalidOperation) as error:
+        number = float(percentage(value))
+    except ValueError as error:
         examples = "such as 0.1, heads=0.1+neurons=0.2 or parameters:0.9"
         raise ValueError(f"expected fractions in [0, 1), {examples}, got {text!r}{within}") from error
     if not (0 < number <= 1 if stays else 0 <= number < 1):
         hint = f"; for {number:g} % write {number / 100:g} or {number:g}%" if number > 1 and not within else ""
         raise ValueError(f"expected fractions in {'(0, 1]' if stays else '[0, 1)'}, got {text}{within}{hint}")
     return number
+
+
+def percentage(value: Any) -> Any:
+    """Return a number that is written as a percentage, such as `5%`, as a share; anything else as it is."""
+    if not isinstance(value, str) or not value.strip().endswith("%"):
+        return value
+    try:
+        return float(Decimal(value.strip().removesuffix("%").strip()) / 100)  # 0.1% is 0.001, not the float beside it
+    except InvalidOperation:
+        return value
 
 
 def counts_at(level: Level, units: Mapping[Structure, Units], how: str = "share") -> dict[Structure, int]:

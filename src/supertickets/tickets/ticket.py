@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from supertickets.errors import TicketError
-from supertickets.tickets.kinds import Structure
+from supertickets.tickets.kinds import NAMES, Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,12 @@ class Ticket:
     def of_neurons(cls, heads: NDArray[np.bool_], neurons: NDArray[np.bool_]) -> Ticket:
         """Return the ticket that keeps these heads `[layers, heads]` and neurons `[layers, neurons]`."""
         return cls(heads, np.asarray(neurons.any(axis=-1)), neurons)
+
+    @classmethod
+    def of_kinds(cls, kept: Mapping[Structure, NDArray[np.bool_]], shape: tuple[int, int]) -> Ticket:
+        """Return the ticket that keeps these, the way back from `alike`, and all of a kind that is not there."""
+        heads, ffns = kept.get("heads", np.ones(shape, bool)), kept.get("ffns", np.ones(shape[0], bool))
+        return cls.of_neurons(heads, kept["neurons"]) if "neurons" in kept else cls(heads, ffns)
 
     @classmethod
     def full(cls, layers: int, heads: int) -> Ticket:
@@ -166,7 +172,7 @@ class Ticket:
     def _combined(self, other: Ticket, how: Callable[..., NDArray[np.bool_]]) -> Ticket:
         self._same_shape(other)
         one, two = alike(self, other)
-        return _ticket({kind: how(kept, two[kind]) for kind, kept in one.items()})
+        return Ticket.of_kinds({kind: how(kept, two[kind]) for kind, kept in one.items()}, self.shape)
 
     def __or__(self, other: Ticket) -> Ticket:
         return self._combined(other, np.logical_or)
@@ -178,7 +184,7 @@ class Ticket:
         return self & ~other
 
     def __invert__(self) -> Ticket:
-        return _ticket({kind: ~kept for kind, kept in alike(self)[0].items()})
+        return Ticket.of_kinds({kind: ~kept for kind, kept in alike(self)[0].items()}, self.shape)
 
     def __le__(self, other: Ticket) -> bool:
         return (self & other) == self
@@ -197,8 +203,8 @@ class Ticket:
         return hash((self.shape, *(kept.tobytes() for kept in alike(self)[0].values())))
 
     def __repr__(self) -> str:
-        of = {kind: f"{kept.sum()} of {kept.size} {kind}" for kind, kept in alike(self)[0].items()}
-        return f"Ticket({', '.join(of.values()).replace('ffns', 'FFNs')})"
+        of = [f"{kept.sum()} of {kept.size} {NAMES[kind]}" for kind, kept in alike(self)[0].items()]
+        return f"Ticket({', '.join(of)})"
 
 
 def alike(*tickets: Ticket) -> list[dict[Structure, NDArray[np.bool_]]]:
@@ -212,11 +218,6 @@ def alike(*tickets: Ticket) -> list[dict[Structure, NDArray[np.bool_]]]:
 def flat(kept: Mapping[Structure, NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """Return all kinds of structures as one array, one behind the other."""
     return np.concatenate([one.ravel() for one in kept.values()])
-
-
-def _ticket(kept: Mapping[Structure, NDArray[np.bool_]]) -> Ticket:
-    """Return the ticket that keeps these, the way back from `alike`."""
-    return Ticket(kept["heads"], kept["ffns"]) if "ffns" in kept else Ticket.of_neurons(kept["heads"], kept["neurons"])
 
 
 def _whole(value: object, what: str) -> int:
