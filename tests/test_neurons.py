@@ -225,6 +225,15 @@ def test_random_tickets_are_uniform_among_those_that_keep_a_neuron_a_layer(stay:
     assert sum((found - expected) ** 2 / expected for found in possible.values()) < 2.5 * len(possible) + 15
 
 
+@pytest.mark.parametrize("how", ["without-replacement", "with-replacement"])
+def test_random_tickets_are_of_whole_blocks(how: str) -> None:
+    of = {"neurons": Units(3, 32, least=4)}
+    drawn = draw_random((3, 1), of, {"neurons": 32}, 0.3, 0, Drawing.model_validate({"random": how}))  # type: ignore[arg-type]
+    blocks = drawn.neurons_of(32).reshape(3, 8, 4)
+    assert (blocks.all(axis=2) == blocks.any(axis=2)).all()
+    assert 0 < (~blocks).sum() <= 32
+
+
 def test_random_tickets_of_a_large_model_are_drawn_at_once() -> None:
     of = sizes(24, 16, 4096)
     ticket = draw_random((24, 16), of, counts_at(0.999, of), 0.999, 0, Drawing())

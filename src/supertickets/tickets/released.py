@@ -25,10 +25,11 @@ def random_part(kind: str, of: Units, count: int, rng: np.random.Generator) -> N
     With fewer layers than heads the scripts' `id // layers` points past the last layer and they crash; there,
     `id // heads` is used.
     """
-    kept = np.ones((of.layers, of.each), bool)
-    ids = rng.choice(of.total, size=count, replace=True)
-    kept[ids // (of.layers if of.each > 1 and of.layers >= of.each else of.each), ids % of.each] = False
-    return kept
+    each = of.each // of.least
+    kept = np.ones((of.layers, each), bool)
+    ids = rng.choice(kept.size, size=count // of.least, replace=True)
+    kept[ids // (of.layers if each > 1 and of.layers >= each else each), ids % each] = False
+    return kept.repeat(of.least, axis=1)
 
 
 def decaying_mean(per_batch: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
