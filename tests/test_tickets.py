@@ -1,4 +1,6 @@
+import json
 import pickle
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -23,7 +25,8 @@ LEVELS = st.floats(0, 0.99)
 @st.composite
 def tickets(draw: st.DrawFn, count: int = 1) -> tuple[Ticket, ...]:
     layers, heads = draw(SHAPES)
-    return tuple(Ticket(draw(arrays(bool, (layers, heads))), draw(arrays(bool, (layers,)))) for _ in range(count))
+    modules = draw(st.integers(layers, 2 * layers - 1))  # of a decoder beside an encoder there are more than layers
+    return tuple(Ticket(draw(arrays(bool, (modules, heads))), draw(arrays(bool, (layers,)))) for _ in range(count))
 
 
 @st.composite
@@ -55,6 +58,32 @@ def test_the_json_form_reads_back(one: tuple[Ticket]) -> None:
     assert Ticket.from_dict(one[0].as_dict()) == one[0]
 
 
+def test_a_decoder_beside_an_encoder_has_two_attention_modules_a_layer(tmp_path: Path) -> None:
+    ticket = Ticket.from_pruned(3, 2, [(0, 1), (4, 0)], [2], attentions=5)
+    assert ticket.shape == (3, 2, 5)
+    assert (ticket.kept_heads, ticket.kept_ffns) == (8, 2)
+    assert [tuple(one) for one in ticket.modules] == [
+        (0, "", True),
+        (1, "self-attention", False),
+        (1, "cross-attention", True),
+        (2, "self-attention", False),
+        (2, "cross-attention", True),
+    ]
+    form = ticket.as_dict()
+    assert (form["shape"], form["attentions"]) == ([3, 2], 5)
+    base = {"name": "some", "weight_hash": "0"}
+    SharedTicket(ticket, base, {}, {}, {}).save(tmp_path / "ticket", "")
+    assert load_ticket(tmp_path / "ticket").ticket == ticket
+    assert json.loads((tmp_path / "ticket" / "ticket.json").read_text())["format"] == 2
+    for wrong in (6, 2):  # no encoder, or fewer modules than layers
+        with pytest.raises(TicketError, match=re.escape(f"got [{wrong}, 2] and [3]")):
+            Ticket.full(3, 2, wrong)
+    with pytest.raises(TicketError, match="3 layers with 5 attention modules x 2 heads and 3 layers x 2 heads"):
+        ticket | Ticket.full(3, 2)
+    with pytest.raises(TicketError, match="3 layers of heads for 5 layers"):
+        Ticket.from_dict({**form, "heads": form["heads"][:3]})
+
+
 def test_a_ticket_never_changes() -> None:
     mask = np.ones((2, 3), bool)
     ticket = Ticket(mask, np.ones(2, bool))
@@ -84,7 +113,7 @@ def test_arrays_that_are_no_ticket(heads: np.ndarray, ffns: np.ndarray) -> None:
 
 
 def test_tickets_of_different_shapes_do_not_combine() -> None:
-    with pytest.raises(TicketError, match="2 layers x 3 heads and 3 x 3"):
+    with pytest.raises(TicketError, match="2 layers x 3 heads and 3 layers x 3 heads"):
         Ticket.full(2, 3) | Ticket.full(3, 3)
 
 
@@ -235,8 +264,10 @@ def test_normalised_layers_have_length_one(found: tuple[np.ndarray, np.ndarray])
 @settings(max_examples=20)
 def test_a_ticket_folder_reads_back(one: tuple[Ticket], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("ticket")
-    layers, heads = one[0].shape
-    measured = {"heads": np.random.default_rng(0).random((layers, heads)), "ffns": np.arange(layers, dtype=float)}
+    measured = {
+        "heads": np.random.default_rng(0).random(one[0].heads.shape),
+        "ffns": np.arange(len(one[0].ffns), dtype=float),
+    }
     shared = SharedTicket(one[0], {"name": "x", "weight_hash": "0"}, {"task": "t"}, {"python": "3"}, measured)
     shared.save(folder, "# card")
     again = load_ticket(folder)

@@ -21,18 +21,20 @@ def keepers(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
     Where tickets are of neurons, also how many of them all tasks keep, and some but not all.
     """
     heads = np.sum([ticket.heads for ticket in of_task.values()], axis=0)
-    keep = [[task for task, ticket in of_task.items() if ticket.ffns[layer]] for layer in range(len(heads))]
+    modules = next(iter(of_task.values())).modules
+    keep = [[task for task, ticket in of_task.items() if ticket.ffns[one.layer]] for one in modules]
+    ffns = ["all" if len(tasks) == len(of_task) else ", ".join(tasks) or "none" for tasks in keep]
     columns = {
-        "layer": range(len(heads)),
+        "layer": [f"{one.layer}, {one.name}" if one.name else one.layer for one in modules],
         "heads of all": (heads == len(of_task)).sum(axis=1),
         "of several": ((heads > 1) & (heads < len(of_task))).sum(axis=1),
         "of one": (heads == 1).sum(axis=1),
         "of none": (heads == 0).sum(axis=1),
-        "FFN of": ["all" if len(tasks) == len(of_task) else ", ".join(tasks) or "none" for tasks in keep],
+        "FFN of": [tasks if one.before_ffn else "" for one, tasks in zip(modules, ffns, strict=True)],
     }
     every = alike(*of_task.values())
     if "neurons" in every[0]:
-        neurons = np.sum([kept["neurons"] for kept in every], axis=0)
+        neurons = np.sum([kept["neurons"] for kept in every], axis=0)[[one.layer for one in modules]]
         columns["neurons of all"] = (neurons == len(of_task)).sum(axis=1)
         columns["neurons of some"] = ((neurons > 0) & (neurons < len(of_task))).sum(axis=1)
     return pd.DataFrame(columns)
@@ -58,19 +60,19 @@ def overlaps(of_task: Mapping[str, Ticket]) -> pd.DataFrame:
 def task_shares(tasks: Sequence[str], scores: Sequence[Mapping[str, NDArray[np.float64]]]) -> pd.DataFrame:
     """Return the importance of each head and FFN averaged over tasks, and each task's share of it (paper, section 8).
 
-    One row a structure: `part` (head or FFN), `layer`, `head` (-1 for an FFN), `importance`, a column a task with its
-    share (see `share_of`; they add up to 1), `pattern` (see `pattern_of`) with its `distance`. Scores are normalised in
-    each task as tickets are drawn: heads by their layer's l2 norm, FFNs by that of all FFNs. Empty if a ticket came
-    without scores.
+    One row a structure: `part` (head, of a decoder self- or cross-attention head, or FFN), `layer`, `head` (-1 for an
+    FFN), `importance`, a column a task with its share (see `share_of`; they add up to 1), `pattern` (see `pattern_of`)
+    with its `distance`. Scores are normalised in each task as tickets are drawn: heads by their layer's l2 norm, FFNs
+    by that of all FFNs. Empty if a ticket came without scores.
     """
     if not all({"heads", "ffns"} <= set(one) for one in scores):
         return pd.DataFrame()
     heads = np.stack([normalise_by_layer(one["heads"]) for one in scores])
     ffns = np.stack([one["ffns"] / (np.linalg.norm(one["ffns"]) + 1e-20) for one in scores])
     rows = []
-    for layer in range(heads.shape[1]):
-        parts = [("head", head, heads[:, layer, head]) for head in range(heads.shape[2])]
-        for part, head, values in [*parts, ("FFN", -1, ffns[:, layer])]:
+    for row, (layer, name, before_ffn) in enumerate(Ticket.all_of(heads[0], ffns[0]).modules):
+        parts = [(f"{name} head".strip(), head, heads[:, row, head]) for head in range(heads.shape[2])]
+        for part, head, values in [*parts, *([("FFN", -1, ffns[:, layer])] if before_ffn else [])]:
             total = values.sum()
             share = values / total if total > 0 else np.full(len(values), 1 / len(values))
             pattern, distance = pattern_of(share)

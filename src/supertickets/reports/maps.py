@@ -15,11 +15,15 @@ Cell = tuple[float, str, int]
 
 @dataclass(frozen=True)
 class StructureMap:
-    """A row a layer, first on top; a cell a head, the FFN last. `label` names it where the page does not."""
+    """A row an attention module, first on top; a cell a head, the FFN that comes next last (None: another module does).
+
+    `rows` are what the rows are called, `label` names the map where the page does not.
+    """
 
     name: str
     text: str
-    layers: Sequence[Sequence[Cell]]
+    layers: Sequence[Sequence[Cell | None]]
+    rows: Sequence[str]
     label: str
     chosen: bool = False
 
@@ -27,7 +31,7 @@ class StructureMap:
     def of(cls, name: str, ticket: Ticket, label: str = "", chosen: bool = False) -> StructureMap:
         """Return the drawing of a ticket."""
         layers = _layers({name: ticket}, lambda keep: "kept" if keep else "removed")
-        return cls(name, in_words(ticket), layers, label or name, chosen)
+        return cls(name, in_words(ticket), layers, _rows(ticket), label or name, chosen)
 
     @classmethod
     def shared(cls, name: str, tickets: Mapping[str, Ticket]) -> StructureMap:
@@ -37,48 +41,60 @@ class StructureMap:
             return f"kept by {'all tasks' if len(keep) == len(tickets) else ', '.join(keep) or 'no task'}"
 
         layers = _layers(tickets, who)
-        shades = [shade for cells in layers for shade, *_ in cells]
+        shades = [cell[0] for cells in layers for cell in cells if cell is not None]
         of_all, of_none = shades.count(1.0), shades.count(0.0)
         text = (
             f"Of {len(shades)} heads and FFNs, all tasks keep {of_all}, "
             f"some but not all {len(shades) - of_all - of_none}, none {of_none}"
         )
-        return cls(name, text, layers, name)
+        return cls(name, text, layers, _rows(next(iter(tickets.values()))), name)
 
 
-def _layers(tickets: Mapping[str, Ticket], say: Callable[[Sequence[str]], str]) -> list[list[Cell]]:
-    """Return each layer's heads and FFN; `say` says who keeps them. Of an FFN's neurons, a cell says how many stay."""
-    kept = {task: np.column_stack([ticket.heads, ticket.ffns]) for task, ticket in tickets.items()}
-    alone = next(iter(tickets.values()))
-    neurons = None if len(tickets) > 1 else alone.neurons
-    layers, width = next(iter(kept.values())).shape
+def _rows(ticket: Ticket) -> list[str]:
+    return [str(one.layer) if one.name != "cross-attention" else "+" for one in ticket.modules]
 
-    def cell(layer: int, place: int) -> Cell:
-        keep = [task for task, stays in kept.items() if stays[layer, place]]
-        name = structure(layer, place if place < width - 1 else None)
-        if neurons is not None and keep and place == width - 1:
-            stay = int(neurons[layer].sum())
-            text = f"{name}: {stay} of {neurons.shape[1]} neurons kept"
-            return 0.2 + 0.8 * stay / neurons.shape[1], text, len(keep)
-        return _shade(len(keep), len(kept)), f"{name}: {say(keep)}", len(keep)
 
-    return [[cell(layer, place) for place in range(width)] for layer in range(layers)]
+def _layers(tickets: Mapping[str, Ticket], say: Callable[[Sequence[str]], str]) -> list[list[Cell | None]]:
+    """Return each row's heads and FFN; `say` says who keeps them. Of an FFN's neurons, a cell says how many stay."""
+    first = next(iter(tickets.values()))
+    neurons = None if len(tickets) > 1 else first.neurons
+
+    def cell(name: str, stays: Mapping[str, np.bool_]) -> Cell:
+        keep = [task for task, kept in stays.items() if kept]
+        return _shade(len(keep), len(stays)), f"{name}: {say(keep)}", len(keep)
+
+    def ffn(layer: int) -> Cell:
+        name = structure(layer)
+        if neurons is None or not neurons[layer].any():
+            return cell(name, {task: ticket.ffns[layer] for task, ticket in tickets.items()})
+        stay = int(neurons[layer].sum())
+        return 0.2 + 0.8 * stay / neurons.shape[1], f"{name}: {stay} of {neurons.shape[1]} neurons kept", 1
+
+    found = list[list[Cell | None]]()
+    for row, (layer, name, before_ffn) in enumerate(first.modules):
+        part, kept = f"{name} head".strip(), {task: ticket.heads[row] for task, ticket in tickets.items()}
+        heads = [
+            cell(structure(layer, part, head), {task: stays[head] for task, stays in kept.items()})
+            for head in range(first.heads.shape[1])
+        ]
+        found.append([*heads, ffn(layer) if before_ffn else None])
+    return found
 
 
 def in_words(ticket: Ticket) -> str:
     """Say what a ticket keeps."""
-    layers, heads = ticket.shape
+    layers = len(ticket.ffns)
     gone = ", ".join(str(layer) for layer in range(layers) if not ticket.ffns[layer])
     neurons = ticket.neurons
     ffns = f"{ticket.kept_ffns} of {layers} FFNs" if neurons is None else f"{neurons.sum()} of {neurons.size} neurons"
-    return f"{ticket.kept_heads} of {layers * heads} heads and {ffns} are kept" + (
+    return f"{ticket.kept_heads} of {ticket.heads.size} heads and {ffns} are kept" + (
         f"; the FFNs of layers {gone} are removed" if gone else ""
     )
 
 
-def structure(layer: int, head: int | None) -> str:
+def structure(layer: int, part: str = "FFN", head: int = -1) -> str:
     """Return what a head, or a layer's FFN, is called."""
-    return f"layer {layer}, FFN" if head is None else f"layer {layer}, head {head}"
+    return f"layer {layer}, {part}" if part == "FFN" else f"layer {layer}, {part} {head}"
 
 
 def _shade(kept: int, tasks: int) -> float:

@@ -127,7 +127,8 @@ def scores_by_task(runs: pd.DataFrame, tasks: Sequence[str]) -> go.Figure | None
 def importance_panel(structures: pd.DataFrame, tasks: Sequence[str]) -> go.Figure:
     """Return a panel of the paper's Figure 6: a bar a structure, a segment each task's share of its importance."""
     figure, importance = go.Figure(), structures["importance"]
-    names = [structure(layer, head if head >= 0 else None) for layer, head in structures[["layer", "head"]].to_numpy()]
+    named = structures[["part", "layer", "head"]].itertuples(index=False)
+    names = [structure(layer, part, head) for part, layer, head in named]
     for i, task in enumerate(tasks):
         marker = {"color": COLOURS[i % len(COLOURS)], "line": {"width": 1, "color": "rgba(255,255,255,0.6)"}}
         marker["pattern"] = {"shape": _PATTERNS[i // len(COLOURS) % len(_PATTERNS)]}

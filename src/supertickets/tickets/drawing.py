@@ -98,16 +98,15 @@ def draw_ranked(
         rows = signed.reshape(len(signed), -1)
         stays = _drop_lowest(rows, count, what != "ffns", block if what == "neurons" else 1)
         kept[what] = stays.reshape(signed.shape)
-    layers, heads = found["heads"].shape
-    return Ticket.of_kinds(kept, (layers, heads))
+    return Ticket.of_kinds(kept, Ticket.all_of(found["heads"], found["ffns"]).shape)
 
 
 def draw_random(
-    shape: tuple[int, int], units: Mapping[Structure, Units], counts: Counts, level: float, seed: int, how: Drawing
+    shape: tuple[int, ...], units: Mapping[Structure, Units], counts: Counts, level: float, seed: int, how: Drawing
 ) -> Ticket:
     """Return a random ticket: by default uniform among those of its size that keep a head (or neuron) a layer.
 
-    `shape` is `(layers, heads)`, `level` a number that each of a study's levels has as its own.
+    `shape` is the ticket's, `level` a number that each of a study's levels has as its own.
     """
     rng = np.random.default_rng([seed, round(level * 1_000_000)])
     sample: Callable[..., NDArray[np.bool_]] = (

@@ -22,6 +22,8 @@ from supertickets.tickets.weights import WeightTicket
 FORMAT = 2
 """Of ticket.json: 1 has heads and FFNs, or weights, 2 has neurons too."""
 WEIGHTS_KIND = "weights"
+_SIZES = ("layers", "heads", "attentions")
+"""What the numbers of a ticket's shape are called."""
 TICKET_JSON, TICKET_ARRAYS, MODEL_FOLDER = "ticket.json", "ticket.safetensors", "model"
 SHARED_MODEL, SHARED_JSON = "shared-model", "shared.json"
 """A shared encoder with the tickets and output layers of all its tasks (see `export.shared`)."""
@@ -52,7 +54,7 @@ class SharedTicket(Generic[T]):
         arrays, about = self._content()
         content = {
             # Earlier versions read what they know.
-            "format": FORMAT if "neurons" in about.get("shape", {}) else 1,
+            "format": FORMAT if len(about.get("shape", {})) > 2 else 1,
             **kind,
             "base": dict(self.base),
             **about,
@@ -72,7 +74,7 @@ class SharedTicket(Generic[T]):
             about = {"tensors": len(ticket.masks), "weights": ticket.total, "kept": ticket.kept}
             return ticket.to_bytes(), {**about, "sparsity": ticket.sparsity, "sha256": ticket.digest}
         arrays: dict[str, NDArray[Any]] = {"heads": ticket.heads.astype(np.uint8), "ffns": ticket.ffns.astype(np.uint8)}
-        shape = dict(zip(("layers", "heads"), ticket.shape, strict=True))
+        shape = dict(zip(_SIZES, ticket.shape, strict=False))
         kept = {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns}
         if ticket.neurons is not None:
             arrays["neurons"], kept["neurons"] = ticket.neurons.astype(np.uint8), int(ticket.neurons.sum())
@@ -126,7 +128,8 @@ def load_any_ticket(folder: Path | str) -> SharedTicket[Any]:
             neurons = arrays["neurons"].astype(bool) if "neurons" in arrays else None
             ticket = Ticket(arrays["heads"].astype(bool), arrays["ffns"].astype(bool), neurons)
             shape, width = _entry(content, "shape", dict), None if neurons is None else neurons.shape[1]
-            if (*ticket.shape, width) != (shape.get("layers"), shape.get("heads"), shape.get("neurons")):
+            sizes = dict(zip(_SIZES, ticket.shape, strict=False)) | ({} if width is None else {"neurons": width})
+            if sizes != shape:
                 raise TicketError(f"{folder}: the shape of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
             scores = {name.removeprefix("scores."): arrays[name] for name in arrays if name.startswith("scores.")}
         base, origin, made_by = (_entry(content, name, dict) for name in ("base", "origin", "versions"))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,14 +11,22 @@ from supertickets.errors import TicketError
 from supertickets.tickets.kinds import NAMES, Structure
 
 
+class Module(NamedTuple):
+    """An attention module: its layer, which of two it is there (or nothing), whether the layer's FFN comes next."""
+
+    layer: int
+    name: str
+    before_ffn: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Ticket:
     """A structured ticket: which attention heads and FFNs (or which of their neurons) of an encoder stay.
 
-    Immutable. `heads` is bool `[layers, heads]`, `ffns` is bool `[layers]`; True stays. `neurons`, bool
-    `[layers, neurons]`, is there where an FFN keeps some of its neurons (intermediate units) only; one that keeps none
-    is gone. Tickets of one shape are sets of structures: `|` union, `&` intersection, `-` difference, `~` complement,
-    `<=` subset, `==`.
+    Immutable. `heads` is bool `[layers, heads]`, `ffns` is bool `[layers]`; True stays. A decoder beside an encoder has
+    two attention modules a layer, each with a row of `heads`. `neurons`, bool `[layers, neurons]`, is there where an
+    FFN keeps some of its neurons (intermediate units) only; one that keeps none is gone. Tickets of one shape are sets
+    of structures: `|` union, `&` intersection, `-` difference, `~` complement, `<=` subset, `==`.
 
     >>> a = Ticket.from_pruned(layers=2, heads=4, pruned_heads=[(0, 1)], pruned_ffns=[1])
     >>> a.kept_heads, a.kept_ffns
@@ -41,7 +49,7 @@ class Ticket:
                 raise TicketError(f"a ticket's {name} must be an array of bool, got {array.dtype}.")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
-        if self.heads.ndim != 2 or self.ffns.shape != self.heads.shape[:1]:
+        if self.heads.ndim != 2 or self.ffns.ndim != 1 or not _rows_fit(len(self.heads), len(self.ffns)):
             raise TicketError(
                 "a ticket needs heads of shape [layers, heads] and ffns of shape [layers], "
                 f"got {list(self.heads.shape)} and {list(self.ffns.shape)}."
@@ -61,28 +69,42 @@ class Ticket:
         return cls(heads, np.asarray(neurons.any(axis=-1)), neurons)
 
     @classmethod
-    def of_kinds(cls, kept: Mapping[Structure, NDArray[np.bool_]], shape: tuple[int, int]) -> Ticket:
+    def of_kinds(cls, kept: Mapping[Structure, NDArray[np.bool_]], shape: tuple[int, ...]) -> Ticket:
         """Return the ticket that keeps these, the way back from `alike`, and all of a kind that is not there."""
-        heads, ffns = kept.get("heads", np.ones(shape, bool)), kept.get("ffns", np.ones(shape[0], bool))
+        every = cls.full(*shape)
+        heads, ffns = kept.get("heads", every.heads), kept.get("ffns", every.ffns)
         return cls.of_neurons(heads, kept["neurons"]) if "neurons" in kept else cls(heads, ffns)
 
     @classmethod
-    def full(cls, layers: int, heads: int) -> Ticket:
-        """Return the ticket that keeps everything: the dense model."""
-        return cls(np.ones((layers, heads), bool), np.ones(layers, bool))
+    def full(cls, layers: int, heads: int, attentions: int | None = None) -> Ticket:
+        """Return the ticket that keeps everything: the dense model. There are as many `attentions` as `layers`, or more
+        where a decoder has two in each of its layers."""
+        return cls(np.ones((attentions or layers, heads), bool), np.ones(layers, bool))
+
+    @classmethod
+    def all_of(cls, heads: ArrayLike, ffns: ArrayLike) -> Ticket:
+        """Return the ticket that keeps all heads and FFNs that arrays such as scores have numbers of."""
+        return cls(np.ones(np.shape(heads), bool), np.ones(np.shape(ffns), bool))
 
     @classmethod
     def from_pruned(
-        cls, layers: int, heads: int, pruned_heads: Sequence[tuple[int, int]] = (), pruned_ffns: Sequence[int] = ()
+        cls,
+        layers: int,
+        heads: int,
+        pruned_heads: Sequence[tuple[int, int]] = (),
+        pruned_ffns: Sequence[int] = (),
+        attentions: int | None = None,
     ) -> Ticket:
         """Return the ticket that keeps everything but the `(layer, head)` pairs and the FFNs named.
 
-        Raises TicketError for one that the encoder does not have.
+        Where there are more `attentions` than layers, a head is named by its attention module. Raises TicketError for
+        one that the encoder does not have.
         """
-        kept_heads, kept_ffns = np.ones((layers, heads), bool), np.ones(layers, bool)
+        modules = attentions or layers
+        kept_heads, kept_ffns = np.ones((modules, heads), bool), np.ones(layers, bool)
         try:
             for layer, head in pruned_heads:
-                kept_heads[_place(layer, layers, "a layer"), _place(head, heads, f"a head of layer {layer}")] = False
+                kept_heads[_place(layer, modules, "a layer"), _place(head, heads, f"a head of layer {layer}")] = False
             for layer in pruned_ffns:
                 kept_ffns[_place(layer, layers, "an FFN")] = False
         except (TypeError, ValueError) as error:
@@ -90,9 +112,19 @@ class Ticket:
         return cls(kept_heads, kept_ffns)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """`(layers, heads)` of the encoder the ticket is for."""
-        return self.heads.shape[0], self.heads.shape[1]
+    def shape(self) -> tuple[int, ...]:
+        """`(layers, heads)` of the encoder it is for; `(layers, heads, attentions)` with a decoder beside it."""
+        attentions, heads = self.heads.shape
+        return (len(self.ffns), heads) if attentions == len(self.ffns) else (len(self.ffns), heads, attentions)
+
+    @property
+    def modules(self) -> list[Module]:
+        """The attention modules, a row of `heads` each."""
+        twice = len(self.heads) - len(self.ffns)  # layers of a decoder, which come last
+        once = len(self.ffns) - twice
+        of_decoder = [(once + layer, name) for layer in range(twice) for name in ("self-attention", "cross-attention")]
+        found = [(layer, "") for layer in range(once)] + of_decoder
+        return [Module(layer, name, name != "self-attention") for layer, name in found]
 
     @property
     def kept_heads(self) -> int:
@@ -126,15 +158,18 @@ class Ticket:
         return int((one & two).sum()) / either if either else 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form: shape, the heads that stay in each layer, the layers whose FFN stays.
+        """Return the JSON form: shape, the heads that stay in each layer (each of `attentions` modules, where those are
+        more), the layers whose FFN stays.
 
         Of neurons, it has how many an FFN has and each layer's as a hexadecimal number: a bit each, the first first.
         """
         form: dict[str, Any] = {
-            "shape": list(self.shape),
+            "shape": list(self.shape[:2]),
             "heads": [np.flatnonzero(row).tolist() for row in self.heads],
             "ffns": np.flatnonzero(self.ffns).tolist(),
         }
+        if len(self.heads) != len(self.ffns):
+            form["attentions"] = len(self.heads)
         if self.neurons is not None:
             form["shape"].append(self.neurons.shape[1])
             form["neurons"] = [np.packbits(row).tobytes().hex() for row in self.neurons]
@@ -145,12 +180,13 @@ class Ticket:
         """Read the form that `as_dict` gives; raises TicketError where it is not one."""
         try:
             layers, heads, *width = (_whole(size, "a size in `shape`") for size in value["shape"])
-            if len(value["heads"]) != layers:
-                raise ValueError(f"{len(value['heads'])} layers of heads for {layers} layers")
+            attentions = _whole(value.get("attentions", layers), "`attentions`")
+            if len(value["heads"]) != attentions:
+                raise ValueError(f"{len(value['heads'])} layers of heads for {attentions} layers")
             rows = [_mask(kept, heads, f"a head of layer {layer}") for layer, kept in enumerate(value["heads"])]
             kept_ffns = _mask(value["ffns"], layers, "an FFN")
             neurons = _neurons(value["neurons"], layers, *width) if width else None
-            return cls(np.array(rows, bool).reshape(layers, heads), kept_ffns, neurons)
+            return cls(np.array(rows, bool).reshape(attentions, heads), kept_ffns, neurons)
         except KeyError as error:
             raise TicketError(f"not the JSON form of a ticket: there is no {error}.") from error
         except (TypeError, ValueError) as error:
@@ -161,8 +197,7 @@ class Ticket:
             raise TicketError(f"tickets combine with tickets, got {type(other).__name__}.")
         if self.shape != other.shape:
             raise TicketError(
-                f"tickets of different shapes do not combine: {self.shape[0]} layers x {self.shape[1]} heads "
-                f"and {other.shape[0]} x {other.shape[1]}."
+                f"tickets of different shapes do not combine: {in_words(self.shape)} and {in_words(other.shape)}."
             )
 
         widths = [ticket.neurons.shape[1] for ticket in (self, other) if ticket.neurons is not None]
@@ -220,6 +255,21 @@ def flat(kept: Mapping[Structure, NDArray[np.bool_]]) -> NDArray[np.bool_]:
     return np.concatenate([one.ravel() for one in kept.values()])
 
 
+def in_words(shape: Sequence[int]) -> str:
+    """Return a ticket's shape, or a model's, in words.
+
+    >>> in_words((6, 12)), in_words((12, 8, 18))
+    ('6 layers x 12 heads', '12 layers with 18 attention modules x 8 heads')
+    """
+    layers, heads, *attentions = shape
+    return f"{layers} layers{f' with {attentions[0]} attention modules' if attentions else ''} x {heads} heads"
+
+
+def _rows_fit(attentions: int, layers: int) -> bool:
+    """Return whether there is one attention module a layer, or two in some: those of a decoder beside an encoder."""
+    return attentions == layers or layers < attentions < 2 * layers
+
+
 def _whole(value: object, what: str) -> int:
     """Return a whole number; raises ValueError for anything else. Python counts True and False as numbers."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -263,8 +313,9 @@ def check_scores(scores: Mapping[Structure, ArrayLike]) -> dict[Structure, NDArr
     Raises TicketError for other shapes and NaN.
     """
     found = {kind: np.asarray(values, float) for kind, values in scores.items()}
-    rows = {len(values) if values.ndim == 1 + (kind != "ffns") else -1 for kind, values in found.items()}
-    if len(rows) > 1 or -1 in rows:
+    rows = {kind: len(values) if values.ndim == 1 + (kind != "ffns") else -1 for kind, values in found.items()}
+    layers = {count for kind, count in rows.items() if kind != "heads"} or {rows["heads"]}
+    if len(layers) > 1 or -1 in rows.values() or not _rows_fit(rows.get("heads", *layers), *layers):
         wanted = {"heads": "[layers, heads]", "ffns": "[layers]", "neurons": "[layers, neurons]"}
         raise TicketError(
             f"importance scores need shapes {' and '.join(wanted[kind] for kind in found)}, "
