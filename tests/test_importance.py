@@ -37,9 +37,10 @@ def naive_importance(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], examples: Sequence[int] = range(5)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One example at a time, one scalar mask variable for each structure, autograd for the rest."""
-    totals = [torch.zeros(size).double() for size in ((LAYERS, HEADS), (LAYERS,), (LAYERS, FFN))]
+    modules = shape_of(model).attentions
+    totals = [torch.zeros(size).double() for size in ((modules, HEADS), (LAYERS,), (LAYERS, FFN))]
     for row, example in enumerate(examples):
-        xi = torch.ones(LAYERS, HEADS, dtype=torch.float64, requires_grad=True)
+        xi = torch.ones(modules, HEADS, dtype=torch.float64, requires_grad=True)
         nu = torch.ones(LAYERS, dtype=torch.float64, requires_grad=True)
         of_neurons = torch.ones(LAYERS, FFN, dtype=torch.float64, requires_grad=True)
         one = {name: value[row : row + 1] for name, value in inputs.items()}
@@ -73,7 +74,7 @@ def measure(
     ticket: Ticket | None = None,
     start: PreTrainedModel | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    ticket = ticket or Ticket.full(LAYERS, HEADS)
+    ticket = ticket or Ticket.full(*shape_of(model).of_tickets)
     kept: dict[Structure, np.ndarray] = {
         "heads": ticket.heads,
         "ffns": ticket.ffns,

@@ -29,7 +29,11 @@ WRONG_FFN = Ticket.from_pruned(LAYERS, HEADS, [(0, 1), (1, 0), (1, 2), (1, 3), (
 
 def hidden_states(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        states = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)
+        found = model(**inputs, output_hidden_states=True)
+    if model.config.is_encoder_decoder:
+        states = torch.stack([*found.encoder_hidden_states, *found.decoder_hidden_states])
+    else:
+        states = torch.stack(found.hidden_states)
     return states * inputs["attention_mask"][None, :, :, None]  # what stands at padding is nobody's business
 
 

@@ -19,6 +19,33 @@ FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
 _RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 8}
 _HEAD_SIZE = {"head_dim": HIDDEN // HEADS}
 _SHARED_KV = {**_HEAD_SIZE, "num_key_value_heads": 2}
+_T5: dict[str, Any] = {
+    "num_layers": 1,
+    "num_decoder_layers": LAYERS - 1,
+    "num_heads": HEADS,
+    "d_model": HIDDEN,
+    "d_kv": 16,
+    "d_ff": FFN,
+    "decoder_start_token_id": 0,
+}
+_BART: dict[str, Any] = {
+    "encoder_layers": 1,
+    "decoder_layers": LAYERS - 1,
+    "encoder_attention_heads": HEADS,
+    "d_model": HIDDEN,
+    "decoder_attention_heads": HEADS,
+    "encoder_ffn_dim": FFN,
+    "decoder_ffn_dim": FFN,
+    "decoder_start_token_id": 2,
+}
+TWO_STACKS: dict[str, dict[str, Any]] = {
+    "bart": _BART,
+    "mbart": _BART,
+    "mt5": _T5 | {"feed_forward_proj": "gated-gelu"},
+    "t5": _T5 | {"feed_forward_proj": "relu"},
+}
+"""Encoders with decoders: one layer and two, so five attention modules and three FFNs."""
+ATTENTIONS = LAYERS + 2
 OTHERS: dict[str, dict[str, Any]] = {
     "albert": {"num_hidden_groups": LAYERS, "num_hidden_layers": 2 * LAYERS, "embedding_size": 16},
     "camembert": {},
@@ -51,6 +78,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "roc_bert": {},
     "smollm3": {"num_key_value_heads": 2},
     "xlm-roberta-xl": {},
+    **TWO_STACKS,
 }
 """Families that are tried once each (tests/test_families.py), with what their tiny models need."""
 _PADS_WITH_1 = ("roberta", "camembert", "data2vec", "mpnet", "jina")
@@ -64,6 +92,8 @@ def pads_with_1(family: str) -> bool:
 def tiny_config(family: str, **more: Any) -> PretrainedConfig:
     if family == "distilbert":
         sizes: dict[str, Any] = {"n_layers": LAYERS, "n_heads": HEADS, "dim": HIDDEN, "hidden_dim": FFN}
+    elif family in TWO_STACKS:
+        sizes = {}
     else:
         sizes = {
             "num_hidden_layers": LAYERS,

@@ -1,6 +1,6 @@
 """A model's layers as attention modules and FFNs, the same for every family: parameters with dimensions that count."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from supertickets.anatomy.family import Family, Shape, family_of
+from supertickets.anatomy.family import Family, Shape, Stack, family_of
 from supertickets.anatomy.parts import FFN, Attention, Part, index
 from supertickets.tickets import Ticket
 
@@ -124,16 +124,16 @@ def _family(model: PreTrainedModel) -> Family:
 
 
 def attentions_of(model: PreTrainedModel) -> list[Block]:
-    """Return a model's attention modules, first layer to last.
+    """Return a model's attention modules, first layer to last; a decoder has two a layer, its own and the cross one.
 
     Raises UnknownNameError for a family that is not registered.
     """
-    return _blocks(model, _family(model).attention)
+    return list(_blocks(model, lambda stack: stack.attentions))
 
 
 def ffns_of(model: PreTrainedModel) -> list[Block]:
     """Return a model's FFNs, first layer to last; raises UnknownNameError for a family that is not registered."""
-    return _blocks(model, _family(model).ffn)
+    return list(_blocks(model, lambda stack: (stack.ffn,)))
 
 
 def blocks_of(model: PreTrainedModel, ticket: Ticket) -> Iterator[tuple[Block, Kept | None]]:
@@ -144,10 +144,12 @@ def blocks_of(model: PreTrainedModel, ticket: Ticket) -> Iterator[tuple[Block, K
         yield block, {"n": neurons} if neurons.any() else None
 
 
-def _blocks(model: PreTrainedModel, part: Attention | FFN) -> list[Block]:
+def _blocks(model: PreTrainedModel, parts: Callable[[Stack], Iterable[Attention | FFN]]) -> Iterator[Block]:
     family, config = _family(model), model.config.to_dict()
     shape = family.shape(config)
-    return [Block(layer, part, shape, config) for layer in _modules(encoder_of(model), family.layers)]
+    for stack in family.stacks:
+        for layer in _modules(encoder_of(model), stack.layers):
+            yield from (Block(layer, part, shape, config) for part in parts(stack))
 
 
 def _modules(root: nn.Module, path: str) -> list[nn.Module]:

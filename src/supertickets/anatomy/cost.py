@@ -6,6 +6,7 @@ from supertickets.anatomy.family import Shape
 from supertickets.errors import TicketError
 from supertickets.tickets import Ticket
 from supertickets.tickets.kinds import Structure, Units
+from supertickets.tickets.ticket import in_words
 
 BACKWARD = 2  # a backward pass costs about twice its forward pass
 
@@ -52,7 +53,7 @@ def units(shape: Shape, structures: Sequence[Structure], block: int = 1) -> dict
     head: float = shape.head_weights + shape.head_biases
     head += (shape.kv_weights + shape.kv_biases) * shape.kv_heads / max(1, shape.heads)
     every: dict[Structure, Units] = {
-        "heads": Units(shape.layers, shape.heads, head),
+        "heads": Units(shape.attentions, shape.heads, head),
         "ffns": Units(shape.layers, 1, shape.ffn_weights + shape.ffn_biases, one_stays=False),
         "neurons": Units(shape.layers, shape.ffn, _of_neuron(shape), least=block),
     }
@@ -62,11 +63,9 @@ def units(shape: Shape, structures: Sequence[Structure], block: int = 1) -> dict
 def unlike(shape: Shape, ticket: Ticket) -> tuple[str, str] | None:
     """Return what a ticket is for and what a model has, in words, if the ticket is not for a model of this shape."""
     neurons = shape.ffn if ticket.neurons is None else ticket.neurons.shape[1]
-    sizes = (*ticket.shape, neurons), (shape.layers, shape.heads, shape.ffn)
-    if sizes[0] == sizes[1]:
-        return None
-    first = f"{sizes[0][0]} layers x {sizes[0][1]} heads", f"{sizes[1][0]} layers x {sizes[1][1]} heads"
-    return first if first[0] != first[1] else (f"FFNs of {neurons} neurons", f"FFNs of {shape.ffn}")
+    if ticket.shape != shape.of_tickets:
+        return in_words(ticket.shape), in_words(shape.of_tickets)
+    return None if neurons == shape.ffn else (f"FFNs of {neurons} neurons", f"FFNs of {shape.ffn}")
 
 
 def removed_parameters(shape: Shape, ticket: Ticket) -> int:

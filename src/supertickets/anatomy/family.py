@@ -23,7 +23,8 @@ class Shape:
     """Sizes of a model that tickets and costs depend on; those of one structure count numbers.
 
     `weights` are in matrices, `biases` all others; `output_biases` those of an FFN that are no neuron's. A key/value
-    head is apart only where query heads share some. Layers are applied `repeats` times (ALBERT).
+    head is apart only where query heads share some. Layers are applied `repeats` times (ALBERT). There are more
+    `attentions` than layers where a decoder has two in each of its layers.
     """
 
     layers: int
@@ -40,6 +41,7 @@ class Shape:
     ffn_biases: int = -1
     output_biases: int = -1
     repeats: int = 1
+    attentions: int = 0
 
     def __post_init__(self) -> None:
         """Fill in what is not given: the sizes of an encoder such as BERT."""
@@ -52,6 +54,7 @@ class Shape:
             "ffn_weights": self.ffn_weights or 2 * self.hidden * self.ffn,
             "ffn_biases": self.ffn_biases if self.ffn_biases >= 0 else self.hidden + self.ffn,
             "output_biases": self.output_biases if self.output_biases >= 0 else self.hidden,
+            "attentions": self.attentions or self.layers,
         }
         for name, value in filled.items():
             object.__setattr__(self, name, value)
@@ -60,6 +63,12 @@ class Shape:
     def sizes(self) -> dict[str, int]:
         """The sizes of axes (see `anatomy.parts`)."""
         return {"h": self.heads, "g": self.kv_heads, "d": self.head_size, "n": self.ffn}
+
+    @property
+    def of_tickets(self) -> tuple[int, ...]:
+        """The shape of tickets for it (see `Ticket.shape`)."""
+        sizes = self.layers, self.heads
+        return sizes if self.attentions == self.layers else (*sizes, self.attentions)
 
     def kept(self, heads: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
         """Return what stays of the axes of attention, from what stays of a layer's query heads `[heads]`.
@@ -71,14 +80,25 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Layers that are alike: `layers` in the model, all else in one of them; `config_layers` says how many."""
+
+    layers: str
+    attentions: tuple[Attention, ...]
+    ffn: FFN
+    config_layers: str
+
+
+@dataclass(frozen=True)
 class Family:
     """Where a family of models keeps heads and FFNs: `layers` in the model, all else in one of them.
 
-    In `layers`, `*` is any number. `config_*` name the fields of config.json (`a|b`: the first that is set, `a*b`:
-    their product); `config_depth` says how many layers an input passes, where that is more than there are.
-    `task_dropout` sets the dropout before the output layer (None: it has none of its own). With
-    `positions_after_padding` (RoBERTa) positions are counted from the config's padding index plus 1 on. A `causal`
-    model classifies a text by its last token, which it finds by the config's padding id.
+    A `decoder` beside these, the encoder's, has as many heads and neurons in each attention module and FFN: `same` are
+    pairs of the config's fields that must be equal for that. In `layers`, `*` is any number. `config_*` name the fields
+    of config.json (`a|b`: the first that is set, `a*b`: their product); `config_depth` says how many layers an input
+    passes, where that is more than there are. `task_dropout` sets the dropout before the output layer (None: it has
+    none of its own). With `positions_after_padding` (RoBERTa) positions are counted from the config's padding index
+    plus 1 on. A `causal` model classifies a text by its last token, which it finds by the config's padding id.
     """
 
     layers: str
@@ -91,18 +111,32 @@ class Family:
     config_head_size: str = "head_dim"
     config_hidden: str = "hidden_size"
     config_ffn: str = "intermediate_size"
-    config_positions: str = "max_position_embeddings"
+    config_positions: str | None = "max_position_embeddings"
     config_spread: str = "initializer_range|init_std"
     task_dropout: str | None = "classifier_dropout"
     positions_after_padding: bool = False
     causal: bool = False
+    decoder: Stack | None = None
+    same: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """Its layers, those of the decoder behind those of the encoder."""
+        first = Stack(self.layers, (self.attention,), self.ffn, self.config_layers)
+        return (first,) if self.decoder is None else (first, self.decoder)
 
     def shape(self, config: Mapping[str, Any]) -> Shape:
-        """Return the sizes that a config.json of this family states; raises KeyError for one that is missing."""
-        layers, heads, hidden, ffn = (
-            int(_field(config, name))
-            for name in (self.config_layers, self.config_heads, self.config_hidden, self.config_ffn)
+        """Return the sizes that a config.json of this family states.
+
+        Raises KeyError for one that is missing, ValueError where a decoder has others than its encoder.
+        """
+        heads, hidden, ffn = (
+            int(_field(config, name)) for name in (self.config_heads, self.config_hidden, self.config_ffn)
         )
+        numbers = self.layers_of(config)
+        layers = sum(numbers)
+        if differ := [pair for pair in self.same if _field(config, pair[0]) != _field(config, pair[1])]:
+            raise ValueError(f"{' and '.join(differ[0])} differ, which is not supported")
         size = int(_field(config, self.config_head_size, hidden // max(1, heads)))
         kv_heads = int(_field(config, self.config_kv_heads, heads))
         plain = Shape(layers, heads, hidden, ffn, size, kv_heads)
@@ -121,7 +155,12 @@ class Family:
             ffn_biases=ffn * neuron[1] + output,
             output_biases=output,
             repeats=1 if self.config_depth is None else int(_field(config, self.config_depth)) // layers,
+            attentions=sum(n * len(stack.attentions) for n, stack in zip(numbers, self.stacks, strict=True)),
         )
+
+    def layers_of(self, config: Mapping[str, Any]) -> list[int]:
+        """Return how many layers each of the stacks has; raises KeyError if a config does not say."""
+        return [int(_field(config, stack.config_layers)) for stack in self.stacks]
 
     def states_size(self, config: Mapping[str, Any]) -> bool:
         """Return whether a config states the size of a head; otherwise the hidden size is divided among the heads."""
@@ -132,9 +171,14 @@ class Family:
         return float(_field(config, self.config_spread))
 
     def max_length(self, config: Mapping[str, Any]) -> int:
-        """Return how many tokens an input may have."""
+        """Return how many tokens an input may have: any number, where positions are relative."""
+        if self.config_positions is None:
+            return _ANY_LENGTH
         reserved = int(config.get("pad_token_id", 1)) + 1 if self.positions_after_padding else 0
         return int(_field(config, self.config_positions)) - reserved
+
+
+_ANY_LENGTH = 1_000_000
 
 
 def _field(config: Mapping[str, Any], names: str, default: Any = None) -> Any:
@@ -171,6 +215,7 @@ FAMILIES: Registry[Family] = Registry(
         model_type: f"supertickets.anatomy.{place}"
         for place, model_types in {
             "albert:ALBERT": ("albert",),
+            "bart:BART": ("bart", "mbart"),
             "bert:BERT": ("bert", "electra", "ernie", "roc_bert"),
             "bert:MEGATRON_BERT": ("megatron-bert",),
             "bert:REMBERT": ("rembert",),
@@ -194,6 +239,7 @@ FAMILIES: Registry[Family] = Registry(
             "modernbert:MODERNBERT": ("modernbert",),
             "modernbert:MODERNBERT_DECODER": ("modernbert-decoder",),
             "mpnet:MPNET": ("mpnet",),
+            "t5:T5": ("t5", "mt5"),
             "nomic:GTE": ("gte",),
             "nomic:JINA": ("jina_embeddings_v3",),
             "nomic:NOMIC_BERT": ("nomic_bert",),
@@ -210,7 +256,7 @@ _NOT_YET = {
     "it has layers of linear attention or state spaces": (
         *("falcon_h1", "jamba", "mamba", "mamba2", "qwen3_next", "recurrent_gemma", "rwkv"),
     ),
-    "it has two stacks of layers, an encoder and a decoder": ("bart", "mbart", "mt5", "pegasus", "t5", "umt5"),
+    "its encoder has local attention": ("big_bird", "led", "longformer", "longt5", "pegasus_x"),
 }
 """Why architectures that people ask for have no family: a part that is no head or FFN as families describe them."""
 

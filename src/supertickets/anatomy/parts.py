@@ -40,8 +40,9 @@ class Attention:
     names one of its forward pass that has a dimension for all heads of the dense model, and that dimension. Without
     heads, what is left of the module works (`empty` is `narrow`), or a context of no width is handed to `output` in its
     place (`context`), or the bias of `output`, which is in the module, is all it gives (`output`). `config` are fields
-    of the config that it reads in its forward pass. `joint_norms` are over all heads together: what comes before them
-    stays whole.
+    of the config that it reads in its forward pass. `table` is the same as `argument` for the attention function that
+    the module calls: a bias for all heads, which other layers may read too. `joint_norms` are over all heads together:
+    what comes before them stays whole.
     """
 
     module: str
@@ -55,6 +56,7 @@ class Attention:
         }
     )
     argument: tuple[str, int] | None = None
+    table: tuple[str, int] | None = None
     empty: Literal["narrow", "context", "output"] = "narrow"
     config: Mapping[str, str] = field(default_factory=dict)
     joint_norms: Mapping[str, str] = field(default_factory=dict)

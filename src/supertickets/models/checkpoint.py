@@ -88,15 +88,16 @@ def read_config(name: str, folder: Path, **changed: Any) -> Any:
 
 def _check_shapes(base: BaseModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise TicketError unless a checkpoint has the layers that its config says, before anything large is built."""
-    layer = re.compile(rf"(?:^|\.){re.escape(base.family.layers)}\.(\d+)\.")
-    layers = {name: int(found[1]) for name in shapes if (found := layer.search(name))}
-    last, expected = max(layers.values(), default=-1), base.shape.layers
-    extra = [name for name, number in layers.items() if number >= expected]
-    if extra or (layers and last + 1 < expected):
-        what = f"{extra[0]} is not used" if extra else f"{base.family.layers}.{last + 1} is missing"
-        raise TicketError(
-            f"model {base.name!r}: its config says {expected} layers, its checkpoint has {last + 1}: {what}."
-        )
+    for stack, expected in zip(base.family.stacks, base.family.layers_of(base.config), strict=True):
+        layer = re.compile(rf"(?:^|\.){re.escape(stack.layers)}\.(\d+)\.")
+        layers = {name: int(found[1]) for name in shapes if (found := layer.search(name))}
+        last = max(layers.values(), default=-1)
+        extra = [name for name, number in layers.items() if number >= expected]
+        if extra or (layers and last + 1 < expected):
+            what = f"{extra[0]} is not used" if extra else f"{stack.layers}.{last + 1} is missing"
+            raise TicketError(
+                f"model {base.name!r}: its config says {expected} layers, its checkpoint has {last + 1}: {what}."
+            )
 
 
 def _check_sizes(base: BaseModel, model: "PreTrainedModel", shapes: Mapping[str, tuple[int, ...]]) -> None:

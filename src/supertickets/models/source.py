@@ -97,6 +97,12 @@ class ModelSource:
         """Return the pre-trained encoder in a form's stock class, loaded once; raises TicketError if it is no fit."""
         import torch
 
+        if self.base.family.decoder is not None and form != "sequence":
+            raise TicketError(
+                f"model {self.base.name!r}: its architecture ({self.base.config['model_type']}) has a decoder beside "
+                "the encoder, and is supported for tasks with a label or a number for each text; use an encoder such "
+                "as bert-base-uncased."
+            )
         key = form, 0 if form == "masked" else outputs  # of masked tokens the vocabulary says how many
         if key not in self._dense:
             loaded = load_model(self.base, _stock_class(form), torch.float32, key[1] or None)

@@ -13,6 +13,7 @@ from typing import Any
 from supertickets.anatomy import family_of
 from supertickets.errors import TicketError
 from supertickets.models.checkpoint import as_misuse, quiet_transformers, read_config
+from supertickets.tasks import Task
 
 _FEWEST = 0.5
 """A tokenizer with fewer entries than this share of the embedding rows is another model's. Rows that are a few more
@@ -80,6 +81,26 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
         )
     _set(tokenizer, "model_max_length", int(min(longest, positions)))
     return FittedTokenizer(tokenizer, tuple(notices))
+
+
+def check_ends(name: str, folder: Path, tokenizer: Any, task: Task) -> None:
+    """Raise TicketError for a text with the token by which a decoder beside an encoder looks for the end of a text."""
+    config = read_config(name, folder)
+    if not config.is_encoder_decoder:
+        return
+    end = tokenizer.convert_ids_to_tokens(config.eos_token_id)
+    if tokenizer("a")["input_ids"][-1] != config.eos_token_id:
+        raise TicketError(
+            f"model {name!r}: its tokenizer does not end a text with {end!r}, by which a {config.model_type} model "
+            "reads it; use the model's own tokenizer."
+        )
+    for what, part in {"training": task.train, **task.evaluations}.items():
+        for texts in (part.text, part.pair or []):
+            if (row := next((row for row, text in enumerate(texts) if end in text), None)) is not None:
+                raise TicketError(
+                    f"task {task.name!r}: {what} example {row + 1} has {end!r} in its text, which is how a "
+                    f"{config.model_type} model marks where a text ends; remove it from the text."
+                )
 
 
 def _check_entries(name: str, folder: Path, tokenizer: Any, entries: Mapping[str, int], rows: int) -> None:

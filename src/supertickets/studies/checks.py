@@ -44,10 +44,12 @@ def check_tasks(settings: StudySettings, base: BaseModel, tasks: Loaded) -> list
     if (known := _understood(settings.folder, infos)) is not None:
         return known
     from supertickets.models import ModelSource
+    from supertickets.models.tokenizer import check_ends
     from supertickets.training.objectives import check_task, describe_tokens
 
     model, found = ModelSource(base), list[TaskInfo]()
     for info, task in zip(infos, tasks.values(), strict=True):
+        check_ends(base.name, base.folder, model.tokenizer, task)
         model.check(task.form, task.outputs)
         check_task(task, model.tokenizer, settings.max_length)
         said = describe(task) + describe_tokens(task, model.tokenizer, settings.max_length)

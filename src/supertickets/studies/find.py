@@ -217,8 +217,8 @@ def _drawn(
 
 
 def _random(settings: FindSettings, task: TaskInfo, level: float, counts: Counts, seed: int) -> Ticket:
-    shape, how = (task.shape.layers, task.shape.heads), part(settings, Drawing)
-    return draw_random(shape, settings.units(task.shape), counts, level, seed, how)
+    how = part(settings, Drawing)
+    return draw_random(task.shape.of_tickets, settings.units(task.shape), counts, level, seed, how)
 
 
 def best_winning(done: Done, winning: Sequence[Step]) -> Outcome | None:

@@ -236,4 +236,4 @@ def training_flops(task: TaskInfo, ticket: Ticket, epochs: int, scored: bool = F
 
 def full_ticket(task: TaskInfo) -> Ticket:
     """Return the ticket that keeps all of a task's model."""
-    return Ticket.full(task.shape.layers, task.shape.heads)
+    return Ticket.full(*task.shape.of_tickets)

@@ -103,12 +103,13 @@ def check_fits(model: PreTrainedModel, ticket: Ticket) -> None:
         raise TicketError(
             f"the ticket is for {differs[0]}, the model has {differs[1]}: use the model the ticket was drawn from."
         )
-    for index, (attention, ffn) in enumerate(zip(attentions_of(model), ffns_of(model), strict=True)):
-        gone = isinstance(ffn.module(ffn.part.output), NoFFNOut)
-        if gone or any(_is_cut(block) for block in (attention, ffn)):
-            raise TicketError(f"the model is already cut (layer {index}): a ticket is cut out of a dense model.")
+    for blocks in (attentions_of(model), ffns_of(model)):
+        if cut_ones := [place for place, block in enumerate(blocks) if _is_cut(block)]:
+            raise TicketError(f"the model is already cut (layer {cut_ones[0]}): a ticket is cut out of a dense model.")
 
 
 def _is_cut(block: Block) -> bool:
     whole = block.shape.sizes
+    if isinstance(block.module(block.part.output), NoFFNOut):
+        return True
     return any(block.parameter(one).shape[one.dim] != size_of(one.axes, whole) for one in block.slices())

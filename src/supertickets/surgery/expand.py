@@ -25,12 +25,12 @@ def expand(model: PreTrainedModel, ticket: Ticket, weights: Mapping[str, Tensor]
     small = cut(copy.deepcopy(model), ticket)
     encoder = f"{model.base_model_prefix}."
     found = small.load_state_dict(dict(weights), strict=False)
-    pooler = f"{encoder}pooler."
-    missing = [name for name in found.missing_keys if name.startswith(encoder) and not name.startswith(pooler)]
+    pooler, of_small = f"{encoder}pooler.", dict(small.named_parameters())  # a tied one has one name here
+    lacking = [name for name in found.missing_keys if name in of_small]
+    missing = [name for name in lacking if name.startswith(encoder) and not name.startswith(pooler)]
     unexpected = [name for name in found.unexpected_keys if not name.startswith(pooler)]
     if missing or unexpected:
         raise RuntimeError(f"the weights are not those of this model cut to this ticket: {missing or unexpected}")
-    of_small = dict(small.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in of_small and of_small[name].shape == parameter.shape:

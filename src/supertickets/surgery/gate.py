@@ -16,7 +16,7 @@ from supertickets.anatomy.blocks import attentions_of, ffns_of
 from supertickets.tickets import Ticket
 
 Gate = Callable[[int, Tensor], Tensor]
-"""(layer, values) -> factor that broadcasts against them.
+"""(layer, values) -> factor that broadcasts against them; heads are asked for by attention module.
 
 Values are contexts `[batch, tokens, heads, head_size]`, FFN outputs `[batch, tokens, hidden]`, or neurons
 `[batch, tokens, neurons]`.
@@ -47,10 +47,11 @@ def gated(
         return (whole * gate(layer, whole)).view_as(values)
 
     with ExitStack() as hooks:
-        for layer, (attention, ffn) in enumerate(zip(attentions_of(model), ffns_of(model), strict=True)):
-            before = partial(before_output, attention.shape.head_size, layer)
+        for place, attention in enumerate(attentions_of(model)):
+            before = partial(before_output, attention.shape.head_size, place)
             output = attention.module(attention.part.gated)
             hooks.callback(output.register_forward_pre_hook(before).remove)
+        for layer, ffn in enumerate(ffns_of(model)):
             if ffns is not None:
                 scale = partial(by_text, ffns, layer)
                 after = ffn.module(ffn.part.gated).register_forward_hook(lambda m, a, out, scale=scale: scale(out))

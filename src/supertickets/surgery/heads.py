@@ -37,13 +37,17 @@ class ConfigView:
 def picked_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any
 ) -> Any:
-    """Run a module's own attention function with a key/value head for each query head.
+    """Run a module's own attention function with a key/value head for each query head, and a bias for those alone.
 
     It comes after the cache, which holds each key/value head once.
     """
     view: Any = module.config
-    places = torch.tensor(view.kv_places, device=key.device)
-    key, value = key.index_select(1, places), value.index_select(1, places)
+    if view.kv_places is not None:
+        places = torch.tensor(view.kv_places, device=key.device)
+        key, value = key.index_select(1, places), value.index_select(1, places)
+    if view.table is not None:
+        (name, dim), kept = view.table
+        more[name] = more[name].index_select(dim, torch.tensor(kept, device=query.device, dtype=torch.long))
     eager = sys.modules[type(module).__module__].eager_attention_forward
     run = AttentionInterface().get_interface(view._config._attn_implementation, eager)
     return run(module, query, key, value, mask, **more)
@@ -99,26 +103,40 @@ class BiasAlone(nn.Linear):
 class _WithoutHeads:
     """The forward pass of an attention module without heads: what its output projection adds, or an empty context.
 
-    A cache that counts tokens by what this layer hands to it gets one head of one number a token.
+    A cache that counts tokens by what this layer hands to it gets one head of one number a token. A bias for all heads
+    that the module computes goes on to the layers above.
     """
 
     def __init__(self, module: Any, output: nn.Module | None) -> None:
         self.takes, self.layer, self.output = signature(module.forward), getattr(module, "layer_idx", None), output
+        self.bias = module.compute_bias if getattr(module, "has_relative_attention_bias", False) else None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
         given = self.takes.bind(*args, **kwargs).arguments
         hidden: Tensor = next(value for value in given.values() if isinstance(value, Tensor))
+        seen, length = 0, hidden.shape[1]
         cache = given.get("past_key_values", given.get("layer_past"))
-        if cache is not None:
+        if cache is not None and given.get("key_value_states") is None:  # what it attends across to is not counted
+            cache = getattr(cache, "self_attention_cache", cache)
             one = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
-            cache.update(one, one, self.layer)
-        context = hidden[..., :0]
+            seen = cache.get_seq_length(self.layer) + 0  # a tensor that the cache counts in changes with the update
+            length = cache.update(one, one, self.layer)[0].shape[-2]
+        found = self._found(hidden[..., :0], hidden.shape[-1])
+        if "position_bias" not in self.takes.parameters:
+            return found, None
+        bias = given.get("position_bias")
+        if bias is None and self.bias is not None:
+            bias = self.bias(hidden.shape[1], length, device=hidden.device, past_seen_tokens=seen)
+        return found, bias, None
+
+    def _found(self, context: Tensor, width: int) -> Tensor:
         if self.output is None:
-            return context, None
+            return context
         # Of tickets that share a model the projection is whole, with no active input.
         if not isinstance(self.output, BiasAlone):
-            return _bias_alone(getattr(self.output, "bias", None), hidden.shape[-1], context), None
-        return self.output(context), None
+            return _bias_alone(getattr(self.output, "bias", None), width, context)
+        found: Tensor = self.output(context)
+        return found
 
 
 class _KeptOfNorm:
@@ -156,7 +174,9 @@ def set_heads(block: Block, kept: Sequence[int], kv_kept: Sequence[int] | None =
         module.num_key_value_groups = each if even else 1
         if not even:
             places = [list(kv_kept).index(one) for one in of_heads]
-            own |= {"_attn_implementation": PICKED, "kv_places": places}
+            own |= {"_attn_implementation": PICKED, "kv_places": places, "table": None}
+    if part.table is not None and list(kept) != list(range(shape.heads)):
+        own |= {"_attn_implementation": PICKED, "kv_places": None, "table": (part.table, list(kept))}
     if own or isinstance(getattr(module, "config", None), ConfigView):
         whole = module.config._config if isinstance(module.config, ConfigView) else module.config
         module.config = ConfigView(whole, own) if own else whole

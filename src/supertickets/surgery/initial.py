@@ -38,12 +38,21 @@ def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.
 def shuffle_layers(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
     """Permute whole layers' matrices, all six together, as the released code does; nothing inside one moves.
 
-    Some layer always gets another's: with few layers the order that there was would be drawn too often.
+    An encoder's layers change places with each other, and a decoder's. Some layer always gets another's: with few
+    layers the order that there was would be drawn too often.
     """
-    layers = [
-        [block.parameter(slice) for block in blocks for slice in block.slices() if slice.name == "weight"]
-        for blocks in zip(attentions_of(model), ffns_of(model), strict=True)
-    ]
+    of_layer: dict[nn.Module, list[nn.Parameter]] = {}
+    for block in (*attentions_of(model), *ffns_of(model)):
+        weights = [block.parameter(slice) for slice in block.slices() if slice.name == "weight"]
+        of_layer.setdefault(block.layer, []).extend(weights)
+    alike: dict[int, list[list[nn.Parameter]]] = {}
+    for weights in of_layer.values():
+        alike.setdefault(len(weights), []).append(weights)
+    for layers in alike.values():
+        _shuffle(layers, generator)
+
+
+def _shuffle(layers: list[list[nn.Parameter]], generator: torch.Generator) -> None:
     order = before_all = list(range(len(layers)))
     while order == before_all and len(layers) > 1:
         order = torch.randperm(len(layers), generator=generator).tolist()

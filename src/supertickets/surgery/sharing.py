@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import or_
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,8 +91,19 @@ class OptionalPart(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return what the linear, or its stand-in, gives."""
-        found: Tensor = self.linear(inputs) if self.active else self.stand_in(inputs)
+        found: Tensor = self._now(inputs)
         return found
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of what is active; some models look at its precision."""
+        now: Any = self._now
+        found: Tensor = now.weight
+        return found
+
+    @property
+    def _now(self) -> nn.Module:
+        return self.linear if self.active else self.stand_in
 
 
 @dataclass

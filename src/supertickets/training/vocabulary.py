@@ -6,6 +6,7 @@ training and decaying them at the end gives the same model, and saves the optimi
 """
 
 import copy
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +18,10 @@ from transformers import PreTrainedModel
 from supertickets.training.batches import Encoded, EncodedTask
 
 
-def _used(data: list[EncodedTask], padding_idx: int | None) -> NDArray[np.int64]:
-    """Return the ids that occur, and those up to the padding token's: the tokenizer's and the embedding's."""
+def _used(data: list[EncodedTask], read: Iterable[int | None]) -> NDArray[np.int64]:
+    """Return the ids that occur, and those up to the largest that the tokenizer pads with or the model reads."""
     splits = [split for task in data for split in (task.train, *task.evaluations.values())]
-    reserved = np.arange(max(padding_idx or 0, *(split.pad_id for split in splits)) + 1)
+    reserved = np.arange(max(0, *(one or 0 for one in read), *(split.pad_id for split in splits)) + 1)
     return np.unique(np.concatenate([reserved, *(ids for split in splits for ids in split.ids)]))
 
 
@@ -28,7 +29,8 @@ class UsedVocabulary:
     """A model's word embeddings cut to the tokens that occur in the data, and the way back.
 
     Rows up to the padding token's are always kept, so that its id stays what it was: RoBERTa counts positions by its
-    config's, which may be another than the tokenizer's.
+    config's, which may be another than the tokenizer's. A decoder beside an encoder looks for the end of a text by its
+    id, and begins with one.
     Where tokens are masked every row is: any may be shown, and all are predicted, mostly by this very matrix.
     """
 
@@ -36,8 +38,10 @@ class UsedVocabulary:
         embedding = encoder.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
         self._whole = any(task.task.form == "masked" for task in data)
+        config = encoder.config
+        of_decoder = (config.eos_token_id, config.decoder_start_token_id) if config.is_encoder_decoder else ()
         self.used: NDArray[np.int64] = (
-            np.arange(len(embedding.weight)) if self._whole else _used(data, embedding.padding_idx)
+            np.arange(len(embedding.weight)) if self._whole else _used(data, (embedding.padding_idx, *of_decoder))
         )
         self._full = embedding.weight.detach().cpu()
         self._encoder = encoder
