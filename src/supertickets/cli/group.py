@@ -15,6 +15,7 @@ OWN = {
     "clean": ("Delete trained weights and checkpoints that no later step needs.", "results"),
     "submit": ("Predict GLUE's test sets and write a submission.", "results"),
     "apply": ("Apply a ticket to its base model and save the smaller encoder.", "tickets"),
+    "unshare": ("Save a model such as ALBERT with weights of its own in each layer.", "tickets"),
     "import-masks": ("Convert a file of pruning masks into a ticket folder.", "tickets"),
     "env": ("Print library versions and this machine's devices, for bug reports.", "system"),
     "completion": ("Print a shell script that completes commands and flags.", "system"),

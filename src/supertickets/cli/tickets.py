@@ -40,6 +40,23 @@ def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, a
         click.echo(f"{made['folder']}: {said}")
 
 
+@click.command()
+@click.argument("model")
+@click.option("--out", type=FOLDER, default=Path("unshared-model"), help="folder for the model", show_default=True)
+@AS_JSON
+def unshare(model: str, out: Path, as_json: bool) -> None:
+    """Save a model such as ALBERT with weights of its own in each layer.
+
+    MODEL is a folder or a model id on the hub. ALBERT applies the same layers several times, and a ticket of it prunes
+    a head each time; in the model that is saved each layer is pruned and trained by itself. It computes the same as
+    MODEL, and transformers loads it. Use it with `--model`.
+    """
+    from supertickets.models.unshare import unshare as save
+
+    folder = save(model, out)
+    click.echo(json.dumps({"folder": str(folder)}) if as_json else f"{folder}: a model of layers that share nothing.")
+
+
 @click.command("import-masks")
 @click.argument("masks", type=FOLDER)
 @click.option("--task", required=True, help="task that the masks were found on")
