@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -474,6 +475,28 @@ def test_every_matrix_of_a_layer_may_be_pruned(family: str) -> None:
     assert matrices <= found.keys()
     kinds = {name: model.base_model.get_submodule(name.removesuffix(".weight")) for name in found}
     assert not [name for name, module in kinds.items() if isinstance(module, torch.nn.Embedding)]
+    assert not [name for name in found if "contact_head" in name]  # ESM's, of attention maps, which no task reads
+
+
+def test_an_albert_gets_layers_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two groups, applied twice each one after the other: the same outputs bit for bit, twice as many layers."""
+    config = tiny_config("albert", num_hidden_groups=2, num_hidden_layers=4)
+    shared = save_tiny_model(tmp_path / "shared", "albert", scale=0.5)
+    model = make_loud(AutoModel.from_config(config)).eval()
+    model.save_pretrained(shared)
+    assert main(["unshare", str(shared), "--out", str(tmp_path / "own")]) == 0
+    assert main(["unshare", str(tmp_path / "own"), "--out", str(tmp_path / "again")]) == 2
+    assert "its layers do not share weights; expected a model such as ALBERT" in capsys.readouterr().err
+    own = AutoModel.from_pretrained(tmp_path / "own").eval()
+    ids = torch.arange(5, 29).view(2, 12)
+    with torch.no_grad():
+        assert torch.equal(own(ids).last_hidden_state, model(ids).last_hidden_state)
+        weights = [group.albert_layers[0].ffn.weight for group in own.encoder.albert_layer_groups]
+        weights[0].data, weights[1].data = weights[1].data, weights[2].data.clone()  # the control: another order
+        assert not torch.allclose(own(ids).last_hidden_state, model(ids).last_hidden_state)
+    bases = [find_model(str(tmp_path / name)) for name in ("shared", "own")]
+    assert [(base.shape.layers, base.shape.repeats) for base in bases] == [(2, 2), (4, 1)]
+    assert ModelSource(bases[1]).build(2, 0.0, 0).config.num_hidden_groups == 4
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "deberta": _RELATIVE,
     "deberta-v2": {**_RELATIVE, "share_att_key": False, "position_buckets": 4},
     "ernie": {},
+    "esm": {"position_embedding_type": "rotary", "mask_token_id": 4, "token_dropout": True},
     "eurobert": {**_SHARED_KV, "attention_bias": True},
     "gemma": {**_HEAD_SIZE, "num_key_value_heads": HEADS},
     "gemma2": _SHARED_KV,

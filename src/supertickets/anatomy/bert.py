@@ -10,5 +10,6 @@ BERT = Family(
 )
 """BERT, ELECTRA and others: the same modules under the same names."""
 ROBERTA = replace(BERT, positions_after_padding=True)
+ESM = replace(ROBERTA, task_dropout=None, positions=("absolute", "rotary"), aside=("contact_head",))
 MEGATRON_BERT = replace(BERT, task_dropout=None)
 REMBERT = replace(BERT, task_dropout="classifier_dropout_prob")

@@ -98,7 +98,8 @@ class Family:
     of config.json (`a|b`: the first that is set, `a*b`: their product); `config_depth` says how many layers an input
     passes, where that is more than there are. `task_dropout` sets the dropout before the output layer (None: it has
     none of its own). With `positions_after_padding` (RoBERTa) positions are counted from the config's padding index
-    plus 1 on. A `causal` model classifies a text by its last token, which it finds by the config's padding id.
+    plus 1 on. A `causal` model classifies a text by its last token, which it finds by the config's padding id. Of
+    `positions`, its config may ask for any; `aside` are modules of the encoder that no task reads.
     """
 
     layers: str
@@ -118,6 +119,8 @@ class Family:
     causal: bool = False
     decoder: Stack | None = None
     same: tuple[tuple[str, str], ...] = ()
+    positions: tuple[str, ...] = ("absolute",)
+    aside: tuple[str, ...] = ()
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -217,6 +220,7 @@ FAMILIES: Registry[Family] = Registry(
             "albert:ALBERT": ("albert",),
             "bart:BART": ("bart", "mbart"),
             "bert:BERT": ("bert", "electra", "ernie", "roc_bert"),
+            "bert:ESM": ("esm",),
             "bert:MEGATRON_BERT": ("megatron-bert",),
             "bert:REMBERT": ("rembert",),
             "bert:ROBERTA": (

@@ -50,10 +50,11 @@ def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = Non
     with quiet_transformers(), as_misuse(base.name, base.folder):
         config.return_dict = True  # a checkpoint's may ask for tuples
         config.chunk_size_feed_forward = 0  # or FFNs are computed in pieces, which batches must be multiples of
-        if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
+        positions = getattr(config, "position_embedding_type", None)
+        if positions is not None and positions not in base.family.positions:
             raise TicketError(
-                f"model {base.name!r}: its config has position_embedding_type {config.position_embedding_type}, which "
-                f"transformers no longer supports for {config.model_type}; expected absolute."
+                f"model {base.name!r}: its config has position_embedding_type {positions}, which transformers no "
+                f"longer supports for {config.model_type}; expected {' or '.join(base.family.positions)}."
             )
         state = read_state(base)
         with torch.device("meta"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from supertickets.anatomy import family_of
 from supertickets.tickets.weights import Pruning, WeightTicket
 
 
@@ -20,11 +21,12 @@ def prunable(encoder: PreTrainedModel, pruning: Pruning) -> dict[str, Tensor]:
     pooler's, 85,524,480 weights (spec section 1).
     """
     found = {}
+    aside = tuple(f"{name}." for name in family_of(encoder.config.model_type).aside)
     for name, module in encoder.named_modules():
         embeds = isinstance(module, nn.Embedding) or name.startswith("embeddings")  # ELECTRA projects its embeddings
         if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or (embeds and not pruning.embeddings):
             continue
-        if pruning.pooler or not name.startswith("pooler."):
+        if not name.startswith(aside if pruning.pooler else (*aside, "pooler.")):
             found[f"{name}.weight"] = module.weight
     return found
 

@@ -39,9 +39,11 @@ class UsedVocabulary:
         assert isinstance(embedding, nn.Embedding)
         self._whole = any(task.task.form == "masked" for task in data)
         config = encoder.config
-        of_decoder = (config.eos_token_id, config.decoder_start_token_id) if config.is_encoder_decoder else ()
+        reads = (config.eos_token_id, config.decoder_start_token_id) if config.is_encoder_decoder else ()
+        if getattr(config, "token_dropout", False):  # ESM counts masked tokens
+            reads = (*reads, config.mask_token_id)
         self.used: NDArray[np.int64] = (
-            np.arange(len(embedding.weight)) if self._whole else _used(data, (embedding.padding_idx, *of_decoder))
+            np.arange(len(embedding.weight)) if self._whole else _used(data, (embedding.padding_idx, *reads))
         )
         self._full = embedding.weight.detach().cpu()
         self._encoder = encoder
