@@ -313,9 +313,18 @@ def test_find_from_a_folder_to_what_it_ships(family: str, tmp_path: Path, words:
     )
 
 
-DECODERS = ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "modernbert-decoder", "olmo2",
-            "opt", "phi3", "qwen2", "qwen3", "smollm3")  # fmt: skip
+DECODERS = [family for family in OTHERS if FAMILIES[family].causal]
 FIRST_WITHOUT_HEADS = Ticket.from_pruned(LAYERS, HEADS, [*((0, head) for head in range(HEADS)), (1, 0), (2, 3)], [1])
+
+
+def test_a_family_says_whether_its_tokens_see_later_ones(family: str) -> None:
+    """The last token of a text reaches the others of an encoder, and of no decoder."""
+    model = loud(family).base_model
+    ids = torch.arange(5, 14)[None].repeat(2, 1)
+    ids[1, -1] = 90
+    with torch.no_grad():
+        one, other = model(ids).last_hidden_state[:, :-1]
+    assert FAMILIES[family].causal == bool((one - other).abs().max() < 1e-6)
 
 
 @pytest.mark.parametrize("family", DECODERS)
