@@ -317,6 +317,14 @@ DECODERS = [family for family in OTHERS if FAMILIES[family].causal]
 FIRST_WITHOUT_HEADS = Ticket.from_pruned(LAYERS, HEADS, [*((0, head) for head in range(HEADS)), (1, 0), (2, 3)], [1])
 
 
+def test_a_config_may_leave_out_its_defaults(family: str) -> None:
+    """Older checkpoints lack fields that are newer; whether there are biases is read without transformers."""
+    config = tiny_config(family)
+    whole, default = config.to_dict(), type(config)().to_dict()
+    short = {k: v for k, v in whole.items() if not (isinstance(v, bool) and v == default.get(k))}
+    assert FAMILIES[family].shape(short) == FAMILIES[family].shape(whole)
+
+
 def test_a_family_says_whether_its_tokens_see_later_ones(family: str) -> None:
     """The last token of a text reaches the others of an encoder, and of no decoder."""
     model = loud(family).base_model

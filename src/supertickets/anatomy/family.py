@@ -198,7 +198,10 @@ def _field(config: Mapping[str, Any], names: str, default: Any = None) -> Any:
 
 def _stated(bias: bool | str, config: Mapping[str, Any]) -> bool:
     """Return whether there is a bias: as the family says, or as the config does in the field that it names."""
-    return bool(config.get(bias, False)) if isinstance(bias, str) else bias
+    if not isinstance(bias, str):
+        return bias
+    name, _, default = bias.partition("|")
+    return bool(config.get(name, default))
 
 
 def _numbers(parts: Iterable[Part], axis: str, shape: Shape, config: Mapping[str, Any]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ GPT_NEOX = Family(
     layers="layers",
     attention=Attention(
         "attention",
-        (Part("attention.query_key_value", "h 3 d", bias="attention_bias"),),
+        (Part("attention.query_key_value", "h 3 d", bias="attention_bias|True"),),
         "attention.dense",
         empty="output",
     ),
@@ -29,10 +29,10 @@ GPT_NEOX = Family(
 OPT = Family(
     layers="decoder.layers",
     attention=Attention(
-        "self_attn", rows("self_attn", "q_proj", "k_proj", "v_proj", bias="enable_bias"), "self_attn.out_proj",
+        "self_attn", rows("self_attn", "q_proj", "k_proj", "v_proj", bias="enable_bias|True"), "self_attn.out_proj",
         empty="output",
     ),
-    ffn=FFN((Part("fc1", "n", bias="enable_bias"),), "fc2", bias="enable_bias"),
+    ffn=FFN((Part("fc1", "n", bias="enable_bias|True"),), "fc2", bias="enable_bias|True"),
     config_ffn="ffn_dim",
     task_dropout=None,
     causal=True,

@@ -21,8 +21,9 @@ class Part:
     numbers of a head, `n` neurons (intermediate units of an FFN), a number for as many blocks, the last axis fastest.
     So `h d` is a projection of its own, `3 h d` query, key and value in one, part by part, `h 3 d` the same head by
     head, `h d + g d + g d` blocks of unequal size, `2 n` a fused gate pair, `h` a number a head. `bias` says whether it
-    has one, or names the config's field that does. What is no `matrix` is not multiplied with hidden states: a bias
-    that is a parameter of its own, say. `when` says of which configs a model has the part.
+    has one, or names the config's field that does (`use_bias|True`: it has one where config.json lacks the field). What
+    is no `matrix` is not multiplied with hidden states: a bias that is a parameter of its own, say. `when` says of
+    which configs a model has the part.
     """
 
     path: str
