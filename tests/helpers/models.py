@@ -71,6 +71,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "nomic_bert": _HEAD_SIZE,
     "olmo2": {"num_key_value_heads": 2},
     "opt": {"ffn_dim": FFN, "word_embed_proj_dim": HIDDEN},
+    "phi": {"num_key_value_heads": 2, "qk_layernorm": True},
     "phi3": {"num_key_value_heads": 2},
     "qwen2": {"num_key_value_heads": 2},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16},

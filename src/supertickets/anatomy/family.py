@@ -235,6 +235,7 @@ FAMILIES: Registry[Family] = Registry(
             "gpt:GPT2": ("gpt2",),
             "gpt:GPT_NEOX": ("gpt_neox",),
             "gpt:OPT": ("opt",),
+            "gpt:PHI": ("phi",),
             "llama:GEMMA2": ("gemma2", "gemma3_text"),
             "llama:EUROBERT": ("eurobert",),
             "llama:LLAMA": ("llama", "smollm3"),

@@ -37,3 +37,15 @@ OPT = Family(
     task_dropout=None,
     causal=True,
 )  # fmt: skip
+PHI = Family(
+    layers="layers",
+    attention=Attention(
+        "self_attn",
+        (Part("self_attn.q_proj"), *rows("self_attn", "k_proj", "v_proj", axes="g d")),
+        "self_attn.dense",
+        empty="output",
+    ),
+    ffn=FFN((Part("mlp.fc1", "n"),), "mlp.fc2"),
+    task_dropout=None,
+    causal=True,
+)
