@@ -79,6 +79,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "roberta-prelayernorm": {},
     "roc_bert": {},
     "smollm3": {"num_key_value_heads": 2},
+    "starcoder2": {"num_key_value_heads": 2},
     "xlm-roberta-xl": {},
     **TWO_STACKS,
 }

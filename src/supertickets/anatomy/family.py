@@ -236,6 +236,7 @@ FAMILIES: Registry[Family] = Registry(
             "gpt:GPT_NEOX": ("gpt_neox",),
             "gpt:OPT": ("opt",),
             "gpt:PHI": ("phi",),
+            "gpt:STARCODER2": ("starcoder2",),
             "llama:GEMMA2": ("gemma2", "gemma3_text"),
             "llama:EUROBERT": ("eurobert",),
             "llama:LLAMA": ("llama", "smollm3"),

@@ -49,3 +49,18 @@ PHI = Family(
     task_dropout=None,
     causal=True,
 )
+STARCODER2 = Family(
+    layers="layers",
+    attention=Attention(
+        "self_attn",
+        (
+            Part("self_attn.q_proj", bias="use_bias|True"),
+            *rows("self_attn", "k_proj", "v_proj", axes="g d", bias="use_bias|True"),
+        ),
+        "self_attn.o_proj",
+        empty="output",
+    ),
+    ffn=FFN((Part("mlp.c_fc", "n", bias="use_bias|True"),), "mlp.c_proj", bias="use_bias|True"),
+    task_dropout=None,
+    causal=True,
+)
