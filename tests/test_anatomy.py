@@ -1,6 +1,8 @@
 """How dimensions count structures, and what a family's data says of sizes."""
 
+import json
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 
 from supertickets.anatomy import FAMILIES, Family, Shape
 from supertickets.anatomy.cost import forward_flops, parameters
+from supertickets.anatomy.family import _NO_CLASS, _NOT_YET
 from supertickets.anatomy.parts import index, size_of, width
+from supertickets.cli import main
 from supertickets.tickets import Ticket
 
 AXES = ("h d", "3 h d", "h 3 d", "h d + g d + g d", "2 n", "n", "h", "g d", "2 h 3 d + n")
@@ -73,3 +77,31 @@ def test_a_key_value_head_costs_until_its_last_query_head_is_gone() -> None:
     assert parameters(shape, full) - parameters(shape, one) == 512 + 8
     assert parameters(shape, one) - parameters(shape, two) == 512 + 8 + 512 + 16
     assert forward_flops(shape, full, 1, 1) - forward_flops(shape, one, 1, 1) == 2 * 512 + 2 * 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("model_type", "why"),
+    [
+        ("mixtral", ": its FFNs are mixtures of experts;"),
+        ("mamba", ": it has layers of linear"),
+        ("granite", ": transformers has no class of it that classifies texts;"),
+        ("nobody", ";"),
+    ],
+)
+def test_an_architecture_without_a_family_is_refused_with_the_reason(
+    model_type: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    assert main(["find", "--model", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"(model_type '{model_type}') is not supported{why}" in said
+    assert "supported are albert, bert" in said
+    assert ("CONTRIBUTING.md says how to add a model family." in said) == (model_type == "nobody")
+    assert not (tmp_path / "out").exists()
+
+
+def test_transformers_classifies_texts_with_none_of_those_that_are_refused_for_it() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
+
+    assert not set(_NOT_YET[_NO_CLASS]) & set(CLASSES)
+    assert "bert" in CLASSES

@@ -42,7 +42,6 @@ from helpers.trials import write_words
 from supertickets.anatomy import FAMILIES, Family
 from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import forward_flops, removed_parameters
-from supertickets.cli import main
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
@@ -514,21 +513,6 @@ def test_an_albert_gets_layers_of_its_own(tmp_path: Path, capsys: pytest.Capture
     bases = [find_model(str(tmp_path / name)) for name in ("shared", "own")]
     assert [(base.shape.layers, base.shape.repeats) for base in bases] == [(2, 2), (4, 1)]
     assert ModelSource(bases[1]).build(2, 0.0, 0).config.num_hidden_groups == 4
-
-
-@pytest.mark.parametrize(
-    ("model_type", "why"),
-    [("mixtral", ": its FFNs are mixtures of experts;"), ("mamba", ": it has layers of linear"), ("nobody", ";")],
-)
-def test_an_architecture_without_a_family_is_refused_with_the_reason(
-    model_type: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    assert main(["find", "--model", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert f"(model_type '{model_type}') is not supported{why}" in said
-    assert "supported are albert, bart, bert" in said
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -16,9 +16,11 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from helpers.hub import hub
 from helpers.models import FAMILIES, VOCABULARY, save_tiny_model
+from supertickets import anatomy
 from supertickets.errors import TicketError
-from supertickets.models import ModelSource, find_model, load_model, load_tokenizer
+from supertickets.models import STOCK_CLASSES, ModelSource, find_model, load_model, load_tokenizer
 from supertickets.models.base import _NOT_NEEDED
+from supertickets.tasks import Form
 from supertickets.tickets.weights import Pruning
 
 WEIGHTS = "model.safetensors"
@@ -234,6 +236,21 @@ def test_from_the_hub_all_tokenizer_files_and_no_other_weights() -> None:
         "0_Transformer/config.json",
     ]  # fmt: skip
     assert list(filter_repo_objects(needed + left, ignore_patterns=[*_NOT_NEEDED, "*.bin"])) == needed
+
+
+@pytest.mark.parametrize(
+    ("model_type", "form", "has"),
+    [("phi", "masked", "AutoModelForSequenceClassification"), ("granite", "sequence", "none for any task")],
+)
+def test_a_task_that_transformers_has_no_class_for(
+    model_type: str, form: Form, has: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(anatomy.FAMILIES._registered, "granite", anatomy.FAMILIES["llama"])
+    source = ModelSource(find_model(str(save_tiny_model(tmp_path / "model", model_type))))
+    with pytest.raises(TicketError) as refused:
+        source.build(2, 0.1, 0, form)
+    assert f"{STOCK_CLASSES[form]} of its architecture (model_type '{model_type}')" in str(refused.value)
+    assert f"which the task needs; it has {has}." in str(refused.value)
 
 
 def test_ffns_in_pieces_are_computed_whole(folder: Path) -> None:

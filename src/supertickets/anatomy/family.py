@@ -259,6 +259,7 @@ FAMILIES: Registry[Family] = Registry(
 """Families by the `model_type` of config.json."""
 
 
+_NO_CLASS = "transformers has no class of it that classifies texts"
 _NOT_YET = {
     "its FFNs are mixtures of experts": ("dbrx", "granitemoe", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe"),
     "its attention has latent keys and values": ("deepseek_v2", "deepseek_v3", "minicpm3"),
@@ -266,14 +267,19 @@ _NOT_YET = {
         *("falcon_h1", "jamba", "mamba", "mamba2", "qwen3_next", "recurrent_gemma", "rwkv"),
     ),
     "its encoder has local attention": ("big_bird", "led", "longformer", "longt5", "pegasus_x"),
+    _NO_CLASS: ("codegen", "cohere", "cohere2", "ernie4_5", "granite", "lfm2", "pegasus", "vaultgemma"),
 }
-"""Why architectures that people ask for have no family: a part that is no head or FFN as families describe them."""
+"""Why architectures that people ask for have no family: a part that is no head or FFN as families describe them, or no
+stock class for the output layer of a task."""
 
 
 def why_unsupported(model_type: str) -> str:
-    """Return why an architecture is not supported, if that is known, and which are."""
-    reason = next((f": {why}" for why, model_types in _NOT_YET.items() if model_type in model_types), "")
-    return f"is not supported{reason}; supported are {', '.join(sorted(FAMILIES))}"
+    """Return why an architecture is not supported, if that is known (or else where to read how), and which are."""
+    reason = next((why for why, model_types in _NOT_YET.items() if model_type in model_types), None)
+    supported = f"supported are {', '.join(sorted(FAMILIES))}"
+    if reason is not None:
+        return f"is not supported: {reason}; {supported}"
+    return f"is not supported; {supported}. CONTRIBUTING.md says how to add a model family"
 
 
 def family_of(model_type: str) -> Family:

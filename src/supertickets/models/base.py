@@ -131,8 +131,7 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
         raise TicketError(f"model {name!r} is {what}.")
     if model_type not in FAMILIES:
         raise TicketError(
-            f"model {name!r}: its architecture (model_type {model_type!r}) {why_unsupported(model_type)}. "
-            "CONTRIBUTING.md says how to add one."
+            f"model {name!r}: its architecture (model_type {model_type!r}) {why_unsupported(model_type)}."
         )
     family = family_of(model_type)
     try:

@@ -105,7 +105,7 @@ class ModelSource:
             )
         key = form, 0 if form == "masked" else outputs  # of masked tokens the vocabulary says how many
         if key not in self._dense:
-            loaded = load_model(self.base, _stock_class(form), torch.float32, key[1] or None)
+            loaded = load_model(self.base, _stock_class(form, self.base), torch.float32, key[1] or None)
             self._dense[key] = loaded
             if form == "sequence" and not any(isinstance(one, torch.nn.Dropout) for one in new_modules(loaded.model)):
                 self.notices.append(f"Model {self.base.name} has no dropout before its output layer: none is applied.")
@@ -133,7 +133,7 @@ class ModelSource:
 
         config = read_config(self.base.name, self.base.folder)
         with torch.device("meta"):
-            model = _stock_class(form).from_config(config)
+            model = _stock_class(form, self.base).from_config(config)
         there, parameters = tensor_shapes(self.base), dict(model.named_parameters())
         # Norms have had other names than today's, and biases may be missing where they are zero: matrices tell.
         matrices = {name: parameters[name] for name in outside_names(model) if parameters[name].ndim >= 2}
@@ -146,11 +146,19 @@ class ModelSource:
         return self._prunable[pruning]
 
 
-def _stock_class(form: Form) -> Any:
-    """Return the class of transformers for models of a form."""
+def _stock_class(form: Form, base: BaseModel) -> Any:
+    """Return the class of transformers for models of a form; raises TicketError if a base model has none."""
     import transformers
 
-    return getattr(transformers, STOCK_CLASSES[form])
+    config = read_config(base.name, base.folder)
+    classes = {name: getattr(transformers, name) for name in STOCK_CLASSES.values()}
+    there = [name for name, of in classes.items() if type(config) in of._model_mapping]
+    if STOCK_CLASSES[form] not in there:
+        raise TicketError(
+            f"model {base.name!r}: transformers has no {STOCK_CLASSES[form]} of its architecture (model_type "
+            f"{config.model_type!r}), which the task needs; it has {', '.join(there) or 'none for any task'}."
+        )
+    return classes[STOCK_CLASSES[form]]
 
 
 def new_modules(model: "PreTrainedModel") -> list[Any]:
