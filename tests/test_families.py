@@ -39,9 +39,10 @@ from helpers.models import (
     tiny_config,
 )
 from helpers.trials import write_words
-from supertickets.anatomy import FAMILIES, Family
+from supertickets.anatomy import FAMILIES, Family, rows
 from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import forward_flops, removed_parameters
+from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
@@ -135,6 +136,13 @@ def test_a_misread_layout_shows(family: str, inputs: dict[str, torch.Tensor], mo
     assert parts != before
     changed(family, monkeypatch, parts=parts)
     assert (hidden_states(cut(model, TICKET), inputs) - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", ["phi"])
+def test_axes_of_another_size_are_named(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed(family, monkeypatch, parts=rows("self_attn", "q_proj", "k_proj", "v_proj"))
+    with pytest.raises(TicketError, match=r"^layer 0: self_attn.k_proj.weight has 16 rows, expected 32 \('h d'\) by"):
+        cut(loud(family), TICKET)
 
 
 @pytest.mark.parametrize("family", ["deberta", "deberta-v2"])

@@ -103,13 +103,22 @@ def check_fits(model: PreTrainedModel, ticket: Ticket) -> None:
         raise TicketError(
             f"the ticket is for {differs[0]}, the model has {differs[1]}: use the model the ticket was drawn from."
         )
+    marked = getattr(model.config, "quantization_config", None) is not None
     for blocks in (attentions_of(model), ffns_of(model)):
-        if cut_ones := [place for place, block in enumerate(blocks) if _is_cut(block)]:
-            raise TicketError(f"the model is already cut (layer {cut_ones[0]}): a ticket is cut out of a dense model.")
+        for place, block in enumerate(blocks):
+            gone = isinstance(block.module(block.part.output), NoFFNOut)
+            found = None if gone else _unlike_dense(block)
+            if gone or (marked and found):
+                raise TicketError(f"the model is already cut (layer {place}): a ticket is cut out of a dense model.")
+            if found:
+                raise TicketError(f"layer {place}: {found} by the data of the model family {model.config.model_type!r}.")
 
 
-def _is_cut(block: Block) -> bool:
-    whole = block.shape.sizes
-    if isinstance(block.module(block.part.output), NoFFNOut):
-        return True
-    return any(block.parameter(one).shape[one.dim] != size_of(one.axes, whole) for one in block.slices())
+def _unlike_dense(block: Block) -> str | None:
+    """Return the first parameter whose size is not that of the dense layer, and what is expected."""
+    for one in block.slices():
+        shape, dense = block.parameter(one).shape, size_of(one.axes, block.shape.sizes)
+        if (size := shape[one.dim]) != dense:
+            numbers = "numbers" if len(shape) == 1 else ("rows", "columns")[one.dim]
+            return f"{one.module}.{one.name} has {size} {numbers}, expected {dense} ({one.axes!r})"
+    return None
