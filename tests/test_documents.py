@@ -4,10 +4,12 @@ import ast
 import importlib
 import json
 import re
+import runpy
 import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -277,5 +279,11 @@ def test_the_recipes_for_other_packages_work(
     assert "2 of 2 trainings done" in capsys.readouterr().out
     assert main(["find", *small, "--importance", "depth", "--levels", "0.4", "--kinds", "winning"]) == 0
     assert main(["apply", "runs/parity/super-ticket", "--model", model, "--to", "half", "--out", "half"]) == 0
+    runpy.run_module("my_package.check")
+    attention = FAMILIES["layoutlm"].attention  # the control: heads are counted by another axis
+    misread = replace(attention, parts=tuple(replace(part, axes="d h") for part in attention.parts))
+    monkeypatch.setitem(FAMILIES._registered, "layoutlm", replace(FAMILIES["layoutlm"], attention=misread))
+    with pytest.raises(AssertionError, match="not close"):
+        runpy.run_module("my_package.check")
     assert main(["env"]) == 0
     assert capsys.readouterr().out.count("(my-package)") == len(REGISTRIES)
