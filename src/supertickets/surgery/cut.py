@@ -111,7 +111,8 @@ def check_fits(model: PreTrainedModel, ticket: Ticket) -> None:
             if gone or (marked and found):
                 raise TicketError(f"the model is already cut (layer {place}): a ticket is cut out of a dense model.")
             if found:
-                raise TicketError(f"layer {place}: {found} by the data of the model family {model.config.model_type!r}.")
+                family = model.config.model_type
+                raise TicketError(f"layer {place}: {found} by the data of the model family {family!r}.")
 
 
 def _unlike_dense(block: Block) -> str | None:
