@@ -62,7 +62,7 @@ def cut_to_size(source: TaskSource, task: Task, settings: ShareSettings) -> tupl
     most = settings.max_train_examples
     if most is None or len(task.train) <= most:
         return source, task
-    if most < max(2, len(task.labels)):
+    if most < max(2, len(task.classes)):
         raise TicketError(
             f"--max-train-examples {most}: task {task.name!r} has {len(task.labels)} classes; expected at least one "
             "example of each."

@@ -1,4 +1,4 @@
-"""Tasks: GLUE, SNLI and SciTail, SQuAD, plain text, a user's own files, and built-in ones that need no data."""
+"""Tasks: GLUE, SNLI and SciTail, SQuAD, plain text, tagged words, a user's files, and built-in ones without data."""
 
 import math
 from dataclasses import replace
@@ -40,8 +40,12 @@ def take_part(task: Task, source: TaskSource, flag: str = "--fraction") -> Task:
     """
     if source.fraction < 1:
         task = replace(task, train=_fraction(task, source, flag))
-    if task.labels and len(set(task.train.targets.tolist())) < 2:
+    if task.classes and len(set(task.train.targets.tolist())) < 2:
         raise TicketError(f"task {task.name!r}: every training example is of one class; expected at least two classes.")
+    for what, split in (("training", task.train), ("dev", task.dev)):
+        if split.words is not None and not any(tag for words in split.words for _, tag in words):
+            why = "nothing can be learnt" if what == "training" else "entity_f1 is 0 whatever a model predicts"
+            raise TicketError(f"task {task.name!r}: no {what} sentence has an entity, so that {why}.")
     if task.is_regression and len(task.dev) < 2:
         raise TicketError(f"task {task.name!r}: a correlation needs at least two dev examples, there is one.")
     for part, targets in (("training", task.train.targets), ("dev", task.dev.targets)):
@@ -70,7 +74,7 @@ def _fraction(task: Task, source: TaskSource, flag: str) -> Split:
     """
     whole = task.train
     count = count_of(source.fraction, len(whole))
-    needed = max(len(task.labels), 2)
+    needed = max(len(task.classes), 2)
     if count < needed:
         least = Context(prec=3, rounding=ROUND_CEILING).divide(Decimal(needed), Decimal(len(whole)))
         raise TicketError(
@@ -89,7 +93,7 @@ def _load(source: TaskSource) -> Task:
         return load_files(source)
     if source.train_file is None and source.dev_file is not None:
         raise TicketError(f"--dev-file {source.dev_file} was given without --train-file; expected both.")
-    if fields := source.table_fields:
+    if fields := [field for field in source.table_fields if loader is None or field not in loader.table_fields]:
         why = "describes your own files: name them with --train-file"
         if source.train_file is not None:
             why = f"describes columns of a table, but the files of task {source.task.lower()!r} are not tables"

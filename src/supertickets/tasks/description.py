@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from supertickets.tasks.tables import counted, shown
 from supertickets.tasks.task import Split, Task
@@ -16,13 +17,13 @@ def describe(task: Task) -> tuple[str, ...]:
 
     Sentences follow on how files were read and on what may be a mistake in them.
     """
-    unit = {"masked": "lines", "spans": "questions", "sequence": "examples"}[task.form]
+    unit = {"masked": "lines", "spans": "questions", "tokens": "sentences", "sequence": "examples"}[task.form]
     found = [f"{len(task.train):,} training and {len(task.dev):,} dev {unit}."]
     if task.labels:
-        train, dev = (np.bincount(part.targets, minlength=len(task.labels)) for part in (task.train, task.dev))
+        what, names, (train, dev) = _labelled(task)
         largest = np.argsort(-train, kind="stable")
-        named = [f"{shown(task.labels[i])} ({train[i]:,} + {dev[i]:,})" for i in largest]
-        found.append(f"{len(task.labels):,} classes (training + dev examples): {_listed(named)}.")
+        named = [f"{shown(names[i])} ({train[i]:,} + {dev[i]:,})" for i in largest]
+        found.append(f"{len(names):,} {what}: {_listed(named)}.")
     if task.is_regression:
         real = task.train.targets
         found.append(
@@ -33,6 +34,24 @@ def describe(task: Task) -> tuple[str, ...]:
     return (*found, *notices, *_positive(task), *_variation(task), *_texts(task), *_repeated(task))
 
 
+def _labelled(task: Task) -> tuple[str, Sequence[str], list[NDArray[np.int64]]]:
+    """Return what is counted of a task's labels, in words, their names, and counts in the training and the dev set."""
+    if task.form == "tokens":
+        types = [label.removeprefix("B-") for label in task.labels if label.startswith("B-")]
+        begin = [i for i, label in enumerate(task.labels) if label.startswith("B-")]
+        tags = [[tag for words in part.words or [] for _, tag in words] for part in (task.train, task.dev)]
+        return "types of entities (training + dev entities)", types, [_counts(one, task)[begin] for one in tags]
+    return (
+        "classes (training + dev examples)",
+        task.labels,
+        [_counts(part.targets, task) for part in (task.train, task.dev)],
+    )
+
+
+def _counts(places: Sequence[int] | NDArray[np.int64], task: Task) -> NDArray[np.int64]:
+    return np.bincount(places, minlength=len(task.labels))
+
+
 def _positive(task: Task) -> list[str]:
     """Return which class F1 is of."""
     place = {"f1": 1, "f1_first": 0}
@@ -41,16 +60,22 @@ def _positive(task: Task) -> list[str]:
 
 def _variation(task: Task) -> list[str]:
     """Return what the dev set says nothing on."""
-    there = {*task.dev.targets.tolist()}
-    missing = [shown(label) for place, label in enumerate(task.labels) if place not in there]
-    if task.labels and len(there) == 1:
+    if not task.labels:
+        return []
+    _, names, (_, dev) = _labelled(task)
+    there = np.flatnonzero(dev)
+    missing = [shown(name) for name, number in zip(names, dev, strict=True) if not number]
+    if task.classes and len(there) == 1:
         return [
-            f"Every dev example is of class {shown(task.labels[there.pop()])}, so that the dev score says nothing on "
-            "other classes."
+            f"Every dev example is of class {shown(names[there[0]])}, so that the dev score says nothing on other "
+            "classes."
         ]
-    if missing:
+    if missing and task.classes:
         what = "1 class has" if len(missing) == 1 else f"{len(missing):,} classes have"
         return [f"{what} no dev example: {_listed(missing)}."]
+    if missing:
+        what = "1 type of entities has" if len(missing) == 1 else f"{len(missing):,} types of entities have"
+        return [f"{what} no dev entity: {_listed(missing)}."]
     return []
 
 

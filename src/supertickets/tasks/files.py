@@ -48,7 +48,7 @@ def load_files(source: TaskFiles) -> Task:
     if source.dev_file is not None:
         train, dev = whole, split(source.dev_file, *read(source.dev_file))
     else:
-        rows = _dev_rows(str(train_file), whole.targets, source.dev_share, len(labels))
+        rows = dev_rows(str(train_file), whole.targets, source.dev_share, len(labels))
         dev, train = whole.take(rows), whole.take(np.setdiff1d(np.arange(len(whole)), rows))
     return Task(source.task, labels, metrics, train, dev, {}, standardised=source.regression, notices=tuple(notices))
 
@@ -83,7 +83,7 @@ def _positive(source: TaskFiles, labels: tuple[str, ...], metrics: tuple[str, ..
     return tuple("f1_first" if metric == "f1" and source.positive == labels[0] else metric for metric in metrics)
 
 
-def _dev_rows(where: str, targets: NDArray[np.generic], share: float, classes: int) -> NDArray[np.int64]:
+def dev_rows(where: str, targets: NDArray[np.generic], share: float, classes: int) -> NDArray[np.int64]:
     """Return which examples become the dev set, in the file's order: of each class its share, by largest remainders.
 
     At least one example of each class stays in training. In regression (`classes` 0) all examples are of one kind.

@@ -18,10 +18,12 @@ class TaskLoader:
     """Loads a task whose name says what it is; an instance is registered in `TASKS`.
 
     `form` is that of its examples. A task that is `built_in` has its examples in a package and reads no files.
+    `table_fields` are the settings about columns of a table (see `TaskSource.table_fields`) that it reads.
     """
 
     form: Form = "sequence"
     built_in: bool = False
+    table_fields: tuple[str, ...] = ()
 
     def reads(self, source: TaskSource) -> bool:
         """Return whether `source.train_file` is in a format of this task; if not, it is a table of texts and labels."""
@@ -38,6 +40,7 @@ class TaskLoader:
 _HOME = {
     "builtin": ("acceptability", "sentiment", "entailment", "paraphrase", "similarity"),
     "glue": ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"),
+    "ner": ("ner",),
     "nli": ("snli", "scitail"),
     "squad": ("squad",),
     "text": ("mlm",),

@@ -1,14 +1,17 @@
-"""Metrics: GLUE's, errors of numbers, those of SQuAD and of masked tokens. Each is computed for many resamples at once.
+"""Metrics: GLUE's, errors of numbers, those of SQuAD, masked tokens and entities, for many resamples at once.
 
 `weights` `[resamples, examples]` say how often each example counts in each resample; a row of ones is the set itself.
 Thousands of resamples of every run would take minutes with scikit-learn and scipy; matrix products give them at once.
 Tests hold the results equal to those libraries'.
 
-What a model says of a masked block or of a question is judged where it is computed (`training.masked`, `.spans`);
-outputs are the judgements then, which are small, and a metric of any resample is a ratio of sums:
+What a model says of a masked block, a question or a sentence's words is judged where it is computed
+(`training.masked`, `.spans`, `.tokens`); outputs are the judgements then, which are small, and a metric of any resample
+is a ratio of sums:
 
 - masked: `[blocks, 3]`, how many tokens were masked, how many of them were right, the sum of their losses;
-- spans: `[questions, 4]`, exact match (0 or 1), F1 (0 to 1), the answer's first character and the one after its last.
+- spans: `[questions, 4]`, exact match (0 or 1), F1 (0 to 1), the answer's first character and the one after its last;
+- tokens: `[sentences, 5]`, how many words there are, how many of them have the right tag; how many entities there are,
+  how many were predicted, how many of those are right.
 """
 
 import re
@@ -125,20 +128,20 @@ REGRESSION: dict[str, OfNumbers] = {"pearson": _pearson, "spearman": _spearman, 
 
 @dataclass(frozen=True)
 class Judged:
-    """A metric of judged outputs: a ratio of sums over examples; `column` None below counts the examples.
+    """A metric of judged outputs: a ratio of sums over examples and some columns; none `below` counts the examples.
 
-    `shown` turns the ratio into what is reported: percent, unless it says otherwise.
+    A column named twice counts twice. `shown` turns the ratio into what is reported: percent, unless it says otherwise.
     """
 
-    above: int
-    below: int | None = None
+    above: tuple[int, ...]
+    below: tuple[int, ...] = ()
     shown: Callable[[Any], Any] = lambda ratio: 100.0 * ratio
 
     def of(self, outputs: NDArray[Any], weights: Floats) -> Floats:
         """Return the metric for each row of `weights`."""
         found = outputs.astype(np.float64)
-        above = weights @ found[:, self.above]
-        below = weights.sum(axis=1) if self.below is None else weights @ found[:, self.below]
+        above = weights @ found[:, self.above].sum(axis=1)
+        below = weights @ found[:, self.below].sum(axis=1) if self.below else weights.sum(axis=1)
         return np.asarray(self.shown(_ratio(above, below)))
 
 
@@ -147,14 +150,19 @@ def _perplexity(loss: Floats) -> Floats:
 
 
 JUDGED: dict[str, Judged] = {
-    "token_accuracy": Judged(1, below=0),
-    "perplexity": Judged(2, below=0, shown=_perplexity),
-    "answer_f1": Judged(1),
-    "exact_match": Judged(0),
+    "token_accuracy": Judged((1,), below=(0,)),
+    "perplexity": Judged((2,), below=(0,), shown=_perplexity),
+    "answer_f1": Judged((1,)),
+    "exact_match": Judged((0,)),
+    "entity_f1": Judged((4, 4), below=(2, 3)),
+    "entity_precision": Judged((4,), below=(3,)),
+    "entity_recall": Judged((4,), below=(2,)),
+    "tag_accuracy": Judged((1,), below=(0,)),
 }
-UNSCORED = frozenset({"perplexity", "exact_match", *ERRORS})
-"""Metrics that are reported and are no part of the score: lower perplexity and errors are better, and the paper scores
-SQuAD by F1 alone (Chen et al., The Lottery Ticket Hypothesis for Pre-trained BERT Networks, Table 2)."""
+UNSCORED = frozenset({"perplexity", "exact_match", "entity_precision", "entity_recall", "tag_accuracy", *ERRORS})
+"""Metrics that are reported and are no part of the score: lower perplexity and errors are better, the paper scores
+SQuAD by F1 alone (Chen et al., The Lottery Ticket Hypothesis for Pre-trained BERT Networks, Table 2), and F1 is how
+CoNLL-2003 compares systems (Tjong Kim Sang and De Meulder)."""
 
 
 def scored(names: Iterable[str]) -> list[str]:
@@ -209,3 +217,30 @@ def judge_answer(answer: str, gold: Iterable[str]) -> tuple[float, float]:
         if shared:
             f1 = max(f1, 2 * shared / (words.total() + others.total()))
     return exact, f1
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Return a sentence's entities by its words' tags: each one's type, its first word and the one after its last.
+
+    A word tagged I-X goes on with an entity only after one of type X; elsewhere it begins one, as B-X does. So tags of
+    IOB1 and IOB2 are read alike, as conlleval and seqeval by default do.
+    """
+    found, begin = set(), 0
+    for place, tag in enumerate([*tags, "O"]):
+        before = tags[place - 1] if place else "O"
+        if tag[:1] == "I" and before[1:] == tag[1:]:
+            continue
+        if before != "O":
+            found.add((before[2:], begin, place))
+        begin = place
+    return found
+
+
+def judge_tags(predicted: Sequence[str | None], gold: Sequence[str]) -> tuple[int, int, int, int, int]:
+    """Return the columns of the form `tokens` for a sentence (see above); None are words that the model did not see.
+
+    Such a word is in no predicted entity, and its tag is not right.
+    """
+    there, said = entities(gold), entities([tag or "O" for tag in predicted])
+    right = sum(tag == other for tag, other in zip(predicted, gold, strict=True))
+    return len(gold), right, len(there), len(said), len(there & said)

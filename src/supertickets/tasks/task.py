@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from supertickets.errors import TicketError, nearest
 from supertickets.storage import canonical_json
 
-Form = Literal["sequence", "spans", "masked"]
-"""What a model gives: outputs for a whole text, an answer's first and last token, or the tokens that were masked."""
+Form = Literal["sequence", "spans", "masked", "tokens"]
+"""What a model gives: outputs for a whole text, an answer's first and last token, the tokens that were masked, or a tag
+for each word."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Split:
     """Examples: one text each or two, and targets (class indices, or real numbers in regression).
 
     Of the form `spans`, texts are questions, second texts the contexts, and `answers` every gold answer of each: its
-    first character in the context and its text. Of the form `masked`, texts are the lines of a corpus, in order.
+    first character in the context and its text. Of the form `masked`, texts are the lines of a corpus, in order. Of the
+    form `tokens`, `words` are each sentence's words with their tags by index, and texts the words with spaces between.
     There targets are zeros that nothing reads.
     """
 
@@ -31,6 +33,7 @@ class Split:
     pair: list[str] | None
     targets: NDArray[Any]
     answers: list[list[tuple[int, str]]] | None = None
+    words: list[list[tuple[str, int]]] | None = None
 
     def __len__(self) -> int:
         return len(self.text)
@@ -39,19 +42,21 @@ class Split:
         """Return the examples at `rows`, in that order."""
         pair = None if self.pair is None else [self.pair[row] for row in rows]
         answers = None if self.answers is None else [self.answers[row] for row in rows]
-        return Split([self.text[row] for row in rows], pair, self.targets[rows], answers)
+        words = None if self.words is None else [self.words[row] for row in rows]
+        return Split([self.text[row] for row in rows], pair, self.targets[rows], answers, words)
 
 
 @dataclass(frozen=True)
 class Task:
     """A task to fine-tune on. `labels` are the class names in the order of their indices; none means regression.
 
+    Of the form `tokens` they are the tags of IOB2; other forms have none.
+
     `dev` is what early stopping and selection look at; `extra` are further evaluation sets (MNLI's mismatched one).
     `score` of an evaluation is the mean of the task's metrics, in percent, as GLUE averages them (but see
-    `metrics.UNSCORED`). Labels are of the form `sequence` only. Models learn `standardised` targets by the training
-    set's mean and standard deviation, and are judged and shipped in the targets' own units: a user's may have any.
-    STS-B and the built-in tasks are trained on raw targets, as published. `notices` are sentences on how its files were
-    read.
+    `metrics.UNSCORED`). Models learn `standardised` targets by the training set's mean and standard deviation, and are
+    judged and shipped in the targets' own units: a user's may have any. STS-B and the built-in tasks are trained on raw
+    targets, as published. `notices` are sentences on how its files were read.
     """
 
     name: str
@@ -72,13 +77,25 @@ class Task:
         return float(np.mean(self.train.targets)), float(np.std(self.train.targets))
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels where each example has one of them, its target; else none."""
+        return self.labels if self.form == "sequence" else ()
+
+    @property
     def is_regression(self) -> bool:
         """Whether targets are real numbers."""
         return self.form == "sequence" and not self.labels
 
     @property
+    def problem(self) -> str | None:
+        """What transformers calls the kind of problem in a config's `problem_type`; None of other forms than texts'."""
+        if self.form != "sequence":
+            return None
+        return "single_label_classification" if self.labels else "regression"
+
+    @property
     def outputs(self) -> int:
-        """How many numbers the output layer gives: a text, or of the form `spans` (2) a token.
+        """How many numbers the output layer gives: a text, or of the forms `spans` (2) and `tokens` a token.
 
         Of the form `masked` it gives one for each entry of the model's vocabulary, whatever this says.
         """
@@ -97,8 +114,8 @@ class Task:
         form = ([] if self.form == "sequence" else [self.form]) + (["standardised"] if self.standardised else [])
         sha = hashlib.sha256(canonical_json([self.labels, self.metrics, *form]).encode())
         for name, split in {"train": self.train, **self.evaluations}.items():
-            answers = [] if split.answers is None else [split.answers]
-            sha.update(canonical_json([name, split.text, split.pair, split.targets.tolist(), *answers]).encode())
+            more = [part for part in (split.answers, split.words) if part is not None]
+            sha.update(canonical_json([name, split.text, split.pair, split.targets.tolist(), *more]).encode())
         return sha.hexdigest()
 
 
