@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.models import load_tokenizer, quiet_transformers
+from supertickets.models import STOCK_CLASSES, load_tokenizer, quiet_transformers
 from supertickets.tasks import Split
 from supertickets.training.recipe import Precision
 
@@ -21,7 +21,7 @@ def predict(
     """Return a saved model's outputs `[texts, outputs]`, computed as a training's evaluation does.
 
     `model` is a folder as `ship` writes it, small models included. Raises TicketError for one that gives outputs for
-    tokens: answers as spans, masked tokens.
+    tokens: answers as spans, masked tokens, tags of words.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -30,9 +30,10 @@ def predict(
 
     kind = (AutoConfig.from_pretrained(model, local_files_only=True).architectures or ["none"])[0]
     if not kind.endswith("ForSequenceClassification"):
-        raise TicketError(
-            f"{model}: expected a sequence classification model, got a {kind}; load it with transformers."
-        )
+        stock = next((one for one in STOCK_CLASSES.values() if kind.endswith(one.removeprefix("AutoModel"))), None)
+        way = "transformers" if stock is None else f"transformers' {stock}"
+        way += " or its pipeline('token-classification')" if stock == STOCK_CLASSES["tokens"] else ""
+        raise TicketError(f"{model}: expected a sequence classification model, got a {kind}; load it with {way}.")
 
     with quiet_transformers(), undisturbed():
         network = AutoModelForSequenceClassification.from_pretrained(model, local_files_only=True)

@@ -77,6 +77,7 @@ def ship_shared(
             {
                 "name": task.name,
                 "labels": list(task.labels),
+                "problem": task.problem,
                 "pairs": task.train.pair is not None,
                 "ticket": part.ticket.as_dict(),
             }
@@ -111,12 +112,16 @@ shared.model({name!r})  # a stock class on the shared encoder with that task's t
 
 @dataclass(frozen=True)
 class SharedTask:
-    """A task of a shared model: what its outputs mean (no labels: a number), whether it takes pairs, its ticket."""
+    """A task of a shared model: what its outputs mean (no labels: a number), whether it takes pairs, its ticket.
+
+    `problem` is what transformers calls `problem_type`.
+    """
 
     name: str
     labels: tuple[str, ...]
     pairs: bool
     ticket: Ticket
+    problem: str
 
 
 class SharedModel:
@@ -192,10 +197,11 @@ def load_shared(folder: Path | str) -> SharedModel:
         models, tasks = {}, {}
         for place, entry in enumerate(content["tasks"]):
             labels, ticket = tuple(entry["labels"]), Ticket.from_dict(entry["ticket"])
-            task = SharedTask(entry["name"], labels, entry["pairs"], ticket)
+            usual = "single_label_classification" if labels else "regression"  # before there were others
+            task = SharedTask(entry["name"], labels, entry["pairs"], ticket, entry.get("problem", usual))
             config = copy.deepcopy(encoder.config)
             config.num_labels = len(task.labels) or 1
-            describe_outputs(config, task.labels)
+            describe_outputs(config, task.labels, task.problem)
             with torch.device("meta"):
                 model = AutoModelForSequenceClassification.from_config(config)
             setattr(model, model.base_model_prefix, encoder)

@@ -14,6 +14,7 @@ from supertickets.surgery.cut import cut
 from supertickets.surgery.output_layer import rescale
 from supertickets.tasks import Task
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket
+from supertickets.training.tokens import for_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,11 +45,12 @@ def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Pa
     source = ModelSource(base)
     ticket = outcome.trial.tasks[place].ticket
     model = cut(_trained(source, outcome, task, place), ticket)
-    if task.form == "sequence":
-        describe_outputs(model.config, task.labels)
+    describe_outputs(model.config, task.labels, task.problem)
+    # Of words, one with the setting that the model was trained with.
+    tokenizer = for_words(source.tokenizer) if task.form == "tokens" else source.tokenizer
     with quiet_transformers():
         model.save_pretrained(folder)
-        source.tokenizer.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return check_reloaded(folder, outcome, task, place)
 
 
@@ -85,11 +87,10 @@ def save_base(outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> No
         source.tokenizer.save_pretrained(new)
 
 
-def describe_outputs(config: Any, labels: Sequence[str]) -> None:
-    """Write into a model's config what its outputs mean: labels by place, or one real number."""
-    if not labels:
-        config.problem_type = "regression"
-    else:
-        config.problem_type = "single_label_classification"
+def describe_outputs(config: Any, labels: Sequence[str], problem: str | None) -> None:
+    """Write into a model's config what its outputs mean: labels by place, and the kind of problem (`Task.problem`)."""
+    if problem is not None:
+        config.problem_type = problem
+    if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}

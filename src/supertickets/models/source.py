@@ -19,6 +19,7 @@ STOCK_CLASSES: dict[Form, str] = {
     "sequence": "AutoModelForSequenceClassification",
     "spans": "AutoModelForQuestionAnswering",
     "masked": "AutoModelForMaskedLM",
+    "tokens": "AutoModelForTokenClassification",
 }
 """What transformers calls models of each form of tasks."""
 
@@ -65,10 +66,10 @@ class ModelSource:
     def build(self, outputs: int, dropout: float, seed: int, form: Form = "sequence") -> "PreTrainedModel":
         """Return a stock model of a task's form in float32: pre-trained encoder, new output layer.
 
-        `...ForSequenceClassification`, `...ForQuestionAnswering`, or `...ForMaskedLM` with the checkpoint's own output
-        layer where it has one (see `has_head`). `outputs` numbers come out (of a masked token one for each entry of the
-        vocabulary), `dropout` is applied before the output layer, `seed` decides the new weights: N(0,
-        initializer_range), biases zero. The weights do not depend on any ticket cut out afterwards.
+        `...ForSequenceClassification`, `...ForQuestionAnswering`, `...ForTokenClassification`, or `...ForMaskedLM` with
+        the checkpoint's own output layer where it has one (see `has_head`). `outputs` numbers come out (of a masked
+        token one for each entry of the vocabulary), `dropout` is applied before the output layer, `seed` decides the
+        new weights: N(0, initializer_range), biases zero. The weights do not depend on any ticket cut out afterwards.
         """
         import torch
 
@@ -107,7 +108,9 @@ class ModelSource:
         if key not in self._dense:
             loaded = load_model(self.base, _stock_class(form, self.base), torch.float32, key[1] or None)
             self._dense[key] = loaded
-            if form == "sequence" and not any(isinstance(one, torch.nn.Dropout) for one in new_modules(loaded.model)):
+            if form in ("sequence", "tokens") and not any(
+                isinstance(one, torch.nn.Dropout) for one in new_modules(loaded.model)
+            ):
                 self.notices.append(f"Model {self.base.name} has no dropout before its output layer: none is applied.")
             self.notices += [notice for notice in loaded.notices if notice not in self.notices]
         return self._dense[key]

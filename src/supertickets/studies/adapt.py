@@ -20,7 +20,7 @@ from supertickets.studies.config import Overrides, named_by, parse
 from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, part, rising
 from supertickets.studies.study import Inputs, Kept, Request, Study, study, training_flops, trial_of
 from supertickets.tasks import Task, TaskFiles, TaskSource, count_of, load_task, take_part, task_name
-from supertickets.tasks.metrics import REGRESSION
+from supertickets.tasks.metrics import JUDGED
 from supertickets.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -302,16 +302,15 @@ def _to_train_again(models: Sequence[TrainedModel]) -> dict[TaskSource, Task]:
 
 def _outputs(labels: Sequence[str], metrics: Sequence[str]) -> str:
     """Say what the numbers of a task's output layer stand for: labels in their order, a real number, tokens."""
-    if labels:
-        return f"the labels {', '.join(labels)}"
-    return (
-        "a real number as target" if set(metrics) <= set(REGRESSION) else f"outputs for tokens ({', '.join(metrics)})"
-    )
+    named = f"the labels {', '.join(labels)}"
+    if set(metrics) <= set(JUDGED):
+        return f"outputs for tokens ({', '.join(metrics)}){f', with {named}' if labels else ''}"
+    return named if labels else "a real number as target"
 
 
 def _without_empty(settings: AdaptSettings, task: Task, quiet: bool) -> AdaptSettings:
     """Return settings without those of the default fractions that leave too few examples of a task, which is said."""
-    size, needed = len(task.train), max(len(task.labels), 2)
+    size, needed = len(task.train), max(len(task.classes), 2)
     kept = tuple(fraction for fraction in settings.fractions if count_of(fraction, size) >= needed)
     if kept != settings.fractions and not quiet:
         gone = ", ".join(f"{fraction:g}" for fraction in settings.fractions if fraction not in kept)

@@ -61,7 +61,7 @@ class EncodedTask:
     evaluations: dict[str, Encoded]
 
 
-def tokenised(tokenizer: Any, *texts: list[str] | None, **how: Any) -> Any:
+def tokenised(tokenizer: Any, *texts: Any, **how: Any) -> Any:
     """Return what a tokenizer makes of texts; raises TicketError where it fails, as without an unknown token."""
     try:
         return tokenizer(*texts, **how)

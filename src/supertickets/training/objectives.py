@@ -13,6 +13,7 @@ from supertickets.tasks import Split, Task
 from supertickets.training.batches import Encoded, EncodedTask, encode_split, tokenised
 from supertickets.training.masked import Masked, check_corpus
 from supertickets.training.spans import Spans
+from supertickets.training.tokens import Tokens, describe_words
 
 
 class Objective(Protocol):
@@ -98,6 +99,8 @@ def objective_of(task: Task) -> Objective:
     """Return what a task's form means in training."""
     if task.form == "sequence":
         return Sequences(task.is_regression, task.outputs, task.scale)
+    if task.form == "tokens":
+        return Tokens(task.labels)
     return Spans() if task.form == "spans" else Masked()
 
 
@@ -105,12 +108,8 @@ def check_task(task: Task, tokenizer: Any, max_length: int) -> None:
     """Raise TicketError where `encode` would, without reading all of the task."""
     if task.form == "masked":
         check_corpus(task, tokenizer, max_length)
-    elif task.form == "spans":
-        every = task.train
-        assert every.pair is not None
-        assert every.answers is not None
-        one = Split(every.text[:1], every.pair[:1], every.targets[:1], every.answers[:1])
-        Spans().encode(one, tokenizer, max_length)
+    elif task.form in ("spans", "tokens"):
+        objective_of(task).encode(task.train.take(np.arange(1)), tokenizer, max_length)
 
 
 _LOOKED_AT = 10_000
@@ -119,6 +118,8 @@ _LOOKED_AT = 10_000
 
 def describe_tokens(task: Task, tokenizer: Any, max_length: int | None) -> tuple[str, ...]:
     """Return sentences on the share of training texts that are cut and of tokens that the tokenizer does not know.
+
+    Of tagged words it is how many of each set are cut off.
 
     Nothing is cut of questions' contexts and of a corpus, which become several inputs, nor where `max_length` is None.
     """
@@ -133,6 +134,8 @@ def describe_tokens(task: Task, tokenizer: Any, max_length: int | None) -> tuple
         cut = sum(n + tokenizer.num_special_tokens_to_add(pair=len(parts) > 1) > max_length for n in lengths)
         share = f"{_percent(cut, len(rows))} of {of} are longer than {max_length} tokens and are cut (--max-length)."
         found.append(share if cut else f"None of {len(rows):,} training texts is longer than {max_length} tokens.")
+    if task.form == "tokens" and max_length is not None:
+        found += describe_words(task, tokenizer, max_length)
     unknown = 0
     if tokenizer.unk_token_id is not None:
         unknown = sum(text.count(tokenizer.unk_token_id) for texts in ids for text in texts)
