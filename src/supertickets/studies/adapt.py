@@ -264,7 +264,8 @@ def _origins(source: OpenStudy, settings: AdaptSettings, task: Task) -> list[Ori
 
 def _check_output_layer(source: OpenStudy, trained: TaskInfo, trained_on: TaskSource, task: Task) -> None:
     """Raise TicketError if a trained output layer is not one for a task."""
-    theirs, ours = _outputs(trained.labels, trained.metrics), _outputs(task.labels, task.metrics)
+    theirs = _outputs(trained.labels, trained.metrics, trained.targets.ndim == 2)
+    ours = _outputs(task.labels, task.metrics, task.multi_label)
     if theirs != ours:
         raise TicketError(
             f"--output-layer trained: {trained.task!r} in {source.folder} has {theirs}, {task.name!r} {ours}; expected "
@@ -300,9 +301,9 @@ def _to_train_again(models: Sequence[TrainedModel]) -> dict[TaskSource, Task]:
     return loaded
 
 
-def _outputs(labels: Sequence[str], metrics: Sequence[str]) -> str:
+def _outputs(labels: Sequence[str], metrics: Sequence[str], several: bool) -> str:
     """Say what the numbers of a task's output layer stand for: labels in their order, a real number, tokens."""
-    named = f"the labels {', '.join(labels)}"
+    named = f"{'any of ' if several else ''}the labels {', '.join(labels)}"
     if set(metrics) <= set(JUDGED):
         return f"outputs for tokens ({', '.join(metrics)}){f', with {named}' if labels else ''}"
     return named if labels else "a real number as target"

@@ -42,6 +42,13 @@ def take_part(task: Task, source: TaskSource, flag: str = "--fraction") -> Task:
         task = replace(task, train=_fraction(task, source, flag))
     if task.classes and len(set(task.train.targets.tolist())) < 2:
         raise TicketError(f"task {task.name!r}: every training example is of one class; expected at least two classes.")
+    if task.multi_label and (task.train.targets == task.train.targets[0]).all():
+        raise TicketError(
+            f"task {task.name!r}: every training example has the same labels, so that nothing can be learnt; expected "
+            "different ones."
+        )
+    if task.multi_label and not task.dev.targets.any():
+        raise TicketError(f"task {task.name!r}: no dev example has a label, so that F1 is 0 whatever a model predicts.")
     for what, split in (("training", task.train), ("dev", task.dev)):
         if split.words is not None and not any(tag for words in split.words for _, tag in words):
             why = "nothing can be learnt" if what == "training" else "entity_f1 is 0 whatever a model predicts"

@@ -24,6 +24,9 @@ def describe(task: Task) -> tuple[str, ...]:
         largest = np.argsort(-train, kind="stable")
         named = [f"{shown(names[i])} ({train[i]:,} + {dev[i]:,})" for i in largest]
         found.append(f"{len(names):,} {what}: {_listed(named)}.")
+    if task.multi_label:
+        without = [int((~part.targets.any(axis=1)).sum()) for part in (task.train, task.dev)]
+        found.append(f"Examples without any label (training + dev): {without[0]:,} + {without[1]:,}.")
     if task.is_regression:
         real = task.train.targets
         found.append(
@@ -41,11 +44,10 @@ def _labelled(task: Task) -> tuple[str, Sequence[str], list[NDArray[np.int64]]]:
         begin = [i for i, label in enumerate(task.labels) if label.startswith("B-")]
         tags = [[tag for words in part.words or [] for _, tag in words] for part in (task.train, task.dev)]
         return "types of entities (training + dev entities)", types, [_counts(one, task)[begin] for one in tags]
-    return (
-        "classes (training + dev examples)",
-        task.labels,
-        [_counts(part.targets, task) for part in (task.train, task.dev)],
-    )
+    targets = [part.targets for part in (task.train, task.dev)]
+    if task.multi_label:
+        return "labels (training + dev examples that have them)", task.labels, [one.sum(axis=0) for one in targets]
+    return "classes (training + dev examples)", task.labels, [_counts(one, task) for one in targets]
 
 
 def _counts(places: Sequence[int] | NDArray[np.int64], task: Task) -> NDArray[np.int64]:
@@ -62,21 +64,25 @@ def _variation(task: Task) -> list[str]:
     """Return what the dev set says nothing on."""
     if not task.labels:
         return []
-    _, names, (_, dev) = _labelled(task)
+    _, names, (train, dev) = _labelled(task)
     there = np.flatnonzero(dev)
-    missing = [shown(name) for name, number in zip(names, dev, strict=True) if not number]
     if task.classes and len(there) == 1:
         return [
             f"Every dev example is of class {shown(names[there[0]])}, so that the dev score says nothing on other "
             "classes."
         ]
-    if missing and task.classes:
-        what = "1 class has" if len(missing) == 1 else f"{len(missing):,} classes have"
-        return [f"{what} no dev example: {_listed(missing)}."]
-    if missing:
-        what = "1 type of entities has" if len(missing) == 1 else f"{len(missing):,} types of entities have"
-        return [f"{what} no dev entity: {_listed(missing)}."]
-    return []
+    one, many, of = ("1 class has", "classes have", "example")
+    if task.form == "tokens":
+        one, many, of = ("1 type of entities has", "types of entities have", "entity")
+    elif task.multi_label:
+        one, many = ("1 label has", "labels have")
+    sets = [("dev", dev)] if task.classes else [("training", train), ("dev", dev)]
+    found = []
+    for part, counts in sets:
+        if missing := [shown(name) for name, number in zip(names, counts, strict=True) if not number]:
+            what = one if len(missing) == 1 else f"{len(missing):,} {many}"
+            found.append(f"{what} no {part} {of}: {_listed(missing)}.")
+    return found
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -26,22 +26,62 @@ def label_text(value: object) -> str:
 def read_labels(where: str, name: str, values: Sequence[object]) -> list[str]:
     """Return a column of labels as text; raises TicketError for the first that is missing or no single value."""
     for row, value in enumerate(values, start=1):
-        if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        if _is_missing(value):
             raise TicketError(f"{where}: column {name!r} has no label in example {row}.")
-        finite = isinstance(value, float | Decimal) and math.isfinite(value)
-        if not (finite or isinstance(value, str | int)):
-            raise TicketError(
-                f"{where}: example {row} has label {shown(value)}, expected one value, such as a word or a number."
-            )
+        _check_one(where, row, value)
     return [label_text(value) for value in values]
 
 
-def class_order(where: str, column: str, values: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
+def _is_missing(value: object) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def _check_one(where: str, row: int, value: object) -> None:
+    """Raise TicketError unless a label is a single value."""
+    finite = isinstance(value, float | Decimal) and math.isfinite(value)
+    if not (finite or isinstance(value, str | int)):
+        several = " (a list of labels needs --multi-label)" if isinstance(value, list) else ""
+        raise TicketError(
+            f"{where}: example {row} has label {shown(value)}, expected one value, such as a word or a number{several}."
+        )
+
+
+def read_label_lists(where: str, name: str, values: Sequence[object], separator: str) -> list[list[str]]:
+    """Return each example's labels as text, of a column of lists, or of texts with a separator between labels.
+
+    An empty list or text is an example without labels. Raises TicketError for the first value that is neither, and for
+    a label that is missing, twice in one example, or no single value.
+    """
+    found = []
+    for row, value in enumerate(values, start=1):
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(separator)] if value.strip() else []
+        if not isinstance(value, list):
+            raise TicketError(
+                f"{where}: example {row} has {shown(value)} in column {name!r}, expected a list of labels, or text "
+                f"with {separator!r} between them (empty where it has none)."
+            )
+        for one in value:
+            if _is_missing(one):
+                raise TicketError(f"{where}: example {row} has an empty label among {shown(value)}.")
+            _check_one(where, row, one)
+        labels = [label_text(one) for one in value]
+        if (twice := named_twice(labels)) is not None:
+            raise TicketError(f"{where}: example {row} has the label {shown(twice)} twice; name each once.")
+        found.append(labels)
+    return found
+
+
+def class_order(
+    where: str, column: str, values: Sequence[str], asked: Sequence[str] | None, several: bool = False
+) -> tuple[str, ...]:
     """Return the classes of a training file: as asked for, or numbers in their order and then words by alphabet.
 
     Raises TicketError if there are fewer than two, if the column cannot be one of classes, or if those asked for are
-    not exactly those that occur.
+    not exactly those that occur. `values` are of one example each, or of examples that have `several` or none.
     """
+    if not values:
+        raise TicketError(f"{where}: no example has a label in column {column!r}; expected labels in some of them.")
     labels = tuple(sorted(set(values), key=_natural))
     if len(labels) < 2:
         raise TicketError(f"{where}: every label is {shown(labels[0])}; a task needs at least two classes.")
@@ -49,10 +89,11 @@ def class_order(where: str, column: str, values: Sequence[str], asked: Sequence[
     real = all(numbers) and any("." in label for label in labels)
     many = len(labels) == len(values) or len(labels) > max(50, len(values) / 2)
     if asked is None and len(labels) > 2 and (many or real):
+        what = "occurrence" if several else "example"
         advice = "for real-valued targets add --regression" if all(numbers) else "name the classes' column with --label"
         raise TicketError(
-            f"{where}: column {column!r} has {len(labels)} different labels in {counted(len(values), 'example')}, "
-            f"which do not look like classes; {advice}, or name all classes with --labels."
+            f"{where}: column {column!r} has {len(labels)} different labels in {counted(len(values), what)}, which do "
+            f"not look like classes; {advice}, or name all classes with --labels."
         )
     if asked is None:
         return labels

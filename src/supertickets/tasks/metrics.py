@@ -45,6 +45,12 @@ def _counts(targets: NDArray[Any], predicted: NDArray[Any], classes: int, weight
     return Counts(weights.sum(axis=1), *np.hsplit(weights @ np.hstack([actual, said, actual * said]), 3))
 
 
+def _label_counts(targets: NDArray[Any], predicted: NDArray[np.bool_], weights: Floats) -> Counts:
+    """Return counts where an example has any number of labels; both arrays are `[examples, labels]`."""
+    actual, said = targets.astype(np.float64), predicted.astype(np.float64)
+    return Counts(weights.sum(axis=1), *np.hsplit(weights @ np.hstack([actual, said, actual * said]), 3))
+
+
 def _ratio(above: Floats, below: Floats) -> Floats:
     """Return above / below, 0 where below is 0, as the libraries do."""
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
@@ -56,6 +62,10 @@ def _accuracy(counts: Counts) -> Floats:
 
 def _f1_by_class(counts: Counts) -> Floats:
     return _ratio(2 * counts.right, counts.actual + counts.predicted)
+
+
+def _micro_f1(counts: Counts) -> Floats:
+    return _ratio(2 * counts.right.sum(axis=1), (counts.actual + counts.predicted).sum(axis=1))
 
 
 def _macro_f1(counts: Counts) -> Floats:
@@ -76,6 +86,11 @@ CLASSIFICATION: dict[str, Callable[[Counts], Floats]] = {
     "f1_first": lambda counts: _f1_by_class(counts)[:, 0],  # of the first of two classes, where `--positive` names it
     "macro_f1": _macro_f1,
     "matthews": _matthews,
+}
+
+MULTI_LABEL: dict[str, Callable[[Counts], Floats]] = {
+    "micro_f1": _micro_f1,
+    "macro_f1": lambda counts: _f1_by_class(counts).mean(axis=1),  # of every label, as scikit-learn's of such targets
 }
 
 
@@ -173,13 +188,17 @@ def scored(names: Iterable[str]) -> list[str]:
 def resampled(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any], weights: Floats) -> dict[str, Floats]:
     """Return each metric in percent (perplexity and errors as they are) for each row of `weights`.
 
-    `outputs` are logits `[examples, outputs]`, or judgements (see above), for which `targets` are not read.
+    `outputs` are logits `[examples, outputs]`, or judgements (see above), for which `targets` are not read. Where
+    `targets` are `[examples, labels]`, a label is predicted where its logit is above 0.
     """
     if all(name in JUDGED for name in names):
         return {name: JUDGED[name].of(outputs, weights) for name in names}
     if all(name in REGRESSION for name in names):
         numbers = (np.asarray(targets, np.float64), outputs[:, 0].astype(np.float64), weights)
         return {name: (1.0 if name in ERRORS else 100.0) * REGRESSION[name](*numbers) for name in names}
+    if targets.ndim == 2:
+        of_labels = _label_counts(targets, outputs > 0, weights)
+        return {name: 100.0 * MULTI_LABEL[name](of_labels) for name in names}
     counts = _counts(targets, outputs.argmax(axis=1), outputs.shape[1], weights)
     return {name: 100.0 * CLASSIFICATION[name](counts) for name in names}
 

@@ -56,7 +56,7 @@ class NerTask(TaskLoader):
             dev_sentences, more = _read(source.dev_file, source, types)
             train, dev, notices = whole, _split(dev_sentences, labels), [*notices, *more]
         else:
-            rows = dev_rows(str(source.train_file), whole.targets, source.dev_share, 0)
+            rows = dev_rows(str(source.train_file), whole.targets, source.dev_share)
             dev, train = whole.take(rows), whole.take(np.setdiff1d(np.arange(len(whole)), rows))
         return Task("ner", labels, METRICS, train, dev, {}, "tokens", tuple(notices))
 

@@ -22,13 +22,17 @@ class TaskFiles(BaseModel):
     train_file: UserPath | None = Field(
         None,
         description="your own training file: .csv, .tsv, .jsonl or .parquet; for --task mlm plain text, for --task "
-        "squad also .json",
+        "squad also .json, for --task ner columns of words and tags (.conll, .txt, .tsv, ...) or .jsonl, .parquet",
     )
     dev_file: UserPath | None = Field(None, description="your own dev file; default: --dev-share of the training file")
     text: str = Field("text", description="column with the text")
     text_pair: str | None = Field(None, description="column with the second text, if there is one")
     label: str = Field("label", description="column with the label or target")
     regression: bool = Field(False, description="the targets are real numbers")
+    multi_label: bool = Field(
+        False, description="an example may have any number of labels: lists, or text with --label-separator between"
+    )
+    label_separator: str = Field(",", min_length=1, description="what separates an example's labels in a text")
     labels: tuple[str, ...] | None = Field(
         None, description="all classes of your own task, in the order of the model's outputs; default: sorted"
     )
@@ -36,15 +40,16 @@ class TaskFiles(BaseModel):
     metrics: tuple[str, ...] | None = Field(
         None,
         description="metrics for your own task; their mean is the score: accuracy, f1, macro_f1, matthews; with "
-        "--regression pearson, spearman, r2, mae, rmse (mae and rmse are not part of the score)",
+        "--regression pearson, spearman, r2, mae, rmse (mae and rmse are not part of the score); with --multi-label "
+        "micro_f1, macro_f1",
     )
     dev_share: float = Field(0.1, gt=0, lt=1, description="fraction of --train-file to use as the dev set")
 
     @property
     def table_fields(self) -> list[str]:
         """Which of the settings that are about columns of a table are not at their defaults."""
-        fields = ("text", "text_pair", "label", "regression", "labels", "positive", "metrics")
-        return [field for field in fields if getattr(self, field) != TaskFiles.model_fields[field].default]
+        fields = ("text", "text_pair", "label", "regression", "multi_label", "label_separator", "labels", "positive")
+        return [one for one in (*fields, "metrics") if getattr(self, one) != TaskFiles.model_fields[one].default]
 
     @field_validator("labels", "positive", mode="before")
     @classmethod

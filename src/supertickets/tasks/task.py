@@ -3,7 +3,7 @@
 import hashlib
 import math
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -21,7 +21,9 @@ for each word."""
 
 @dataclass(frozen=True)
 class Split:
-    """Examples: one text each or two, and targets (class indices, or real numbers in regression).
+    """Examples: one text each or two, and targets: class indices `[examples]`, or real numbers in regression.
+
+    Where an example may have any number of labels, they are 0 or 1 `[examples, labels]`.
 
     Of the form `spans`, texts are questions, second texts the contexts, and `answers` every gold answer of each: its
     first character in the context and its text. Of the form `masked`, texts are the lines of a corpus, in order. Of the
@@ -50,7 +52,8 @@ class Split:
 class Task:
     """A task to fine-tune on. `labels` are the class names in the order of their indices; none means regression.
 
-    Of the form `tokens` they are the tags of IOB2; other forms have none.
+    Of the form `tokens` they are the tags of IOB2; other forms have none. In a `multi_label` task an example may have
+    any number of them.
 
     `dev` is what early stopping and selection look at; `extra` are further evaluation sets (MNLI's mismatched one).
     `score` of an evaluation is the mean of the task's metrics, in percent, as GLUE averages them (but see
@@ -68,6 +71,7 @@ class Task:
     form: Form = "sequence"
     notices: tuple[str, ...] = ()
     standardised: bool = False
+    multi_label: bool = False
 
     @cached_property
     def scale(self) -> tuple[float, float]:
@@ -79,7 +83,7 @@ class Task:
     @property
     def classes(self) -> tuple[str, ...]:
         """The labels where each example has one of them, its target; else none."""
-        return self.labels if self.form == "sequence" else ()
+        return self.labels if self.form == "sequence" and not self.multi_label else ()
 
     @property
     def is_regression(self) -> bool:
@@ -91,6 +95,8 @@ class Task:
         """What transformers calls the kind of problem in a config's `problem_type`; None of other forms than texts'."""
         if self.form != "sequence":
             return None
+        if self.multi_label:
+            return "multi_label_classification"
         return "single_label_classification" if self.labels else "regression"
 
     @property
@@ -111,27 +117,43 @@ class Task:
 
         Neither the name nor the notices.
         """
-        form = ([] if self.form == "sequence" else [self.form]) + (["standardised"] if self.standardised else [])
+        form: list[str] = [] if self.form == "sequence" else [self.form]
+        form += [name for name in ("standardised", "multi_label") if getattr(self, name)]
         sha = hashlib.sha256(canonical_json([self.labels, self.metrics, *form]).encode())
         for name, split in {"train": self.train, **self.evaluations}.items():
             more = [part for part in (split.answers, split.words) if part is not None]
-            sha.update(canonical_json([name, split.text, split.pair, split.targets.tolist(), *more]).encode())
+            targets = split.targets.tolist()
+            if self.multi_label:
+                targets = [np.flatnonzero(row).tolist() for row in split.targets]
+            sha.update(canonical_json([name, split.text, split.pair, targets, *more]).encode())
         return sha.hexdigest()
 
 
 def class_targets(where: str, values: Sequence[object], labels: Sequence[str]) -> NDArray[np.int64]:
     """Return the index of each value in `labels`; raises TicketError naming the first value that is not one of them."""
     index = {label: i for i, label in enumerate(labels)}
-    targets = np.empty(len(values), np.int64)
-    for row, value in enumerate(values):
-        if str(value) not in index:
-            known = ", ".join(labels[:8]) + (f" (and {len(labels) - 8} more)" if len(labels) > 8 else "")
-            near = nearest(value, labels) if len(labels) > 8 else ""
-            raise TicketError(
-                f"{where}: example {row + 1} has label {str(value)[:60]!r}, {near}expected one of {known}."
-            )
-        targets[row] = index[str(value)]
+    return np.array([_place(where, row, value, index) for row, value in enumerate(values)], np.int64)
+
+
+def label_targets(where: str, values: Sequence[Sequence[str]], labels: Sequence[str]) -> NDArray[np.int8]:
+    """Return which of `labels` each example has, 0 or 1 `[examples, labels]`.
+
+    Raises TicketError naming the first label that is not one of them.
+    """
+    index = {label: i for i, label in enumerate(labels)}
+    targets = np.zeros((len(values), len(labels)), np.int8)
+    for row, one in enumerate(values):
+        targets[row, [_place(where, row, value, index) for value in one]] = 1
     return targets
+
+
+def _place(where: str, row: int, value: object, index: Mapping[str, int]) -> int:
+    if str(value) in index:
+        return index[str(value)]
+    labels = list(index)
+    known = ", ".join(labels[:8]) + (f" (and {len(labels) - 8} more)" if len(labels) > 8 else "")
+    near = nearest(value, labels) if len(labels) > 8 else ""
+    raise TicketError(f"{where}: example {row + 1} has label {str(value)[:60]!r}, {near}expected one of {known}.")
 
 
 def real_targets(where: str, values: Sequence[object]) -> NDArray[np.float64]:

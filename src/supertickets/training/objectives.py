@@ -64,7 +64,7 @@ class Sequences:
         return logits
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return cross-entropy, or squared error in regression, `[batch]`."""
+        """Return each example's loss `[batch]` (see `example_losses`)."""
         if self._regression:
             targets = (targets - self._mean) / self._deviation
         return example_losses(outputs, targets, self._regression)
@@ -89,7 +89,13 @@ class Sequences:
 
 
 def example_losses(outputs: Tensor, targets: Tensor, regression: bool) -> Tensor:
-    """Return each example's loss `[batch]`: cross-entropy, or squared error in regression."""
+    """Return each example's loss `[batch]`: cross-entropy, or squared error in regression.
+
+    Where targets are `[batch, labels]`, it is the mean of the labels' binary cross-entropies.
+    """
+    if targets.ndim == 2:
+        losses = nn.functional.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
+        return losses.mean(dim=1)
     if regression:
         return (outputs.squeeze(-1) - targets.to(outputs.dtype)) ** 2
     return nn.functional.cross_entropy(outputs, targets, reduction="none")
