@@ -67,6 +67,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 "pair": f"w{j % 7}",
                 "label": j % 2,
                 "kind": "abc"[j % 3],
+                "tags": ("a", "a,b", "b;c", "b")[j % 4],
             }
             for j in range(24)
         ]
@@ -154,7 +155,7 @@ def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
         "track": ("tensorboard",),
     }
     value |= {"metrics": ("accuracy", "matthews"), "device": "cpu", "data": places["glue"], "max_length": 12}
-    value |= {"labels": ("1", "0"), "positive": "0", "score_epoch": 2}
+    value |= {"labels": ("1", "0"), "positive": "0", "score_epoch": 2, "label_separator": ";"}
     value |= {"track": ("tensorboard",), "dev_share": 0.25, "ticket_of": "words", "control_sparsities": (0.3,)}
     value |= dict.fromkeys(("optimizer", "lr_schedule", "order"), "released")
     value |= {"keep_epoch": "best"} if study == "imp" else {}
@@ -171,6 +172,7 @@ def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {**ray, "fraction_seed": {"fraction": 0.5}, "dev_share": {"dev_file": None}}
     found["neuron_block"] = {"structures": ("heads", "neurons")}
     found["positive"] = {"metrics": ("f1",)}
+    found["label_separator"] = {"multi_label": True, "label": "tags"}
     found["rate_seeds"] = {"learning_rates": (1e-3, 1e-2)}
     found["data"] = {**glue, "data": places["glue2"]}
     found |= {

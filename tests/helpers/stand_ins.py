@@ -36,6 +36,10 @@ def make_stand_ins(folder: Path) -> None:
     for part, size in (("train", TRAIN), ("dev", DEV)):
         rows = [",".join([teams[1][i % 2], _text()]) for i in range(size)]
         _write(folder / f"{part}.csv", "\n".join([",".join(teams[0]), *rows]) + "\n")
+        tagged = "".join(f"{_text()} ".replace(" ", " O\n") + "w100 B-X\n\n" for _ in range(size))
+        _write(folder / f"{part}.conll", tagged)
+    topics = [f"{_text()},{('', 'a', 'a;b')[i % 3]}\n" for i in range(TRAIN)]
+    _write(folder / "topics.csv", "".join(["text,topics\n", *topics]))
     _lines(folder / "train.jsonl", [{"ad": _text(), "price": 100 + 7 * i} for i in range(TRAIN)])
     matrix = "encoder.layer.0.attention.self.query.weight"
     weight = AutoModelForMaskedLM.from_pretrained(model).get_parameter(f"bert.{matrix}")
