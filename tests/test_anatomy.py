@@ -95,7 +95,7 @@ def test_an_architecture_without_a_family_is_refused_with_the_reason(
     assert main(["find", "--model", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert f"(model_type '{model_type}') is not supported{why}" in said
-    assert "supported are albert, bert" in said
+    assert "supported are albert, bart, bert" in said
     assert ("CONTRIBUTING.md says how to add a model family." in said) == (model_type == "nobody")
     assert not (tmp_path / "out").exists()
 

@@ -257,7 +257,7 @@ def test_models_that_cannot_be_used(tmp_path: Path, mine: list[str], capsys: pyt
     folder = save_tiny_model(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     cases = [
-        ({**config, "model_type": "robert"}, "(model_type 'robert') is not supported; supported are albert, bert"),
+        ({**config, "model_type": "robert"}, "(model_type 'robert') is not supported; supported are albert, bart"),
         ({**config, "quantization_config": {}}, "is quantized; expected full-precision weights"),
         ({}, "is not a model's config"),
     ]

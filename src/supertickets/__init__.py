@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from supertickets.errors import StudyError, TicketError
     from supertickets.export.apply import apply_ticket
     from supertickets.export.shared import load_shared
+    from supertickets.export.unshare import unshare
     from supertickets.lab.steps import Step
     from supertickets.studies.plan import plan_study
     from supertickets.studies.report import report
@@ -47,6 +48,7 @@ _HOME = {
     "report": "studies.report",
     "run_study": "studies.run",
     "study": "studies.study",
+    "unshare": "export.unshare",
 }
 
 __all__ = [
@@ -72,6 +74,7 @@ __all__ = [
     "share",
     "study",
     "transfer",
+    "unshare",
 ]
 
 

@@ -51,7 +51,7 @@ def unshare(model: str, out: Path, as_json: bool) -> None:
     a head each time; in the model that is saved each layer is pruned and trained by itself. It computes the same as
     MODEL, and transformers loads it. Use it with `--model`.
     """
-    from supertickets.models.unshare import unshare as save
+    from supertickets.export.unshare import unshare as save
 
     folder = save(model, out)
     click.echo(json.dumps({"folder": str(folder)}) if as_json else f"{folder}: a model of layers that share nothing.")

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from supertickets.errors import TicketError
-from supertickets.models.base import SAFE_WEIGHTS, find_model
+from supertickets.models import find_model
+from supertickets.models.base import SAFE_WEIGHTS
 from supertickets.models.checkpoint import read_state
 from supertickets.storage import atomic_folder, check_free, user_path
 

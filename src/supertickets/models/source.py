@@ -8,6 +8,7 @@ from supertickets.models.base import BaseModel
 from supertickets.models.checkpoint import Loaded, as_misuse, load_model, outside_names, read_config, tensor_shapes
 from supertickets.models.tokenizer import load_tokenizer
 from supertickets.tasks import Form
+from supertickets.tasks.task import CORPORA
 from supertickets.tickets.weights import Pruning
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ STOCK_CLASSES: dict[Form, str] = {
     "sequence": "AutoModelForSequenceClassification",
     "spans": "AutoModelForQuestionAnswering",
     "masked": "AutoModelForMaskedLM",
+    "causal": "AutoModelForCausalLM",
     "tokens": "AutoModelForTokenClassification",
 }
 """What transformers calls models of each form of tasks."""
@@ -66,10 +68,11 @@ class ModelSource:
     def build(self, outputs: int, dropout: float, seed: int, form: Form = "sequence") -> "PreTrainedModel":
         """Return a stock model of a task's form in float32: pre-trained encoder, new output layer.
 
-        `...ForSequenceClassification`, `...ForQuestionAnswering`, `...ForTokenClassification`, or `...ForMaskedLM` with
-        the checkpoint's own output layer where it has one (see `has_head`). `outputs` numbers come out (of a masked
-        token one for each entry of the vocabulary), `dropout` is applied before the output layer, `seed` decides the
-        new weights: N(0, initializer_range), biases zero. The weights do not depend on any ticket cut out afterwards.
+        `...ForSequenceClassification`, `...ForQuestionAnswering`, `...ForTokenClassification`, or `...ForMaskedLM` and
+        `...ForCausalLM` with the checkpoint's own output layer where it has one (see `has_head`). `outputs` numbers
+        come out (of a corpus' token one for each entry of the vocabulary), `dropout` is applied before the output
+        layer, `seed` decides the new weights: N(0, initializer_range), biases zero. The weights do not depend on any
+        ticket cut out afterwards.
         """
         import torch
 
@@ -77,8 +80,8 @@ class ModelSource:
         model = copy.deepcopy(loaded.model)
         generator = torch.Generator().manual_seed(seed)
         parameters = dict(model.named_parameters())
-        # Of masked tokens what there is of the checkpoint's own output layer stays; any other is new.
-        new = loaded.new if form == "masked" else {*loaded.new, *outside_names(model)}
+        # Of a corpus what there is of the checkpoint's own output layer stays; any other is new.
+        new = loaded.new if form in CORPORA else {*loaded.new, *outside_names(model)}
         spread = self.base.family.spread(model.config.to_dict())
         for name in sorted(new):
             if name.endswith("bias") or parameters[name].ndim < 2:
@@ -104,7 +107,12 @@ class ModelSource:
                 "the encoder, and is supported for tasks with a label or a number for each text; use an encoder such "
                 "as bert-base-uncased."
             )
-        key = form, 0 if form == "masked" else outputs  # of masked tokens the vocabulary says how many
+        if form == "causal" and not self.base.family.causal:
+            raise TicketError(
+                f"model {self.base.name!r}: its architecture ({self.base.config['model_type']}) reads a text in both "
+                "directions, and causal language modelling (--task clm) needs a decoder such as gpt2; use --task mlm."
+            )
+        key = form, 0 if form in CORPORA else outputs  # of tokens of a corpus the vocabulary says how many
         if key not in self._dense:
             loaded = load_model(self.base, _stock_class(form, self.base), torch.float32, key[1] or None)
             self._dense[key] = loaded
@@ -129,8 +137,7 @@ class ModelSource:
     def has_head(self, form: Form) -> bool:
         """Return whether the checkpoint has a whole output layer of a form, such as its own masked-token head.
 
-        Reads names and shapes of tensors only. `build` uses one of the form `masked` alone; others are new for each
-        task.
+        Reads names and shapes of tensors only. `build` uses one of the `CORPORA` alone; others are new for each task.
         """
         import torch
 

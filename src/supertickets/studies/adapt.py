@@ -21,6 +21,7 @@ from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fr
 from supertickets.studies.study import Inputs, Kept, Request, Study, study, training_flops, trial_of
 from supertickets.tasks import Task, TaskFiles, TaskSource, count_of, load_task, take_part, task_name
 from supertickets.tasks.metrics import JUDGED
+from supertickets.tasks.task import CORPORA
 from supertickets.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class AdaptSettings(TaskSettings):
     )
     task: str = Field(
         "",
-        description="built-in or GLUE task to adapt to, or snli, scitail, squad, mlm; with --train-file, a name for "
-        "your task",
+        description="built-in or GLUE task to adapt to, or snli, scitail, squad, ner, mlm, clm; with --train-file, "
+        "a name for your task",
     )
     fractions: Fractions = Field(
         (0.001, 0.01, 0.1, 1.0),
@@ -200,7 +201,7 @@ class Adapt(Study[AdaptSettings]):
         if "fractions" not in overrides:
             settings = _without_empty(settings, task, quiet)
         loaded = _fractions(settings, whole, task)
-        if settings.least_steps and task.form == "masked":
+        if settings.least_steps and task.form in CORPORA:
             raise TicketError(
                 f"--least-steps {settings.least_steps}: it does not apply to task {task.name!r}, which is trained on "
                 "blocks of text; set --epochs instead."

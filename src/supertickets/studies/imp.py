@@ -16,6 +16,7 @@ from supertickets.studies.imp_settings import ImpSettings
 from supertickets.studies.rounds import Rounds
 from supertickets.studies.settings import SourceSettings, part
 from supertickets.studies.study import Request, Study, study
+from supertickets.tasks.task import CORPORA
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket
 from supertickets.tickets.weights import Pruning
 
@@ -34,8 +35,8 @@ class Imp(Study[ImpSettings]):
     """Find tickets of single weights by iterative magnitude pruning.
 
     Trains, prunes the smallest weights and rewinds the others, round by round, and trains controls for comparison. Run
-    the same command again to resume. With --task mlm, a checkpoint without an MLM head is first trained with one, in a
-    folder next to the study's (disable this with --no-pretrain).
+    the same command again to resume. With --task mlm or clm, a checkpoint without a language modelling head is first
+    trained with one, in a folder next to the study's (disable this with --no-pretrain).
     """
 
     heading = "Tickets of weights of {runs.model} on {runs.name}"
@@ -101,12 +102,12 @@ class Imp(Study[ImpSettings]):
 
         request = super().prepare(overrides, quiet)
         settings, base, (task,) = request.settings, request.base, request.tasks.values()
-        if task.form != "masked" or ModelSource(base).has_head("masked"):
+        if task.form not in CORPORA or ModelSource(base).has_head(task.form):
             return request
         if not settings.pretrain:
             raise TicketError(
-                f"--no-pretrain: model {base.name!r} has no MLM head; leave the flag out to train one first, or use a "
-                "model that has one."
+                f"--no-pretrain: model {base.name!r} has no language modelling head; leave the flag out to train one "
+                "first, or use a model that has one."
             )
         check_runner(settings)
         with named_by("--out"):

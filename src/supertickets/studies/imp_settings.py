@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from supertickets.anatomy import Shape
 from supertickets.studies.presets import weight_preset_values
 from supertickets.studies.settings import Grows, NoEffect, SourceSettings, rising
-from supertickets.tasks import task_name
+from supertickets.tasks import task_name, text
 from supertickets.tickets.levels import percentage
 from supertickets.tickets.weights import Pruning
 
@@ -81,7 +81,9 @@ class ImpSettings(SourceSettings, Pruning):
         "the ticket's runs (sub_std) or of the dense model's (full_std); strict: if it is not below",
     )
     pretrain: NoEffect[bool] = Field(
-        True, description="with --task mlm: if the checkpoint has no MLM head, first train the dense model with one"
+        True,
+        description="with --task mlm or clm: if the checkpoint has no language modelling head, first train the dense "
+        "model with one",
     )
     keep: NoEffect[Literal["none", "matching", "all"]] = Field(
         "none", description="trained weights to keep on disk: those of the shipped ticket (matching), all or none"
@@ -141,8 +143,8 @@ class ImpSettings(SourceSettings, Pruning):
             idle |= dict.fromkeys(("output_layer", "rewind_scope"), "--rewind none rewinds nothing")
         if not self.controls:
             idle["control_sparsities"] = "--controls is none"
-        if task_name(self.task) != "mlm":
-            idle["pretrain"] = "only --task mlm needs an MLM head"
+        if task_name(self.task) not in text.NAMES:
+            idle["pretrain"] = "only --task mlm and clm need a language modelling head"
         return idle
 
     @property

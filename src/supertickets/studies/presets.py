@@ -9,7 +9,7 @@ small encoders are our own tuning of the default encoder; no paper has any.
 from typing import Any, Literal
 
 from supertickets.anatomy import Shape
-from supertickets.tasks import task_name
+from supertickets.tasks import task_name, text
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.training.recipe import Recipe
 
@@ -103,7 +103,7 @@ _WEIGHTS: dict[str, Any] = {
 }
 _WEIGHTS_BY_TASK: dict[str, dict[str, Any]] = {
     "squad": {"learning_rate": 3e-5, "epochs": 2, "batch_size": 16, "max_length": 384},
-    "mlm": {"learning_rate": 5e-5, "epochs": 1, "batch_size": 16, "max_length": 512},
+    **{task: {"learning_rate": 5e-5, "epochs": 1, "batch_size": 16, "max_length": 512} for task in text.NAMES},
 }
 # What the released code does otherwise (spec sections 3 and 7): D2, D3, and for masked LM D1 and D5.
 _WEIGHTS_RELEASED: dict[str, Any] = {"lr_schedule_over": "all", "output_layer": "carry", "first_seed": 57}

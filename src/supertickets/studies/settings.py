@@ -16,7 +16,7 @@ from supertickets.lab.machine import RUNNERS
 from supertickets.models import DEFAULT_MODEL
 from supertickets.storage import UserPath
 from supertickets.studies.presets import Preset, preset_values
-from supertickets.tasks import TaskFiles, TaskSource, task_name
+from supertickets.tasks import TaskFiles, TaskSource, task_name, text
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.kinds import Structure, Units
@@ -184,8 +184,8 @@ class TaskSettings(StudySettings, TaskFiles):
 
     task: str = Field(
         "entailment",
-        description=f"built-in task ({', '.join(BUILTIN)}), GLUE task, snli, scitail, squad or mlm; with --train-file, "
-        "a name for your task",
+        description=f"built-in task ({', '.join(BUILTIN)}), GLUE task, snli, scitail, squad, ner, mlm or clm; with "
+        "--train-file, a name for your task",
     )
 
     @property
@@ -195,7 +195,7 @@ class TaskSettings(StudySettings, TaskFiles):
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return the preset's values for the task; a user's own task is named after its file."""
-        own = self.train_file is not None and task_name(self.task) != "mlm"
+        own = self.train_file is not None and task_name(self.task) not in text.NAMES
         named = {"task": Path(str(self.train_file)).stem} if own else {}
         return self.preset_of(shape, "" if own else task_name(self.task)) | named  # a user's may have any name
 
@@ -212,8 +212,8 @@ class TaskSettings(StudySettings, TaskFiles):
             idle["data"] = f"task {self.task!r} is built in and has no files"
         if not own or self.dev_file is not None:
             idle["dev_share"] = "only a --train-file without --dev-file is split"
-        if name == "mlm":
-            idle["dropout"] = "masked language modelling has no dropout before its output layer"
+        if name in text.NAMES:
+            idle["dropout"] = "language modelling has no dropout before its output layer"
         return idle
 
 
@@ -238,7 +238,7 @@ class SourceSettings(TaskSettings, TaskSource):
 
 def idle_fraction_seed(task: str, drawn: bool, how: str) -> dict[str, str]:
     """Return why the seed of fractions is not read, by its name; nothing if it is."""
-    if task_name(task) == "mlm":
+    if task_name(task) in text.NAMES:
         return {"fraction_seed": "a fraction of a text is its first lines"}
     return {} if drawn else {"fraction_seed": f"the whole training set is used ({how})"}
 

@@ -10,7 +10,7 @@ from supertickets.errors import TicketError, unknown_name
 from supertickets.tasks.files import load_files
 from supertickets.tasks.loader import TASKS, TaskLoader, loader_of, task_name
 from supertickets.tasks.source import TaskFiles, TaskSource
-from supertickets.tasks.task import Form, Split, Task
+from supertickets.tasks.task import CORPORA, Form, Split, Task
 
 __all__ = [
     "TASKS",
@@ -89,7 +89,7 @@ def _fraction(task: Task, source: TaskSource, flag: str) -> Split:
             f"expected at least {needed}, a fraction of {least:g} or more."
         )
     order = np.random.default_rng(source.fraction_seed).permutation(len(whole))
-    rows = np.arange(count) if task.form == "masked" else np.sort(order[:count])
+    rows = np.arange(count) if task.form in CORPORA else np.sort(order[:count])
     return whole.take(rows)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.tasks.tables import counted, shown
-from supertickets.tasks.task import Split, Task
+from supertickets.tasks.task import CORPORA, Form, Split, Task
 
 _NAMED = 20
 """How many classes a sentence names, the largest first."""
@@ -17,7 +17,8 @@ def describe(task: Task) -> tuple[str, ...]:
 
     Sentences follow on how files were read and on what may be a mistake in them.
     """
-    unit = {"masked": "lines", "spans": "questions", "tokens": "sentences", "sequence": "examples"}[task.form]
+    units: dict[Form, str] = {"masked": "lines", "causal": "lines", "spans": "questions", "tokens": "sentences"}
+    unit = units.get(task.form, "examples")
     found = [f"{len(task.train):,} training and {len(task.dev):,} dev {unit}."]
     if task.labels:
         what, names, (train, dev) = _labelled(task)
@@ -103,7 +104,7 @@ def _texts(task: Task) -> list[str]:
 
 def _repeated(task: Task) -> list[str]:
     """Return how many examples of each evaluation set are in the training set too; lines of a corpus may well be."""
-    if task.form == "masked":
+    if task.form in CORPORA:
         return []
     seen = set(_examples(task.train))
     found = {name: sum(one in seen for one in _examples(part)) for name, part in task.evaluations.items()}

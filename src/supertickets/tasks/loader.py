@@ -43,7 +43,7 @@ _HOME = {
     "ner": ("ner",),
     "nli": ("snli", "scitail"),
     "squad": ("squad",),
-    "text": ("mlm",),
+    "text": ("mlm", "clm"),
 }
 TASKS: Registry[TaskLoader] = Registry(
     "task",

@@ -8,7 +8,7 @@ What a model says of a masked block, a question or a sentence's words is judged 
 (`training.masked`, `.spans`, `.tokens`); outputs are the judgements then, which are small, and a metric of any resample
 is a ratio of sums:
 
-- masked: `[blocks, 3]`, how many tokens were masked, how many of them were right, the sum of their losses;
+- masked, causal: `[blocks, 3]`, how many tokens were predicted, how many of them were right, the sum of their losses;
 - spans: `[questions, 4]`, exact match (0 or 1), F1 (0 to 1), the answer's first character and the one after its last;
 - tokens: `[sentences, 5]`, how many words there are, how many of them have the right tag; how many entities there are,
   how many were predicted, how many of those are right.

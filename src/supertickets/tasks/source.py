@@ -21,8 +21,8 @@ class TaskFiles(BaseModel):
     )
     train_file: UserPath | None = Field(
         None,
-        description="your own training file: .csv, .tsv, .jsonl or .parquet; for --task mlm plain text, for --task "
-        "squad also .json, for --task ner columns of words and tags (.conll, .txt, .tsv, ...) or .jsonl, .parquet",
+        description="your own training file: .csv, .tsv, .jsonl or .parquet; for --task mlm and clm plain text, for "
+        "--task squad also .json, for --task ner columns of words and tags (.conll, .txt, ...) or .jsonl, .parquet",
     )
     dev_file: UserPath | None = Field(None, description="your own dev file; default: --dev-share of the training file")
     text: str = Field("text", description="column with the text")

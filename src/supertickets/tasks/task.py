@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from supertickets.errors import TicketError, nearest
 from supertickets.storage import canonical_json
 
-Form = Literal["sequence", "spans", "masked", "tokens"]
-"""What a model gives: outputs for a whole text, an answer's first and last token, the tokens that were masked, or a tag
-for each word."""
+Form = Literal["sequence", "spans", "masked", "causal", "tokens"]
+"""What a model gives: outputs for a whole text, an answer's first and last token, the tokens that were masked, the next
+token at each place, or a tag for each word."""
+CORPORA: tuple[Form, ...] = ("masked", "causal")
+"""The forms of language modelling: examples are the lines of a corpus."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Split:
     Where an example may have any number of labels, they are 0 or 1 `[examples, labels]`.
 
     Of the form `spans`, texts are questions, second texts the contexts, and `answers` every gold answer of each: its
-    first character in the context and its text. Of the form `masked`, texts are the lines of a corpus, in order. Of the
+    first character in the context and its text. Of the `CORPORA`, texts are the lines of a corpus, in order. Of the
     form `tokens`, `words` are each sentence's words with their tags by index, and texts the words with spaces between.
     There targets are zeros that nothing reads.
     """
@@ -103,7 +105,7 @@ class Task:
     def outputs(self) -> int:
         """How many numbers the output layer gives: a text, or of the forms `spans` (2) and `tokens` a token.
 
-        Of the form `masked` it gives one for each entry of the model's vocabulary, whatever this says.
+        Of the `CORPORA` it gives one for each entry of the model's vocabulary, whatever this says.
         """
         return 2 if self.form == "spans" else len(self.labels) or 1
 

@@ -5,10 +5,8 @@ chosen; of those 80 % are shown as the mask token, 10 % as a random one, 10 % as
 vocabulary costs as much as a small encoder, so only the chosen positions go through it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -20,12 +18,11 @@ from transformers import PreTrainedModel
 from supertickets.errors import TicketError
 from supertickets.tasks import Split, Task
 from supertickets.training.batches import Encoded
+from supertickets.training.corpus import IGNORED, PredictedTokens, check_corpus, whole_corpus
 
 SHARE, SHOWN_MASKED, SHOWN_RANDOM = 0.15, 0.8, 0.1
-IGNORED = -100
-"""The target of a token that is not predicted."""
+_ENDS = 2  # tokens of a block that begin and end it
 _FIXED, _DRAWN = 1, 2  # seeds of the two kinds begin with these, so that no drawn mask is a fixed one
-_LINES = 1000  # lines that are tokenised together
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ class Blocks(Encoded):
         return np.where(chosen, shown, ids).astype(np.int64), np.where(chosen, ids, IGNORED).astype(np.int64)
 
 
-class Masked:
-    """The form `masked`: an example is a block, its loss the mean over its masked tokens (0 if it has none)."""
+class Masked(PredictedTokens):
+    """The form `masked`: the tokens that were masked are predicted."""
 
     def encode(self, part: Split, tokenizer: Any, max_length: int) -> Blocks:
         """Tokenise a corpus and cut it into blocks of `max_length` tokens, [CLS] and [SEP] among them.
@@ -69,10 +66,8 @@ class Masked:
         TicketError if there is not one block, or if the model has no mask token.
         """
         first, last = _ends(tokenizer)
-        width = max_length - 2
-        tokens = np.concatenate([np.zeros(0, np.int32), *_tokens(part.text, tokenizer)])
-        if len(tokens) < width:
-            raise TicketError(_too_short("the corpus", len(tokens), 1, width, max_length))
+        width = max_length - _ENDS
+        tokens = whole_corpus(part.text, tokenizer, width, max_length)
         whole = tokens[: len(tokens) // width * width].reshape(-1, width)
         ends = np.ones((len(whole), 1), np.int32)
         blocks = np.hstack([first * ends, whole, last * ends])
@@ -88,6 +83,11 @@ class Masked:
             np.array(special, np.int32),
         )
 
+    def check(self, task: Task, tokenizer: Any, max_length: int) -> None:
+        """Raise TicketError where `encode` would, without reading all of the task, or for a dev set of one block."""
+        _ends(tokenizer)
+        check_corpus(task, tokenizer, max_length - _ENDS, max_length)
+
     def forward(self, model: PreTrainedModel, inputs: dict[str, Tensor], targets: Tensor) -> Tensor:
         """Return logits `[masked tokens, vocabulary]`, in the order of `targets`: no other position meets the head."""
         chosen = targets != IGNORED
@@ -102,43 +102,6 @@ class Masked:
             hook.remove()
         return logits
 
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return each block's loss `[blocks]`: the mean cross-entropy of its masked tokens."""
-        return _by_block(_cross_entropy(outputs, targets), targets).sum(dim=1) / _count(targets).clamp(min=1)
-
-    def judging(self, model: PreTrainedModel) -> AbstractContextManager[None]:
-        """Return a context that changes nothing."""
-        return nullcontext()
-
-    def blank(self, data: Encoded) -> NDArray[np.float32]:
-        """Return an array for what `judge` returns for all blocks."""
-        return np.zeros((len(data.ids), 3), np.float32)
-
-    def judge(self, outputs: Tensor, targets: Tensor) -> NDArray[np.float32]:
-        """Return of each block how many tokens are masked, how many of them are right, and their summed loss."""
-        right = (outputs.argmax(dim=-1) == targets[targets != IGNORED]).float()
-        sums = [_by_block(value, targets).sum(dim=1) for value in (right, _cross_entropy(outputs, targets).float())]
-        return torch.stack([_count(targets).float(), *sums], dim=1).cpu().numpy()
-
-    def finish(self, found: NDArray[np.float32], data: Encoded) -> NDArray[np.float32]:
-        """Return the outputs of an evaluation `[blocks, 3]`."""
-        return found
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(logits, targets[targets != IGNORED], reduction="none")
-
-
-def _by_block(values: Tensor, targets: Tensor) -> Tensor:
-    """Return values of masked tokens in their places `[blocks, tokens]`, zeros elsewhere."""
-    return torch.zeros(targets.shape, dtype=values.dtype, device=values.device).masked_scatter(
-        targets != IGNORED, values
-    )
-
-
-def _count(targets: Tensor) -> Tensor:
-    return (targets != IGNORED).sum(dim=1)
-
 
 def _ends(tokenizer: Any) -> tuple[int, int]:
     """Return the ids that a block begins and ends with; raises TicketError if the model cannot mask tokens."""
@@ -149,33 +112,3 @@ def _ends(tokenizer: Any) -> tuple[int, int]:
         )
     first, *_, last = tokenizer("")["input_ids"]
     return first, last
-
-
-def _tokens(lines: Iterable[str], tokenizer: Any) -> Iterator[NDArray[np.int32]]:
-    """Yield the token ids of a corpus, some lines at a time: a large one's Python lists would fill the memory."""
-    lines = iter(lines)
-    while some := list(islice(lines, _LINES)):
-        found = tokenizer(some, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        yield np.fromiter(chain.from_iterable(found), np.int32)
-
-
-def _too_short(what: str, tokens: int, blocks: int, width: int, max_length: int) -> str:
-    some = "one block" if blocks == 1 else f"{blocks} blocks"
-    return f"{what} has {tokens} tokens, expected at least {some} of {width} (--max-length {max_length})."
-
-
-def check_corpus(task: Task, tokenizer: Any, max_length: int) -> None:
-    """Raise TicketError if a corpus is too short to train on, or to choose by: that takes two blocks of the dev set.
-
-    Reads no more of it than it must.
-    """
-    _ends(tokenizer)
-    width = max_length - 2
-    for name, part, blocks in (("training set", task.train, 1), ("dev set", task.dev, 2)):
-        tokens = 0
-        for found in _tokens(part.text, tokenizer):
-            tokens += len(found)
-            if tokens >= blocks * width:
-                break
-        else:
-            raise TicketError(_too_short(f"task {task.name!r}: the {name}", tokens, blocks, width, max_length))

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from supertickets.surgery.output_layer import full_precision_logits, rescaled_outputs
 from supertickets.tasks import Split, Task
 from supertickets.training.batches import Encoded, EncodedTask, encode_split, tokenised
-from supertickets.training.masked import Masked, check_corpus
+from supertickets.training.causal import Causal
+from supertickets.training.masked import Masked
 from supertickets.training.spans import Spans
 from supertickets.training.tokens import Tokens, describe_words
 
@@ -107,15 +108,16 @@ def objective_of(task: Task) -> Objective:
         return Sequences(task.is_regression, task.outputs, task.scale)
     if task.form == "tokens":
         return Tokens(task.labels)
-    return Spans() if task.form == "spans" else Masked()
+    return {"spans": Spans, "masked": Masked, "causal": Causal}[task.form]()
 
 
 def check_task(task: Task, tokenizer: Any, max_length: int) -> None:
     """Raise TicketError where `encode` would, without reading all of the task."""
-    if task.form == "masked":
-        check_corpus(task, tokenizer, max_length)
+    form = objective_of(task)
+    if isinstance(form, Masked | Causal):
+        form.check(task, tokenizer, max_length)
     elif task.form in ("spans", "tokens"):
-        objective_of(task).encode(task.train.take(np.arange(1)), tokenizer, max_length)
+        form.encode(task.train.take(np.arange(1)), tokenizer, max_length)
 
 
 _LOOKED_AT = 10_000
@@ -158,5 +160,6 @@ def _percent(number: int, total: int) -> str:
 def encode(task: Task, tokenizer: Any, max_length: int) -> EncodedTask:
     """Tokenise a task for inputs of at most `max_length` tokens; raises TicketError if its form cannot be made so."""
     form = objective_of(task)
+    of_training = form.encode_training if isinstance(form, Causal) else form.encode
     evaluations = {name: form.encode(part, tokenizer, max_length) for name, part in task.evaluations.items()}
-    return EncodedTask(task, form.encode(task.train, tokenizer, max_length), evaluations)
+    return EncodedTask(task, of_training(task.train, tokenizer, max_length), evaluations)

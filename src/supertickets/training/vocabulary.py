@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from supertickets.tasks.task import CORPORA
 from supertickets.training.batches import Encoded, EncodedTask
 
 
@@ -31,13 +32,13 @@ class UsedVocabulary:
     Rows up to the padding token's are always kept, so that its id stays what it was: RoBERTa counts positions by its
     config's, which may be another than the tokenizer's. A decoder beside an encoder looks for the end of a text by its
     id, and begins with one.
-    Where tokens are masked every row is: any may be shown, and all are predicted, mostly by this very matrix.
+    Of a corpus every row is: any may be shown in place of a masked token, and all are predicted, mostly by this matrix.
     """
 
     def __init__(self, encoder: PreTrainedModel, data: list[EncodedTask]) -> None:
         embedding = encoder.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
-        self._whole = any(task.task.form == "masked" for task in data)
+        self._whole = any(task.task.form in CORPORA for task in data)
         config = encoder.config
         reads = (config.eos_token_id, config.decoder_start_token_id) if config.is_encoder_decoder else ()
         if getattr(config, "token_dropout", False):  # ESM counts masked tokens
