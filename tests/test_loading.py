@@ -1,0 +1,117 @@
+"""How much memory it takes to load a base model: its weights once, in one file or in several."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from helpers.models import save_tiny_model
+from supertickets.errors import TicketError
+from supertickets.models import find_model, load_model
+
+WEIGHTS = "model.safetensors"
+
+# Prints the peak of a fresh process above what it took before, as a multiple of the weight files. What a tiny model of
+# the same kind makes Python import comes before.
+PEAK = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
+from supertickets.models import find_model, load_model
+
+def memory(what):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
+
+tiny, folder, how = sys.argv[1:]
+load_model(find_model(tiny), AutoModel, "auto")
+base = find_model(folder)
+files = [base.folder / name for name in base.weights]
+before = memory("VmRSS")
+if how == "naive":
+    state = {}
+    for path in files:
+        state |= load_file(path)
+    model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()}, strict=False)
+else:
+    model = load_model(base, AutoModel, "auto" if how == "auto" else torch.float32).model
+    total = sum(float(parameter.sum()) for parameter in model.parameters())  # every page has been read
+print((memory("VmHWM") - before) / sum(path.stat().st_size for path in files))
+"""
+
+
+@pytest.fixture(scope="module")
+def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny decoder, and one of about 250 MB of random bfloat16 weights in one file and in shards."""
+    folder = tmp_path_factory.mktemp("decoders")
+    config = AutoConfig.for_model(
+        "llama", hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, num_attention_heads=16,
+        num_key_value_heads=4, vocab_size=16_000, dtype="bfloat16",
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model = model.to(torch.bfloat16).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.02, generator=generator)
+    model.save_pretrained(folder / "whole")
+    model.save_pretrained(folder / "shards", max_shard_size="60MB")
+    assert len(list((folder / "shards").glob("*.safetensors"))) > 3
+    return {"tiny": save_tiny_model(folder / "tiny", "llama"), **{n: folder / n for n in ("whole", "shards")}}
+
+
+def peak(decoders: dict[str, Path], name: str, how: str) -> float:
+    command = [sys.executable, "-c", PEAK, str(decoders["tiny"]), str(decoders[name]), how]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("name", ["whole", "shards"])
+def test_a_decoder_takes_little_more_memory_than_its_file(decoders: dict[str, Path], name: str) -> None:
+    assert 0.5 < peak(decoders, name, "auto") <= 1.3
+    assert 1.5 < peak(decoders, name, "float32") <= 2.3  # twice the bytes of bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_control_takes_more(decoders: dict[str, Path]) -> None:
+    """A model that is made first, and filled from all tensors of the files."""
+    assert peak(decoders, "shards", "naive") > 1.5
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_halves_are_widened_to_the_same_numbers(tmp_path: Path, pickled: bool) -> None:
+    folder = save_tiny_model(tmp_path / "model", "llama")
+    stored = {name: tensor.bfloat16() for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    if pickled:
+        torch.save(stored, folder / "pytorch_model.bin")
+        (folder / WEIGHTS).unlink()
+    found = load_model(find_model(str(folder)), AutoModel, torch.float32).model.state_dict()
+    assert found.keys() == stored.keys()
+    for name, tensor in found.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, stored[name].float())
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_each_number_that_is_not_finite_is_found(tmp_path: Path, number: float, dtype: torch.dtype) -> None:
+    folder = save_tiny_model(tmp_path / "model", "llama")
+    stored = {name: tensor.to(dtype) for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    load_model(find_model(str(folder)), AutoModel, "auto")  # the control
+    stored["layers.1.mlp.up_proj.weight"][3, 5] = number
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(TicketError, match=r"weights of layers.1.mlp.up_proj.weight are NaN or infinite"):
+        load_model(find_model(str(folder)), AutoModel, "auto")
