@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from helpers.models import save_tiny_model
 from supertickets.errors import TicketError
-from supertickets.models import find_model, load_model
+from supertickets.models import ModelSource, find_model, load_model
+from supertickets.tickets.weights import Pruning
 
 WEIGHTS = "model.safetensors"
 
@@ -115,3 +116,22 @@ def test_each_number_that_is_not_finite_is_found(tmp_path: Path, number: float, 
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(TicketError, match=r"weights of layers.1.mlp.up_proj.weight are NaN or infinite"):
         load_model(find_model(str(folder)), AutoModel, "auto")
+
+
+def test_a_source_has_the_encoder_once_for_all_its_models(tmp_path: Path) -> None:
+    """Whatever comes out of them; what is built has weights of its own, and changes none of the source's."""
+    folder = save_tiny_model(tmp_path / "model", auto=AutoModelForMaskedLM, mask=True)
+    stored = {name: tensor.bfloat16() for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    source = ModelSource(find_model(str(folder)))
+    loaded = [source.load("sequence", 2), source.load("sequence", 3), source.load("spans", 2), source.load("masked", 9)]
+    name = "encoder.layer.1.output.dense.weight"
+    weights = [one.model.base_model.get_parameter(name) for one in loaded]
+    arrays = [source.encoder_weights(Pruning.model_validate({"embeddings": value}))[name] for value in (True, False)]
+    assert len({weight.data_ptr() for weight in weights} | {array.ctypes.data for array in arrays}) == 1
+    poolers = [one.model.base_model.pooler.dense.weight for one in loaded[:2]]  # the checkpoint has none
+    assert len({pooler.data_ptr() for pooler in poolers}) == 2
+    for outputs, form in ((2, "sequence"), (3, "sequence"), (2, "spans"), (9, "masked")):
+        built = source.build(outputs, 0.1, 0, form)
+        built.base_model.get_parameter(name).data.zero_()
+    assert torch.equal(weights[0], stored[f"bert.{name}"].float())

@@ -14,6 +14,7 @@ from supertickets.tickets.weights import Pruning
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 STOCK_CLASSES: dict[Form, str] = {
@@ -34,9 +35,12 @@ def prunable_weights(base: BaseModel, pruning: Pruning) -> "dict[str, NDArray[np
     import torch
     from transformers import AutoModel
 
+    return _prunable(load_model(base, AutoModel, torch.float32), pruning)
+
+
+def _prunable(loaded: Loaded, pruning: Pruning) -> "dict[str, NDArray[np.floating]]":
     from supertickets.surgery.masks import prunable
 
-    loaded = load_model(base, AutoModel, torch.float32)
     return {
         name: parameter.detach().numpy()
         for name, parameter in prunable(loaded.model, pruning).items()
@@ -53,6 +57,10 @@ def prunable_shapes(base: BaseModel) -> dict[str, tuple[int, ...]]:
 class ModelSource:
     """Builds dense models with a new output layer from one base model, keeping its weights in memory.
 
+    They are a second copy beside the model that is trained: the encoder's weights in float32, once for all forms and
+    numbers of outputs, so that each training starts from them without reading a file. Of a float32 safetensors file
+    they are the file itself, mapped into memory, which all processes share.
+
     `tokenizer` fits the model; `notices` are sentences about what of the model was set, is new or is not used (of its
     weights once they are loaded). Raises TicketError for a tokenizer that does not fit.
     """
@@ -63,7 +71,8 @@ class ModelSource:
         self.tokenizer = fitted.tokenizer
         self.notices: list[str] = list(fitted.notices)
         self._dense: dict[tuple[Form, int], Loaded] = {}
-        self._prunable: dict[Pruning, dict[str, NDArray[np.floating]]] = {}
+        self._bare: Loaded | None = None
+        self._encoder: dict[str, Tensor] = {}
 
     def build(self, outputs: int, dropout: float, seed: int, form: Form = "sequence") -> "PreTrainedModel":
         """Return a stock model of a task's form in float32: pre-trained encoder, new output layer.
@@ -114,7 +123,7 @@ class ModelSource:
             )
         key = form, 0 if form in CORPORA else outputs  # of tokens of a corpus the vocabulary says how many
         if key not in self._dense:
-            loaded = load_model(self.base, _stock_class(form, self.base), torch.float32, key[1] or None)
+            loaded = self._share(load_model(self.base, _stock_class(form, self.base), torch.float32, key[1] or None))
             self._dense[key] = loaded
             if form in ("sequence", "tokens") and not any(
                 isinstance(one, torch.nn.Dropout) for one in new_modules(loaded.model)
@@ -150,10 +159,22 @@ class ModelSource:
         return all(there.get(name) == tuple(matrix.shape) for name, matrix in matrices.items())
 
     def encoder_weights(self, pruning: Pruning) -> "dict[str, NDArray[np.floating]]":
-        """Return the pre-trained weights that may be pruned, as `prunable_weights` does."""
-        if pruning not in self._prunable:
-            self._prunable[pruning] = prunable_weights(self.base, pruning)
-        return self._prunable[pruning]
+        """Return the pre-trained weights that may be pruned, as `prunable_weights` does; they are not to be changed."""
+        import torch
+        from transformers import AutoModel
+
+        if self._bare is None:
+            self._bare = self._share(load_model(self.base, AutoModel, torch.float32))
+        return _prunable(self._bare, pruning)
+
+    def _share(self, loaded: Loaded) -> Loaded:
+        """Let a model's pre-trained encoder have the weights that are in memory already."""
+        encoder, new = loaded.model.base_model, set(loaded.new)
+        prefix = "" if encoder is loaded.model else f"{loaded.model.base_model_prefix}."
+        for name, parameter in encoder.named_parameters():
+            if f"{prefix}{name}" not in new:
+                parameter.data = self._encoder.setdefault(name, parameter.data)
+        return loaded
 
 
 def _stock_class(form: Form, base: BaseModel) -> Any:
