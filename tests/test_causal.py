@@ -1,6 +1,8 @@
 """Causal language modelling: from lines of text to exported decoders, against naive code and stock classes."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from supertickets.training.recipe import Recipe
 from supertickets.training.scoring import score
 
 CPU = torch.device("cpu")
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "new_decoder.py"
 DECODERS = ("gpt2", "llama")
 RECIPE = Recipe(epochs=4, batch_size=8, learning_rate=1e-2, max_length=20, patience=None, dropout=0.0)
 
@@ -163,6 +166,21 @@ def test_importance_is_that_of_each_block(folder: Path, tmp_path: Path) -> None:
     expected = ((losses(1 + step) - losses(1 - step)) / (2 * step)).abs().mean()
     assert heads[1, 1] == pytest.approx(float(expected), rel=1e-3)
     assert heads[1, 2] != pytest.approx(float(expected), rel=1e-3)  # control
+
+
+def test_a_new_decoder_is_made_from_a_text(tmp_path: Path) -> None:
+    """Its tokenizer gives every text back, and a study trains it."""
+    (tmp_path / "text.txt").write_text("\n".join(lines_of(50)))
+    script = [str(SCRIPT), str(tmp_path / "new"), "--text", str(tmp_path / "text.txt"), "--vocabulary", "300"]
+    subprocess.run([sys.executable, *script, "--layers", "2", "--heads", "2"], check=True, capture_output=True)
+    source = ModelSource(find_model(str(tmp_path / "new")))
+    assert (source.base.shape.heads, source.base.shape.kv_heads) == (2, 1)
+    ids = source.tokenizer("w1 w2, w99\n")["input_ids"]
+    assert source.tokenizer.decode(ids) == "w1 w2, w99\n"
+    done = supertickets.find(
+        SMALL, model=str(tmp_path / "new"), kinds="none", keep="dense", out=tmp_path / "out", **files(tmp_path)
+    )
+    assert find_model(str(done.folder / "model")).shape == source.base.shape
 
 
 SMALL: dict[str, Any] = {

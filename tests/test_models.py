@@ -129,7 +129,7 @@ def test_more_or_fewer_layers_than_the_config_says(folder: Path) -> None:
         ({"num_hidden_layers": "three"}, "does not define the size"),
         ({"vocab_size": None}, "does not define the size"),
         ({"hidden_act": "no-such"}, "cannot build it"),
-        ({"model_type": "bertt"}, "is not supported; supported are albert, bert"),
+        ({"model_type": "bertt"}, "is not supported; supported are albert, bart"),
         ({"quantization_config": {}}, "is quantized; expected full-precision weights"),
         ({"quantization_config": {"quant_method": "supertickets"}}, "is already pruned to a ticket; expected a dense"),
     ],
@@ -240,7 +240,10 @@ def test_from_the_hub_all_tokenizer_files_and_no_other_weights() -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "form", "has"),
-    [("phi", "masked", "AutoModelForSequenceClassification"), ("granite", "sequence", "none for any task")],
+    [
+        ("phi", "masked", "AutoModelForSequenceClassification, AutoModelForCausalLM, AutoModelForTokenClassification"),
+        ("granite", "sequence", "AutoModelForCausalLM"),
+    ],
 )
 def test_a_task_that_transformers_has_no_class_for(
     model_type: str, form: Form, has: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from supertickets.surgery.output_layer import full_precision_logits, rescaled_outputs
-from supertickets.tasks import Split, Task
+from supertickets.tasks import Form, Split, Task
 from supertickets.training.batches import Encoded, EncodedTask, encode_split, tokenised
 from supertickets.training.causal import Causal
 from supertickets.training.masked import Masked
@@ -108,7 +108,8 @@ def objective_of(task: Task) -> Objective:
         return Sequences(task.is_regression, task.outputs, task.scale)
     if task.form == "tokens":
         return Tokens(task.labels)
-    return {"spans": Spans, "masked": Masked, "causal": Causal}[task.form]()
+    others: dict[Form, Objective] = {"spans": Spans(), "masked": Masked(), "causal": Causal()}
+    return others[task.form]
 
 
 def check_task(task: Task, tokenizer: Any, max_length: int) -> None:
