@@ -209,6 +209,7 @@ def test_finds_a_ticket_of_a_decoder_that_writes_text(folder: Path, tmp_path: Pa
     assert model.generate(torch.tensor([ids[:5]]), max_new_tokens=3, do_sample=False, eos_token_id=None).shape == (1, 8)
 
 
+@pytest.mark.slow
 def test_prunes_and_transfers_single_weights_of_a_decoder(folder: Path, tmp_path: Path) -> None:
     own, model = files(tmp_path), str(folder)
     found = supertickets.imp(SMALL, model=model, sparsities=(0.5,), out=tmp_path / "imp", **own)

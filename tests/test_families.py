@@ -252,6 +252,14 @@ def test_stock_classes_load_them_in_a_fresh_process(tmp_path: Path) -> None:
     assert done.stdout.split() == folders
 
 
+def kin() -> list[Any]:
+    """Families, those whose data another one has too among the slow tests."""
+    first = {id(FAMILIES[family]): family for family in reversed(OTHERS)}
+    slow = [family for family in OTHERS if first[id(FAMILIES[family])] != family]
+    return [pytest.param(family, marks=pytest.mark.slow if family in slow else ()) for family in OTHERS]
+
+
+@pytest.mark.parametrize("family", kin())
 def test_find_from_a_folder_to_what_it_ships(family: str, tmp_path: Path, words: dict[str, Path]) -> None:
     """What is shipped is loaded again and asked the dev set by the study itself."""
     model = save_tiny_model(tmp_path / "model", family)

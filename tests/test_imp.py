@@ -721,7 +721,7 @@ def test_everything_else_is_checked_before_that_training(
     masked_asked: dict[str, Any], tmp_path: Path, ran: list[str]
 ) -> None:
     for changes, message in (
-        ({"pretrain": False}, "--no-pretrain: model .* has no MLM head"),
+        ({"pretrain": False}, "--no-pretrain: model .* has no language modelling head"),
         ({"device": "nowhere"}, "device"),
         ({"track": "nothing"}, "track"),
         ({"max_length": 1000}, "positions"),

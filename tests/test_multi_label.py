@@ -300,6 +300,7 @@ def test_finds_and_ships_a_ticket(found: Result, tmp_path: Path) -> None:
         check_reloaded(folder, outcome, task)
 
 
+@pytest.mark.slow
 def test_the_other_studies(found: Result, model_folder: Path, tmp_path: Path) -> None:
     own = {**ASKED, "model": str(model_folder), "epochs": 2}
     rounds = supertickets.imp(own, sparsities="0.3,0.5", controls="none", out=tmp_path / "imp", **files(tmp_path))

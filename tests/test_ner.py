@@ -513,6 +513,7 @@ def test_an_untrained_tagger_is_far_below(model_folder: Path, tmp_path: Path) ->
     assert evaluate(task.metrics, data.targets, objective.finish(judged, data))["score"] < 30
 
 
+@pytest.mark.slow
 def test_the_other_studies_of_a_tagger(found: Result, model_folder: Path, tmp_path: Path) -> None:
     own = {**ASKED, "model": str(model_folder), "epochs": 2}
     rounds = supertickets.imp(own, sparsities="0.3,0.5", controls="none", out=tmp_path / "imp", **files(tmp_path))

@@ -298,6 +298,7 @@ def test_a_study_of_neurons(done: supertickets.Result) -> None:
 
 
 @pytest.mark.medium
+@pytest.mark.slow
 def test_neurons_are_shared_between_tasks_and_transferred(
     done: supertickets.Result, tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
