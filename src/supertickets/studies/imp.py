@@ -117,7 +117,7 @@ class Imp(Study[ImpSettings]):
         check_folder(as_before, check_tasks(settings, base, request.tasks), weights=not trained)
         model = _pretrained(settings, quiet, dry)
         if model is None:
-            note = f"Not counted: the dense model is trained first, as {base.name} has no MLM head."
+            note = f"Not counted: the dense model is trained first, as {base.name} has no language modelling head."
             return replace(request, note=note)
         return replace(request, settings=settings.model_copy(update={"model": str(model)}), base=find_model(str(model)))
 
