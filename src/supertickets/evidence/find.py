@@ -14,14 +14,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supertickets.evidence.cells import with_std
+from supertickets.evidence.examples import contributions
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import means
 from supertickets.evidence.phases import Phases, find_phases
 from supertickets.evidence.rates import SPREAD_SAID, spread_of_single
 from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
-from supertickets.evidence.selection import Selected, candidates, cross_fit, halved_scores, select_super
-from supertickets.evidence.statistics import Paired, bootstrap_interval, paired_t_test
+from supertickets.evidence.selection import (
+    Selected,
+    candidates,
+    chosen_contributions,
+    cross_fit,
+    halved_scores,
+    select_super,
+)
+from supertickets.evidence.statistics import Paired, bootstrap_interval, paired_t_test, two_way_test
 from supertickets.lab.steps import Label, Run
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS
@@ -33,18 +41,34 @@ from supertickets.tickets.ticket import alike
 class Gain:
     """What choosing a super ticket in each seed gains over that seed's dense run, judged one way.
 
-    `scores` and `dense` have a value a seed, in percent; `test` compares them.
+    `scores` and `dense` have a value a seed, in percent; `test` compares them. `differences` are those by example
+    `[seeds, examples]`, where they are known (see `evidence.examples`).
     """
 
     seeds: tuple[int, ...]
     scores: tuple[float, ...]
     dense: tuple[float, ...]
     test: Paired
+    differences: Floats | None = None
 
     @classmethod
-    def of(cls, seeds: Sequence[int], scores: Sequence[float], dense: Sequence[float]) -> Gain:
-        """Compare scores with those of the dense runs, seed by seed."""
-        return cls(tuple(seeds), tuple(scores), tuple(dense), paired_t_test(scores, dense))
+    def of(
+        cls,
+        seeds: Sequence[int],
+        scores: Sequence[float],
+        dense: Sequence[float],
+        differences: Floats | None = None,
+        tasks: Sequence[int] = (),
+    ) -> Gain:
+        """Compare scores with those of the dense runs, seed by seed: by example where `differences` are known.
+
+        For `tasks` see `statistics.two_way_test`.
+        """
+        if differences is None:
+            test = paired_t_test(scores, dense)
+        else:
+            test = two_way_test(differences, float(np.mean(np.subtract(scores, dense))), tasks=tasks)
+        return cls(tuple(seeds), tuple(scores), tuple(dense), test, differences)
 
     @property
     def mean(self) -> float:
@@ -142,18 +166,21 @@ def analyse_find(runs: Runs) -> FindFindings:
     """Look at all outcomes of a study of `find`; runs that did not finish are left out."""
     everything, runs = runs.table, runs.only(stage=None)
     table, (halves, resampled) = runs.table, _scored(runs)
-    dense = {_seed(run): scores for run, scores in halves[DENSE].items()}
-    by_seed: dict[int, list[Floats]] = {}
+    dense = {_seed(run): {run: scores} for run, scores in halves[DENSE].items()}
+    by_seed: dict[int, dict[Run, Floats]] = defaultdict(dict)
     for run, scores in halves["winning"].items():
         if run.trial is not None and not run.trial.ticket.is_full:  # a full one is the dense run itself
-            by_seed.setdefault(_seed(run), []).append(scores)
+            by_seed[_seed(run)][run] = scores
     seeds = sorted(set(by_seed) & set(dense))
     paper = cross_fitted = control = None
     remaining: tuple[float, ...] = ()
     if seeds:
-        chosen, own = [cross_fit(by_seed[seed]) for seed in seeds], [cross_fit([dense[seed]]) for seed in seeds]
+        chosen, own = ([cross_fit([*of[seed].values()]) for seed in seeds] for of in (by_seed, dense))
         paper = Gain.of(seeds, [c.paper for c in chosen], [d.paper for d in own])
-        cross_fitted = Gain.of(seeds, [c.cross_fitted for c in chosen], [d.cross_fitted for d in own])
+        pairs = zip(seeds, chosen, own, strict=True)
+        differences = [_by_example(c, by_seed[s], runs) - _by_example(d, dense[s], runs) for s, c, d in pairs]
+        scores = [c.cross_fitted for c in chosen], [d.cross_fitted for d in own]
+        cross_fitted = Gain.of(seeds, *scores, np.stack(differences))
         best = [select_super(table[table["seed"] == seed]) for seed in seeds]
         remaining = tuple(float(row["remaining"]) for row in best if row is not None)
         if halves[CONTROL]:
@@ -175,6 +202,17 @@ def analyse_find(runs: Runs) -> FindFindings:
         chosen=select_super(table),
         spread=spread_of_single(everything[everything["stage"].notna()]) if "stage" in everything else {},
     )
+
+
+def _by_example(chosen: Selected, of: Mapping[Run, Floats], runs: Runs) -> Floats:
+    """Return what each dev example contributes to the score of what was chosen among some runs' epochs."""
+    candidates = [(run, epoch - len(scores)) for run, scores in of.items() for epoch in range(len(scores))]
+
+    def contributions_of(candidate: int) -> Floats:
+        run, epoch = candidates[candidate]
+        return contributions(runs.task.metrics, runs.task.targets, run.result.predictions()["dev"][epoch])
+
+    return chosen_contributions(chosen, contributions_of)
 
 
 def _seed(run: Run) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from supertickets.evidence.statistics import holm, paired_t_test
+from supertickets.evidence.examples import BY_EXAMPLE
+from supertickets.evidence.statistics import Paired, holm, paired_t_test, two_way_test
 
 GAIN = ("seeds", "score", "over", "difference", "low", "high", "p")
 """The columns of a gain, after those that say which it is; `p_holm` follows them."""
@@ -20,10 +21,12 @@ def paired_gains(
     """Return what some runs gain over others, a row for each combination of the columns `by`, in their order.
 
     `of` and `over` say by columns of `runs` which runs are compared: a value, a collection of values, or `...` for any.
-    A row's runs are paired by `seed`; in a column of `by` that `over` does not name, both must agree (missing with
-    missing). Each row has the number of `seeds`, the mean `score` of both sides' common seeds (`score`, `over`), their
-    mean `difference` with its 95 % interval from `low` to `high`, the p of a paired t-test, and `p_holm`, corrected for
-    all rows. What cannot be had is missing (NaN).
+    Tests and intervals are for new seeds and new examples (`statistics.two_way_test`) where `runs` have the column
+    `by_example`, as a study's tables have; elsewhere they are Student's over seeds. A row's runs are paired by `seed`;
+    in a column of `by` that `over` does not name, both must agree (missing with missing). Each row has the number of
+    `seeds`, the mean `score` of both sides' common seeds (`score`, `over`), their mean `difference` with its 95 %
+    interval from `low` to `high`, the `p` of its test, and `p_holm`, corrected for all rows. What cannot be had is
+    missing (NaN).
 
     >>> runs = pd.DataFrame({"kind": ["dense", "dense", "super", "super"], "seed": [0, 1, 0, 1],
     ...                      "score": [70.0, 71.0, 71.0, 73.0]})
@@ -51,9 +54,20 @@ def gain(runs: pd.DataFrame, over: pd.DataFrame) -> dict[str, float]:
     """Return the columns `GAIN` of runs and others, paired by `seed`; both have one run a seed at most."""
     first, second = (frame.set_index("seed")["score"].astype(float).dropna() for frame in (runs, over))
     seeds = first.index.intersection(second.index)
-    test = paired_t_test(first[seeds].tolist(), second[seeds].tolist())
+    test = _test(*(frame.set_index("seed").loc[list(seeds)] for frame in (runs, over)))
     mean, other = (float(scores[seeds].mean()) if len(seeds) else np.nan for scores in (first, second))
     return dict(zip(GAIN, (len(seeds), mean, other, test.mean, test.low, test.high, test.p), strict=True))
+
+
+def _test(runs: pd.DataFrame, over: pd.DataFrame) -> Paired:
+    """Compare runs with others, row by row: by example where contributions are there, or else by their scores."""
+    first, second = (frame["score"].astype(float).to_numpy() for frame in (runs, over))
+    if len(runs) and BY_EXAMPLE in runs and BY_EXAMPLE in over:
+        pairs = list(zip(runs[BY_EXAMPLE], over[BY_EXAMPLE], strict=True))
+        if all(hasattr(one, "values") for pair in pairs for one in pair):
+            differences = np.stack([one.values - other.values for one, other in pairs])
+            return two_way_test(differences, float(np.mean(first - second)), tasks=pairs[0][0].sizes)
+    return paired_t_test(first.tolist(), second.tolist())
 
 
 def selected(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:

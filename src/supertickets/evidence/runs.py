@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import forward_flops, kept_neurons, parameters
 from supertickets.errors import StudyError, TicketError
+from supertickets.evidence.examples import BY_EXAMPLE, ByExample
 from supertickets.lab.steps import Label, Run
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
@@ -189,7 +190,8 @@ def runs_table(runs: Sequence[Run], tasks: Sequence[TaskInfo]) -> pd.DataFrame:
     share of the parameters of heads and FFNs; `parameters`; `remaining`, their share of the dense model's; `inference`,
     the share of its FLOPs for a text of 32 tokens), what the training took (`tokens`, `flops`, `seconds`; of several
     tasks in the first one's row, so that costs add up), and the key of the `trial`. What a run does not have is missing
-    (NaN), never zero.
+    (NaN), never zero. `by_example` has what each dev example contributes to the score (`evidence.examples`), and is in
+    no file.
     """
     dense: dict[tuple[str, ...], float] = {}  # by the tasks, whose output layers differ
     for run in runs:
@@ -211,7 +213,7 @@ def runs_table(runs: Sequence[Run], tasks: Sequence[TaskInfo]) -> pd.DataFrame:
 
 _LAST = (
     "last_step", "best_of_epochs", "best_epoch", "heads", "ffns", "neurons", "encoder", "parameters", "remaining",
-    "inference", "tokens", "flops", "seconds", "trial",
+    "inference", "tokens", "flops", "seconds", "trial", BY_EXAMPLE,
 )  # fmt: skip
 
 
@@ -238,6 +240,7 @@ def _row(run: Run, task: TaskInfo, place: int, dense: Mapping[tuple[str, ...], f
             prefix = "" if split == "dev" else f"{split}_"
             row |= {prefix + name: value for name, value in metrics.items() if prefix + name != "score"}
         row["score"] = outcome.by_task[place]["dev"]["score"]
+        row[BY_EXAMPLE] = ByExample(outcome, place, task.metrics, task.targets)
         several = len(outcome.trial.tasks) > 1  # then an epoch's score is the mean over tasks
         scores = [
             list(epoch["metrics"].values())[place]["dev"]["score"] if several else epoch["score"]

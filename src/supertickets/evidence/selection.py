@@ -5,7 +5,7 @@ method look better. Cross-fitting corrects for that choice: run and epoch are ch
 other, the halves change places, and this is averaged over many random halvings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,14 @@ HALVINGS = 50
 
 @dataclass(frozen=True)
 class Selected:
-    """The score of the best candidate: `paper` on the data it was chosen on, `cross_fitted` on data it was not."""
+    """The score of the best candidate: `paper` on the data it was chosen on, `cross_fitted` on data it was not.
+
+    `chosen` is the candidate that each half of each halving chose, counting runs' epochs.
+    """
 
     paper: float
     cross_fitted: float
+    chosen: tuple[int, ...] = ()
 
 
 def halved_scores(
@@ -52,8 +56,23 @@ def cross_fit(candidates: Sequence[Floats]) -> Selected:
     scores = np.concatenate(candidates)
     halves = scores[:, 1:]
     chosen = halves.argmax(axis=0)
-    other_half = np.arange(halves.shape[1]) ^ 1
-    return Selected(float(scores[:, 0].max()), float(halves[chosen, other_half].mean()))
+    found = float(halves[chosen, np.arange(halves.shape[1]) ^ 1].mean())
+    return Selected(float(scores[:, 0].max()), found, tuple(chosen.tolist()))
+
+
+def chosen_contributions(selected: Selected, contributions: Callable[[int], Floats]) -> Floats:
+    """Return what each example contributes to a cross-fitted score, `[examples]`.
+
+    An example counts in the run that the half without it chose; this is averaged over halvings. `contributions` gives
+    those of a candidate, counted as in `selected.chosen`.
+    """
+    values = {candidate: contributions(candidate) for candidate in set(selected.chosen)}
+    examples = len(next(iter(values.values())))
+    halves = half_weights(examples, len(selected.chosen) // 2)
+    total = np.zeros(examples)
+    for half, candidate in enumerate(selected.chosen):
+        total += halves[half ^ 1] * values[candidate]
+    return total / (len(selected.chosen) // 2)
 
 
 def candidates(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from supertickets.anatomy.cost import removed_parameters
 from supertickets.evidence.cells import joined_means, number
+from supertickets.evidence.examples import BY_EXAMPLE, Averaged
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import GAIN, gain, paired_gains, selected
 from supertickets.evidence.keepers import keepers, overlaps, task_shares
@@ -126,12 +127,16 @@ def models_in(found: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def averages(found: pd.DataFrame, tasks: Sequence[str], kind: str, stage: str) -> pd.DataFrame:
-    """Return a model's mean score over all tasks by seed (`seed`, `score`); missing where a task's run is."""
+    """Return a model's mean score over all tasks by seed (`seed`, `score`, `by_example`); missing where a task's run
+    is.
+    """
     of_model = selected(found, {"kind": kind, "stage": stage})
-    scores = of_model.pivot_table(index="seed", columns="task", values="score", dropna=False).reindex(
-        columns=list(tasks)
-    )
-    return scores.mean(axis=1, skipna=False).rename("score").reset_index()
+    scores = of_model.pivot(index="seed", columns="task", values="score").reindex(columns=list(tasks))
+    averaged = scores.mean(axis=1, skipna=False).rename("score").reset_index()
+    if BY_EXAMPLE not in of_model:
+        return averaged
+    parts = of_model.pivot(index="seed", columns="task", values=BY_EXAMPLE).reindex(columns=list(tasks))
+    return averaged.assign(**{BY_EXAMPLE: [Averaged(tuple(row)) for row in parts.itertuples(index=False)]})
 
 
 def table_3(runs: Runs, size: Sizes, reason: str) -> pd.DataFrame:

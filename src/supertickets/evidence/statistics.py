@@ -52,6 +52,47 @@ def paired_t_test(first: Sequence[float], second: Sequence[float], alternative: 
     return Paired(mean, p, mean - half, mean + half)
 
 
+def two_way_test(
+    differences: NDArray[np.float64], mean: float, alternative: Alternative = "two-sided", tasks: Sequence[int] = ()
+) -> Paired:
+    """Compare pairs whose differences are known by example, `[seeds, examples]`: for new seeds *and* new examples.
+
+    Seeds and examples are crossed: all seeds share one dev set. With mean squares MS of seeds, examples and what is
+    left of both, the variance of the mean is (max(MS_seeds, MS_rest) + max(MS_examples - MS_rest, 0)) / (seeds x
+    examples), with Satterthwaite's degrees of freedom of its first term. One seed leaves the examples alone to vary.
+    `mean` is the difference of the scores. `tasks` says how many examples of each task there are, where the mean is one
+    over tasks: examples then vary within their task. There is no test with fewer than two examples, or if all
+    differences are equal.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    seeds, examples = differences.shape
+    if examples < 2 or np.ptp(differences) <= 1e-9:
+        return Paired(mean)
+    parts = np.split(differences, np.cumsum(tasks)[:-1], axis=1) if len(tasks) else [differences]
+    free_examples = examples - len(parts)
+    by_example = seeds * sum(float(((part.mean(axis=0) - part.mean()) ** 2).sum()) for part in parts) / free_examples
+    if seeds == 1:
+        first, second, free = by_example, 0.0, float(free_examples)
+    else:
+        by_seed = examples * float(differences.mean(axis=1).var(ddof=1))
+        left = sum(
+            float(((part - part.mean(axis=0) - part.mean(axis=1, keepdims=True) + part.mean()) ** 2).sum())
+            for part in parts
+        ) / ((seeds - 1) * free_examples)
+        first, free = (by_seed, seeds - 1.0) if by_seed >= left else (left, (seeds - 1.0) * free_examples)
+        second = max(by_example - left, 0.0)
+    total = first + second
+    if total <= 1e-18:
+        return Paired(mean)
+    free *= (total / first) ** 2 if first > 0 else 1.0
+    error = float(np.sqrt(total / (seeds * examples)))
+    below, above = float(stdtr(free, mean / error)), float(stdtr(free, -mean / error))
+    p = {"less": below, "greater": above, "two-sided": 2 * min(below, above)}[alternative]
+    half = float(stdtrit(free, 1 - LEVEL / 2)) * error
+    return Paired(mean, p, mean - half, mean + half)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for how many there are (Holm 1979); missing ones (NaN) stay so and do not count."""
     p = np.asarray(p_values, float)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from supertickets.errors import named_twice
 from supertickets.evidence.cells import joined_means, number
+from supertickets.evidence.examples import joined
 from supertickets.evidence.find import FindFindings, Gain
 from supertickets.evidence.findings import interval
 from supertickets.evidence.published import (
@@ -50,7 +51,7 @@ class Average:
         said = f"Average over tasks ({seeds} seed{'s' if seeds > 1 else ''}): dense {self.paper.dense_mean:.2f}"
         for name, gain in (("gain as in the paper", self.paper), ("cross-fitted gain", self.cross_fitted)):
             said += f"; {name} {gain.mean:+.2f}{interval(vars(gain.test))}"
-        return said + ("." if seeds > 1 else ". One seed allows no test.")
+        return said + ("." if seeds > 1 else ". With one seed, intervals and p are over dev examples alone.")
 
 
 def in_order(studies: Sequence[AnalysedStudy]) -> list[AnalysedStudy]:
@@ -74,8 +75,9 @@ def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
     """Return one row a study: dense and super scores (mean and standard deviation over seeds), gains, tests, size.
 
     `paper_*` is each seed's best winning ticket chosen on the dev set that scores it, `cross_fitted_*` the cross-fitted
-    selection. `*_p` are of paired t-tests over seeds, `*_p_holm` corrected for the number of studies. The last row is
-    the average over tasks, where there is one. What there is not is missing (NaN).
+    selection. `cross_fitted_p` is for new seeds and examples, `paper_p` of a paired t-test over seeds, `*_p_holm`
+    corrected for the number of studies. The last row is the average over tasks, where there is one. What there is not
+    is missing (NaN).
     """
     rows = []
     for name, one in zip(names_of(ordered := in_order(studies)), ordered, strict=True):
@@ -152,8 +154,13 @@ def task_average(studies: Sequence[AnalysedStudy]) -> Average:
             columns.append([getattr(gain, what)[gain.seeds.index(seed)] for seed in seeds])
         return [float(value) for value in np.mean(columns, axis=0)]
 
-    paper, cross_fitted = (Gain.of(seeds, averaged(which, "scores"), averaged(which, "dense")) for which in (0, 1))
-    return Average(paper, cross_fitted)
+    paper, cross_fitted = ((averaged(which, "scores"), averaged(which, "dense")) for which in (0, 1))
+    honest = [gain for _, gain in both if gain is not None]
+    parts = [of.differences[[of.seeds.index(one) for one in seeds]] for of in honest if of.differences is not None]
+    if len(parts) < len(honest):
+        return Average(Gain.of(seeds, *paper), Gain.of(seeds, *cross_fitted))
+    tested = Gain.of(seeds, *cross_fitted, joined(parts), [part.shape[1] for part in parts])
+    return Average(Gain.of(seeds, *paper), tested)
 
 
 def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError
+from supertickets.evidence.examples import plain
 from supertickets.evidence.runs import RESULTS, Runs, TaskInfo, save_tasks, understood
 from supertickets.lab.lab import Lab
 from supertickets.lab.lock import hold
@@ -41,8 +42,7 @@ class Result:
     @property
     def table(self) -> pd.DataFrame:
         """One row a run (see `evidence.runs.runs_table`)."""
-        table: pd.DataFrame = self.findings.runs
-        return table
+        return plain(self.findings.runs)
 
     @property
     def verdict(self) -> str:
@@ -85,7 +85,7 @@ def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
         machine = machine_of(settled, base, {**request.more_tasks, **tasks})
         runs = _run(study, settled, infos, machine, quiet, request.note)
         findings = study.analyse(runs, settled)
-        write_atomically(settled.folder / RESULTS, as_csv(findings.runs))
+        write_atomically(settled.folder / RESULTS, as_csv(plain(findings.runs)))
         runs.check_some_finished()
         shipped = study.ship(Shipping(runs, findings, settled, base, tasks, machine))
         write_findings(study, runs, findings)

@@ -203,6 +203,15 @@ def resampled(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any]
     return {name: 100.0 * CLASSIFICATION[name](counts) for name in names}
 
 
+def told_apart(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any]) -> NDArray[Any]:
+    """Return what metrics see of each example, `[examples, numbers]`: examples that are alike there count alike."""
+    if all(name in JUDGED for name in names):
+        return outputs
+    if all(name in REGRESSION for name in names):
+        return np.column_stack([targets, outputs[:, 0]])
+    return np.column_stack([targets, outputs > 0 if targets.ndim == 2 else outputs.argmax(axis=1)])
+
+
 def evaluate(names: Sequence[str], targets: NDArray[Any], outputs: NDArray[Any]) -> dict[str, float]:
     """Return each metric of a whole set (see `resampled`), and the scored ones' mean as `score`."""
     found = resampled(names, targets, outputs, np.ones((1, len(outputs))))
