@@ -72,8 +72,9 @@ def a_run(labels: Mapping[str, Label], tasks: Sequence[TaskInfo], tickets: Seque
     cost = {"parameters": 200_000.0, "tokens": 1e6, "flops": 1e12, "seconds": 12.3}
     outcome: Any = SimpleNamespace(
         finished=True, status="finished", by_task=by_task, metrics=by_task[0], score=by_task[0]["dev"]["score"],
-        best_epoch=2, cost=cost, environment={"python": "3.11", "torch": "2.6"}, trial=trial,
+        key=f"key-{step}", best_epoch=1, cost=cost, environment={"python": "3.11", "torch": "2.6"}, trial=trial,
         epochs=[{"epoch": 1, "score": by_task[0]["dev"]["score"], "metrics": dict(enumerate(by_task))}],
+        predictions=lambda place: {"dev": rng.normal(size=(1, 50, 2))},
     )  # fmt: skip
     return Run(step, trial, outcome)
 
