@@ -287,7 +287,8 @@ def test_pure_noise_shows_no_transition(seeds: int, step: float) -> None:
 def test_no_transition_is_said_plainly() -> None:
     table = simulated(FALLING, [m - 3 for m in FALLING])
     assert not find_phases(table).seen
-    assert " No phase transition was seen: at no level do winning tickets beat the dense model" in verdict(table)
+    said = "at no light level (10% to 40%) do winning tickets beat the dense model"
+    assert f" No phase transition was seen: {said}" in verdict(table)
     assert "score higher than random ones at all levels tried" in verdict(table)
 
 

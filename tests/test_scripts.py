@@ -64,6 +64,12 @@ def check_bits(said: str) -> None:
     assert numbers(r"^(\d+) trials, (\d+) differ$", said) == [3.0, 0.0]
 
 
+def check_coverage(said: str) -> None:
+    cells = re.findall(r"(\d\.\d{3}) \((\d\.\d{3})\)", said)
+    assert len(cells) == 6
+    assert all(float(two_way) > 0.8 for two_way, _ in cells)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "check"),
@@ -72,6 +78,7 @@ def check_bits(said: str) -> None:
         ("benchmarks/sharing.py", check_sharing),
         ("benchmarks/masking.py --memory", check_masking),
         ("scripts/same_bits.py", check_bits),
+        ("scripts/coverage.py", check_coverage),
         ("scripts/survive_kills.py --workers 2", check_kills),
         ("scripts/survive_kills.py --study share", check_kills),
         ("scripts/survive_kills.py --study imp", check_kills),

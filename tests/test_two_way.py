@@ -11,7 +11,7 @@ from scipy import stats
 from supertickets.evidence.examples import BY_EXAMPLE, ByExample, contributions, joined
 from supertickets.evidence.gains import gain, paired_gains
 from supertickets.evidence.selection import chosen_contributions, cross_fit, halved_scores
-from supertickets.evidence.statistics import paired_t_test, two_way_test
+from supertickets.evidence.statistics import _largest_below, dunnett, paired_t_test, two_way_test
 from supertickets.tasks.metrics import evaluate
 
 RNG = np.random.default_rng(0)
@@ -157,3 +157,37 @@ def test_contributions_to_a_cross_fitted_score() -> None:
     found = chosen_contributions(chosen, lambda candidate: contributions(metrics, targets, every[candidate]))
     assert found.mean() == pytest.approx(chosen.cross_fitted)
     assert found.mean() != pytest.approx(chosen.paper)  # control: chosen on the examples that score it
+
+
+@pytest.mark.parametrize(("count", "free"), [(1, 3), (1, 40), (4, 4), (4, 30)])
+def test_dunnetts_p_is_that_of_the_multivariate_t(count: int, free: float) -> None:
+    shape = np.full((count, count), 0.5) + 0.5 * np.eye(count)
+    for limit in (-0.5, 0.7, 2.2, 3.5):
+        below = stats.multivariate_t.cdf([limit] * count, shape=shape, df=free, random_state=0) if count > 1 else None
+        expected = stats.t.cdf(limit, free) if below is None else below
+        assert _largest_below(limit, count, free) == pytest.approx(float(expected), abs=2e-3)
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_dunnetts_test_holds_its_level_for_new_examples(seeds: int) -> None:
+    """Four levels without an effect, on one dev set: at most 5 % show one. The control, over seeds alone, does not."""
+    rng, count, wrong, alone = np.random.default_rng(seeds), 300, 0, 0
+    for _ in range(count):
+        dense = rng.normal(0, 0.7, (seeds, 1)) + rng.normal(0, np.sqrt(0.35 * 277), (seeds, 277))
+        levels = [
+            rng.normal(0, 0.7, (seeds, 1)) + rng.normal(0, np.sqrt(0.35 * 277), (seeds, 277))
+            + rng.normal(0, np.sqrt(0.3 * 277), 277) - dense
+            for _ in range(4)
+        ]  # fmt: skip
+        wrong += min(dunnett(levels)) < 0.05
+        alone += min(dunnett([level.mean(axis=1, keepdims=True) for level in levels])) < 0.05
+    assert wrong <= stats.binom.ppf(0.999, count, 0.05)
+    if seeds == 10:
+        assert alone > 0.1 * count
+
+
+def test_dunnetts_test_sees_a_gain() -> None:
+    rng = np.random.default_rng(8)
+    found = dunnett([rng.normal(gain, 20, (5, 300)) for gain in (0, 3.0)] + [np.zeros((1, 300))])
+    assert found[1] < 0.01 < found[0]
+    assert np.isnan(found[2])  # one seed

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from supertickets.evidence.examples import BY_EXAMPLE
-from supertickets.evidence.statistics import Paired, holm, paired_t_test, two_way_test
+from supertickets.evidence.statistics import Alternative, Paired, holm, paired_t_test, two_way_test
 
 GAIN = ("seeds", "score", "over", "difference", "low", "high", "p")
 """The columns of a gain, after those that say which it is; `p_holm` follows them."""
@@ -54,20 +55,27 @@ def gain(runs: pd.DataFrame, over: pd.DataFrame) -> dict[str, float]:
     """Return the columns `GAIN` of runs and others, paired by `seed`; both have one run a seed at most."""
     first, second = (frame.set_index("seed")["score"].astype(float).dropna() for frame in (runs, over))
     seeds = first.index.intersection(second.index)
-    test = _test(*(frame.set_index("seed").loc[list(seeds)] for frame in (runs, over)))
+    test = compared(*(frame.set_index("seed").loc[list(seeds)] for frame in (runs, over)))
     mean, other = (float(scores[seeds].mean()) if len(seeds) else np.nan for scores in (first, second))
     return dict(zip(GAIN, (len(seeds), mean, other, test.mean, test.low, test.high, test.p), strict=True))
 
 
-def _test(runs: pd.DataFrame, over: pd.DataFrame) -> Paired:
+def compared(runs: pd.DataFrame, over: pd.DataFrame, alternative: Alternative = "two-sided") -> Paired:
     """Compare runs with others, row by row: by example where contributions are there, or else by their scores."""
     first, second = (frame["score"].astype(float).to_numpy() for frame in (runs, over))
-    if len(runs) and BY_EXAMPLE in runs and BY_EXAMPLE in over:
-        pairs = list(zip(runs[BY_EXAMPLE], over[BY_EXAMPLE], strict=True))
-        if all(hasattr(one, "values") for pair in pairs for one in pair):
-            differences = np.stack([one.values - other.values for one, other in pairs])
-            return two_way_test(differences, float(np.mean(first - second)), tasks=pairs[0][0].sizes)
-    return paired_t_test(first.tolist(), second.tolist())
+    if (found := by_example(runs, over)) is None:
+        return paired_t_test(first.tolist(), second.tolist(), alternative)
+    return two_way_test(found, float(np.mean(first - second)), alternative, runs[BY_EXAMPLE].iloc[0].sizes)
+
+
+def by_example(runs: pd.DataFrame, over: pd.DataFrame) -> NDArray[np.float64] | None:
+    """Return the differences of runs and others, row by row, `[rows, examples]`; None where they are not known."""
+    if not len(runs) or BY_EXAMPLE not in runs or BY_EXAMPLE not in over:
+        return None
+    pairs = list(zip(runs[BY_EXAMPLE], over[BY_EXAMPLE], strict=True))
+    if not all(hasattr(one, "values") for pair in pairs for one in pair):
+        return None
+    return np.stack([one.values - other.values for one, other in pairs])
 
 
 def selected(runs: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:

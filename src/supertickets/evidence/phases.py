@@ -5,14 +5,16 @@ there only if winning tickets beat the dense model at some level and are below i
 tests on simulated studies hold the error rate at 5 %.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from supertickets.evidence.gains import by_example, compared
 from supertickets.evidence.runs import DENSE
-from supertickets.evidence.statistics import LEVEL, holm, paired_t_test
+from supertickets.evidence.statistics import LEVEL, Paired, dunnett, paired_t_test, two_way_test
 
 _RESAMPLES = 2000
 
@@ -21,10 +23,12 @@ _RESAMPLES = 2000
 class Phases:
     """Where phases end, and whether a transition was seen at an error rate of 5 %.
 
-    `rise_p` is the smallest Holm-corrected p of "winning beats dense at this level", `rises_at` the levels where it is
-    below 5 %; `fall_p` is the p of "winning is below dense at the last level", one test that nothing was chosen for. An
-    end is a level, or None where there is none; its interval holds 95 % of the ends found in resamples of the seeds
-    (infinity: not within the levels tried).
+    `rise_p` is the smallest p of "winning beats dense at this level" among the `light` levels, the lighter half, by
+    Dunnett's test; `rises_at` are the levels where it is below 5 %. `fall_p` is the p of "winning is below dense at the
+    last level", one test that nothing was chosen for. Both are for new seeds and new examples, where those are known.
+    `over` compares winning tickets with those of other kinds, on average over the light levels. An end is a level, or
+    None where there is none; its interval holds 95 % of the ends found in resamples of the seeds (infinity: not within
+    the levels tried).
     """
 
     seeds: int
@@ -38,6 +42,8 @@ class Phases:
     second_interval: tuple[float, float] | None
     has_random: bool
     missing: bool
+    light: tuple[float, ...] = ()
+    over: Mapping[str, Paired] = field(default_factory=dict)
 
 
 def find_phases(table: pd.DataFrame) -> Phases:
@@ -53,9 +59,11 @@ def find_phases(table: pd.DataFrame) -> Phases:
     random = random.reindex(index=winning.index, columns=winning.columns).sub(own_dense, axis=0)
     winning = winning.sub(own_dense, axis=0)
     w, r = winning.to_numpy(float), random.to_numpy(float)
-    no_gain = [0.0] * len(w)
-    rises = np.array(holm([paired_t_test(column, no_gain, "greater").p for column in w.T.tolist()]))
-    fall_p = paired_t_test(w[:, -1].tolist(), no_gain, "less").p
+    light = levels[: -(-len(levels) // 2)]
+    rises, fall_p = np.full(len(levels), np.nan), np.nan
+    if len(w) > 1:
+        rises[: len(light)] = dunnett(_differences(table, light.tolist(), DENSE))
+        fall_p = compared(*_pairs(table, float(levels[-1]), DENSE), "less").p
     ends = _ends(w, r)
     has_random = bool(np.isfinite(r).any())
     intervals = _intervals(w, r)
@@ -79,7 +87,43 @@ def find_phases(table: pd.DataFrame) -> Phases:
         second_interval=between(1) if has_random else None,
         has_random=has_random,
         missing=bool(np.isnan(w).any() or (has_random and np.isnan(r).any())),
+        light=tuple(light.tolist()),
+        over={kind: test for kind in ("random", "losing") if (test := _over(table, light.tolist(), kind)) is not None},
     )
+
+
+def _pairs(table: pd.DataFrame, level: float, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the winning tickets of a level and the runs of another kind, with a row a seed that has both."""
+    scored = table[table["score"].notna()]
+    winning = scored[(scored["kind"] == "winning") & (scored["level"] == level)].set_index("seed")
+    others = scored[(scored["kind"] == kind) & (scored["level"] == (0.0 if kind == DENSE else level))].set_index("seed")
+    seeds = winning.index.intersection(others.index)
+    return winning.loc[list(seeds)], others.loc[list(seeds)]
+
+
+def _differences(table: pd.DataFrame, levels: Sequence[float], kind: str) -> list[NDArray[np.float64]]:
+    """Return what winning tickets gain at each level, `[seeds, examples]`, or `[seeds, 1]` of scores alone."""
+    found = []
+    for level in levels:
+        winning, others = _pairs(table, level, kind)
+        scores = (winning["score"].astype(float) - others["score"].astype(float)).to_numpy()[:, None]
+        known = by_example(winning, others)
+        found.append(scores if known is None else known)
+    return found
+
+
+def _over(table: pd.DataFrame, levels: Sequence[float], kind: str) -> Paired | None:
+    """Compare winning tickets with those of a kind, averaged over levels in each seed that has all of them."""
+    pairs = [_pairs(table, level, kind) for level in levels]
+    seeds = sorted(set.intersection(*(set(winning.index) for winning, _ in pairs)))
+    if not seeds:
+        return None
+    sides = [[frame.loc[seeds, "score"].astype(float) for frame in of] for of in zip(*pairs, strict=True)]
+    means = [np.mean(of, axis=0) for of in sides]
+    known = [by_example(winning.loc[seeds], others.loc[seeds]) for winning, others in pairs]
+    if any(one is None for one in known):
+        return paired_t_test(means[0].tolist(), means[1].tolist())
+    return two_way_test(np.mean(np.stack(known), axis=0), float(np.mean(means[0] - means[1])))
 
 
 def by_seed(table: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -112,7 +156,7 @@ def _means(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def _intervals(winning: NDArray[np.float64], random: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Return the columns between which 95 % of the ends lie over resampled seeds, `[low or high, first or second]`."""
     seeds = len(winning)
-    if seeds < 2:
+    if seeds < 3:  # in two, the best level is the same by chance in a third of studies
         return None
     rows = np.random.default_rng(0).integers(seeds, size=(_RESAMPLES, seeds))
     ends = _ends(winning[rows], random[rows])

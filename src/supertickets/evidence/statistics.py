@@ -66,31 +66,90 @@ def two_way_test(
     """
     from scipy.special import stdtr, stdtrit
 
-    seeds, examples = differences.shape
-    if examples < 2 or np.ptp(differences) <= 1e-9:
+    if differences.shape[1] < 2 or np.ptp(differences) <= 1e-9:
         return Paired(mean)
-    parts = np.split(differences, np.cumsum(tasks)[:-1], axis=1) if len(tasks) else [differences]
-    free_examples = examples - len(parts)
-    by_example = seeds * sum(float(((part.mean(axis=0) - part.mean()) ** 2).sum()) for part in parts) / free_examples
-    if seeds == 1:
-        first, second, free = by_example, 0.0, float(free_examples)
-    else:
-        by_seed = examples * float(differences.mean(axis=1).var(ddof=1))
-        left = sum(
-            float(((part - part.mean(axis=0) - part.mean(axis=1, keepdims=True) + part.mean()) ** 2).sum())
-            for part in parts
-        ) / ((seeds - 1) * free_examples)
-        first, free = (by_seed, seeds - 1.0) if by_seed >= left else (left, (seeds - 1.0) * free_examples)
-        second = max(by_example - left, 0.0)
-    total = first + second
-    if total <= 1e-18:
+    variance = crossed_variance(differences, tasks)
+    if variance.total <= 1e-18:
         return Paired(mean)
-    free *= (total / first) ** 2 if first > 0 else 1.0
-    error = float(np.sqrt(total / (seeds * examples)))
+    free, error = variance.free, variance.error(*differences.shape)
     below, above = float(stdtr(free, mean / error)), float(stdtr(free, -mean / error))
     p = {"less": below, "greater": above, "two-sided": 2 * min(below, above)}[alternative]
     half = float(stdtrit(free, 1 - LEVEL / 2)) * error
     return Paired(mean, p, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class CrossedVariance:
+    """What a mean over seeds and examples varies by: `runs`, with `runs_free` degrees of freedom, and `examples`."""
+
+    runs: float
+    runs_free: float
+    examples: float
+
+    @property
+    def total(self) -> float:
+        """The variance of the mean, times the number of seeds and examples."""
+        return self.runs + self.examples
+
+    @property
+    def free(self) -> float:
+        """Satterthwaite's degrees of freedom of the first part, which the second is added to."""
+        return self.runs_free * (self.total / self.runs) ** 2 if self.runs > 0 else self.runs_free
+
+    def error(self, seeds: int, examples: int) -> float:
+        """Return the standard error of the mean."""
+        return float(np.sqrt(self.total / (seeds * examples)))
+
+
+def crossed_variance(differences: NDArray[np.float64], tasks: Sequence[int] = ()) -> CrossedVariance:
+    """Return the parts of the variance of `[seeds, examples]` (see `two_way_test`); one example: of seeds alone."""
+    seeds, examples = differences.shape
+    parts = np.split(differences, np.cumsum(tasks)[:-1], axis=1) if len(tasks) else [differences]
+    free, by_example = examples - len(parts), 0.0
+    if free:
+        by_example = seeds * sum(float(((part.mean(axis=0) - part.mean()) ** 2).sum()) for part in parts) / free
+    if seeds == 1:
+        return CrossedVariance(by_example, float(free), 0.0)
+    by_seed, left = examples * float(differences.mean(axis=1).var(ddof=1)), 0.0
+    if free:
+        rest = (part - part.mean(axis=0) - part.mean(axis=1, keepdims=True) + part.mean() for part in parts)
+        left = sum(float((one**2).sum()) for one in rest) / ((seeds - 1) * free)
+    first, of_first = (by_seed, seeds - 1.0) if by_seed >= left else (left, (seeds - 1.0) * free)
+    return CrossedVariance(first, of_first, max(by_example - left, 0.0))
+
+
+def dunnett(differences: Sequence[NDArray[np.float64]]) -> list[float]:
+    """Return, for each of some treatments, the p of "it is better than the one control", corrected for all of them.
+
+    `differences` from the control are `[seeds, examples]` of each treatment. Dunnett's (1955) one-sided test with its
+    correlation of one half, and with the two-way variance (see `two_way_test`) pooled over treatments; NaN for one that
+    fewer than two seeds have.
+    """
+    there = [place for place, one in enumerate(differences) if len(one) > 1]
+    parts, found = [crossed_variance(differences[place]) for place in there], [np.nan] * len(differences)
+    if not parts:
+        return found
+    pooled = CrossedVariance(
+        float(np.mean([part.runs for part in parts])),
+        # All have the control's runs in them, so that their variances correlate by a quarter.
+        sum(part.runs_free for part in parts) / (1 + (len(parts) - 1) / 4),
+        float(np.mean([part.examples for part in parts])),
+    )
+    for place in there if pooled.total > 1e-18 else ():
+        one = differences[place]
+        found[place] = 1.0 - _largest_below(float(one.mean()) / pooled.error(*one.shape), len(parts), pooled.free)
+    return found
+
+
+def _largest_below(limit: float, count: int, free: float) -> float:
+    """Return the chance that the largest of `count` t ratios, of correlation one half, is below a limit."""
+    from scipy.special import gammaincinv, ndtr
+
+    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+    chances = (np.arange(1000) + 0.5) / 1000
+    spread = np.sqrt(2 * gammaincinv(free / 2, chances) / free)  # of the estimated deviation, over its quantiles
+    below = ndtr((limit * spread[:, None] - np.sqrt(0.5) * nodes) / np.sqrt(0.5)) ** count
+    return float((below @ weights).mean() / weights.sum())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
