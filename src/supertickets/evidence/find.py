@@ -179,8 +179,8 @@ def analyse_find(runs: Runs) -> FindFindings:
         paper = Gain.of(seeds, [c.paper for c in chosen], [d.paper for d in own])
         pairs = zip(seeds, chosen, own, strict=True)
         differences = [_by_example(c, by_seed[s], runs) - _by_example(d, dense[s], runs) for s, c, d in pairs]
-        scores = [c.cross_fitted for c in chosen], [d.cross_fitted for d in own]
-        cross_fitted = Gain.of(seeds, *scores, np.stack(differences))
+        of_super, of_dense = ([one.cross_fitted for one in of] for of in (chosen, own))
+        cross_fitted = Gain.of(seeds, of_super, of_dense, np.stack(differences))
         best = [select_super(table[table["seed"] == seed]) for seed in seeds]
         remaining = tuple(float(row["remaining"]) for row in best if row is not None)
         if halves[CONTROL]:

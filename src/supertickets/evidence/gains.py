@@ -55,7 +55,8 @@ def gain(runs: pd.DataFrame, over: pd.DataFrame) -> dict[str, float]:
     """Return the columns `GAIN` of runs and others, paired by `seed`; both have one run a seed at most."""
     first, second = (frame.set_index("seed")["score"].astype(float).dropna() for frame in (runs, over))
     seeds = first.index.intersection(second.index)
-    test = compared(*(frame.set_index("seed").loc[list(seeds)] for frame in (runs, over)))
+    of, others = (frame.set_index("seed").loc[list(seeds)] for frame in (runs, over))
+    test = compared(of, others)
     mean, other = (float(scores[seeds].mean()) if len(seeds) else np.nan for scores in (first, second))
     return dict(zip(GAIN, (len(seeds), mean, other, test.mean, test.low, test.high, test.p), strict=True))
 

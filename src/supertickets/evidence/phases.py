@@ -103,10 +103,10 @@ def _pairs(table: pd.DataFrame, level: float, kind: str) -> tuple[pd.DataFrame, 
 
 def _differences(table: pd.DataFrame, levels: Sequence[float], kind: str) -> list[NDArray[np.float64]]:
     """Return what winning tickets gain at each level, `[seeds, examples]`, or `[seeds, 1]` of scores alone."""
-    found = []
+    found = list[NDArray[np.float64]]()
     for level in levels:
         winning, others = _pairs(table, level, kind)
-        scores = (winning["score"].astype(float) - others["score"].astype(float)).to_numpy()[:, None]
+        scores = np.asarray(winning["score"].astype(float) - others["score"].astype(float), np.float64)[:, None]
         known = by_example(winning, others)
         found.append(scores if known is None else known)
     return found
@@ -120,8 +120,9 @@ def _over(table: pd.DataFrame, levels: Sequence[float], kind: str) -> Paired | N
         return None
     sides = [[frame.loc[seeds, "score"].astype(float) for frame in of] for of in zip(*pairs, strict=True)]
     means = [np.mean(of, axis=0) for of in sides]
-    known = [by_example(winning.loc[seeds], others.loc[seeds]) for winning, others in pairs]
-    if any(one is None for one in known):
+    found = [by_example(winning.loc[seeds], others.loc[seeds]) for winning, others in pairs]
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
         return paired_t_test(means[0].tolist(), means[1].tolist())
     return two_way_test(np.mean(np.stack(known), axis=0), float(np.mean(means[0] - means[1])))
 

@@ -136,7 +136,8 @@ def averages(found: pd.DataFrame, tasks: Sequence[str], kind: str, stage: str) -
     if BY_EXAMPLE not in of_model:
         return averaged
     parts = of_model.pivot(index="seed", columns="task", values=BY_EXAMPLE).reindex(columns=list(tasks))
-    return averaged.assign(**{BY_EXAMPLE: [Averaged(tuple(row)) for row in parts.itertuples(index=False)]})
+    joined = pd.Series([Averaged(tuple(row)) for row in parts.itertuples(index=False)], dtype=object)
+    return averaged.assign(**{BY_EXAMPLE: joined})
 
 
 def table_3(runs: Runs, size: Sizes, reason: str) -> pd.DataFrame:
