@@ -168,6 +168,7 @@ def test_importance_is_that_of_each_block(folder: Path, tmp_path: Path) -> None:
     assert heads[1, 2] != pytest.approx(float(expected), rel=1e-3)  # control
 
 
+@pytest.mark.slow
 def test_a_new_decoder_is_made_from_a_text(tmp_path: Path) -> None:
     """Its tokenizer gives every text back, and a study trains it."""
     (tmp_path / "text.txt").write_text("\n".join(lines_of(50)))
