@@ -1,3 +1,6 @@
+from collections.abc import Mapping
+from typing import Any
+
 from supertickets.anatomy.family import Family, Stack
 from supertickets.anatomy.parts import FFN, Attention, Part, rows
 
@@ -12,8 +15,9 @@ def _attention(module: str) -> Attention:
 
 def _ffn(module: str) -> FFN:
     def part(name: str) -> Part:
-        gated = name in _GATED
-        when = lambda config: config.get("feed_forward_proj", "relu").startswith("gated-") == gated  # noqa: E731
+        def when(config: Mapping[str, Any]) -> bool:
+            return bool(config.get("feed_forward_proj", "relu").startswith("gated-") == (name in _GATED))
+
         return Part(f"{module}.{name}", "n", bias=False, when=when)
 
     return FFN(tuple(map(part, ("wi", *_GATED))), f"{module}.wo", bias=False)

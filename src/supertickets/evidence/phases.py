@@ -62,7 +62,7 @@ def find_phases(table: pd.DataFrame) -> Phases:
     light = levels[: -(-len(levels) // 2)]
     rises, fall_p = np.full(len(levels), np.nan), np.nan
     if len(w) > 1:
-        rises[: len(light)] = dunnett(_differences(table, light.tolist(), DENSE))
+        rises[: len(light)] = dunnett(_differences(table, light.tolist()))
         fall_p = compared(*_pairs(table, float(levels[-1]), DENSE), "less").p
     ends = _ends(w, r)
     has_random = bool(np.isfinite(r).any())
@@ -101,11 +101,11 @@ def _pairs(table: pd.DataFrame, level: float, kind: str) -> tuple[pd.DataFrame, 
     return winning.loc[list(seeds)], others.loc[list(seeds)]
 
 
-def _differences(table: pd.DataFrame, levels: Sequence[float], kind: str) -> list[NDArray[np.float64]]:
-    """Return what winning tickets gain at each level, `[seeds, examples]`, or `[seeds, 1]` of scores alone."""
+def _differences(table: pd.DataFrame, levels: Sequence[float]) -> list[NDArray[np.float64]]:
+    """Return what winning tickets gain over dense, `[seeds, examples]` of each level, or `[seeds, 1]` of scores."""
     found = list[NDArray[np.float64]]()
     for level in levels:
-        winning, others = _pairs(table, level, kind)
+        winning, others = _pairs(table, level, DENSE)
         scores = np.asarray(winning["score"].astype(float) - others["score"].astype(float), np.float64)[:, None]
         known = by_example(winning, others)
         found.append(scores if known is None else known)

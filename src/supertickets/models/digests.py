@@ -38,7 +38,8 @@ def remembered_digest(path: Path) -> str:
     stamp, settled = _stamp(path), time.time() - _SETTLED
     if stamp["size"] < _LARGE:
         return file_digest(path)
-    for entry in (_of_this_process.get(str(path)), _read().get(str(path))):
+    for remembered in (lambda: _of_this_process, _read):  # the file is read only if this process does not know
+        entry = remembered().get(str(path))
         if isinstance(entry, dict) and entry == {**stamp, "sha256": entry.get("sha256")}:
             known = entry["sha256"]
             if isinstance(known, str) and _SHA256.fullmatch(known):
