@@ -5,7 +5,9 @@ from supertickets.anatomy.parts import FFN, Attention, Part, rows
 
 GPT2 = Family(
     layers="h",
-    attention=Attention("attn", (Part("attn.c_attn", "3 h d"),), "attn.c_proj", empty="output"),
+    attention=Attention(
+        "attn", (Part("attn.c_attn", "3 h d"),), "attn.c_proj", empty="output", dropout="resid_dropout"
+    ),
     ffn=FFN((Part("mlp.c_fc", "n"),), "mlp.c_proj"),
     config_layers="n_layer",
     config_heads="n_head",
@@ -59,6 +61,7 @@ STARCODER2 = Family(
         ),
         "self_attn.o_proj",
         empty="output",
+        dropout="residual_dropout",
     ),
     ffn=FFN((Part("mlp.c_fc", "n", bias="use_bias|True"),), "mlp.c_proj", bias="use_bias|True"),
     task_dropout=None,

@@ -43,7 +43,8 @@ class Attention:
     place (`context`), or the bias of `output`, which is in the module, is all it gives (`output`). `config` are fields
     of the config that it reads in its forward pass. `table` is the same as `argument` for the attention function that
     the module calls: a bias for all heads, which other layers may read too. `joint_norms` are over all heads together:
-    what comes before them stays whole.
+    what comes before them stays whole. `dropout` names the module, or the chance, of dropout behind `output`, where
+    that is in the module too.
     """
 
     module: str
@@ -61,6 +62,7 @@ class Attention:
     empty: Literal["narrow", "context", "output"] = "narrow"
     config: Mapping[str, str] = field(default_factory=dict)
     joint_norms: Mapping[str, str] = field(default_factory=dict)
+    dropout: str | None = None
     inputs: ClassVar[str] = "h d"
 
     @property

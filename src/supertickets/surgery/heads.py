@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface
 
 from supertickets.anatomy.blocks import Block
@@ -107,8 +108,9 @@ class _WithoutHeads:
     that the module computes goes on to the layers above.
     """
 
-    def __init__(self, module: Any, output: nn.Module | None) -> None:
+    def __init__(self, module: Any, output: nn.Module | None, dropout: str | None) -> None:
         self.takes, self.layer, self.output = signature(module.forward), getattr(module, "layer_idx", None), output
+        self.module, self.dropout = module, dropout
         self.bias = module.compute_bias if getattr(module, "has_relative_attention_bias", False) else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
@@ -121,7 +123,7 @@ class _WithoutHeads:
             one = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
             seen = cache.get_seq_length(self.layer) + 0  # a tensor that the cache counts in changes with the update
             length = cache.update(one, one, self.layer)[0].shape[-2]
-        found = self._found(hidden[..., :0], hidden.shape[-1])
+        found = self._dropped(self._found(hidden[..., :0], hidden.shape[-1]))
         if "position_bias" not in self.takes.parameters:
             return found, None
         bias = given.get("position_bias")
@@ -137,6 +139,13 @@ class _WithoutHeads:
             return _bias_alone(getattr(self.output, "bias", None), width, context)
         found: Tensor = self.output(context)
         return found
+
+    def _dropped(self, found: Tensor) -> Tensor:
+        if self.dropout is None:
+            return found
+        drop = getattr(self.module, self.dropout)
+        dropped: Tensor = drop(found) if callable(drop) else functional.dropout(found, drop, self.module.training)
+        return dropped
 
 
 class _KeptOfNorm:
@@ -156,11 +165,23 @@ def _replace_hook(hooks: Any, register: Callable[..., Any], hook: Any, **how: An
     register(hook, **how)
 
 
+def attention_of(block: Block) -> Any:
+    """Return the module in which a block's attention weights are."""
+    assert isinstance(block.part, Attention)
+    return block.module(block.part.module)
+
+
+def heads_of(module: nn.Module) -> tuple[int, ...] | None:
+    """Return which of the dense model's heads an attention module has, in its order; None: all, none was cut."""
+    found: tuple[int, ...] | None = vars(module).get("dense_heads")
+    return found
+
+
 def set_heads(block: Block, kept: Sequence[int], kv_kept: Sequence[int] | None = None) -> None:
     """Tell an attention module which of the dense model's heads it has, and which key/value heads, in their order."""
-    part, shape = block.part, block.shape
+    part, shape, module = block.part, block.shape, attention_of(block)
     assert isinstance(part, Attention)
-    module: Any = block.module(part.module)
+    module.dense_heads = tuple(kept)
     of_heads = [head * shape.kv_heads // shape.heads for head in kept]
     kv_kept = sorted(set(of_heads)) if kv_kept is None else kv_kept
     sizes = {**shape.sizes, "h": len(kept), "g": len(kv_kept)}
@@ -191,4 +212,4 @@ def set_heads(block: Block, kept: Sequence[int], kv_kept: Sequence[int] | None =
         vars(module).pop("forward", None)
         if not kept:
             output = None if part.empty == "context" else block.module(part.output)
-            vars(module)["forward"] = _WithoutHeads(module, output)
+            vars(module)["forward"] = _WithoutHeads(module, output, part.dropout)
