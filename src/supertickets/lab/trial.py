@@ -12,7 +12,7 @@ from supertickets.tickets.scoring import ScoringSettings
 from supertickets.tickets.weights import Pruning
 from supertickets.training.recipe import Recipe, Sharing, Span
 
-SCHEMA = 2
+SCHEMA = 3
 """Goes into every key: raise it when the same trial would give another outcome."""
 
 TicketField = Annotated[
@@ -140,7 +140,7 @@ class Trial(_Value):
             "schema": SCHEMA,
             "weights": self.weight_hash,
             "files": self.files_hash,
-            "recipe": {**self.recipe.model_dump(), "processes": 1},  # once a field; keys stay what they were
+            "recipe": self.recipe.model_dump(),
             "seed": self.seed,
         }
         tasks = [_task_content(task) for task in self.tasks]
@@ -148,7 +148,7 @@ class Trial(_Value):
         parts = {"scoring": self.scoring, "sharing": self.sharing, "prune": self.prune, "span": self.span}
         content |= {name: part.model_dump() for name, part in parts.items() if part is not None}
         if self.scoring is not None and not self.scoring.of_neurons:
-            content["scoring"].pop("structures")  # heads and FFNs always are scored; keys stay what they were
+            content["scoring"].pop("structures")  # heads and FFNs always are scored
         if self.start is not None:
             content["start"] = {"weights": self.start.weights, "output_layer": self.start.output_layer}
             if self.start.rewound != "nothing":

@@ -28,6 +28,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
         "max_length": 512,
         "optimizer": "released",
         "lr_schedule": "released",
+        "dropout_masks": "sequential",
         "order": "released",
         "keep_epoch": "last",
         "patience": None,
@@ -106,7 +107,12 @@ _WEIGHTS_BY_TASK: dict[str, dict[str, Any]] = {
     **{task: {"learning_rate": 5e-5, "epochs": 1, "batch_size": 16, "max_length": 512} for task in text.NAMES},
 }
 # What the released code does otherwise (spec sections 3 and 7): D2, D3, and for masked LM D1 and D5.
-_WEIGHTS_RELEASED: dict[str, Any] = {"lr_schedule_over": "all", "output_layer": "carry", "first_seed": 57}
+_WEIGHTS_RELEASED: dict[str, Any] = {
+    "lr_schedule_over": "all",
+    "output_layer": "carry",
+    "first_seed": 57,
+    "dropout_masks": "sequential",
+}
 _WEIGHTS_RELEASED_MLM: dict[str, Any] = {"rewind": ("none",), "prune_at_init": True}
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from supertickets.surgery.sharing import SharedStructures
 from supertickets.tickets.weights import WeightTicket
 from supertickets.training.batches import Encoded
 from supertickets.training.devices import with_threads
+from supertickets.training.dropout import KeyedDropout
 from supertickets.training.evaluation import Passes
 from supertickets.training.learner import Learner
 from supertickets.training.optimisers import build_optimizer, build_schedule, go_to
@@ -88,6 +89,8 @@ class Trainer:
         ]
         if plan.weight_ticket is not None:
             keep_zero(encoder_of(learners[0].model), plan.weight_ticket, self._vocabulary.rows)
+        keyed = plan.recipe.dropout_masks == "keyed"
+        self._dropout = KeyedDropout([learner.model for learner in learners]) if keyed else None
         self._parameters = list({id(p): p for learner in learners for p in learner.model.parameters()}.values())
         self._grouped = {id(p) for p in self._structures.grouped()}
         lengths = [learner.data.train.lengths for learner in self.learners]
@@ -222,7 +225,8 @@ class Trainer:
         learner.model.train()
         # What is masked depends on the step alone: neither on evaluations nor on where a run was stopped.
         drawn = (self.plan.seed, self._begin + self.state.step)
-        loss = self.passes.losses(learner, rows, 1 + BACKWARD, drawn).sum() / len(rows)
+        with self._dropout.drawn(*drawn) if self._dropout is not None else nullcontext():
+            loss = self.passes.losses(learner, rows, 1 + BACKWARD, drawn).sum() / len(rows)
         loss.backward()
         if self.plan.sharing.updates == "leaky":
             self._leak()
@@ -280,5 +284,7 @@ class Trainer:
 
     def restore(self) -> None:
         """Give the models the word embeddings that training left out, and plain layers; do this before saving them."""
+        if self._dropout is not None:
+            self._dropout.remove()
         self._vocabulary.restore(self.state.decay)
         self._structures.merge()

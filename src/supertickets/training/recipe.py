@@ -28,6 +28,11 @@ class Recipe(BaseModel):
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of the weight matrices")
     max_grad_norm: float = Field(1.0, gt=0, description="maximum l2 norm of the gradients (for gradient clipping)")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the output layer")
+    dropout_masks: Literal["keyed", "sequential"] = Field(
+        "keyed",
+        description="dropout masks: keyed (they depend on seed, step and place in the model alone, so that a ticket "
+        "and the dense model of a seed drop the same) or sequential (drawn one after another, as in the released code)",
+    )
     order: Literal["bucketed", "released"] = Field(
         "bucketed",
         description="how examples are batched: bucketed (similar lengths together) or released (as in the released "
