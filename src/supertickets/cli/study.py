@@ -43,8 +43,10 @@ def study_command(name: str) -> click.Command:
         if dry_run:
             _print_plan(name, overrides, as_json)
             return
+        from supertickets.lab.memory import keep_freed_memory
         from supertickets.studies.run import run_study
 
+        keep_freed_memory()
         with stoppable():
             result = run_study(name, overrides, quiet=False)
         _print_json(result) if as_json else _print(result)

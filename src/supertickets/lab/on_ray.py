@@ -17,6 +17,7 @@ from supertickets.errors import TicketError
 from supertickets.lab.in_process import run_job
 from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.machine import Machine
+from supertickets.lab.memory import keep_freed_memory
 from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS, drop_checkpoint
 from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
@@ -58,6 +59,7 @@ def _run_remotely(
     `start` and `mask` are what the job needs of other trials, `checkpoint` is where it stands if it has begun before.
     """
     global _bench, _bench_for
+    keep_freed_memory()
     from supertickets.lab.workbench import Workbench
 
     ray = require_ray()

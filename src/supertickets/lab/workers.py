@@ -14,6 +14,7 @@ from typing import Any
 
 from supertickets.lab.in_process import run_job
 from supertickets.lab.jobs import Job, Message, NextJob, Send
+from supertickets.lab.memory import keep_freed_memory
 
 _SPAWN = mp.get_context("spawn")  # fork would copy a process whose torch has threads
 
@@ -22,6 +23,7 @@ def _serve(jobs: Connection, options: dict[str, Any]) -> None:
     """A worker's life: take a job, run it, tell. It ends when its pipe does, with the parent or as it wishes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     from supertickets.lab.workbench import Workbench
 
     bench = Workbench(**options)
