@@ -32,7 +32,8 @@ class Outcome:
     """A finished (or diverged) trial. Arrays are read from `folder` when asked for.
 
     `epochs` has one entry an epoch: number, training loss, dev score, metrics by task and evaluation set.
-    `cost` has seconds, tokens, parameters and flops. `reason` says why a diverged trial ended.
+    `cost` has seconds, tokens, parameters, flops and scoring_flops (a part of them). `reason` says why a diverged
+    trial ended.
     """
 
     key: str

@@ -25,7 +25,8 @@ class Step:
     own stay after that: "best" keeps those of the best outcome so far among all steps that say so. With `until` the
     trial is trained to that share of its steps only; another step may go on with the same trial, which ends as if it
     had never stopped. `elsewhere` is the folder of the same trial in another study, whose outcome is taken if its
-    weights are there (and is remembered). `cost` is about what it takes, in FLOPs.
+    weights are there (and is remembered). `cost` is about what it takes, in FLOPs. A `spare` step is probably not
+    wanted: it is counted only once its trial is made.
 
     >>> dense = Step({"kind": "dense", "seed": 0}, lambda done: None)
     >>> str(Step({"kind": "winning", "level": 0.3, "seed": 0}, lambda done: None, needs=(dense,)))
@@ -40,6 +41,7 @@ class Step:
     until: float | None = None
     elsewhere: Path | None = None
     cost: float = 0.0
+    spare: bool = False
 
     @property
     def parents(self) -> tuple[Step, ...]:
@@ -96,10 +98,15 @@ class Done:
 
         If it failed, the step that asks is not made: the failed one is tried again when the study is.
         """
+        outcome = self.ended(step)
+        return outcome if outcome is not None and outcome.finished else None
+
+    def ended(self, step: Step) -> Outcome | None:
+        """Return the outcome of a step that finished or diverged, None if it was not wanted; otherwise as `get`."""
         run = self._run_of(step)
         if run.failure is not None or (run.trial is not None and run.outcome is None) or run.blocked:
             raise NotFinishedError
-        return run.outcome if run.outcome is not None and run.outcome.finished else None
+        return run.outcome
 
     def part(self, step: Step) -> Partial:
         """Return what a step's trial said when it was trained to the step's `until`, also if it has gone on since.
@@ -133,6 +140,11 @@ class Run:
         """Whether nothing more is to come."""
         came = self.outcome is not None or self.partial is not None or self.failure is not None
         return came or self.unwanted or self.blocked
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the study's runs: it is wanted, and not a spare one whose trial there is not."""
+        return not self.unwanted and not (self.step.spare and self.trial is None)
 
     @property
     def result(self) -> Outcome:
@@ -284,10 +296,14 @@ class Execution:
     @property
     def total(self) -> int:
         """How many trainings there are, as far as is known: equal ones are one."""
-        return len(self._by_id) + sum(run.trial is None and not run.ended for run in self.runs)
+        return len(self._by_id) + len(self._unmade)
 
     @property
     def total_cost(self) -> float:
         """What all of them cost."""
-        unmade = sum(run.step.cost for run in self.runs if run.trial is None and not run.ended)
-        return unmade + sum(runs[0].step.cost for runs in self._by_id.values())
+        return sum(run.step.cost for run in [*self._unmade, *(runs[0] for runs in self._by_id.values())])
+
+    @property
+    def _unmade(self) -> list[Run]:
+        """The runs that are still to be made."""
+        return [run for run in self.runs if run.trial is None and not run.ended and run.counts]

@@ -229,9 +229,12 @@ def trial_of(
 
 
 def training_flops(task: TaskInfo, ticket: Ticket, epochs: int, scored: bool = False) -> float:
-    """Return about how many FLOPs a training takes, with texts of 32 tokens; scoring adds a fifth."""
+    """Return about how many FLOPs a training takes, with texts of 32 tokens, without evaluations.
+
+    Scoring needs half of a backward pass (by gates; measures by weights need all of it).
+    """
     forward = float(forward_flops(task.shape, ticket, task.train, 32))
-    return epochs * forward * (1 + BACKWARD) * (1.2 if scored else 1.0)
+    return forward * (epochs * (1 + BACKWARD) + (1 + BACKWARD / 2) * scored)
 
 
 def full_ticket(task: TaskInfo) -> Ticket:

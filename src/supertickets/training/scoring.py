@@ -45,8 +45,10 @@ def score(trainer: Trainer, settings: ScoringSettings, start: Callable[[], PreTr
         for rows in order(learner.data.train.lengths, trainer.plan.recipe.batch_size):
             yield partial(trainer.passes.losses, learner, rows, _PASSES[measure.gradients])
 
+    cost = trainer.result.cost
+    before_scoring = cost.flops
     with trainer.at_work(), trainer.weights_to_score():
-        return measure.function(
+        found = measure.function(
             Measured(
                 model,
                 learner.ticket,
@@ -59,3 +61,5 @@ def score(trainer: Trainer, settings: ScoringSettings, start: Callable[[], PreTr
                 seed=trainer.plan.seed,
             )
         )
+    cost.scoring_flops = cost.flops - before_scoring
+    return found

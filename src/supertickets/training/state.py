@@ -19,12 +19,16 @@ SCHEMA = 1
 
 @dataclass
 class Cost:
-    """What a training took. Tokens and FLOPs count training, evaluation and scoring; tokens without padding."""
+    """What a training took. Tokens and FLOPs count training, evaluation and scoring; tokens without padding.
+
+    `scoring_flops` are those of scoring alone.
+    """
 
     seconds: float = 0.0
     tokens: int = 0
     flops: int = 0
     parameters: int = 0
+    scoring_flops: int = 0
 
 
 @dataclass
