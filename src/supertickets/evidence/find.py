@@ -14,76 +14,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supertickets.evidence.cells import with_std
-from supertickets.evidence.examples import contributions
+from supertickets.evidence.choosing import Choice, halved
+from supertickets.evidence.control import TunedDense, tuned_dense
 from supertickets.evidence.findings import Findings
-from supertickets.evidence.gains import means
+from supertickets.evidence.gains import Gain, means
+from supertickets.evidence.labels import RATES
 from supertickets.evidence.phases import Phases, find_phases
 from supertickets.evidence.rates import SPREAD_SAID, spread_of_single
 from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
-from supertickets.evidence.selection import (
-    Selected,
-    candidates,
-    chosen_contributions,
-    cross_fit,
-    halved_scores,
-    select_super,
-)
-from supertickets.evidence.statistics import Paired, bootstrap_interval, paired_t_test, two_way_test
+from supertickets.evidence.selection import Selected, candidates, cross_fit, select_super
+from supertickets.evidence.statistics import bootstrap_interval
 from supertickets.lab.steps import Label, Run
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS
 from supertickets.tickets.kinds import NAMES, STRUCTURES, Structure
 from supertickets.tickets.ticket import alike
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What choosing a super ticket in each seed gains over that seed's dense run, judged one way.
-
-    `scores` and `dense` have a value a seed, in percent; `test` compares them. `differences` are those by example
-    `[seeds, examples]`, where they are known (see `evidence.examples`).
-    """
-
-    seeds: tuple[int, ...]
-    scores: tuple[float, ...]
-    dense: tuple[float, ...]
-    test: Paired
-    differences: Floats | None = None
-
-    @classmethod
-    def of(
-        cls,
-        seeds: Sequence[int],
-        scores: Sequence[float],
-        dense: Sequence[float],
-        differences: Floats | None = None,
-        tasks: Sequence[int] = (),
-    ) -> Gain:
-        """Compare scores with those of the dense runs, seed by seed: by example where `differences` are known.
-
-        For `tasks` see `statistics.two_way_test`.
-        """
-        if differences is None:
-            test = paired_t_test(scores, dense)
-        else:
-            test = two_way_test(differences, float(np.mean(np.subtract(scores, dense))), tasks=tasks)
-        return cls(tuple(seeds), tuple(scores), tuple(dense), test, differences)
-
-    @property
-    def mean(self) -> float:
-        """The mean gain over seeds."""
-        return self.test.mean
-
-    @property
-    def super_mean(self) -> float:
-        """The super tickets' mean score."""
-        return float(np.mean(self.scores))
-
-    @property
-    def dense_mean(self) -> float:
-        """The dense runs' mean score."""
-        return float(np.mean(self.dense))
 
 
 @dataclass(frozen=True)
@@ -97,7 +43,7 @@ class FindFindings(Findings):
     parameters in its best winning ticket, `chosen` the row of the super ticket. `spread` has tables of that over seeds
     and learning rates (none: not asked for), `paper_tables` see `evidence.tables`. Where only the dense model is
     trained, `base_model` is the folder that it is saved in, and there are no `paper_tables`; `measure` is what scores
-    are of.
+    are of. `tuned` compares with a dense model that was tuned with the same compute (None: not asked for).
     """
 
     means: pd.DataFrame
@@ -113,6 +59,7 @@ class FindFindings(Findings):
     paper_tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     base_model: Path | None = None
     measure: str = "score"
+    tuned: TunedDense | None = None
 
     text = "find.txt.jinja"
     shown = SPREAD_SAID
@@ -158,13 +105,14 @@ class FindFindings(Findings):
         return bool(((self.runs["kind"] == "winning") & (self.runs["level"] > 0)).any())
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the means, the paper's tables and the spreads."""
-        return {"means": self.means, **self.paper_tables, **self.spread}
+        """Return the means, the paper's tables, the spreads and the budgets of an equal-budget control."""
+        budgets = {} if self.tuned is None else {"equal budget": self.tuned.budgets}
+        return {"means": self.means, **self.paper_tables, **self.spread, **budgets}
 
 
 def analyse_find(runs: Runs) -> FindFindings:
     """Look at all outcomes of a study of `find`; runs that did not finish are left out."""
-    everything, runs = runs.table, runs.only(stage=None)
+    all_runs, everything, runs = runs, runs.table, runs.only(stage=None)
     table, (halves, resampled) = runs.table, _scored(runs)
     dense = {_seed(run): {run: scores} for run, scores in halves[DENSE].items()}
     by_seed: dict[int, dict[Run, Floats]] = defaultdict(dict)
@@ -173,12 +121,13 @@ def analyse_find(runs: Runs) -> FindFindings:
             by_seed[_seed(run)][run] = scores
     seeds = sorted(set(by_seed) & set(dense))
     paper = cross_fitted = control = None
+    best_tickets, own_dense = dict[int, Choice](), dict[int, Choice]()
     remaining: tuple[float, ...] = ()
     if seeds:
-        chosen, own = ([cross_fit([*of[seed].values()]) for seed in seeds] for of in (by_seed, dense))
+        best_tickets, own_dense = ({s: Choice.among(of[s], runs.task) for s in seeds} for of in (by_seed, dense))
+        chosen, own = ([choice.selected for choice in of.values()] for of in (best_tickets, own_dense))
         paper = Gain.of(seeds, [c.paper for c in chosen], [d.paper for d in own])
-        pairs = zip(seeds, chosen, own, strict=True)
-        differences = [_by_example(c, by_seed[s], runs) - _by_example(d, dense[s], runs) for s, c, d in pairs]
+        differences = [best_tickets[seed].by_example - own_dense[seed].by_example for seed in seeds]
         of_super, of_dense = ([one.cross_fitted for one in of] for of in (chosen, own))
         cross_fitted = Gain.of(seeds, of_super, of_dense, np.stack(differences))
         best = [select_super(table[table["seed"] == seed]) for seed in seeds]
@@ -200,19 +149,15 @@ def analyse_find(runs: Runs) -> FindFindings:
         phases=find_phases(table),
         agreement=agreement(runs),
         chosen=select_super(table),
-        spread=spread_of_single(everything[everything["stage"].notna()]) if "stage" in everything else {},
+        spread=_spread(everything),
+        tuned=tuned_dense(all_runs, best_tickets, own_dense),
     )
 
 
-def _by_example(chosen: Selected, of: Mapping[Run, Floats], runs: Runs) -> Floats:
-    """Return what each dev example contributes to the score of what was chosen among some runs' epochs."""
-    candidates = [(run, epoch - len(scores)) for run, scores in of.items() for epoch in range(len(scores))]
-
-    def contributions_of(candidate: int) -> Floats:
-        run, epoch = candidates[candidate]
-        return contributions(runs.task.metrics, runs.task.targets, run.result.predictions()["dev"][epoch])
-
-    return chosen_contributions(chosen, contributions_of)
+def _spread(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return how much scores vary with learning rates and seeds, where trainings were made for that."""
+    of_rates = table[table["stage"] == RATES] if "stage" in table else table[:0]
+    return spread_of_single(of_rates) if len(of_rates) else {}
 
 
 def _seed(run: Run) -> int:
@@ -233,9 +178,8 @@ def _scored(runs: Runs) -> tuple[dict[str, dict[Run, Floats]], dict[tuple[Label,
         if outcome.key not in seen:
             outputs = outcome.predictions()["dev"]
             best = outputs[[entry["epoch"] for entry in outcome.epochs].index(outcome.best_epoch)]
-            chosen = outputs[-1:] if outcome.trial.recipe.keep_epoch == "last" else outputs
             drawn = weighted_scores(task.metrics, task.targets, best, weights(len(best)))
-            seen[outcome.key] = halved_scores(chosen, task.metrics, task.targets), drawn
+            seen[outcome.key] = halved(outcome, task), drawn
         halves[str(labels["kind"])][run], drawn = seen[outcome.key]
         resampled[labels["kind"], labels["level"]].append(drawn)
     return halves, resampled

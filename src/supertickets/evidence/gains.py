@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,60 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supertickets.evidence.examples import BY_EXAMPLE
+from supertickets.evidence.resampling import Floats
 from supertickets.evidence.statistics import Alternative, Paired, holm, paired_t_test, two_way_test
 
 GAIN = ("seeds", "score", "over", "difference", "low", "high", "p")
 """The columns of a gain, after those that say which it is; `p_holm` follows them."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What choosing a super ticket in each seed gains over that seed's dense run (or a tuned one), judged one way.
+
+    `scores` and `dense` have a value a seed, in percent; `test` compares them. `differences` are those by example
+    `[seeds, examples]`, where they are known (see `evidence.examples`).
+    """
+
+    seeds: tuple[int, ...]
+    scores: tuple[float, ...]
+    dense: tuple[float, ...]
+    test: Paired
+    differences: Floats | None = None
+
+    @classmethod
+    def of(
+        cls,
+        seeds: Sequence[int],
+        scores: Sequence[float],
+        dense: Sequence[float],
+        differences: Floats | None = None,
+        tasks: Sequence[int] = (),
+    ) -> Gain:
+        """Compare scores with those of the dense runs, seed by seed: by example where `differences` are known.
+
+        For `tasks` see `statistics.two_way_test`.
+        """
+        if differences is None:
+            test = paired_t_test(scores, dense)
+        else:
+            test = two_way_test(differences, float(np.mean(np.subtract(scores, dense))), tasks=tasks)
+        return cls(tuple(seeds), tuple(scores), tuple(dense), test, differences)
+
+    @property
+    def mean(self) -> float:
+        """The mean gain over seeds."""
+        return self.test.mean
+
+    @property
+    def super_mean(self) -> float:
+        """The super tickets' mean score."""
+        return float(np.mean(self.scores))
+
+    @property
+    def dense_mean(self) -> float:
+        """The dense runs' mean score."""
+        return float(np.mean(self.dense))
 
 
 def paired_gains(

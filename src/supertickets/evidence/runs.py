@@ -198,13 +198,10 @@ def runs_table(runs: Sequence[Run], tasks: Sequence[TaskInfo]) -> pd.DataFrame:
         if run.outcome is not None and run.outcome.trial.ticket.is_full:
             dense[run.outcome.trial.examples] = run.outcome.cost["parameters"]
     rows = [
-        _row(run, task, place, dense)
-        for run in runs
-        if not run.unwanted
-        for place, task in enumerate(_tasks_of(run, tasks))
+        _row(run, task, place, dense) for run in runs if run.counts for place, task in enumerate(_tasks_of(run, tasks))
     ]
     frame = pd.DataFrame(rows)
-    labels = list(dict.fromkeys(name for run in runs for name in run.step.labels))
+    labels = list(dict.fromkeys(name for run in runs if run.counts for name in run.step.labels))
     labels += [] if "task" in labels else ["task"]
     frame = frame[[*labels, *(name for name in frame.columns if name not in (*labels, *_LAST)), *_LAST]]
     order = pd.DataFrame({name: _in_order(frame[name]) for name in labels})

@@ -12,8 +12,9 @@ import pandas as pd
 from supertickets.errors import named_twice
 from supertickets.evidence.cells import joined_means, number
 from supertickets.evidence.examples import joined
-from supertickets.evidence.find import FindFindings, Gain
+from supertickets.evidence.find import FindFindings
 from supertickets.evidence.findings import interval
+from supertickets.evidence.gains import Gain
 from supertickets.evidence.published import (
     MISMATCHED,
     ORDER,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from supertickets.evidence.labels import OF_SEED
 from supertickets.evidence.runs import TaskInfo
 from supertickets.lab.lab import replay
 from supertickets.lab.progress import duration, size
@@ -108,7 +109,7 @@ def _distinct(execution: Execution) -> list[Run]:
     """Return a run for each trial, as far as trials are known."""
     seen: dict[Any, Run] = {}
     for run in execution.runs:
-        if not run.unwanted:
+        if run.counts:
             seen.setdefault(run.order.id if run.trial is not None else run, run)
     return list(seen.values())
 
@@ -137,10 +138,10 @@ def _table(execution: Execution, distinct: Sequence[Run]) -> pd.DataFrame:
     """Return how many trainings there are by labels."""
     first = set(map(id, distinct))
     rows: list[dict[str, Any]] = [
-        {name: value for name, value in run.step.labels.items() if name != "seed"}
+        {name: value for name, value in run.step.labels.items() if name not in ("seed", OF_SEED)}
         | {"trainings": int(id(run) in first), "done": int(id(run) in first and run.outcome is not None)}
         for run in execution.runs
-        if not run.unwanted
+        if run.counts
     ]
     frame = pd.DataFrame(rows)
     labels = [name for name in frame.columns if name not in ("trainings", "done")]
