@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from supertickets.evidence.find import FindFindings
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
+from supertickets.reports.equal_budget import equal_budget_section
 from supertickets.reports.maps import StructureMap
 from supertickets.reports.page import anchor
 from supertickets.reports.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
@@ -40,6 +41,7 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
     }
     sections = [
         Section("Gain over the dense model", _remains(findings)),
+        *([] if findings.tuned is None else [equal_budget_section(findings.tuned)]),
         Section("Phases", [Figure(phase_curves(means, measure), *_SAID["phases"]), Table(table, "mean scores")]),
         *(Section(title, [figure]) for title, figure in figures.items()),
         Section("Heads and FFNs kept by winning tickets", _maps(findings, own)),

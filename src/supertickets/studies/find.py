@@ -6,27 +6,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from supertickets.anatomy.cost import forward_flops
 from supertickets.errors import TicketError
 from supertickets.evidence.labels import RATES
 from supertickets.lab.steps import Done, Label, Run, Step
+from supertickets.studies.budget import check_pays, tuned_steps
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
 from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings, part
 from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
+from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket
 from supertickets.tickets.levels import Counts
 from supertickets.tickets.scoring import ScoringSettings
 
 if TYPE_CHECKING:
+    from supertickets.anatomy import Shape
     from supertickets.evidence.find import FindFindings
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.lab.outcome import Outcome
     from supertickets.lab.trial import Trial
-    from supertickets.tickets import Ticket
     from supertickets.training.recipe import Recipe
 
 TICKET, BASE_MODEL = "super-ticket", "model"
@@ -39,8 +42,10 @@ class FindSettings(DrawnSettings, RateSettings):
     kinds: Grows[tuple[Kind, ...]] = Field(
         KINDS, description="kinds of tickets to train: winning, random, losing; none: train only the dense model"
     )
-    control: NoEffect[Literal["none", "best-of-k"]] = Field(
-        "none", description="best-of-k: also train one dense model per level, with other seeds, and report the best"
+    control: NoEffect[Literal["none", "best-of-k", "equal-budget"]] = Field(
+        "none",
+        description="best-of-k: also train one dense model per level, with other seeds, and report the best; "
+        "equal-budget: also tune the dense model with the FLOPs that the winning tickets have used, and compare",
     )
     keep: NoEffect[Literal["none", "super", "dense", "all"]] = Field(
         "super",
@@ -52,6 +57,26 @@ class FindSettings(DrawnSettings, RateSettings):
     @classmethod
     def _kinds_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
         return tuple(kind for kind in KINDS if kind in kinds)
+
+    @model_validator(mode="after")
+    def _a_budget_is_of_winning_tickets(self) -> Self:
+        if self.control == "equal-budget" and self.kinds and "winning" not in self.kinds:
+            kinds = ",".join(self.kinds)
+            raise ValueError(
+                f"--control equal-budget: it spends the FLOPs that winning tickets have used, and --kinds {kinds} has "
+                f"none; use --kinds winning,{kinds} or --control none"
+            )
+        return self
+
+    def check_model(self, shape: Shape) -> None:
+        """Raise TicketError also for levels that are too cheap for an equal-budget control."""
+        super().check_model(shape)
+        if self.control == "equal-budget":
+            check_pays(self.levels, self._default_levels(), self.epochs, partial(_share_of_dense, self, shape))
+
+    def _default_levels(self) -> list[float]:
+        levels = type(self).model_fields["levels"].default
+        return [level for level in levels if level not in self.levels]
 
     @property
     def title(self) -> str:
@@ -83,7 +108,7 @@ class Find(Study[FindSettings]):
     page = "supertickets.reports.find:find_sections"
 
     def steps(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
-        """Yield dense runs, tickets of every kind and level, the control's dense runs, other learning rates."""
+        """Yield dense runs, tickets of every kind and level, the controls' dense runs, other learning rates."""
         (task,) = tasks
         steps = list(grid(settings, task))
         yield from steps
@@ -93,6 +118,11 @@ class Find(Study[FindSettings]):
             for seed in range(first, first + levels):
                 trial = trial_of(settings, task, full, seed)
                 yield Step({"kind": "control", "level": 0.0, "seed": seed}, trial, cost=cost)
+        if settings.control == "equal-budget" and settings.kinds:
+            for seed in settings.all_seeds:
+                own = [step for step in steps if step.labels["seed"] == seed]
+                dense, *winning = (step for step in own if step.labels["kind"] in ("dense", "winning"))
+                yield from tuned_steps(settings, task, seed, dense, winning)
         yield from _rates(settings, task, [step for step in steps if step.labels["kind"] == "winning"])
 
     def analyse(self, runs: Runs, settings: FindSettings) -> FindFindings:
@@ -158,8 +188,7 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
     scores give the next. `labels` are put before each step's own.
     """
     full, levels = full_ticket(task), settings.drawn_levels(task.shape)
-    # What a level costs hardly depends on what is drawn.
-    about = {level: _random(settings, task, level, counts, 0) for level, counts in levels.items()}
+    about = _like(settings, task.shape)
     costs = {level: training_flops(task, ticket, settings.epochs) for level, ticket in about.items()}
     for seed in settings.all_seeds:
         dense = Step(
@@ -207,7 +236,7 @@ def _drawn(
     if not level:
         ticket = full_ticket(task)
     elif kind == "random":
-        ticket = _random(settings, task, level, counts, seed)
+        ticket = _random(settings, task.shape, level, counts, seed)
     else:
         outcome = done[before]
         scores, block = normalise(outcome.scores()), settings.neuron_block
@@ -216,9 +245,22 @@ def _drawn(
     return trial_of(settings, task, ticket, seed, scoring=settings.scoring if scored or not level else None)
 
 
-def _random(settings: FindSettings, task: TaskInfo, level: float, counts: Counts, seed: int) -> Ticket:
+def _random(settings: FindSettings, shape: Shape, level: float, counts: Counts, seed: int) -> Ticket:
     how = part(settings, Drawing)
-    return draw_random(task.shape.of_tickets, settings.units(task.shape), counts, level, seed, how)
+    return draw_random(shape.of_tickets, settings.units(shape), counts, level, seed, how)
+
+
+def _like(settings: FindSettings, shape: Shape) -> dict[float, Ticket]:
+    """Return a random ticket of each level: what a level costs hardly depends on what is drawn."""
+    levels = settings.drawn_levels(shape)
+    return {level: _random(settings, shape, level, counts, 0) for level, counts in levels.items()}
+
+
+def _share_of_dense(settings: FindSettings, shape: Shape, level: float | str) -> float:
+    """Return what a level's ticket costs, in dense trainings; a full one is the dense run itself and costs no more."""
+    (ticket,) = _like(settings.model_copy(update={"levels": (level,)}), shape).values()
+    whole = forward_flops(shape, Ticket.full(*shape.of_tickets), 1, 32)
+    return 0.0 if ticket.is_full else forward_flops(shape, ticket, 1, 32) / whole
 
 
 def best_winning(done: Done, winning: Sequence[Step]) -> Outcome | None:
