@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from supertickets.evidence.find import FindFindings, Gain
+from supertickets.evidence.find import FindFindings
+from supertickets.evidence.gains import Gain
 from supertickets.evidence.phases import find_phases
 from supertickets.evidence.resampling import bootstrap_weights, half_weights, weighted_scores
 from supertickets.evidence.selection import cross_fit, halved_scores, select_super

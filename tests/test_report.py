@@ -18,7 +18,8 @@ from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.evidence.examples import plain
-from supertickets.evidence.find import FindFindings, Gain, agreement
+from supertickets.evidence.find import FindFindings, agreement
+from supertickets.evidence.gains import Gain
 from supertickets.evidence.phases import Phases
 from supertickets.evidence.published import published
 from supertickets.evidence.runs import Runs, TaskInfo
