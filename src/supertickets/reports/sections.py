@@ -27,7 +27,7 @@ WORDS = tomllib.loads(resources.files("supertickets.reports").joinpath("words.to
 _FORMATS = {
     **dict.fromkeys(("level", "learning_rate"), "{:g}"),
     **dict.fromkeys(("parameters", "tokens", "examples"), "{:,.0f}"),
-    **dict.fromkeys(("seed", "seeds", "runs", "best_epoch", "● of them"), "{:.0f}"),
+    **dict.fromkeys(("seed", "seeds", "of_seed", "runs", "batch_size", "epochs", "best_epoch", "● of them"), "{:.0f}"),
     **dict.fromkeys(("heads", "ffns", "neurons"), "{:.5g}"),
     **dict.fromkeys((f"{part} kept" for part in (*NAMES.values(), "parameters", "FLOPs")), "{:.1%}"),
     **dict.fromkeys(("encoder", "remaining", "inference", "sparsity", "fraction of parameters"), "{:.1%}"),

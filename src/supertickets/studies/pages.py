@@ -17,7 +17,7 @@ from supertickets.studies.config import SETTINGS_FILE
 from supertickets.studies.study import Study
 
 REPORT, TABLES = "report.html", "tables"
-_ASKED = {"level", "sparsity", "fraction", "learning_rate", "examples", "seed", "seeds", "runs"}
+_ASKED = {"level", "sparsity", "fraction", "learning_rate", "batch_size", "epochs", "examples", "seed", "seeds", "runs"}
 
 
 def write_findings(study: Study[Any], runs: Runs, findings: Findings, folder: Path | None = None) -> None:
