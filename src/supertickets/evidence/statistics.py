@@ -1,5 +1,7 @@
 """Statistics over seeds: paired t-tests, Holm's correction, bootstrap intervals over seeds and examples."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -103,42 +105,92 @@ class CrossedVariance:
 
 def crossed_variance(differences: NDArray[np.float64], tasks: Sequence[int] = ()) -> CrossedVariance:
     """Return the parts of the variance of `[seeds, examples]` (see `two_way_test`); one example: of seeds alone."""
-    seeds, examples = differences.shape
-    parts = np.split(differences, np.cumsum(tasks)[:-1], axis=1) if len(tasks) else [differences]
-    free, by_example = examples - len(parts), 0.0
-    if free:
-        by_example = seeds * sum(float(((part.mean(axis=0) - part.mean()) ** 2).sum()) for part in parts) / free
+    seeds = len(differences)
+    found = MeanSquares.of(differences, tasks)
     if seeds == 1:
-        return CrossedVariance(by_example, float(free), 0.0)
-    by_seed, left = examples * float(differences.mean(axis=1).var(ddof=1)), 0.0
-    if free:
-        rest = (part - part.mean(axis=0) - part.mean(axis=1, keepdims=True) + part.mean() for part in parts)
-        left = sum(float((one**2).sum()) for one in rest) / ((seeds - 1) * free)
-    first, of_first = (by_seed, seeds - 1.0) if by_seed >= left else (left, (seeds - 1.0) * free)
-    return CrossedVariance(first, of_first, max(by_example - left, 0.0))
+        return CrossedVariance(found.examples, float(found.examples_free), 0.0)
+    runs, free = found.runs(seeds - 1.0)
+    return CrossedVariance(runs, free, max(found.examples - found.rest, 0.0))
+
+
+@dataclass(frozen=True)
+class MeanSquares:
+    """Mean squares of seeds, of examples, and of what is left of both; `examples_free` are those of examples."""
+
+    seeds: float
+    examples: float
+    rest: float
+    examples_free: int
+
+    @classmethod
+    def of(cls, differences: NDArray[np.float64], tasks: Sequence[int] = ()) -> MeanSquares:
+        """Return those of `[seeds, examples]`; one seed has those of examples alone."""
+        seeds, examples = differences.shape
+        parts = np.split(differences, np.cumsum(tasks)[:-1], axis=1) if len(tasks) else [differences]
+        free, by_example, left = examples - len(parts), 0.0, 0.0
+        if free:
+            by_example = seeds * sum(float(((part.mean(axis=0) - part.mean()) ** 2).sum()) for part in parts) / free
+        if seeds == 1:
+            return cls(0.0, by_example, 0.0, free)
+        if free:
+            rest = (part - part.mean(axis=0) - part.mean(axis=1, keepdims=True) + part.mean() for part in parts)
+            left = sum(float((one**2).sum()) for one in rest) / ((seeds - 1) * free)
+        return cls(examples * float(differences.mean(axis=1).var(ddof=1)), by_example, left, free)
+
+    def runs(self, free: float) -> tuple[float, float]:
+        """Return the larger of the mean squares of seeds, which has `free` degrees of freedom, and rest; with its."""
+        return (self.seeds, free) if self.seeds >= self.rest else (self.rest, free * self.examples_free)
+
+
+def pooled_squares(differences: Sequence[NDArray[np.float64]]) -> MeanSquares:
+    """Return the mean squares of several treatments `[seeds, examples]` together; that of examples is of one seed.
+
+    All have the same examples, and two seeds or more.
+    """
+    each, weights = [MeanSquares.of(one) for one in differences], [len(one) - 1 for one in differences]
+    seeds, rest = (float(np.average([getattr(one, name) for one in each], weights=weights)) for name in _POOLED)
+    by_example = [(one.examples - one.rest) / len(of) for one, of in zip(each, differences, strict=True)]
+    return MeanSquares(seeds, max(float(np.mean(by_example)), 0.0) + rest, rest, each[0].examples_free)
+
+
+_POOLED = ("seeds", "rest")
+
+
+def pooled_free(free: float, treatments: int) -> float:
+    """Return the degrees of freedom of a variance that is the mean of several treatments', of `free` each.
+
+    All have the control's runs in them, so that their variances correlate by a quarter.
+    """
+    return treatments * free / (1 + (treatments - 1) / 4)
 
 
 def dunnett(differences: Sequence[NDArray[np.float64]]) -> list[float]:
     """Return, for each of some treatments, the p of "it is better than the one control", corrected for all of them.
 
     `differences` from the control are `[seeds, examples]` of each treatment. Dunnett's (1955) one-sided test with its
-    correlation of one half, and with the two-way variance (see `two_way_test`) pooled over treatments; NaN for one that
-    fewer than two seeds have.
+    correlation of one half, and with the two-way variance (see `two_way_test`) of mean squares pooled over treatments;
+    NaN for one that fewer than two seeds have.
     """
     there = [place for place, one in enumerate(differences) if len(one) > 1]
-    parts, found = [crossed_variance(differences[place]) for place in there], [np.nan] * len(differences)
-    if not parts:
+    found = [np.nan] * len(differences)
+    if not there:
         return found
-    pooled = CrossedVariance(
-        float(np.mean([part.runs for part in parts])),
-        # All have the control's runs in them, so that their variances correlate by a quarter.
-        sum(part.runs_free for part in parts) / (1 + (len(parts) - 1) / 4),
-        float(np.mean([part.examples for part in parts])),
-    )
-    for place in there if pooled.total > 1e-18 else ():
+    # Mean squares are pooled before the larger is taken: of each treatment, the larger of two that are alike is too
+    # small by chance more often (docs/phase_power.md).
+    squares = pooled_squares([differences[place] for place in there])
+    runs, free = squares.runs(pooled_free(float(np.mean([len(differences[place]) - 1 for place in there])), len(there)))
+    for place in there if runs > 1e-18 else ():
         one = differences[place]
-        found[place] = 1.0 - _largest_below(float(one.mean()) / pooled.error(*one.shape), len(parts), pooled.free)
+        variance = CrossedVariance(runs, free, len(one) * (squares.examples - squares.rest))
+        found[place] = 1.0 - _largest_below(float(one.mean()) / variance.error(*one.shape), len(there), variance.free)
     return found
+
+
+def dunnett_limit(count: int, free: float) -> float:
+    """Return the t ratio above which the largest of `count` treatments is better than the control (see `dunnett`)."""
+    from scipy.optimize import brentq
+
+    return float(brentq(lambda ratio: 1 - LEVEL - _largest_below(ratio, count, free), 0.0, 1e4))
 
 
 def _largest_below(limit: float, count: int, free: float) -> float:
