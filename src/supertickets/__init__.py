@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from supertickets.export.shared import load_shared
     from supertickets.export.unshare import unshare
     from supertickets.lab.steps import Step
+    from supertickets.studies.design import design
     from supertickets.studies.plan import plan_study
     from supertickets.studies.report import report
     from supertickets.studies.run import Result, run_study
@@ -41,6 +42,7 @@ _HOME = {
     "WeightTicket": "tickets.weights",
     "apply_ticket": "export.apply",
     "cut": "surgery.cut",
+    "design": "studies.design",
     "load_shared": "export.shared",
     "load_ticket": "tickets.folder",
     "load_weight_ticket": "tickets.folder",
@@ -63,6 +65,7 @@ __all__ = [
     "apply_ticket",
     "compare",
     "cut",
+    "design",
     "find",
     "imp",
     "load_shared",

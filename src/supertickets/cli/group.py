@@ -10,6 +10,7 @@ from supertickets.errors import TicketError, unknown_name
 from supertickets.studies import STUDIES, SUMMARIES
 
 OWN = {
+    "design": ("Say what gain a study of `find` can see, and how many seeds a gain needs.", "design"),
     "report": ("Write one page about several studies, with the paper's tables.", "results"),
     "status": ("Show the progress of a study.", "results"),
     "clean": ("Delete trained weights and checkpoints that no later step needs.", "results"),
@@ -21,7 +22,7 @@ OWN = {
     "completion": ("Print a shell script that completes commands and flags.", "system"),
 }
 """Commands that are no studies: what they do, and the module below `cli` that has them."""
-_PANELS = {"results": "Results", "tickets": "Tickets and models", "system": "Help"}
+_PANELS = {"design": "Studies", "results": "Results", "tickets": "Tickets and models", "system": "Help"}
 
 
 class Commands(click.Group):

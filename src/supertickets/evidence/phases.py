@@ -59,11 +59,11 @@ def find_phases(table: pd.DataFrame) -> Phases:
     random = random.reindex(index=winning.index, columns=winning.columns).sub(own_dense, axis=0)
     winning = winning.sub(own_dense, axis=0)
     w, r = winning.to_numpy(float), random.to_numpy(float)
-    light = levels[: -(-len(levels) // 2)]
+    light = np.array(light_levels(table))
     rises, fall_p = np.full(len(levels), np.nan), np.nan
     if len(w) > 1:
         rises[: len(light)] = dunnett(_differences(table, light.tolist()))
-        fall_p = compared(*_pairs(table, float(levels[-1]), DENSE), "less").p
+        fall_p = compared(*winning_over_dense(table, float(levels[-1])), "less").p
     ends = _ends(w, r)
     has_random = bool(np.isfinite(r).any())
     intervals = _intervals(w, r)
@@ -92,6 +92,18 @@ def find_phases(table: pd.DataFrame) -> Phases:
     )
 
 
+def light_levels(table: pd.DataFrame) -> list[float]:
+    """Return the lighter half of the levels of winning tickets; level 0 is the dense model."""
+    winning = table[(table["kind"] == "winning") & (table["level"] > 0)]
+    levels = sorted({float(level) for level in winning["level"]})
+    return levels[: -(-len(levels) // 2)]
+
+
+def winning_over_dense(table: pd.DataFrame, level: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the winning tickets of a level and the dense runs, with a row a seed that has both."""
+    return _pairs(table, level, DENSE)
+
+
 def _pairs(table: pd.DataFrame, level: float, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the winning tickets of a level and the runs of another kind, with a row a seed that has both."""
     scored = table[table["score"].notna()]
@@ -105,7 +117,7 @@ def _differences(table: pd.DataFrame, levels: Sequence[float]) -> list[NDArray[n
     """Return what winning tickets gain over dense, `[seeds, examples]` of each level, or `[seeds, 1]` of scores."""
     found = list[NDArray[np.float64]]()
     for level in levels:
-        winning, others = _pairs(table, level, DENSE)
+        winning, others = winning_over_dense(table, level)
         scores = np.asarray(winning["score"].astype(float) - others["score"].astype(float), np.float64)[:, None]
         known = by_example(winning, others)
         found.append(scores if known is None else known)

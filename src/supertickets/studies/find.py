@@ -19,6 +19,7 @@ from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, o
 from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings, part
 from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
 from supertickets.tickets import Ticket
+from supertickets.tasks import task_name, text
 from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket
 from supertickets.tickets.levels import Counts
@@ -36,9 +37,18 @@ TICKET, BASE_MODEL = "super-ticket", "model"
 """In a study's folder: the ticket that it ships; without tickets, the dense model as a base model."""
 
 
+NARROW: dict[str, Any] = {"levels": (0.1,), "kinds": ("winning", "random"), "seeds": 20}
+"""What a narrow design has by default: one light level, and many seeds."""
+
+
 class FindSettings(DrawnSettings, RateSettings):
     """Settings of `supertickets find`."""
 
+    design: Literal["wide", "narrow"] = Field(
+        "wide",
+        description="wide: the best of all levels; narrow: one level that is fixed beforehand (--levels 0.1, --kinds "
+        "winning,random and --seeds 20 unless others are given)",
+    )
     kinds: Grows[tuple[Kind, ...]] = Field(
         KINDS, description="kinds of tickets to train: winning, random, losing; none: train only the dense model"
     )
@@ -77,6 +87,27 @@ class FindSettings(DrawnSettings, RateSettings):
     def _default_levels(self) -> list[float]:
         levels = type(self).model_fields["levels"].default
         return [level for level in levels if level not in self.levels]
+
+    @model_validator(mode="after")
+    def _narrow_has_one_level(self) -> Self:
+        if self.design == "narrow":
+            if "levels" in self.model_fields_set and (len(self.levels) > 1 or self.levels[0] == 0):
+                given = ", ".join(map(str, self.levels))
+                raise ValueError(f"--design narrow: one level above 0 is fixed beforehand (--levels), got {given}")
+            if "winning" not in self.kinds:
+                raise ValueError(
+                    f"--design narrow: expected winning among --kinds, got {','.join(self.kinds) or 'none'}"
+                )
+        return self
+
+    def preset_settings(self, shape: Shape) -> dict[str, Any]:
+        """Return also what a narrow design has by default."""
+        return super().preset_settings(shape) | (NARROW if self.design == "narrow" else {})
+
+    @property
+    def light(self) -> int:
+        """How many light levels the phase test has; none where one level is fixed beforehand."""
+        return 0 if self.design == "narrow" else -(-sum(bool(level) for level in self.levels) // 2)
 
     @property
     def title(self) -> str:
@@ -124,6 +155,17 @@ class Find(Study[FindSettings]):
                 dense, *winning = (step for step in own if step.labels["kind"] in ("dense", "winning"))
                 yield from tuned_steps(settings, task, seed, dense, winning)
         yield from _rates(settings, task, [step for step in steps if step.labels["kind"] == "winning"])
+
+    def outlook(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> str:
+        """Say what gain the study can see (see `evidence.design`); nothing of language modelling's blocks."""
+        from supertickets.evidence.design import Design
+        from supertickets.evidence.power import assumed_variance
+
+        (task,) = tasks
+        if not settings.kinds or (not task.labels and task_name(task.task) in text.NAMES):
+            return ""
+        design = Design(settings.seeds, len(task.targets), task.metrics, assumed_variance(), settings.light)
+        return f"{design.sentence()} (See `supertickets design` for what this assumes.)"
 
     def analyse(self, runs: Runs, settings: FindSettings) -> FindFindings:
         """Return means, gains, phases (see `evidence.find`); without tickets, means alone."""

@@ -35,7 +35,7 @@ class Plan:
 
     `flops` and `seconds` are of what is not done, on this machine with `side_by_side` trainings at a time; `disk` is
     about how many bytes the folder takes up in the end. Of the trainings, `unmade` depend on others that are not
-    done; equal ones among them will be one. `note` says what else has to be trained.
+    done; equal ones among them will be one. `note` says what else has to be trained, `outlook` what the study can see.
     """
 
     steps: pd.DataFrame
@@ -47,6 +47,7 @@ class Plan:
     disk: int
     unmade: int
     note: str = ""
+    outlook: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers."""
@@ -66,8 +67,8 @@ class Plan:
         else:
             done = f"{count} {takes} {cost}."
         equal = " Of those that depend on others, equal ones are run once." if self.unmade else ""
-        note = f" {self.note}" if self.note else ""
-        return f"{done} The folder will take about {size(self.disk)}.{equal}{note} Nothing was run or written."
+        more = "".join(f" {said}" for said in (self.note, self.outlook) if said)
+        return f"{done} The folder will take about {size(self.disk)}.{equal}{more} Nothing was run or written."
 
 
 def plan_study(
@@ -102,6 +103,7 @@ def plan_study(
         disk=_disk(execution, request.base, infos),
         unmade=sum(run.trial is None for run in ahead),
         note=request.note,
+        outlook=study.outlook(settled, infos),
     )
 
 

@@ -118,6 +118,10 @@ class Study(ABC, Generic[S]):
         """Return what is trained on what, in words."""
         return f"{', '.join(task.task for task in tasks)} on {settings.model}"
 
+    def outlook(self, settings: S, tasks: Sequence[TaskInfo]) -> str:
+        """Return what the study can see, in a sentence that the dry run prints; nothing by default."""
+        return ""
+
     def title(self, runs: Runs) -> str:
         """Return the title of the study's page."""
         names = [task.task for task in runs.tasks]
