@@ -70,6 +70,13 @@ def check_coverage(said: str) -> None:
     assert all(float(two_way) > 0.8 for two_way, _ in cells)
 
 
+def check_phase_power(said: str) -> None:
+    cells = re.findall(r"(\d\.\d{3}) / (\d\.\d\d) / (\d\.\d\d)", said)
+    assert len(cells) == 4
+    assert all(float(nothing) < 0.2 for nothing, *_ in cells)
+    assert any(float(two) > float(nothing) for nothing, _, two in cells)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "check"),
@@ -79,6 +86,7 @@ def check_coverage(said: str) -> None:
         ("benchmarks/masking.py --memory", check_masking),
         ("scripts/same_bits.py", check_bits),
         ("scripts/coverage.py", check_coverage),
+        ("scripts/phase_power.py", check_phase_power),
         ("scripts/survive_kills.py --workers 2", check_kills),
         ("scripts/survive_kills.py --study share", check_kills),
         ("scripts/survive_kills.py --study imp", check_kills),
