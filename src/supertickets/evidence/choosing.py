@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from supertickets.evidence.examples import contributions
+from supertickets.evidence.gains import Gain
 from supertickets.evidence.resampling import Floats
 from supertickets.evidence.runs import TaskInfo
 from supertickets.evidence.selection import Selected, chosen_contributions, cross_fit, halved_scores
@@ -31,6 +34,12 @@ class Choice:
             return contributions(task.metrics, task.targets, run.result.predictions()["dev"][epoch])
 
         return cls(selected, chosen_contributions(selected, contributions_of))
+
+
+def chosen_gain(of: Mapping[int, Choice], over: Mapping[int, Choice]) -> Gain:
+    """Return the cross-fitted gain of what is chosen in each seed over what else is, tested by example."""
+    scores, others = ([choice.selected.cross_fitted for choice in choices.values()] for choices in (of, over))
+    return Gain.of([*of], scores, others, np.stack([of[seed].by_example - over[seed].by_example for seed in of]))
 
 
 def halved(outcome: Outcome, task: TaskInfo) -> Floats:

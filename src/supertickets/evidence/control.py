@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from supertickets.evidence.budgets import Budget
-from supertickets.evidence.choosing import Choice, halved
+from supertickets.evidence.choosing import Choice, chosen_gain, halved
 from supertickets.evidence.gains import Gain
 from supertickets.evidence.labels import BUDGET, OF_SEED
 from supertickets.evidence.runs import DENSE, Runs
@@ -105,14 +105,8 @@ def tuned_dense(runs: Runs, tickets: Mapping[int, Choice], dense: Mapping[int, C
     of = [{seed: choices[seed] for seed in tuned} for choices in (tickets, tuned, dense)]
     scored = [[choice.selected.paper for choice in choices.values()] for choices in of]
     paper = Gain.of([*tuned], scored[0], scored[1])
-    over_tuned, search, tuning = (_gain(of[a], of[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    over_tuned, search, tuning = (chosen_gain(of[a], of[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
     return TunedDense(budgets, paper, over_tuned, search, tuning, tuple(diverged))
-
-
-def _gain(of: Mapping[int, Choice], over: Mapping[int, Choice]) -> Gain:
-    """Return the cross-fitted gain of what is chosen in each seed over something else."""
-    scores, others = ([choice.selected.cross_fitted for choice in choices.values()] for choices in (of, over))
-    return Gain.of([*of], scores, others, np.stack([of[seed].by_example - over[seed].by_example for seed in of]))
 
 
 def _ended(run: Run) -> bool:

@@ -14,17 +14,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supertickets.evidence.cells import with_std
-from supertickets.evidence.choosing import Choice, halved
+from supertickets.evidence.choosing import Choice, chosen_gain, halved
 from supertickets.evidence.control import TunedDense, tuned_dense
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import Gain, means
 from supertickets.evidence.labels import RATES
+from supertickets.evidence.narrow import Narrow
 from supertickets.evidence.phases import Phases, find_phases
 from supertickets.evidence.rates import SPREAD_SAID, spread_of_single
 from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.evidence.selection import Selected, candidates, cross_fit, select_super
-from supertickets.evidence.statistics import bootstrap_interval
+from supertickets.evidence.statistics import Paired, bootstrap_interval
 from supertickets.lab.steps import Label, Run
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS
@@ -43,7 +44,8 @@ class FindFindings(Findings):
     parameters in its best winning ticket, `chosen` the row of the super ticket. `spread` has tables of that over seeds
     and learning rates (none: not asked for), `paper_tables` see `evidence.tables`. Where only the dense model is
     trained, `base_model` is the folder that it is saved in, and there are no `paper_tables`; `measure` is what scores
-    are of. `tuned` compares with a dense model that was tuned with the same compute (None: not asked for).
+    are of. `tuned` compares with a dense model that was tuned with the same compute (None: not asked for). Of one level
+    that was fixed beforehand, `narrow` has the gains of that.
     """
 
     means: pd.DataFrame
@@ -60,6 +62,7 @@ class FindFindings(Findings):
     base_model: Path | None = None
     measure: str = "score"
     tuned: TunedDense | None = None
+    narrow: Narrow | None = None
 
     text = "find.txt.jinja"
     shown = SPREAD_SAID
@@ -104,6 +107,21 @@ class FindFindings(Findings):
         """Whether winning tickets above level 0 were asked for."""
         return bool(((self.runs["kind"] == "winning") & (self.runs["level"] > 0)).any())
 
+    @property
+    def main_test(self) -> Paired | None:
+        """The test of the cross-fitted gain; with one level that was fixed beforehand, of its gain."""
+        gain = self.cross_fitted if self.narrow is None else self.narrow.over.get(DENSE)
+        return None if gain is None else gain.test
+
+    @property
+    def tested(self) -> pd.DataFrame:
+        """The finished winning tickets and dense runs of the seeds that are tested."""
+        if self.cross_fitted is None:
+            return self.runs.iloc[:0]
+        own = self.runs[self.runs["stage"].isna()] if "stage" in self.runs else self.runs
+        of = own["seed"].isin(self.cross_fitted.seeds) & own["kind"].isin([DENSE, "winning"])
+        return own[of & (own["status"] == "finished")]
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the means, the paper's tables, the spreads and the budgets of an equal-budget control."""
         budgets = {} if self.tuned is None else {"equal budget": self.tuned.budgets}
@@ -127,9 +145,7 @@ def analyse_find(runs: Runs) -> FindFindings:
         best_tickets, own_dense = ({s: Choice.among(of[s], runs.task) for s in seeds} for of in (by_seed, dense))
         chosen, own = ([choice.selected for choice in of.values()] for of in (best_tickets, own_dense))
         paper = Gain.of(seeds, [c.paper for c in chosen], [d.paper for d in own])
-        differences = [best_tickets[seed].by_example - own_dense[seed].by_example for seed in seeds]
-        of_super, of_dense = ([one.cross_fitted for one in of] for of in (chosen, own))
-        cross_fitted = Gain.of(seeds, of_super, of_dense, np.stack(differences))
+        cross_fitted = chosen_gain(best_tickets, own_dense)
         best = [select_super(table[table["seed"] == seed]) for seed in seeds]
         remaining = tuple(float(row["remaining"]) for row in best if row is not None)
         if halves[CONTROL]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from supertickets.evidence.looks import Look, of_looks
+from supertickets.evidence.statistics import Paired
 from supertickets.tasks.tables import counted
 
 
@@ -29,6 +31,8 @@ class Findings:
     """
 
     runs: pd.DataFrame
+    looks: tuple[Look, ...] = field(default=(), kw_only=True)
+    """The looks at fewer runs before this one."""
 
     text: ClassVar[str] = ""
     shown: ClassVar[Mapping[str, str]] = {}
@@ -41,7 +45,19 @@ class Findings:
         in_package = self.text.endswith(".jinja")
         template = templates.get_template(self.text) if in_package else templates.from_string(self.text)
         lines = template.render(f=self).splitlines()
-        return tuple(" ".join(line.split()) for line in lines if line.strip())
+        said = [" ".join(line.split()) for line in lines if line.strip()]
+        now = Look.at(self.tested) if self.looks else None
+        return (*said, *([] if now is None else [of_looks(self.looks, now, self.main_test)]))
+
+    @property
+    def main_test(self) -> Paired | None:
+        """The test whose p is corrected for looks, if there is one that the others follow."""
+        return None
+
+    @property
+    def tested(self) -> pd.DataFrame:
+        """The finished runs that tests are on: with other ones, an analysis is another look at the study."""
+        return self.runs[self.runs["status"] == "finished"] if "status" in self.runs else self.runs.iloc[:0]
 
     @property
     def verdict(self) -> str:

@@ -79,6 +79,11 @@ def pilot_variance(runs: pd.DataFrame, name: str) -> GainVariance:
             "level have finished."
         )
     squares = pooled_squares(differences)
+    if max(squares.rest, squares.seeds) <= 1e-18:
+        raise TicketError(
+            f"--pilot {name}: its winning tickets and dense runs differ by the same on every example; expected a study "
+            "whose gains vary."
+        )
     seeds, examples = max(len(one) for one in differences), differences[0].shape[1]
     return GainVariance(
         max(squares.seeds - squares.rest, 0.0) / examples,

@@ -76,7 +76,12 @@ def overview(names: Sequence[str], findings: Sequence[FindFindings], gains: pd.D
 def _remains(findings: FindFindings) -> list[Block]:
     """Return what super tickets gain, judged in several ways."""
     rows = []
-    if findings.paper is not None and findings.cross_fitted is not None:
+    if (narrow := findings.narrow) is not None:
+        for kind, gain in narrow.over.items():
+            how = f"level {narrow.level:.3g}, fixed beforehand, over {kind}"
+            interval, p = f"{gain.test.low:+.2f} to {gain.test.high:+.2f}", f"{gain.test.p:.2g}"
+            rows.append((how, f"{gain.mean:+.2f}", *((interval, p) if gain.test.tested else ("-", "-"))))
+    elif findings.paper is not None and findings.cross_fitted is not None:
         how = "best score on the dev set that scores it (as in the paper)"
         for name, gain in ((how, findings.paper), ("cross-fitting", findings.cross_fitted)):
             test = gain.test
@@ -86,7 +91,8 @@ def _remains(findings: FindFindings) -> list[Block]:
         how = f"best of {findings.controls} dense runs with other seeds"
         rows.append((how, f"{control.paper:+.2f}", "-", "-"))
         rows.append((f"{how}, cross-fitted", f"{control.cross_fitted:+.2f}", "-", "-"))
-    table = pd.DataFrame(rows, columns=["super ticket chosen by", "gain", "95 % interval", "p"])
+    first = "super ticket chosen by" if narrow is None else "winning tickets"
+    table = pd.DataFrame(rows, columns=[first, "gain", "95 % interval", "p"])
     return [Table(table, "gain over the dense model", wrap=True), Words(_SAID["remains"], "quiet")] if rows else []
 
 

@@ -18,8 +18,8 @@ from supertickets.studies.budget import check_pays, tuned_steps
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
 from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings, part
 from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
-from supertickets.tickets import Ticket
 from supertickets.tasks import task_name, text
+from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket
 from supertickets.tickets.levels import Counts
@@ -176,6 +176,11 @@ class Find(Study[FindSettings]):
         findings = analyse_find(runs)
         if not settings.kinds:
             return replace(findings, base_model=runs.folder / BASE_MODEL, measure=runs.task.measure)
+        if settings.design == "narrow":
+            from supertickets.evidence.narrow import narrow_gains
+
+            (level,) = settings.drawn_levels(runs.task.shape)
+            findings = replace(findings, narrow=narrow_gains(runs, level))
         return replace(findings, paper_tables=paper_tables([AnalysedStudy(runs.only(stage=None), findings)]))
 
     def ship(self, done: Shipping) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from supertickets.evidence.tables import AnalysedStudy, Average, in_order, names
 from supertickets.storage import user_path
 from supertickets.studies.checks import check_place
 from supertickets.studies.inputs import OpenStudy, open_study
+from supertickets.studies.looks import remember_look, with_looks
 from supertickets.studies.pages import REPORT, TABLES, command_of, write_findings, write_tables
 
 
@@ -61,7 +62,7 @@ def _analysed(study: OpenStudy) -> AnalysedStudy:
     runs = study.replay()
     if not runs.where():
         raise TicketError(f"{study.folder}: no run has finished yet; see `supertickets status {study.folder}`.")
-    findings: Any = study.study.analyse(runs, study.settings)
+    findings: Any = with_looks(study.study.analyse(runs, study.settings), study.folder)
     return AnalysedStudy(runs, findings)
 
 
@@ -69,6 +70,7 @@ def _one(study: OpenStudy, folder: Path) -> ReportResult:
     """Write the page of one study anew."""
     one = _analysed(study)
     write_findings(study.study, one.runs, one.findings, folder)
+    remember_look(one.findings, study.folder)
     average = Average(reason="One study has no average.")
     return ReportResult(folder / REPORT, one.findings.tables(), average, {str(study.folder): one.findings.verdict})
 
@@ -88,5 +90,7 @@ def _several(studies: Sequence[OpenStudy], folder: Path) -> ReportResult:
     first = overview(names, [one.findings for one in ordered], tables["gains"], average.sentence())
     write_parts(folder / REPORT, f"Tickets in {len(parts)} studies", [first], parts, [paper_section(tables)])
     write_tables(folder / TABLES, tables)
+    for one in ordered:
+        remember_look(one.findings, one.runs.folder)
     verdicts = dict(zip(names, (one.findings.verdict for one in ordered), strict=True))
     return ReportResult(folder / REPORT, tables, average, verdicts)

@@ -20,6 +20,7 @@ from supertickets.studies import STUDIES
 from supertickets.studies.checks import check_folder, check_runner, check_tasks
 from supertickets.studies.config import merge_overrides, save_settings
 from supertickets.studies.exchange import Shipping
+from supertickets.studies.looks import remember_look, with_looks
 from supertickets.studies.pages import as_csv, write_findings
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Loaded, Request, Study
@@ -84,11 +85,12 @@ def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
         study = kind(request.inputs)
         machine = machine_of(settled, base, {**request.more_tasks, **tasks})
         runs = _run(study, settled, infos, machine, quiet, request.note)
-        findings = study.analyse(runs, settled)
+        findings = with_looks(study.analyse(runs, settled), settled.folder)
         write_atomically(settled.folder / RESULTS, as_csv(plain(findings.runs)))
         runs.check_some_finished()
         shipped = study.ship(Shipping(runs, findings, settled, base, tasks, machine))
         write_findings(study, runs, findings)
+        remember_look(findings, settled.folder)
         return Result(settled.folder, settled, findings, runs.failures, shipped)
 
 
