@@ -54,7 +54,7 @@ def done(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.Temp
 def test_leaves_everything_in_the_folder(done: Result) -> None:
     assert {path.name for path in done.folder.iterdir() if path.name != ".lock"} == {
         "settings.yaml", "study.safetensors", "machine.json", "results.csv", "report.html", "tables", "super-ticket",
-        "trials",
+        "trials", "looks",
     }  # fmt: skip
     table = pd.read_csv(done.folder / "results.csv")
     assert table["score"].nunique() > 3  # else the tests below could not tell right from wrong
