@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from supertickets.tasks.metrics import Floats, resampled, scored
 
 RESAMPLES = 1000
+SAMPLES = 50
 _MAX_WEIGHTS = 20_000_000  # resamples x examples; large dev sets need fewer resamples than this allows
 
 
@@ -29,6 +30,26 @@ def half_weights(examples: int, halvings: int, seed: int = 0) -> Floats:
         order = rng.permutation(examples)
         weights[2 * i, order[: examples // 2]] = 1
         weights[2 * i + 1, order[examples // 2 :]] = 1
+    weights.flags.writeable = False
+    return weights
+
+
+def sample_size(examples: int, share: float) -> int:
+    """Return how many examples a share of a dev set is, to the nearest number."""
+    return int(share * examples + 0.5)
+
+
+@lru_cache(maxsize=2)
+def sample_weights(examples: int, share: float, samples: int = SAMPLES, seed: int = 0) -> Floats:
+    """Return random samples of a share of the examples, drawn without replacement, `[samples, examples]`.
+
+    They depend on these numbers alone, so that all runs, seeds and studies on one dev set have the same. A larger
+    share's samples hold a smaller one's.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.zeros((samples, examples))
+    for row in weights:
+        row[rng.permutation(examples)[: sample_size(examples, share)]] = 1
     weights.flags.writeable = False
     return weights
 

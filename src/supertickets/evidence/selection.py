@@ -5,7 +5,7 @@ method look better. Cross-fitting corrects for that choice: run and epoch are ch
 other, the halves change places, and this is averaged over many random halvings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,16 @@ def cross_fit(candidates: Sequence[Floats]) -> Selected:
     return Selected(float(scores[:, 0].max()), found, tuple(chosen.tolist()))
 
 
+def epochs_chosen(scores: Floats) -> tuple[Floats, Floats]:
+    """Return a run's score on each half at the epoch that is best there, and that epoch's on the other half `[halves]`.
+
+    `scores` are as `halved_scores` gives them.
+    """
+    halves = scores[:, 1:]
+    best, half = halves.argmax(axis=0), np.arange(halves.shape[1])
+    return halves[best, half], halves[best, half ^ 1]
+
+
 def chosen_contributions(selected: Selected, contributions: Callable[[int], Floats]) -> Floats:
     """Return what each example contributes to a cross-fitted score, `[examples]`.
 
@@ -81,12 +91,15 @@ def candidates(table: pd.DataFrame) -> pd.DataFrame:
     return winning[~(winning["remaining"].astype(float) >= 1)]
 
 
-def select_super(table: pd.DataFrame) -> pd.Series | None:
+def select_super(table: pd.DataFrame, seen: Mapping[str, float] | None = None) -> pd.Series | None:
     """Return the row of the super ticket: the winning ticket with the best score; ties go to the smaller one.
 
-    None if no winning ticket that prunes something finished (paper, section 3).
+    `seen` has the scores to choose by, by the trial's key, if those on the whole dev set are not meant. None if no
+    winning ticket that prunes something finished (paper, section 3).
     """
     found = candidates(table)
     if found.empty:
         return None
-    return found.sort_values(["score", "parameters", "seed"], ascending=[False, True, True]).iloc[0]
+    by = found["score"] if seen is None else found["trial"].map(seen)
+    ordered = found.assign(by=by).sort_values(["by", "parameters", "seed"], ascending=[False, True, True])
+    return ordered.drop(columns="by").iloc[0]
