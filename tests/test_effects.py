@@ -34,6 +34,7 @@ from supertickets.tickets.scoring import Scores
 from test_settings import KINDS, other
 
 REFUSED_ALONE = {
+    **{("find", name): "the dev set is too small for a sample" for name in ("selection", "selection_share")},
     ("share", "random"): "no random tickets are drawn",
     ("imp", "pretrain"): "the task is not masked language modelling",
     ("transfer", "embeddings"): "no ticket of the sources has masks of embeddings",

@@ -16,6 +16,7 @@ from supertickets.evidence.find import FindFindings
 from supertickets.evidence.gains import Gain
 from supertickets.evidence.phases import find_phases
 from supertickets.evidence.resampling import bootstrap_weights, half_weights, weighted_scores
+from supertickets.evidence.sampling import Selection
 from supertickets.evidence.selection import cross_fit, halved_scores, select_super
 from supertickets.evidence.statistics import bootstrap_interval, holm, paired_t_test
 from supertickets.tasks.metrics import CLASSIFICATION, ERRORS, REGRESSION, evaluate, resampled
@@ -256,7 +257,8 @@ def verdict(table: pd.DataFrame) -> str:
     """What `find` says of a table of results."""
     table, gain = table.assign(parameters=9, remaining=0.9, heads=8, ffns=3), Gain.of([0], [71.0], [70.0])
     chosen, none = select_super(table), pd.DataFrame()
-    return FindFindings(table, none, gain, gain, (0.9,), None, 0, find_phases(table), none, chosen).verdict
+    every = Selection(examples=100)
+    return FindFindings(table, none, gain, gain, none, every, None, find_phases(table), none, chosen).verdict
 
 
 PLANTED = [71, 73, 76, 74, 72, 66, 60, 52]

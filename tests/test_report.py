@@ -1,5 +1,6 @@
 """Conclusions and reports of real (tiny) studies; the page in a real browser."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -17,12 +18,14 @@ from supertickets import Result, find, report
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
+from supertickets.evidence.choice import choice_alone
 from supertickets.evidence.examples import plain
 from supertickets.evidence.find import FindFindings, agreement
 from supertickets.evidence.gains import Gain
 from supertickets.evidence.phases import Phases
 from supertickets.evidence.published import published
 from supertickets.evidence.runs import Runs, TaskInfo
+from supertickets.evidence.sampling import Selection
 from supertickets.evidence.selection import cross_fit, halved_scores
 from supertickets.evidence.tables import AnalysedStudy, gains, paper_tables, task_average
 from supertickets.lab.steps import Run, Step
@@ -142,12 +145,12 @@ def test_the_control_is_dense_runs_with_other_seeds(studies: dict[str, Result]) 
     assert control["seed"].tolist() == [3, 4, 5]  # as many as levels, after the study's own
     assert (control["remaining"] == 1).all()
     seen = look(done.folder).findings
-    assert seen.controls == 3
-    assert seen.control is not None
-    dense = done.table[done.table["kind"] == "dense"]["score"].mean()
-    assert seen.control.paper == pytest.approx(control["score"].max() - dense)
-    assert "Choosing the best of 3 dense runs with other seeds would have given" in done.verdict
-    assert "dense runs" not in studies["graded"].verdict
+    pool = [*control["score"], *done.table[done.table["kind"] == "dense"]["score"]]
+    assert seen.choice is not None
+    assert (seen.choice.among, seen.choice.runs) == (3, 6)
+    best = np.mean([max(three) for three in itertools.combinations(pool, 3)])
+    assert seen.choice.gain == pytest.approx(best - np.mean(pool))
+    assert "the mean over all choices of 3 of the study's 6 dense runs" in done.verdict
 
 
 def test_one_seed_gives_means_and_says_that_no_test_is_possible(studies: dict[str, Result], tmp_path: Path) -> None:
@@ -187,8 +190,8 @@ def test_agreement_by_hand() -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def made_up(task: str, dense: list[float], best: list[float], **changes: Any) -> AnalysedStudy:
-    """A study of which only the gains are known, BERT-base unless said otherwise."""
+def made_up(task: str, dense: list[float], best: list[float], among: int = 8, **changes: Any) -> AnalysedStudy:
+    """A study of which only the gains are known, chosen among 8 levels, BERT-base unless said otherwise."""
     values: dict[str, Any] = {
         "model": "m", "model_type": "bert", "weight_hash": "w", "shape": Shape(12, 12, 768, 3072), "task": task,
         "data_hash": "d", "labels": ("0", "1"), "metrics": ("accuracy",), "train": 4, "targets": np.zeros(2, int),
@@ -200,13 +203,14 @@ def made_up(task: str, dense: list[float], best: list[float], **changes: Any) ->
     columns |= dict.fromkeys(info.metrics, dense) | {"parameters": 10, "remaining": 1.0}
     more = {**columns, "kind": "winning", "level": 0.1, "score": best, "parameters": 9, "remaining": 0.9}
     more |= dict.fromkeys(info.metrics, best)
-    table = pd.concat([pd.DataFrame(columns), pd.DataFrame(more)])
+    supers, selection = pd.DataFrame(more), Selection(examples=100)
+    table = pd.concat([pd.DataFrame(columns), supers])
     runs = Runs((info,), Path(task), {}, [])
     runs.__dict__["table"] = table
     gain = Gain.of(seeds, best, dense)
     phases = Phases(len(dense), False, np.nan, (), np.nan, 0.1, None, None, None, False, False)
-    none, remaining = pd.DataFrame(), tuple([0.9] * len(dense))
-    seen = FindFindings(table, none, gain, gain, remaining, None, 0, phases, none, None)
+    none, alone = pd.DataFrame(), choice_alone(among, len(dense), np.array(dense))
+    seen = FindFindings(table, none, gain, gain, supers, selection, alone, phases, none, None)
     return AnalysedStudy(runs, seen)
 
 
@@ -382,7 +386,8 @@ def test_two_models_on_one_task_stand_side_by_side() -> None:
 
 def test_mnli_has_both_its_scores() -> None:
     mnli = made_up("mnli", [80.0, 82.0], [83.0, 85.0])
-    mnli.runs.table["dev_mismatched_accuracy"] = mnli.runs.table["accuracy"] - 1
+    for table in (mnli.runs.table, mnli.findings.supers):
+        table["dev_mismatched_accuracy"] = table["accuracy"] - 1
     one = paper_tables([mnli])["table 1"]
     assert one.columns[0] == "MNLI-m/mm Acc"
     assert one["MNLI-m/mm Acc"].tolist()[:2] == ["81.0/80.0", "84.0/83.0"]

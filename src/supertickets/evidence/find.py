@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supertickets.evidence.cells import with_std
+from supertickets.evidence.choice import ChoiceAlone, choice_alone
 from supertickets.evidence.choosing import Choice, chosen_gain, halved
 from supertickets.evidence.control import TunedDense, tuned_dense
 from supertickets.evidence.findings import Findings
@@ -24,7 +25,8 @@ from supertickets.evidence.phases import Phases, find_phases
 from supertickets.evidence.rates import SPREAD_SAID, spread_of_single
 from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
-from supertickets.evidence.selection import Selected, candidates, cross_fit, select_super
+from supertickets.evidence.sampling import Selection, seen_by_choice, selection_of
+from supertickets.evidence.selection import candidates, epochs_chosen, select_super
 from supertickets.evidence.statistics import Paired, bootstrap_interval
 from supertickets.lab.steps import Label, Run
 from supertickets.tickets import Ticket
@@ -39,21 +41,21 @@ class FindFindings(Findings):
 
     `means` has a row a kind and level with 95 % bootstrap intervals `low` and `high` over seeds and examples, and what
     its tickets keep (see `evidence.runs.runs_table`). `paper` is the gain as the paper reports it: each seed's best
-    winning level, chosen on the dev set that scores it; `cross_fitted` is the cross-fitted gain. `control` is what
-    choosing among `controls` dense runs gives over their mean, both ways. `remaining` is each seed's share of
-    parameters in its best winning ticket, `chosen` the row of the super ticket. `spread` has tables of that over seeds
-    and learning rates (none: not asked for), `paper_tables` see `evidence.tables`. Where only the dense model is
-    trained, `base_model` is the folder that it is saved in, and there are no `paper_tables`; `measure` is what scores
-    are of. `tuned` compares with a dense model that was tuned with the same compute (None: not asked for). Of one level
-    that was fixed beforehand, `narrow` has the gains of that.
+    winning level, chosen on the examples of `selection`, scored on the dev set; `supers` are their rows, one a seed.
+    `cross_fitted` is the cross-fitted gain, `choice` what choosing alone gives in such a study (None: there is nothing
+    to choose). `chosen` is the row of the super ticket that is shipped: the best one on the whole dev set. `spread` has
+    tables of that over seeds and learning rates (none: not asked for), `paper_tables` see `evidence.tables`. Where only
+    the dense model is trained, `base_model` is the folder that it is saved in, and there are no `paper_tables`;
+    `measure` is what scores are of. `tuned` compares with a dense model that was tuned with the same compute (None: not
+    asked for). Of one level that was fixed beforehand, `narrow` has the gains of that.
     """
 
     means: pd.DataFrame
     paper: Gain | None
     cross_fitted: Gain | None
-    remaining: tuple[float, ...]
-    control: Selected | None
-    controls: int
+    supers: pd.DataFrame
+    selection: Selection
+    choice: ChoiceAlone | None
     phases: Phases
     agreement: pd.DataFrame
     chosen: pd.Series | None
@@ -98,6 +100,11 @@ class FindFindings(Findings):
         return own.loc[(own["kind"] == DENSE) & (own["status"] == "finished"), "score"]
 
     @property
+    def remaining(self) -> tuple[float, ...]:
+        """Each seed's share of the dense model's parameters in its best winning ticket."""
+        return tuple(self.supers["remaining"].astype(float)) if len(self.supers) else ()
+
+    @property
     def levels(self) -> int:
         """How many levels the super ticket is chosen among."""
         return int(candidates(self.runs)["level"].nunique())
@@ -137,31 +144,26 @@ def analyse_find(runs: Runs) -> FindFindings:
     for run, scores in halves["winning"].items():
         if run.trial is not None and not run.trial.ticket.is_full:  # a full one is the dense run itself
             by_seed[_seed(run)][run] = scores
-    seeds = sorted(set(by_seed) & set(dense))
-    paper = cross_fitted = control = None
-    best_tickets, own_dense = dict[int, Choice](), dict[int, Choice]()
-    remaining: tuple[float, ...] = ()
-    if seeds:
-        best_tickets, own_dense = ({s: Choice.among(of[s], runs.task) for s in seeds} for of in (by_seed, dense))
-        chosen, own = ([choice.selected for choice in of.values()] for of in (best_tickets, own_dense))
-        paper = Gain.of(seeds, [c.paper for c in chosen], [d.paper for d in own])
+    selection, best = selection_of(runs), dict[int, pd.Series]()
+    for seed in sorted(set(by_seed) & set(dense)):
+        seen = {key: float(ways[0]) for key, ways in seen_by_choice([*by_seed[seed]], runs, selection).items()}
+        if (row := select_super(table[table["trial"].isin(seen)], seen)) is not None:
+            best[seed] = row
+    paper = cross_fitted = choice = None
+    best_tickets, own_dense = ({s: Choice.among(of[s], runs.task) for s in best} for of in (by_seed, dense))
+    if best:
+        of_super = [float(row["score"]) for row in best.values()]
+        paper = Gain.of([*best], of_super, [own.selected.paper for own in own_dense.values()])
         cross_fitted = chosen_gain(best_tickets, own_dense)
-        best = [select_super(table[table["seed"] == seed]) for seed in seeds]
-        remaining = tuple(float(row["remaining"]) for row in best if row is not None)
-        if halves[CONTROL]:
-            among = cross_fit(list(halves[CONTROL].values()))
-            control = Selected(
-                among.paper - float(np.mean([d.paper for d in own])),
-                among.cross_fitted - float(np.mean([d.cross_fitted for d in own])),
-            )
+        choice = _choice(runs, selection, len(best), halves[DENSE] | halves[CONTROL])
     return FindFindings(
         runs=everything,
         means=_means(table, resampled),
         paper=paper,
         cross_fitted=cross_fitted,
-        remaining=remaining,
-        control=control,
-        controls=len(halves[CONTROL]),
+        supers=pd.DataFrame([*best.values()]),
+        selection=selection,
+        choice=choice,
         phases=find_phases(table),
         agreement=agreement(runs),
         chosen=select_super(table),
@@ -174,6 +176,19 @@ def _spread(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return how much scores vary with learning rates and seeds, where trainings were made for that."""
     of_rates = table[table["stage"] == RATES] if "stage" in table else table[:0]
     return spread_of_single(of_rates) if len(of_rates) else {}
+
+
+def _choice(runs: Runs, selection: Selection, seeds: int, dense: Mapping[Run, Floats]) -> ChoiceAlone | None:
+    """Return what choosing alone gives, from all dense runs with their scores on halves of the dev set."""
+    ways = seen_by_choice([*dense], runs, selection)
+    halves = [epochs_chosen(scores) for scores in dense.values()]
+    return choice_alone(
+        among=int(candidates(runs.table)["level"].nunique()),
+        seeds=seeds,
+        scores=np.array([run.result.score for run in dense]),
+        seen=np.stack([ways[run.result.key] for run in dense]),
+        halves=(np.stack([one for one, _ in halves]), np.stack([other for _, other in halves])),
+    )
 
 
 def _seed(run: Run) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from supertickets.errors import named_twice
 from supertickets.evidence.cells import joined_means, number
+from supertickets.evidence.choice import ChoiceAlone, choice_in_average
 from supertickets.evidence.examples import joined
 from supertickets.evidence.find import FindFindings
 from supertickets.evidence.findings import interval
@@ -24,7 +25,7 @@ from supertickets.evidence.published import (
     why_not_averaged,
 )
 from supertickets.evidence.runs import DENSE, Runs
-from supertickets.evidence.selection import select_super
+from supertickets.evidence.selection import candidates
 from supertickets.evidence.statistics import holm
 
 
@@ -38,11 +39,15 @@ class AnalysedStudy:
 
 @dataclass(frozen=True)
 class Average:
-    """The mean over tasks, seed by seed: gains as the paper reports them and cross-fitted, or why there is none."""
+    """The mean over tasks, seed by seed: gains as the paper reports them and cross-fitted, or why there is none.
+
+    `choice` is what choosing alone gives, None where that is not known.
+    """
 
     paper: Gain | None = None
     cross_fitted: Gain | None = None
     reason: str = ""
+    choice: ChoiceAlone | None = None
 
     def sentence(self) -> str:
         """Say it for people."""
@@ -52,6 +57,8 @@ class Average:
         said = f"Average over tasks ({seeds} seed{'s' if seeds > 1 else ''}): dense {self.paper.dense_mean:.2f}"
         for name, gain in (("gain as in the paper", self.paper), ("cross-fitted gain", self.cross_fitted)):
             said += f"; {name} {gain.mean:+.2f}{interval(vars(gain.test))}"
+            if gain is self.paper and self.choice is not None:
+                said += f"; choosing the best alone would give {self.choice}"
         return said + ("." if seeds > 1 else ". With one seed, intervals and p are over dev examples alone.")
 
 
@@ -75,20 +82,20 @@ def names_of(studies: Sequence[AnalysedStudy]) -> list[str]:
 def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
     """Return one row a study: dense and super scores (mean and standard deviation over seeds), gains, tests, size.
 
-    `paper_*` is each seed's best winning ticket chosen on the dev set that scores it, `cross_fitted_*` the cross-fitted
-    selection. `cross_fitted_p` is for new seeds and examples, `paper_p` of a paired t-test over seeds, `*_p_holm`
-    corrected for the number of studies. The last row is the average over tasks, where there is one. What there is not
-    is missing (NaN).
+    `paper_*` is each seed's best winning ticket, chosen on the dev set that scores it or on a sample of it (`chosen_on`
+    says how many examples), `cross_fitted_*` the cross-fitted selection. `cross_fitted_p` is for new seeds and
+    examples, `paper_p` of a paired t-test over seeds, `*_p_holm` corrected for the number of studies. `choice_*` is
+    what choosing alone gives (`evidence.choice`). The last row is the average over tasks, where there is one. What
+    there is not is missing (NaN).
     """
     rows = []
     for name, one in zip(names_of(ordered := in_order(studies)), ordered, strict=True):
         runs, seen = one.runs, one.findings
         entry: dict[str, Any] = {"task": name, "model": runs.task.model}
-        entry |= {"metrics": "/".join(runs.task.metrics), **_gain_cells(seen.paper, seen.cross_fitted)}
+        entry |= {"metrics": "/".join(runs.task.metrics), "chosen_on": seen.selection.size}
+        entry |= _gain_cells(seen.paper, seen.cross_fitted, seen.choice)
         if seen.paper is not None:
             entry |= {"remaining": np.mean(seen.remaining), "remaining_std": _std(seen.remaining)}
-        if seen.control is not None:
-            entry |= {"control_gain": seen.control.paper, "control_cross_fitted_gain": seen.control.cross_fitted}
         rows.append(entry | {"transition": "yes" if seen.phases.seen else "no"})
     frame = pd.DataFrame(rows)
     frame["transition"] = frame.pop("transition")  # the last column
@@ -98,14 +105,14 @@ def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
             frame.insert(list(frame.columns).index(f"{name}_p") + 1, f"{name}_p_holm", corrected)
     average = task_average(studies)
     if average.paper is not None:
-        last = {"task": "average", "model": "", "metrics": "", **_gain_cells(average.paper, average.cross_fitted)}
+        last = {"task": "average", "model": "", "metrics": ""}
+        last |= _gain_cells(average.paper, average.cross_fitted, average.choice)
         frame = pd.concat([frame, pd.DataFrame([last | {"transition": ""}])], ignore_index=True)
-    if "seeds" in frame:
-        frame["seeds"] = frame["seeds"].astype("Int64")
-    return frame
+    whole = {name: "Int64" for name in ("chosen_on", "seeds") if name in frame}
+    return frame.astype(whole)
 
 
-def _gain_cells(paper: Gain | None, cross_fitted: Gain | None) -> dict[str, Any]:
+def _gain_cells(paper: Gain | None, cross_fitted: Gain | None, choice: ChoiceAlone | None) -> dict[str, Any]:
     if paper is None or cross_fitted is None:
         return {}
     cells: dict[str, Any] = {"seeds": len(paper.seeds)}
@@ -114,6 +121,9 @@ def _gain_cells(paper: Gain | None, cross_fitted: Gain | None) -> dict[str, Any]
     for name, gain in (("paper", paper), ("cross_fitted", cross_fitted)):
         cells |= {f"{name}_gain": gain.mean, f"{name}_low": gain.test.low, f"{name}_high": gain.test.high}
         cells |= {f"{name}_p": gain.test.p}
+        if gain is paper and choice is not None:
+            cells |= {"choice_gain": choice.gain, "choice_spread": choice.spread}
+            cells |= {"choice_significant": choice.significant}
     return cells
 
 
@@ -158,10 +168,9 @@ def task_average(studies: Sequence[AnalysedStudy]) -> Average:
     paper, cross_fitted = ((averaged(which, "scores"), averaged(which, "dense")) for which in (0, 1))
     honest = [gain for _, gain in both if gain is not None]
     parts = [of.differences[[of.seeds.index(one) for one in seeds]] for of in honest if of.differences is not None]
-    if len(parts) < len(honest):
-        return Average(Gain.of(seeds, *paper), Gain.of(seeds, *cross_fitted))
-    tested = Gain.of(seeds, *cross_fitted, joined(parts), [part.shape[1] for part in parts])
-    return Average(Gain.of(seeds, *paper), tested)
+    by_example = (joined(parts), [part.shape[1] for part in parts]) if len(parts) == len(honest) else ()
+    alone = choice_in_average([one.findings.choice for one in studies], len(seeds))
+    return Average(Gain.of(seeds, *paper), Gain.of(seeds, *cross_fitted, *by_example), choice=alone)
 
 
 def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:
@@ -181,7 +190,7 @@ def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:
     average, means = task_average(studies), [np.nan] * 3
     if average.paper is not None and average.cross_fitted is not None:
         means = [average.paper.dense_mean, average.paper.super_mean, average.cross_fitted.super_mean]
-    paper, remaining = [one.findings.paper for one in ordered], [one.findings.remaining for one in ordered]
+    remaining = [one.findings.remaining for one in ordered]
     sizes_left = [np.mean(shares) for shares in remaining if shares]
     left = f"{np.mean(sizes_left):.1%}" if sizes_left else "-"
     cross_fitted = ("-" if (gain := one.findings.cross_fitted) is None else f"{gain.super_mean:.1f}" for one in ordered)
@@ -192,10 +201,7 @@ def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:
     }
     for cells, mean, compression in zip(scores.values(), means, ("100%", left, left), strict=True):
         cells |= {"Average Score": number(mean), "Average Compression": compression}
-    spread = {
-        "ST-DNN": row("-" if gain is None else number(_std(gain.dense)) for gain in paper),
-        "SuperT": row("-" if gain is None else number(_std(gain.scores)) for gain in paper),
-    }
+    spread = _spread([one.findings for one in ordered], row)
     left_of = {
         "SuperT (Mean)": row(number(float(np.mean(shares or (np.nan,)))) for shares in remaining),
         "SuperT (Std Dev)": row(number(_std(shares)) for shares in remaining),
@@ -211,13 +217,27 @@ def paper_tables(studies: Sequence[AnalysedStudy]) -> dict[str, pd.DataFrame]:
     return found
 
 
+def _spread(findings: Sequence[FindFindings], row: Callable[[Iterable[str]], dict[str, str]]) -> dict[str, Any]:
+    """Return standard deviations over seeds (Table 5), and what becomes of them by choosing the best level alone."""
+    dense, supers, by_level, ratios, alone = [], [], [], [], []
+    for one in findings:
+        dense.append(np.nan if one.paper is None else _std(one.paper.dense))
+        supers.append(np.nan if one.paper is None else _std(one.paper.scores))
+        # As of one level: variances, not standard deviations, average without bias.
+        by_level.append(float(np.sqrt(candidates(one.runs).groupby("level")["score"].var().mean())))
+        ratios.append(supers[-1] / dense[-1] if dense[-1] > 0 else np.nan)
+        alone.append(np.nan if one.choice is None else one.choice.ratio)
+    rows = {"ST-DNN": dense, "SuperT": supers, "winning tickets of one level (mean over levels)": by_level}
+    rows |= {"SuperT / ST-DNN": ratios, "the same by choosing alone": alone}
+    return {name: row(map(number, values)) for name, values in rows.items()}
+
+
 def _scores(one: AnalysedStudy, of_super: bool) -> str:
     """Return the mean over seeds of each metric, of dense runs or of each seed's best winning ticket."""
     table, gain = one.runs.table, one.findings.paper
     finished = table[table["status"] == "finished"]
     if of_super:
-        best = [select_super(finished[finished["seed"] == seed]) for seed in (gain.seeds if gain is not None else ())]
-        chosen = pd.DataFrame([row for row in best if row is not None])
+        chosen = one.findings.supers
     else:
         chosen = finished[finished["kind"] == DENSE]
         chosen = chosen[chosen["seed"].isin(gain.seeds)] if gain is not None else chosen

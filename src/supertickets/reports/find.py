@@ -82,15 +82,17 @@ def _remains(findings: FindFindings) -> list[Block]:
             interval, p = f"{gain.test.low:+.2f} to {gain.test.high:+.2f}", f"{gain.test.p:.2g}"
             rows.append((how, f"{gain.mean:+.2f}", *((interval, p) if gain.test.tested else ("-", "-"))))
     elif findings.paper is not None and findings.cross_fitted is not None:
-        how = "best score on the dev set that scores it (as in the paper)"
+        on, choice = findings.selection, findings.choice
+        where = f"a random sample of the dev set, {on.size} examples" if on.sampled else "the dev set that scores it"
+        how = f"best score on {where}" + (" (as in the paper)" if on.sampled else "")
         for name, gain in ((how, findings.paper), ("cross-fitting", findings.cross_fitted)):
             test = gain.test
             interval, p = f"{test.low:+.2f} to {test.high:+.2f}", f"{test.p:.2g}"
             rows.append((name, f"{gain.mean:+.2f}", *((interval, p) if test.tested else ("-", "-"))))
-    if (control := findings.control) is not None:
-        how = f"best of {findings.controls} dense runs with other seeds"
-        rows.append((how, f"{control.paper:+.2f}", "-", "-"))
-        rows.append((f"{how}, cross-fitted", f"{control.cross_fitted:+.2f}", "-", "-"))
+        if choice is not None and choice.known:
+            often = f"below 0.05 in {choice.significant:.0%} of studies" if choice.seeds > 1 else "-"
+            name = f"choosing alone: best of {choice.among} dense runs (± standard deviation of studies)"
+            rows.insert(1, (name, f"{choice.gain:+.2f} ± {choice.spread:.2f}", "-", often))
     first = "super ticket chosen by" if narrow is None else "winning tickets"
     table = pd.DataFrame(rows, columns=[first, "gain", "95 % interval", "p"])
     return [Table(table, "gain over the dense model", wrap=True), Words(_SAID["remains"], "quiet")] if rows else []

@@ -15,9 +15,11 @@ from supertickets.errors import TicketError
 from supertickets.evidence.labels import RATES
 from supertickets.lab.steps import Done, Label, Run, Step
 from supertickets.studies.budget import check_pays, tuned_steps
+from supertickets.studies.config import Overrides
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
+from supertickets.studies.selection import settle_selection
 from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings, part
-from supertickets.studies.study import Study, full_ticket, study, training_flops, trial_of
+from supertickets.studies.study import Request, Study, full_ticket, study, training_flops, trial_of
 from supertickets.tasks import task_name, text
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random, draw_ranked, normalise
@@ -54,8 +56,16 @@ class FindSettings(DrawnSettings, RateSettings):
     )
     control: NoEffect[Literal["none", "best-of-k", "equal-budget"]] = Field(
         "none",
-        description="best-of-k: also train one dense model per level, with other seeds, and report the best; "
-        "equal-budget: also tune the dense model with the FLOPs that the winning tickets have used, and compare",
+        description="best-of-k: also train one dense model per level, with other seeds, to measure what choosing the "
+        "best of them gives; equal-budget: also tune the dense model with the FLOPs that the winning tickets have used",
+    )
+    selection: NoEffect[Literal["whole", "sample"]] = Field(
+        "whole",
+        description="dev examples on which the paper's gain chooses each seed's level: a random --selection-share "
+        "(sample; whole where that is too small), or all of them (whole)",
+    )
+    selection_share: NoEffect[float] = Field(
+        0.1, gt=0, lt=1, description="fraction of the dev set for --selection sample (the paper's number is not known)"
     )
     keep: NoEffect[Literal["none", "super", "dense", "all"]] = Field(
         "super",
@@ -118,11 +128,21 @@ class FindSettings(DrawnSettings, RateSettings):
         """Return also what no ticket is drawn by."""
         idle = super().without_effect(asked)
         if not self.kinds:
-            drawn = ("levels", "control", "learning_rates", *Drawing.model_fields, *ScoringSettings.model_fields)
+            drawn = ("levels", "control", "selection", "learning_rates", *Drawing.model_fields)
+            drawn += (*ScoringSettings.model_fields,)
             idle |= dict.fromkeys(drawn, "no tickets are drawn (--kinds none)")
         else:
             idle |= self.unread([self.importance], "random" in self.kinds, self.kinds != ("random",))
+            if not self.chooses:
+                idle["selection"] = "there are fewer than two levels of winning tickets to choose among"
+        if "selection" in idle or self.selection == "whole":
+            idle["selection_share"] = idle.get("selection", "levels are chosen on the whole dev set (--selection)")
         return idle
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there are levels to choose among."""
+        return "winning" in self.kinds and sum(bool(level) for level in self.levels) > 1
 
 
 @study("find", settings=FindSettings)
@@ -137,6 +157,11 @@ class Find(Study[FindSettings]):
     side_by_side = True
     heading = "Super ticket of {runs.model} on {runs.name}"
     page = "supertickets.reports.find:find_sections"
+
+    @classmethod
+    def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
+        """Return the study that is asked for; levels are chosen on the whole dev set where a share is too small."""
+        return settle_selection(super().prepare(overrides, quiet, dry), overrides)
 
     def steps(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield dense runs, tickets of every kind and level, the controls' dense runs, other learning rates."""

@@ -22,8 +22,9 @@ SEVERAL = "(several tasks)"
 
 # What differs between the presets apart from the tables below.
 _CHOICES: dict[str, dict[str, Any]] = {
-    "paper": {},
+    "paper": {"selection": "sample"},
     "released": {
+        "selection": "whole",
         "first_seed": 2018,
         "max_length": 512,
         "optimizer": "released",
