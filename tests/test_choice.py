@@ -156,9 +156,9 @@ def test_one_seed_has_no_test() -> None:
 
 
 def test_it_takes_no_time() -> None:
-    rng, begin = np.random.default_rng(0), time.perf_counter()
+    rng, begin = np.random.default_rng(0), time.process_time()
     choice_alone(8, 20, rng.normal(size=28), rng.normal(size=(28, 50)), tuple(rng.normal(size=(2, 28, 100))))
-    assert time.perf_counter() - begin < 0.3
+    assert time.process_time() - begin < 0.3
 
 
 # --- the average over tasks -------------------------------------------------------------------------------------------
