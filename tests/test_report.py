@@ -18,7 +18,7 @@ from supertickets import Result, find, report
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
-from supertickets.evidence.choice import choice_alone
+from supertickets.evidence.choice_alone import choice_alone
 from supertickets.evidence.examples import plain
 from supertickets.evidence.find import FindFindings, agreement
 from supertickets.evidence.gains import Gain

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from supertickets.evidence.budgets import Budget
-from supertickets.evidence.choosing import Choice, chosen_gain, halved
+from supertickets.evidence.choice import Choice, chosen_gain, halved
 from supertickets.evidence.gains import Gain
 from supertickets.evidence.labels import BUDGET, OF_SEED
 from supertickets.evidence.runs import DENSE, Runs

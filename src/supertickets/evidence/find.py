@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from supertickets.evidence.cells import with_std
-from supertickets.evidence.choice import ChoiceAlone, choice_alone
-from supertickets.evidence.choosing import Choice, chosen_gain, halved
+from supertickets.evidence.choice import Choice, chosen_gain, halved
+from supertickets.evidence.choice_alone import ChoiceAlone, choice_alone
 from supertickets.evidence.control import TunedDense, tuned_dense
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import Gain, means

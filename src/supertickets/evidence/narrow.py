@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from supertickets.evidence.choosing import Choice, chosen_gain, halved
+from supertickets.evidence.choice import Choice, chosen_gain, halved
 from supertickets.evidence.gains import Gain
 from supertickets.evidence.runs import DENSE, Runs
 

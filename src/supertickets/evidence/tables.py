@@ -11,7 +11,7 @@ import pandas as pd
 
 from supertickets.errors import named_twice
 from supertickets.evidence.cells import joined_means, number
-from supertickets.evidence.choice import ChoiceAlone, choice_in_average
+from supertickets.evidence.choice_alone import ChoiceAlone, choice_in_average
 from supertickets.evidence.examples import joined
 from supertickets.evidence.find import FindFindings
 from supertickets.evidence.findings import interval
@@ -85,8 +85,8 @@ def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
     `paper_*` is each seed's best winning ticket, chosen on the dev set that scores it or on a sample of it (`chosen_on`
     says how many examples), `cross_fitted_*` the cross-fitted selection. `cross_fitted_p` is for new seeds and
     examples, `paper_p` of a paired t-test over seeds, `*_p_holm` corrected for the number of studies. `choice_*` is
-    what choosing alone gives (`evidence.choice`). The last row is the average over tasks, where there is one. What
-    there is not is missing (NaN).
+    what choosing alone gives (`evidence.choice_alone`). The last row is the average over tasks, where there is one.
+    What there is not is missing (NaN).
     """
     rows = []
     for name, one in zip(names_of(ordered := in_order(studies)), ordered, strict=True):

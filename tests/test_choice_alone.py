@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from supertickets.evidence.choice import ChoiceAlone, choice_alone, choice_in_average, expected_best, share_significant
+from supertickets.evidence.choice_alone import (
+    ChoiceAlone,
+    choice_alone,
+    choice_in_average,
+    expected_best,
+    share_significant,
+)
 from supertickets.evidence.published import published
 from supertickets.evidence.resampling import sample_weights
 from supertickets.evidence.selection import epochs_chosen, halved_scores
