@@ -11,7 +11,7 @@ from supertickets.cli.flags import SettingsCommand, options, typed
 from supertickets.cli.printing import AS_JSON, FOLDER, print_table, records
 from supertickets.studies.design import ASKED
 from supertickets.studies.design import design as what_is_seen
-from supertickets.studies.find import FindSettings
+from supertickets.studies.find_settings import FindSettings
 
 _OF_FIND: list[click.Parameter] = [one for one in options(FindSettings) if one.name in ASKED]
 

@@ -9,7 +9,8 @@ from pydantic import Field, field_validator
 
 from supertickets.errors import unknown_name
 from supertickets.lab.steps import Step
-from supertickets.studies.find import FindSettings, grid
+from supertickets.studies.find import grid
+from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.settings import DrawnSettings, Grows, Levels
 from supertickets.studies.study import Study, study
 from supertickets.tickets.drawing import Drawing

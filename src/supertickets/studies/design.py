@@ -19,7 +19,7 @@ from supertickets.evidence.power import (
     smallest_gain,
 )
 from supertickets.studies.config import fill, flag, named_by
-from supertickets.studies.find import FindSettings
+from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.inputs import OpenStudy, open_study
 from supertickets.studies.presets import DEFAULT_SHAPE
 from supertickets.tasks import CORPORA, TaskFiles, load_task

@@ -13,7 +13,8 @@ from supertickets.lab.steps import Done, Step
 from supertickets.lab.trial import Trial
 from supertickets.studies.config import Overrides, fill, parse
 from supertickets.studies.exchange import Shipping, TrainedModel, trained_model
-from supertickets.studies.find import FindSettings, best_run, best_winning, grid, super_ticket
+from supertickets.studies.find import best_run, best_winning, grid, super_ticket
+from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.members import cut_to_size, find_members
 from supertickets.studies.settings import part, slug
 from supertickets.studies.share_settings import ShareSettings

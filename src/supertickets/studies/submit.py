@@ -23,7 +23,8 @@ from supertickets.models import find_model
 from supertickets.storage import user_path
 from supertickets.studies.checks import check_place
 from supertickets.studies.exchange import is_shipped
-from supertickets.studies.find import TICKET, FindSettings, best_run
+from supertickets.studies.find import TICKET, best_run
+from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.inputs import OpenStudy, open_study
 from supertickets.studies.run import machine_of
 from supertickets.tasks import load_task, task_name

@@ -1,0 +1,139 @@
+"""Settings of `supertickets find`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from supertickets.anatomy import Shape
+from supertickets.anatomy.cost import forward_flops
+from supertickets.studies.budget import check_pays
+from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings, part
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random
+from supertickets.tickets.levels import Counts
+from supertickets.tickets.scoring import ScoringSettings
+
+NARROW: dict[str, Any] = {"levels": (0.1,), "kinds": ("winning", "random"), "seeds": 20}
+"""What a narrow design has by default: one light level, and many seeds."""
+
+
+class FindSettings(DrawnSettings, RateSettings):
+    """Settings of `supertickets find`."""
+
+    design: Literal["wide", "narrow"] = Field(
+        "wide",
+        description="wide: the best of all levels; narrow: one level that is fixed beforehand (--levels 0.1, --kinds "
+        "winning,random and --seeds 20 unless others are given)",
+    )
+    kinds: Grows[tuple[Kind, ...]] = Field(
+        KINDS, description="kinds of tickets to train: winning, random, losing; none: train only the dense model"
+    )
+    control: NoEffect[Literal["none", "best-of-k", "equal-budget"]] = Field(
+        "none",
+        description="best-of-k: also train one dense model per level, with other seeds, to measure what choosing the "
+        "best of them gives; equal-budget: also tune the dense model with the FLOPs that the winning tickets have used",
+    )
+    selection: NoEffect[Literal["whole", "sample"]] = Field(
+        "whole",
+        description="dev examples on which the paper's gain chooses each seed's level: a random --selection-share "
+        "(sample; whole where that is too small), or all of them (whole)",
+    )
+    selection_share: NoEffect[float] = Field(
+        0.1, gt=0, lt=1, description="fraction of the dev set for --selection sample (the paper's number is not known)"
+    )
+    keep: NoEffect[Literal["none", "super", "dense", "all"]] = Field(
+        "super",
+        description="trained weights to keep on disk: those of the super ticket (super), of the dense models (dense), "
+        "all or none",
+    )
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        return tuple(kind for kind in KINDS if kind in kinds)
+
+    @model_validator(mode="after")
+    def _a_budget_is_of_winning_tickets(self) -> Self:
+        if self.control == "equal-budget" and self.kinds and "winning" not in self.kinds:
+            kinds = ",".join(self.kinds)
+            raise ValueError(
+                f"--control equal-budget: it spends the FLOPs that winning tickets have used, and --kinds {kinds} has "
+                f"none; use --kinds winning,{kinds} or --control none"
+            )
+        return self
+
+    def check_model(self, shape: Shape) -> None:
+        """Raise TicketError also for levels that are too cheap for an equal-budget control."""
+        super().check_model(shape)
+        if self.control == "equal-budget":
+            check_pays(self.levels, self._default_levels(), self.epochs, partial(_share_of_dense, self, shape))
+
+    def _default_levels(self) -> list[float]:
+        levels = type(self).model_fields["levels"].default
+        return [level for level in levels if level not in self.levels]
+
+    @model_validator(mode="after")
+    def _narrow_has_one_level(self) -> Self:
+        if self.design == "narrow":
+            if "levels" in self.model_fields_set and (len(self.levels) > 1 or self.levels[0] == 0):
+                given = ", ".join(map(str, self.levels))
+                raise ValueError(f"--design narrow: one level above 0 is fixed beforehand (--levels), got {given}")
+            if "winning" not in self.kinds:
+                raise ValueError(
+                    f"--design narrow: expected winning among --kinds, got {','.join(self.kinds) or 'none'}"
+                )
+        return self
+
+    def preset_settings(self, shape: Shape) -> dict[str, Any]:
+        """Return also what a narrow design has by default."""
+        return super().preset_settings(shape) | (NARROW if self.design == "narrow" else {})
+
+    @property
+    def light(self) -> int:
+        """How many light levels the phase test has; none where one level is fixed beforehand."""
+        return 0 if self.design == "narrow" else -(-sum(bool(level) for level in self.levels) // 2)
+
+    def random_ticket(self, shape: Shape, level: float, counts: Counts, seed: int) -> Ticket:
+        """Return a seed's random ticket of a level."""
+        return draw_random(shape.of_tickets, self.units(shape), counts, level, seed, part(self, Drawing))
+
+    def random_tickets(self, shape: Shape) -> dict[float, Ticket]:
+        """Return a random ticket of each level: what a level costs hardly depends on what is drawn."""
+        levels = self.drawn_levels(shape)
+        return {level: self.random_ticket(shape, level, counts, 0) for level, counts in levels.items()}
+
+    @property
+    def title(self) -> str:
+        """The task, and the fraction that is trained on."""
+        return super().title.removesuffix("-find")
+
+    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Return also what no ticket is drawn by."""
+        idle = super().without_effect(asked)
+        if not self.kinds:
+            drawn = ("levels", "control", "selection", "learning_rates", *Drawing.model_fields)
+            drawn += (*ScoringSettings.model_fields,)
+            idle |= dict.fromkeys(drawn, "no tickets are drawn (--kinds none)")
+        else:
+            idle |= self.unread([self.importance], "random" in self.kinds, self.kinds != ("random",))
+            if not self.chooses:
+                idle["selection"] = "there are fewer than two levels of winning tickets to choose among"
+        if "selection" in idle or self.selection == "whole":
+            idle["selection_share"] = idle.get("selection", "levels are chosen on the whole dev set (--selection)")
+        return idle
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there are levels to choose among."""
+        return "winning" in self.kinds and sum(bool(level) for level in self.levels) > 1
+
+
+def _share_of_dense(settings: FindSettings, shape: Shape, level: float | str) -> float:
+    """Return what a level's ticket costs, in dense trainings; a full one is the dense run itself and costs no more."""
+    (ticket,) = settings.model_copy(update={"levels": (level,)}).random_tickets(shape).values()
+    whole = forward_flops(shape, Ticket.full(*shape.of_tickets), 1, 32)
+    return 0.0 if ticket.is_full else forward_flops(shape, ticket, 1, 32) / whole
