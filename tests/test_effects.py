@@ -171,6 +171,7 @@ def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     search += ("structures",)
     searched = {key: {"tickets": (), "tasks": None} for key in search}
     found: dict[str, dict[str, Any]] = {**ray, "fraction_seed": {"fraction": 0.5}, "dev_share": {"dev_file": None}}
+    found["design"] = {"levels": None}  # narrow has one level
     found["neuron_block"] = {"structures": ("heads", "neurons")}
     found["positive"] = {"metrics": ("f1",)}
     found["label_separator"] = {"multi_label": True, "label": "tags"}
