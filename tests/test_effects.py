@@ -38,6 +38,8 @@ REFUSED_ALONE = {
     ("share", "random"): "no random tickets are drawn",
     ("imp", "pretrain"): "the task is not masked language modelling",
     ("transfer", "embeddings"): "no ticket of the sources has masks of embeddings",
+    **dict.fromkeys((("share", "layers"), ("transfer", "layers")), "tickets have a base model"),
+    ("adapt", "layers"): "models that are adapted have a base model",
     ("adapt", "model"): "models that are adapted have a base model",
     ("share", "model"): "tickets have a base model",
     ("transfer", "model"): "tickets have a base model",
@@ -148,7 +150,14 @@ def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
             "max_length": 12,
         },
     }.get(study, {})
-    value |= {"model": places["other"], "precision": "bfloat16", "keep": "all", "label": "kind", "text": "other"}
+    value |= {
+        "model": places["other"],
+        "layers": 2,
+        "precision": "bfloat16",
+        "keep": "all",
+        "label": "kind",
+        "text": "other",
+    }
     value |= {
         "text_pair": "pair",
         "train_file": places["train2"],

@@ -165,6 +165,19 @@ class Family:
         """Return how many layers each of the stacks has; raises KeyError if a config does not say."""
         return [int(_field(config, stack.config_layers)) for stack in self.stacks]
 
+    def first_layers(self, config: Mapping[str, Any], layers: int) -> dict[str, Any]:
+        """Return the fields of a config, and their values, that are others if a model has its first layers only.
+
+        Raises ValueError, with the reason, where its layers are no single row of layers with weights of their own.
+        """
+        if self.decoder is not None:
+            raise ValueError("it has a decoder beside its encoder")
+        if self.config_depth is not None or "*" in self.config_layers:
+            raise ValueError("its layers share their weights")
+        found: dict[str, Any] = {name: layers for name in self.config_layers.split("|") if config.get(name) is not None}
+        lists = {name: config.get(name) for name in _A_LAYER_EACH}
+        return found | {name: [*values][:layers] for name, values in lists.items() if isinstance(values, list | tuple)}
+
     def states_size(self, config: Mapping[str, Any]) -> bool:
         """Return whether a config states the size of a head; otherwise the hidden size is divided among the heads."""
         return _field(config, self.config_head_size, 0) != 0
@@ -182,6 +195,8 @@ class Family:
 
 
 _ANY_LENGTH = 1_000_000
+_A_LAYER_EACH = ("layer_types", "no_rope_layers")
+"""Fields of configs that are lists with an entry for each layer."""
 
 
 def _field(config: Mapping[str, Any], names: str, default: Any = None) -> Any:

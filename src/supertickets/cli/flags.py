@@ -15,7 +15,7 @@ from supertickets.tasks import TaskSource
 from supertickets.training.recipe import Recipe
 
 _MAIN = (
-    "model", "task", "tasks", "data", "train_file", "dev_file", "tickets", "sources", "levels", "sparsities",
+    "model", "layers", "task", "tasks", "data", "train_file", "dev_file", "tickets", "sources", "levels", "sparsities",
     "fractions", "seeds", "preset", "out",
 )  # fmt: skip
 """The settings that are shown first."""

@@ -21,7 +21,7 @@ from supertickets.anatomy.cost import forward_flops, kept_neurons, parameters
 from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.examples import BY_EXAMPLE, ByExample
 from supertickets.lab.steps import Label, Run
-from supertickets.models import BaseModel
+from supertickets.models import BaseModel, counted_layers
 from supertickets.storage import write_atomically
 from supertickets.tasks import Task, TaskSource
 from supertickets.tasks.metrics import scored
@@ -50,6 +50,8 @@ class TaskInfo:
     targets: NDArray[Any]
     source: TaskSource
     files_hash: str = ""
+    layers: int | None = None
+    """How many of the base model's first layers are used; None: all."""
     description: tuple[str, ...] = ()
     """What was understood of its data, in sentences."""
     notices: tuple[str, ...] = ()
@@ -63,6 +65,7 @@ class TaskInfo:
             model_type=base.config["model_type"],
             weight_hash=base.weight_hash,
             files_hash=base.files_hash,
+            layers=base.layers,
             shape=base.shape,
             task=task.name,
             data_hash=task.fingerprint(),
@@ -77,6 +80,11 @@ class TaskInfo:
     def identity(self) -> tuple[str, ...]:
         """What is the same wherever model and examples lie."""
         return self.task, self.data_hash, self.model_type, self.weight_hash, self.files_hash
+
+    @property
+    def called(self) -> str:
+        """The base model's name, with how many of its layers are used if not all."""
+        return self.model if self.layers is None else f"{self.model} (first {counted_layers(self.layers)})"
 
     @property
     def measure(self) -> str:
@@ -172,7 +180,8 @@ class Runs:
     @property
     def model(self) -> str:
         """What the base model is called in words."""
-        return "the default encoder" if self.task.model == "default" else self.task.model
+        called = self.task.called
+        return "the default encoder" + called.removeprefix("default") if self.task.model == "default" else called
 
     @property
     def name(self) -> str:

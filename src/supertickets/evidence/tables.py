@@ -74,7 +74,7 @@ def in_order(studies: Sequence[AnalysedStudy]) -> list[AnalysedStudy]:
 def names_of(studies: Sequence[AnalysedStudy]) -> list[str]:
     """Return a unique name for each study: the task, with the model where needed, or else the folder."""
     names = [one.runs.name for one in studies]
-    for more in (lambda one: f" on {one.runs.task.model}", lambda one: f" in {one.runs.folder}"):
+    for more in (lambda one: f" on {one.runs.task.called}", lambda one: f" in {one.runs.folder}"):
         names = [name + more(one) if names.count(name) > 1 else name for name, one in zip(names, studies, strict=True)]
     return names
 
@@ -91,7 +91,7 @@ def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
     rows = []
     for name, one in zip(names_of(ordered := in_order(studies)), ordered, strict=True):
         runs, seen = one.runs, one.findings
-        entry: dict[str, Any] = {"task": name, "model": runs.task.model}
+        entry: dict[str, Any] = {"task": name, "model": runs.task.called}
         entry |= {"metrics": "/".join(runs.task.metrics), "chosen_on": seen.selection.size}
         entry |= _gain_cells(seen.paper, seen.cross_fitted, seen.choice)
         if seen.paper is not None:

@@ -5,7 +5,15 @@ from typing import Any
 
 from supertickets.anatomy.cost import unlike
 from supertickets.errors import TicketError
-from supertickets.models import BaseModel, find_model, load_model, load_tokenizer, prunable_shapes, quiet_transformers
+from supertickets.models import (
+    BaseModel,
+    find_model,
+    first_layers,
+    load_model,
+    load_tokenizer,
+    prunable_shapes,
+    quiet_transformers,
+)
 from supertickets.storage import atomic_folder, check_free, user_path
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import load_any_ticket
@@ -27,10 +35,11 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
 
     out, shared = user_path(out), load_any_ticket(ticket)
     base = find_model(model if model is not None else shared.base["name"])
+    base = first_layers(base, shared.base.get("layers"), "the ticket was drawn with --layers")
     if base.weight_hash != shared.base["weight_hash"] and not any_base:
         raise TicketError(
             f"the ticket was drawn from {shared.base['name']!r} with weights {shared.base['weight_hash'][:12]}..., but "
-            f"model {base.name!r} has weights {base.weight_hash[:12]}...; use that model, or add --any-base."
+            f"model {base.called} has weights {base.weight_hash[:12]}...; use that model, or add --any-base."
         )
     if isinstance(shared.ticket, Ticket):
         _check_shape(shared.ticket, base)
@@ -60,4 +69,4 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
 
 def _check_shape(ticket: Ticket, base: BaseModel) -> None:
     if (differs := unlike(base.shape, ticket)) is not None:
-        raise TicketError(f"the ticket is for {differs[0]}, but model {base.name!r} has {differs[1]}.")
+        raise TicketError(f"the ticket is for {differs[0]}, but model {base.called} has {differs[1]}.")

@@ -27,7 +27,7 @@ from supertickets.surgery.output_layer import output_linear, rescaled
 from supertickets.surgery.sharing import SharedStructures
 from supertickets.tasks import Task
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import SHARED_JSON, SharedTicket
+from supertickets.tickets.folder import SHARED_JSON, SharedTicket, base_entry
 from supertickets.training.devices import undisturbed
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def ship_shared(
     content = {
         "format": FORMAT,
         "trial": trial.key,
-        "base": {"name": base.name, "weight_hash": base.weight_hash},
+        "base": base_entry(base.name, base.weight_hash, base.config["model_type"], base.layers),
         "max_length": trial.recipe.max_length,
         "precision": trial.recipe.precision,
         "tasks": [

@@ -8,14 +8,14 @@ from supertickets.errors import TicketError
 from supertickets.export.card import ticket_card
 from supertickets.models import BaseModel, find_model, prunable_weights
 from supertickets.storage import atomic_folder, check_free, file_digest, user_path
-from supertickets.tickets.folder import SharedTicket
+from supertickets.tickets.folder import SharedTicket, base_entry
 from supertickets.tickets.mask_files import MaskFile, read_masks
 from supertickets.tickets.weights import Pruning
 
 
 def named_base(base: BaseModel) -> dict[str, Any]:
     """Return what a ticket folder says of its base model."""
-    return {"name": base.name, "weight_hash": base.weight_hash, "model_type": base.config["model_type"]}
+    return base_entry(base.name, base.weight_hash, base.config["model_type"], base.layers)
 
 
 def import_masks(path: Path, model: str, task: str, out: Path, zeros: bool = False) -> MaskFile:

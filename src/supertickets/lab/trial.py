@@ -86,8 +86,9 @@ class Prune(_Value):
 class Trial(_Value):
     """Take weights, keep a ticket of them for each task, train by a recipe with a seed, see what comes out.
 
-    `model` says where the pre-trained weights are found, `weight_hash` what they must be and `files_hash` what config
-    and tokenizer must be (see `models.BaseModel`): hashes are part of the key, places are not. Several tasks train one
+    `model` says where the pre-trained weights are found, `layers` how many of its first layers are taken (None: all),
+    `weight_hash` what they must be and `files_hash` what config and tokenizer must be (see `models.BaseModel`): hashes
+    are part of the key (of first layers alone, that of the weights is another), places are not. Several tasks train one
     encoder, as `sharing` says. With `start` the encoder's weights are those
     that another trial ended with; `initial` says which are taken in place of the pre-trained ones otherwise. Of the
     weights `mask` names a ticket; `prune` draws the next one from the trained weights. Both are for one task, not cut.
@@ -95,6 +96,7 @@ class Trial(_Value):
     """
 
     model: str
+    layers: int | None = None
     weight_hash: str
     files_hash: str = ""
     tasks: tuple[TaskTicket, ...] = Field(min_length=1)

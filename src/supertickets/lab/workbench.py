@@ -224,7 +224,7 @@ class Workbench:
     def _source(self, trial: Trial) -> ModelSource:
         key = trial.weight_hash, trial.files_hash
         if key not in self._sources:
-            base = self._models.get(trial.weight_hash) or find_model(trial.model)
+            base = self._models.get(trial.weight_hash) or find_model(trial.model, trial.layers)
             if base.weight_hash != trial.weight_hash:
                 raise TicketError(f"the weights of model {trial.model!r} have changed since the study began.")
             if trial.files_hash not in ("", base.files_hash):

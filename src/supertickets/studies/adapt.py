@@ -183,11 +183,12 @@ class Adapt(Study[AdaptSettings]):
             sources = [open_study(path) for path in first.sources]
             models = [model for source in sources for model in source.models()]
         overrides.setdefault("model", sources[0].settings.model)
+        overrides.setdefault("layers", sources[0].settings.layers)
         settings, base = cls.resolve(overrides, quiet)
         for source in sources:
             if source.tasks[0].weight_hash != base.weight_hash:
                 raise TicketError(
-                    f"--sources {source.folder}: its base model is not {base.name!r}; all --sources need the same base "
+                    f"--sources {source.folder}: its base model is not {base.called}; all --sources need the same base "
                     "model."
                 )
         if (name := named_twice([model.name for model in models])) is not None:

@@ -250,7 +250,8 @@ def resolve_settings(kind: type[S], asked: Mapping[str, Any], base: PretrainedMo
     Raises TicketError if `max_length` was asked for beyond the model's positions, and for what was asked for and would
     change nothing.
     """
-    settings = fill(kind, asked, base.shape)
+    # All layers of a model are the model itself, whether they were counted or not.
+    settings = fill(kind, asked, base.shape).model_copy(update={"layers": base.layers})
     if asked.get("max_length") is not None and settings.max_length > base.max_length:
         raise TicketError(
             f"--max-length: {settings.max_length} is beyond the {base.max_length} positions of model {base.name!r}."

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # pandas takes a second to import, which no `--help` should
 
 @dataclass(frozen=True)
 class FoundTicket:
-    """A ticket to take: its name, the task it was found on, and where it came from.
+    """A ticket to take: its name, the task it was found on, where it came from, and of how many first layers it is.
 
     `source` and `recipe` are those of the study that found it, None for a ticket folder.
     """
@@ -40,6 +40,7 @@ class FoundTicket:
     where: Path
     source: TaskSource | None = None
     recipe: Recipe | None = None
+    layers: int | None = None
     shared: SharedTicket[Any] | None = None
 
 
@@ -69,6 +70,7 @@ def ticket_in(path: Path, task: TaskInfo | None = None, recipe: Recipe | None = 
         where=path,
         source=task.source if task is not None else None,
         recipe=recipe,
+        layers=base.get("layers"),
         shared=shared,
     )
 

@@ -21,7 +21,7 @@ from supertickets.studies.study import Request, Study, full_ticket, study, train
 from supertickets.tasks import task_name, text
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, Kind, draw_ranked, normalise
-from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket
+from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket, base_entry
 from supertickets.tickets.levels import Counts
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket[T
     drawn: dict[str, Any] = {"trial": scored.key, "normalised": f"{ranked} by their layer's l2 norm"}
     drawn |= settings.scoring.model_dump() | part(settings, Drawing).model_dump()
     task = runs.task
-    base = {"name": task.model, "weight_hash": task.weight_hash, "model_type": task.model_type}
+    base = base_entry(task.model, task.weight_hash, task.model_type, task.layers)
     origin = origin_of(runs, run, settings) | {"scores": drawn}
     return SharedTicket(run.result.trial.ticket, base, origin, versions(), dict(scores.items()))
 

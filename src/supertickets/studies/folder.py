@@ -31,7 +31,7 @@ def status(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "folder": str(folder),
         "title": study.settings.title,
-        "model": study.settings.model,
+        "model": study.settings.called,
         "state": "running" if who else "finished" if ended else "stopped",
         "total": execution.total,
         "done": len(outcomes),

@@ -86,7 +86,7 @@ class Imp(Study[ImpSettings]):
             ticket, label = ticket_of(run), run.step.labels["rewind"]
             assert ticket is not None
             name = f"{task.task} ({label})" if label else task.task
-            of = (task.weight_hash, task.model, folder, task.source, settings.recipe)
+            of = (task.weight_hash, task.model, folder, task.source, settings.recipe, task.layers)
             found.append(FoundTicket(name, task.task, ticket, *of))
         return found
 
@@ -113,13 +113,16 @@ class Imp(Study[ImpSettings]):
         with named_by("--out"):
             before = load_settings(settings.folder)
         trained = before is not None and Path(before.model).match(f"*-{BASE}/{MODEL_FOLDER}")
-        as_before = settings.model_copy(update={"model": before.model}) if before is not None and trained else settings
+        # A base model that was trained has the asked number of layers, and no more.
+        taken = {"model": before.model, "layers": None} if before is not None and trained else {}
+        as_before = settings.model_copy(update=taken)
         check_folder(as_before, check_tasks(settings, base, request.tasks), weights=not trained)
         model = _pretrained(settings, quiet, dry)
         if model is None:
             note = f"Not counted: the dense model is trained first, as {base.name} has no language modelling head."
             return replace(request, note=note)
-        return replace(request, settings=settings.model_copy(update={"model": str(model)}), base=find_model(str(model)))
+        own = settings.model_copy(update={"model": str(model), "layers": None})
+        return replace(request, settings=own, base=find_model(str(model)))
 
 
 def _pretrained(settings: ImpSettings, quiet: bool, dry: bool) -> Path | None:

@@ -113,7 +113,8 @@ def check_base(found: FoundTicket, base: BaseModel) -> None:
         of, has = (f"weights {weight_hash[:12]}..." for weight_hash in (found.weight_hash, base.weight_hash))
     else:
         return
+    layers = "" if found.layers is None else f" --layers {found.layers}"
     raise TicketError(
-        f"--tickets {found.where}: the ticket was drawn from {found.model!r} with {of}, but model {base.name!r} has "
-        f"{has}; use tickets of that model, or --model {found.model}."
+        f"--tickets {found.where}: the ticket was drawn from {found.model!r} with {of}, but model {base.called} has "
+        f"{has}; use tickets of that model, or --model {found.model}{layers}."
     )

@@ -13,7 +13,7 @@ from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import units
 from supertickets.errors import TicketError
 from supertickets.lab.machine import RUNNERS
-from supertickets.models import DEFAULT_MODEL
+from supertickets.models import DEFAULT_MODEL, counted_layers
 from supertickets.storage import UserPath
 from supertickets.studies.presets import Preset, preset_values
 from supertickets.tasks import TaskFiles, TaskSource, task_name, text
@@ -112,6 +112,11 @@ class StudySettings(Recipe, Running):
         DEFAULT_MODEL,
         description="hub id or local folder of the pre-trained encoder; `default`: a small one from a Python package",
     )
+    layers: int | None = Field(
+        None,
+        description="number of the model's first layers to use, as a smaller model of the same pre-training; default: "
+        "all",
+    )
     seeds: Grows[int] = Field(2, ge=1, description="number of seeds; each has its own dense training and tickets")
     first_seed: int = Field(0, ge=0, description="first seed; the others are the next integers")
     preset: Preset = Field(
@@ -143,9 +148,15 @@ class StudySettings(Recipe, Running):
         return self.study
 
     @property
+    def called(self) -> str:
+        """The model, with how many of its layers are used if not all."""
+        return self.model if self.layers is None else f"{self.model} (first {counted_layers(self.layers)})"
+
+    @property
     def folder(self) -> Path:
         """The output folder."""
-        return self.out if self.out is not None else Path("runs") / slug(self.title)
+        layers = f"-{self.layers}-layers" if self.layers is not None else ""
+        return self.out if self.out is not None else Path("runs") / slug(f"{self.title}{layers}")
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
         """Return what the preset sets for this study on a model of that shape."""

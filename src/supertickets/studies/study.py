@@ -19,7 +19,7 @@ from supertickets.lab.trial import TaskTicket, Trial
 from supertickets.models import find_model
 from supertickets.registry import object_at
 from supertickets.storage import write_atomically
-from supertickets.studies.config import Overrides, resolve_settings
+from supertickets.studies.config import Overrides, parse, resolve_settings
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel
 from supertickets.studies.settings import StudySettings
 from supertickets.tasks import Task, TaskSource, load_task
@@ -116,7 +116,7 @@ class Study(ABC, Generic[S]):
 
     def describe(self, settings: S, tasks: Sequence[TaskInfo]) -> str:
         """Return what is trained on what, in words."""
-        return f"{', '.join(task.task for task in tasks)} on {settings.model}"
+        return f"{', '.join(task.task for task in tasks)} on {settings.called}"
 
     def outlook(self, settings: S, tasks: Sequence[TaskInfo]) -> str:
         """Return what the study can see, in a sentence that the dry run prints; nothing by default."""
@@ -170,7 +170,9 @@ class Study(ABC, Generic[S]):
     @classmethod
     def resolve(cls, overrides: Overrides, quiet: bool) -> tuple[Any, BaseModel]:
         """Return complete settings and the base model that they name (see `resolve_settings`)."""
-        base = find_model(str(overrides.get("model", cls.settings.model_fields["model"].default)))
+        name = str(overrides.get("model", cls.settings.model_fields["model"].default))
+        asked = {"layers": overrides["layers"]} if overrides.get("layers") is not None else {}
+        base = find_model(name, parse(cls.settings, asked).layers)
         return resolve_settings(cls.settings, overrides, base, quiet), base
 
 
@@ -220,6 +222,7 @@ def trial_of(
     kept = [tickets] if isinstance(tickets, Ticket) else list(tickets)
     return Trial(
         model=settings.model,
+        layers=settings.layers,
         weight_hash=several[0].weight_hash,
         files_hash=several[0].files_hash,
         tasks=tuple(

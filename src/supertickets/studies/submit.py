@@ -208,7 +208,7 @@ def _model(found: _Found, seed: int, place: Path, quiet: bool) -> Path:
         return folder / TICKET / MODEL_FOLDER
     from supertickets.export.ship import save_trained_model
 
-    base, task = find_model(settings.model), load_task(settings.source)
+    base, task = find_model(settings.model, settings.layers), load_task(settings.source)
     if base.weight_hash != found.runs.task.weight_hash:
         raise TicketError(f"the weights of model {settings.model!r} have changed since {folder} was made.")
     if task.fingerprint() != found.runs.task.data_hash:

@@ -35,7 +35,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class SharedTicket(Generic[T]):
-    """A ticket with its provenance. `base` names the model it was drawn from: name, weight_hash, model_type.
+    """A ticket with its provenance. `base` names the model it was drawn from (see `base_entry`).
 
     `origin` has task, level or sparsity, kind, seed, score, trial and how the scores were made; `scores` are the
     importances `heads` `[layers, heads]`, `ffns` `[layers]` and perhaps `neurons` `[layers, neurons]` that ranked it,
@@ -81,6 +81,12 @@ class SharedTicket(Generic[T]):
             shape["neurons"] = ticket.neurons.shape[1]
         arrays |= {f"scores.{name}": np.ascontiguousarray(values) for name, values in self.scores.items()}
         return save(arrays), {"shape": shape, "kept": kept}
+
+
+def base_entry(name: str, weight_hash: str, model_type: str, layers: int | None = None) -> dict[str, Any]:
+    """Return what a ticket folder says of its base model; `layers`: that it is so many first layers of that model."""
+    entry = {"name": name, "weight_hash": weight_hash, "model_type": model_type}
+    return entry if layers is None else entry | {"layers": layers}
 
 
 def load_ticket(folder: Path | str) -> SharedTicket[Ticket]:
