@@ -1,6 +1,6 @@
 """Gains for new seeds and new examples: what examples contribute, and the test on seeds crossed with examples."""
 
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from supertickets.evidence.examples import BY_EXAMPLE, ByExample, contributions,
 from supertickets.evidence.gains import gain, paired_gains
 from supertickets.evidence.selection import chosen_contributions, cross_fit, halved_scores
 from supertickets.evidence.statistics import _largest_below, dunnett, paired_t_test, two_way_test
+from supertickets.lab import Outcome
 from supertickets.tasks.metrics import evaluate
 
 RNG = np.random.default_rng(0)
@@ -134,9 +135,12 @@ def test_gains_are_tested_by_example_where_that_is_known() -> None:
 
 
 def outcome_of(outputs: np.ndarray, best: int) -> Any:
-    return SimpleNamespace(
-        key="k", epochs=[{"epoch": 1}, {"epoch": 2}], best_epoch=best, predictions=lambda place: {"dev": outputs}
-    )
+    class Made(Outcome):
+        def predictions(self, task: int = 0) -> dict[str, np.ndarray]:
+            return {"dev": outputs}
+
+    trial: Any = None
+    return Made("k", trial, Path(), "finished", epochs=[{"epoch": 1}, {"epoch": 2}], best_epoch=best)
 
 
 def test_a_runs_contributions_are_those_of_its_best_epoch() -> None:

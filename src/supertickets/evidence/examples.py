@@ -58,8 +58,7 @@ class ByExample:
     @cached_property
     def values(self) -> Floats:
         """The contributions `[examples]` at the epoch whose score the run has."""
-        best = [entry["epoch"] for entry in self.outcome.epochs].index(self.outcome.best_epoch)
-        outputs = self.outcome.predictions(self.place)["dev"][best]
+        outputs = self.outcome.predictions(self.place)["dev"][self.outcome.best_place]
         return contributions(self.metrics, self.targets, outputs)
 
     @property

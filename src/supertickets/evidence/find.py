@@ -208,7 +208,7 @@ def _scored(runs: Runs) -> tuple[dict[str, dict[Run, Floats]], dict[tuple[Label,
         outcome, labels = run.result, run.step.labels
         if outcome.key not in seen:
             outputs = outcome.predictions()["dev"]
-            best = outputs[[entry["epoch"] for entry in outcome.epochs].index(outcome.best_epoch)]
+            best = outputs[outcome.best_place]
             drawn = weighted_scores(task.metrics, task.targets, best, weights(len(best)))
             seen[outcome.key] = halved(outcome, task), drawn
         halves[str(labels["kind"])][run], drawn = seen[outcome.key]

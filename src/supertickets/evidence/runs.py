@@ -52,6 +52,8 @@ class TaskInfo:
     files_hash: str = ""
     layers: int | None = None
     """How many of the base model's first layers are used; None: all."""
+    of_weights: str | None = None
+    """Then the hash of the whole model's weights."""
     description: tuple[str, ...] = ()
     """What was understood of its data, in sentences."""
     notices: tuple[str, ...] = ()
@@ -66,6 +68,7 @@ class TaskInfo:
             weight_hash=base.weight_hash,
             files_hash=base.files_hash,
             layers=base.layers,
+            of_weights=base.of_weights,
             shape=base.shape,
             task=task.name,
             data_hash=task.fingerprint(),

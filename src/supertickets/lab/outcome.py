@@ -57,8 +57,12 @@ class Outcome:
     @property
     def best(self) -> dict[str, Any]:
         """The entry of the epoch whose weights the trial ended with."""
-        assert self.best_epoch is not None
-        return next(entry for entry in self.epochs if entry["epoch"] == self.best_epoch)
+        return self.epochs[self.best_place]
+
+    @property
+    def best_place(self) -> int:
+        """The place of that epoch among all, in `epochs` and in `predictions`."""
+        return [entry["epoch"] for entry in self.epochs].index(self.best_epoch)
 
     @property
     def score(self) -> float:

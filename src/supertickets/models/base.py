@@ -32,7 +32,7 @@ class BaseModel:
     `weights` are the names of its weight files in `folder`, as transformers chooses them.
 
     Of a model's first layers alone (see `first_layers`), `config` is that of a model with so many layers, `weight_hash`
-    one of the files' hash and their number, and `of_layers` how many the files have.
+    one of the files' hash `of_weights` and their number, and `of_layers` how many the files have.
     """
 
     name: str
@@ -42,6 +42,7 @@ class BaseModel:
     files_hash: str = ""
     weights: tuple[str, ...] = (SAFE_WEIGHTS,)
     of_layers: int | None = None
+    of_weights: str | None = None
 
     @property
     def layers(self) -> int | None:
@@ -112,7 +113,7 @@ def first_layers(base: BaseModel, layers: int | None, asked: str = "--layers") -
     if layers == there:
         return base
     hashed = digest([base.weight_hash, {"layers": layers}])
-    return replace(base, config=base.config | fields, weight_hash=hashed, of_layers=there)
+    return replace(base, config=base.config | fields, weight_hash=hashed, of_layers=there, of_weights=base.weight_hash)
 
 
 def find_model(name: str, layers: int | None = None) -> BaseModel:
