@@ -166,9 +166,7 @@ def test_tickets_of_first_layers_are_applied_to_them(cut: Result, tiny_model: Pa
     assert small.num_parameters() == made["parameters"] < made["dense_parameters"]
     assert any("first 2 layers of 3" in notice for notice in made["notices"])
     first(tiny_model, 1).save_pretrained(tmp_path / "one")
-    with pytest.raises(
-        TicketError, match=r"drawn with --layers 2: model .* has 1 layer; expected"
-    ):
+    with pytest.raises(TicketError, match=r"drawn with --layers 2: model .* has 1 layer; expected"):
         supertickets.apply_ticket(cut.shipped["ticket"], str(tmp_path / "one"), out=tmp_path / "no", any_base=True)
 
 

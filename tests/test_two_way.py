@@ -1,6 +1,7 @@
 """Gains for new seeds and new examples: what examples contribute, and the test on seeds crossed with examples."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np

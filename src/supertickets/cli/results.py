@@ -22,19 +22,24 @@ def report(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     """Write one page about several studies, with the paper's tables.
 
     FOLDERS are the output folders of studies, finished or not; nothing is run. Several studies must be studies of
-    `find`; the page then has their average over tasks. Tables are also written as CSV, Markdown and LaTeX.
+    `find`; the page then has their average over tasks, and for studies of one task on different fractions of its
+    training set or numbers of layers (--fraction, --layers) a test whether gains differ by that. Tables are also
+    written as CSV, Markdown and LaTeX.
     """
     from supertickets.studies.report import report as write
 
     made = write(folders, out)
     if as_json:
-        said = {"report": str(made.page), "average": made.average.sentence(), "verdicts": dict(made.verdicts)}
+        said: dict[str, Any] = {"report": str(made.page), "average": made.average.sentence()}
+        said |= {"verdicts": dict(made.verdicts), "trends": [trend.sentence() for trend in made.trends]}
         click.echo(json.dumps({**said, "tables": records(made.tables)}))
         return
     for name, verdict in made.verdicts.items():
         click.echo(f"{name}: {verdict}\n")
     if len(made.verdicts) > 1:
         click.echo(made.average.sentence())
+    for trend in made.trends:
+        click.echo(trend.sentence())
     click.echo(f"report: {made.page}")
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from supertickets.errors import TicketError
 from supertickets.evidence.tables import AnalysedStudy, Average, in_order, names_of, paper_tables, task_average
+from supertickets.evidence.trend import Trend, trends
 from supertickets.storage import user_path
 from supertickets.studies.checks import check_place
 from supertickets.studies.inputs import OpenStudy, open_study
@@ -18,12 +19,13 @@ from supertickets.studies.pages import REPORT, TABLES, command_of, write_finding
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What `report` leaves: the page, the tables by name, each study's verdict, and the average over tasks."""
+    """What `report` leaves: the page, the tables by name, each study's verdict, the average over tasks, and trends."""
 
     page: Path
     tables: Mapping[str, pd.DataFrame]
     average: Average
     verdicts: Mapping[str, str]
+    trends: tuple[Trend, ...] = ()
 
 
 def report(folders: Sequence[Path | str], out: Path | str | None = None) -> ReportResult:
@@ -79,6 +81,7 @@ def _several(studies: Sequence[OpenStudy], folder: Path) -> ReportResult:
     """Write one page about several studies, and the paper's tables of all."""
     from supertickets.reports.find import overview, paper_section
     from supertickets.reports.page import Part, write_parts
+    from supertickets.reports.trend import trend_sections, trend_tables
 
     of_folder = {study.folder: study.study for study in studies}
     ordered = in_order([_analysed(study) for study in studies])
@@ -88,9 +91,13 @@ def _several(studies: Sequence[OpenStudy], folder: Path) -> ReportResult:
         sections = of_folder[one.runs.folder].sections(one.findings, one.runs)
         parts.append(Part(name, sections, one.runs, one.findings, command_of(one.runs)))
     first = overview(names, [one.findings for one in ordered], tables["gains"], average.sentence())
-    write_parts(folder / REPORT, f"Tickets in {len(parts)} studies", [first], parts, [paper_section(tables)])
+    found = trends(ordered)
+    of_trends = trend_tables(found)
+    before = [first, *trend_sections(found, of_trends)]
+    write_parts(folder / REPORT, f"Tickets in {len(parts)} studies", before, parts, [paper_section(tables)])
+    tables |= of_trends
     write_tables(folder / TABLES, tables)
     for one in ordered:
         remember_look(one.findings, one.runs.folder)
     verdicts = dict(zip(names, (one.findings.verdict for one in ordered), strict=True))
-    return ReportResult(folder / REPORT, tables, average, verdicts)
+    return ReportResult(folder / REPORT, tables, average, verdicts, tuple(found))
