@@ -27,7 +27,6 @@ from supertickets.tasks.tables import counted
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.recipe import Recipe
 
 SUPER = "super ticket, cross-fitted"
 
@@ -226,7 +225,8 @@ def _of_seeds(gain: Gain, seeds: Sequence[int]) -> Gain:
 
 def _other_settings(studies: Sequence[AnalysedStudy]) -> Iterator[str]:
     """Yield which other settings of training and drawing are not the same in all studies, with their values."""
-    for name in ("fraction_seed", *Recipe.model_fields, *Drawing.model_fields, *ScoringSettings.model_fields):
+    recipe = next(run.trial.recipe for run in studies[0].runs.runs if run.trial is not None)
+    for name in ("fraction_seed", *recipe.model_dump(), *Drawing.model_fields, *ScoringSettings.model_fields):
         values = list(dict.fromkeys(str(one.runs.settings.get(name)) for one in studies))
         if len(values) > 1 and name != "threads":
             yield f"--{name.replace('_', '-')} ({', '.join(values)})"
