@@ -20,6 +20,7 @@ from supertickets.evidence.control import TunedDense, tuned_dense
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.gains import Gain, means
 from supertickets.evidence.labels import RATES
+from supertickets.evidence.learned import Learned, learned
 from supertickets.evidence.narrow import Narrow
 from supertickets.evidence.phases import Phases, find_phases
 from supertickets.evidence.rates import SPREAD_SAID, spread_of_single
@@ -47,7 +48,8 @@ class FindFindings(Findings):
     tables of that over seeds and learning rates (none: not asked for), `paper_tables` see `evidence.tables`. Where only
     the dense model is trained, `base_model` is the folder that it is saved in, and there are no `paper_tables`;
     `measure` is what scores are of. `tuned` compares with a dense model that was tuned with the same compute (None: not
-    asked for). Of one level that was fixed beforehand, `narrow` has the gains of that.
+    asked for). Of one level that was fixed beforehand, `narrow` has the gains of that. `learned` compares the dense
+    model with always giving the same answer (None: not known).
     """
 
     means: pd.DataFrame
@@ -65,6 +67,7 @@ class FindFindings(Findings):
     measure: str = "score"
     tuned: TunedDense | None = None
     narrow: Narrow | None = None
+    learned: Learned | None = None
 
     text = "find.txt.jinja"
     shown = SPREAD_SAID
@@ -169,6 +172,7 @@ def analyse_find(runs: Runs) -> FindFindings:
         chosen=select_super(table),
         spread=_spread(everything),
         tuned=tuned_dense(all_runs, best_tickets, own_dense),
+        learned=learned(runs.task, [*own_dense.values()]),
     )
 
 
