@@ -158,7 +158,7 @@ def test_one_seed_has_no_test() -> None:
     assert alone is not None
     assert np.isnan(alone.significant)
     assert "p <" not in str(alone)
-    assert ", and p < 0.05 in 54% of such studies" in str(choice_alone(8, 5, FIVE))
+    assert ", and p < 0.05 in 54% of studies" in str(choice_alone(8, 5, FIVE))
 
 
 def test_it_takes_no_time() -> None:

@@ -165,7 +165,7 @@ def test_a_narrow_study_tests_its_one_level(narrow: Result, words: dict[str, Pat
         test = two_way_test(gain.differences, gain.mean)
         assert (gain.test.p, gain.test.low, gain.test.high) == (test.p, test.low, test.high)
         assert f"{gain.mean:+.2f} (95 % interval: {test.low:+.2f} to {test.high:+.2f}, p = " in narrow.verdict
-    assert "One level was fixed beforehand, 40%" in narrow.verdict
+    assert "At level 40%, which was fixed beforehand, winning tickets " in narrow.verdict
     assert "phase" not in narrow.verdict
     assert "as in the paper" not in narrow.verdict
     assert narrow.findings.main_test == found.over["dense"].test

@@ -195,9 +195,9 @@ def test_tuning_that_closes_the_gain_is_said_and_tuning_that_does_not() -> None:
     closed, open_, beyond = (analysed(tuned, levels=EIGHT) for tuned in (0.76, 0.7, 0.84))
     for one in (closed, open_, beyond):
         assert one.cross_fitted.test.low > 0  # over the plain dense model there is a gain
-    shows = "The evidence does not show that the super ticket is better than a dense model tuned with the same compute."
-    above = "The interval is above 0: super tickets score higher than a dense model tuned with the same compute."
-    below = "The interval is below 0: a dense model tuned with the same compute scores higher than super tickets."
+    shows = "The study does not show that super tickets are better than tuning."
+    above = "Super tickets score higher than a dense model that was tuned with equal compute: the gain is "
+    below = "Super tickets score lower than a dense model that was tuned with equal compute: the gain is "
     for one, expected in ((closed, shows), (open_, above), (beyond, below)):
         assert [text in one.verdict for text in (shows, above, below)] == [
             text == expected for text in (shows, above, below)
@@ -206,10 +206,9 @@ def test_tuning_that_closes_the_gain_is_said_and_tuning_that_does_not() -> None:
     assert closed.tuned.tuning.mean == pytest.approx(closed.tuned.search.mean, abs=2)
     assert open_.tuned.tuning.mean == pytest.approx(0, abs=2)
     gain, over = closed.tuned.search.mean, closed.tuned.cross_fitted.mean
-    assert (
-        f"super tickets gain {gain:+.2f} over the dense model, and {over:+.2f} over the dense model tuned"
-        in closed.verdict
-    )
+    said = closed.verdict
+    assert f"lower than a dense model that was tuned with equal compute: the gain is {over:+.2f} (" in said
+    assert f"over the dense model as it is {gain:+.2f}. The study does not show" in said
 
 
 def test_gain_for_each_flop() -> None:

@@ -371,8 +371,11 @@ def test_the_dense_run_is_never_the_super_ticket(tiny_model: Path, words: dict[s
     assert scores["winning", 0.0] == scores["winning", 0.01] == dense > pruned  # control: it would be chosen
     assert supertickets.load_ticket(result.shipped["ticket"]).origin["level"] == 0.5
     assert not super_ticket(result).is_full
-    assert f"super tickets score {pruned:.2f} and the dense model {dense:.2f}" in result.verdict
-    assert "The best single ticket is the winning ticket of seed 1 at level 50%" in result.verdict
+    assert f"({pruned:.2f} for {dense:.2f}" in result.verdict
+    assert (
+        "The winning ticket with the highest score, which is partly luck, is that of seed 1 at level 50%"
+        in result.verdict
+    )
     assert result.verdict.split(":")[0] in result.report.read_text()
     kept = [path.parent.name for path in result.folder.glob("trials/*/weights.safetensors")]
     assert kept == result.table[result.table["level"] == 0.5]["trial"].tolist()

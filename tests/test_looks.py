@@ -33,6 +33,8 @@ ASKED: dict[str, Any] = {
     "workers": 1,
 }
 
+RULE = "Each look is another chance of a false gain, so p-values are to be multiplied"
+
 
 @pytest.fixture(scope="module")
 def asked(tiny_model: Path, words: dict[str, Path]) -> dict[str, Any]:
@@ -67,14 +69,14 @@ def test_a_study_that_grew_is_told_how_often_it_was_looked_at(
     grown: tuple[Path, dict[str, str]], asked: dict[str, Any], tmp_path: Path
 ) -> None:
     out, verdicts = grown
-    assert "This study was looked at once before, with 2 seeds; p-values are to be multiplied" in verdicts["seeds"]
-    assert "looked at 2 times before, with 2 seeds and 1 level, then 3 seeds and 1 level; " in verdicts["levels"]
+    assert f"This study was looked at once before, with 2 seeds. {RULE}" in verdicts["seeds"]
+    assert "looked at 2 times before, with 2 seeds and 1 level, then 3 seeds and 1 level. " in verdicts["levels"]
     assert sorted(json.loads(path.read_text())["seeds"] for path in (out / LOOKS).iterdir()) == [2, 3, 3]
     # Control: with as many seeds from the beginning it is not, and the p that was corrected is that one's.
     at_once = supertickets.find(asked, seeds=3, out=tmp_path / "out")
     assert "looked at" not in at_once.verdict
     p = p_of(at_once)
-    assert f"makes that of the main test {min(1.0, 2 * p):.2g} instead of {p:.2g}." in verdicts["seeds"]
+    assert f"that of the gain over the dense model is {min(1.0, 2 * p):.2g} instead of {p:.2g}." in verdicts["seeds"]
 
 
 def test_a_study_that_was_stopped_was_not_looked_at(
@@ -97,7 +99,7 @@ def test_a_study_that_was_stopped_was_not_looked_at(
             shutil.rmtree(outcome.parent)
     shutil.rmtree(out / LOOKS)
     supertickets.report([out], tmp_path / "elsewhere")
-    assert "looked at once before, with 1 seed;" in supertickets.find(asked, seeds=2, out=out).verdict
+    assert "looked at once before, with 1 seed." in supertickets.find(asked, seeds=2, out=out).verdict
 
 
 def test_dense_models_alone_are_no_look_at_tickets(asked: dict[str, Any], tmp_path: Path) -> None:
@@ -123,8 +125,8 @@ def test_the_sentence_about_looks() -> None:
     now, test = Look(5, 8, "now"), Paired(1.0, 0.3, -1, 3)
     before = [Look(2, 8, "a"), Look(3, 8, "b"), Look(4, 8, "c")]
     said = of_looks(before, now, test)
-    assert said.startswith("This study was looked at 3 times before, with 2 seeds, then 3 seeds, then 4 seeds; ")
-    assert said.endswith("the number of looks, 4, which makes that of the main test 1 instead of 0.3.")
+    assert said.startswith("This study was looked at 3 times before, with 2 seeds, then 3 seeds, then 4 seeds. ")
+    assert said.endswith("the number of looks, 4: that of the gain over the dense model is 1 instead of 0.3.")
     assert of_looks(before[:1], now, None).endswith("multiplied by the number of looks, 2.")
     assert of_looks(before[:1], now, Paired(1.0)).endswith("multiplied by the number of looks, 2.")
 
@@ -146,9 +148,7 @@ def test_any_study_is_told() -> None:
     """Also one that has no main test; runs that did not finish are not looked at."""
     runs = pd.DataFrame({"seed": [0, 1, 2], "status": ["finished", "finished", "failed"], "trial": ["a", "b", "c"]})
     findings = Findings(runs, looks=(Look(1, 0, "x"),))
-    assert findings.verdict == (
-        "This study was looked at once before, with 1 seed; p-values are to be multiplied by the number of looks, 2."
-    )
+    assert findings.verdict == (f"This study was looked at once before, with 1 seed. {RULE} by the number of looks, 2.")
     look = Look.at(findings.tested)
     assert look is not None
     assert (look.seeds, look.levels) == (2, 0)

@@ -51,8 +51,8 @@ class ChoiceAlone:
 
     def __str__(self) -> str:
         """Return the numbers in words."""
-        often = f", and p < {LEVEL:g} in {self.significant:.0%} of such studies" if self.seeds > 1 else ""
-        return f"{self.gain:+.2f} ± {self.spread:.2f}{often}"
+        often = f", and p < {LEVEL:g} in {self.significant:.0%} of studies" if self.seeds > 1 else ""
+        return f"{self.gain:+.2f} on average (± {self.spread:.2f} from study to study){often}"
 
 
 def choice_alone(

@@ -12,6 +12,7 @@ from supertickets.storage import digest
 from supertickets.tasks.tables import counted
 
 _LEVELS = ("level", "sparsity")
+_RULE = "Each look is another chance of a false gain, so p-values are to be multiplied by the number of looks"
 
 
 @dataclass(frozen=True, order=True)
@@ -35,15 +36,14 @@ class Look:
 def of_looks(before: Sequence[Look], now: Look, test: Paired | None) -> str:
     """Say how often a study was looked at before, and correct the p of its main test for the looks (Bonferroni).
 
-    >>> of_looks([Look(2, 8, "a")], Look(5, 8, "b"), Paired(1.0, 0.02, 0.3, 1.7))[-57:]
-    'which makes that of the main test 0.04 instead of 0.02.'
+    >>> of_looks([Look(2, 8, "a")], Look(5, 8, "b"), Paired(1.0, 0.02, 0.3, 1.7))[-62:]
+    'that of the gain over the dense model is 0.04 instead of 0.02.'
     """
     grown = any(look.levels != now.levels for look in before)
     had = [counted(one.seeds, "seed") + (f" and {counted(one.levels, 'level')}" if grown else "") for one in before]
     times = "once" if len(before) == 1 else f"{len(before)} times"
     looks = len(before) + 1
-    said = f"This study was looked at {times} before, with {', then '.join(had)}; p-values are to be multiplied by the "
-    said += f"number of looks, {looks}"
+    said = f"This study was looked at {times} before, with {', then '.join(had)}. {_RULE}, {looks}"
     if test is None or not test.tested:
         return f"{said}."
-    return f"{said}, which makes that of the main test {min(1.0, looks * test.p):.2g} instead of {test.p:.2g}."
+    return f"{said}: that of the gain over the dense model is {min(1.0, looks * test.p):.2g} instead of {test.p:.2g}."
