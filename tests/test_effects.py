@@ -167,7 +167,7 @@ def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
     value |= {"metrics": ("accuracy", "matthews"), "device": "cpu", "data": places["glue"], "max_length": 12}
     value |= {"labels": ("1", "0"), "positive": "0", "score_epoch": 2, "label_separator": ";"}
     value |= {"track": ("tensorboard",), "dev_share": 0.25, "ticket_of": "words", "control_sparsities": (0.3,)}
-    value |= dict.fromkeys(("optimizer", "lr_schedule", "order"), "released")
+    value |= dict.fromkeys(("optimizer", "lr_schedule", "order"), "released") | {"dropout_masks": "sequential"}
     value |= {"keep_epoch": "best"} if study == "imp" else {}
     return value[name] if name in value else other(KINDS[study], name)
 

@@ -96,14 +96,15 @@ def test_control_without_random_numbers_of_their_own_they_would_not(
     def shared(self: RandomState, device: torch.device) -> Iterator[None]:
         yield
 
-    apart = make()
+    drawing = RECIPE.model_copy(update={"dropout_masks": "sequential"})  # keyed masks are drawn from nothing shared
+    apart = make(recipe=drawing)
     apart.train()
-    beside = [make(), make(1)]
+    beside = [make(recipe=drawing), make(1, drawing)]
     with monkeypatch.context() as patch:
         patch.setattr(RandomState, "drawn_from", shared)
         torch.manual_seed(0)
         in_turn(beside)
-        alone = make()
+        alone = make(recipe=drawing)
         torch.manual_seed(0)
         alone.train()
     assert same(alone, apart)  # random numbers of the process are as good, as long as one training alone draws them

@@ -246,7 +246,7 @@ def planned(config: Any = None, quiet: bool = True, **asked: Any) -> Planned:
 RECIPES: dict[str, Any] = {
     "epochs": 5, "batch_size": 4, "learning_rate": 1e-3, "max_length": 12, "optimizer": "adamax", "warmup": 0.3,
     "lr_schedule": "released", "weight_decay": 0.5, "max_grad_norm": 2.0, "dropout": 0.4, "order": "released",
-    "patience": 2, "keep_epoch": "best",
+    "patience": 2, "keep_epoch": "best", "dropout_masks": "sequential",
 }  # fmt: skip
 
 
