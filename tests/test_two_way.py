@@ -173,7 +173,7 @@ def test_dunnetts_p_is_that_of_the_multivariate_t(count: int, free: float) -> No
         assert _largest_below(limit, count, free) == pytest.approx(float(expected), abs=2e-3)
 
 
-@pytest.mark.parametrize("seeds", [3, 10])
+@pytest.mark.parametrize("seeds", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_dunnetts_test_holds_its_level_for_new_examples(seeds: int) -> None:
     """Four levels without an effect, on one dev set: at most 5 % show one. The control, over seeds alone, does not."""
     rng, count, wrong, alone = np.random.default_rng(seeds), 300, 0, 0
