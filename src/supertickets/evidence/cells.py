@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from supertickets.evidence.statistics import Paired
+
 
 def number(value: float, form: str = "{:.2f}") -> str:
     """Return a number."""
@@ -20,6 +22,11 @@ def with_std(mean: float, std: float = np.nan, digits: int = 1) -> str:
     ('71.2 ± 0.5', '71.2')
     """
     return number(mean, f"{{:.{digits}f}}") + (f" ± {std:.{digits}f}" if np.isfinite(std) else "")
+
+
+def tested(test: Paired) -> tuple[str, str]:
+    """Return the interval and the p of a test."""
+    return (f"{test.low:+.2f} to {test.high:+.2f}", f"{test.p:.2g}") if test.tested else ("-", "-")
 
 
 def joined_means(rows: pd.DataFrame, names: Sequence[str]) -> str:

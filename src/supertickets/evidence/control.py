@@ -71,14 +71,6 @@ class TunedDense:
         gains = {"search": self.search, "tuning": self.tuning}
         return {name: g.mean / flops[name] if g and flops[name] else np.nan for name, g in gains.items()}
 
-    @property
-    def verdict(self) -> str:
-        """Which of both scores higher by the cross-fitted interval: `ticket`, `tuned`, `neither`, or `untested`."""
-        if self.cross_fitted is None or not self.cross_fitted.test.tested:
-            return "untested"
-        test = self.cross_fitted.test
-        return "ticket" if test.low > 0 else "tuned" if test.high < 0 else "neither"
-
 
 def tuned_dense(runs: Runs, tickets: Mapping[int, Choice], dense: Mapping[int, Choice]) -> TunedDense | None:
     """Compare each seed's super ticket with its tuned dense model; None if the study has no such control.

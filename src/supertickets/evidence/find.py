@@ -97,9 +97,14 @@ class FindFindings(Findings):
         return pd.DataFrame(found | {title: of_level[name] for name, title in shares.items()})
 
     @property
+    def _grid(self) -> pd.DataFrame:
+        """The runs of the study itself, without those of controls and other learning rates."""
+        return self.runs[self.runs["stage"].isna()] if "stage" in self.runs else self.runs
+
+    @property
     def dense(self) -> pd.Series:
         """The scores of the dense model's finished runs."""
-        own = self.runs[self.runs["stage"].isna()] if "stage" in self.runs else self.runs
+        own = self._grid
         return own.loc[(own["kind"] == DENSE) & (own["status"] == "finished"), "score"]
 
     @property
@@ -128,7 +133,7 @@ class FindFindings(Findings):
         """The finished winning tickets and dense runs of the seeds that are tested."""
         if self.cross_fitted is None:
             return self.runs.iloc[:0]
-        own = self.runs[self.runs["stage"].isna()] if "stage" in self.runs else self.runs
+        own = self._grid
         of = own["seed"].isin(self.cross_fitted.seeds) & own["kind"].isin([DENSE, "winning"])
         return own[of & (own["status"] == "finished")]
 

@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from supertickets.anatomy.cost import parameters
-from supertickets.evidence.find import Gain
 from supertickets.evidence.findings import interval, level
-from supertickets.evidence.gains import by_example, selected
+from supertickets.evidence.gains import Gain, by_example, selected
 from supertickets.evidence.resampling import Floats
 from supertickets.evidence.runs import DENSE, TaskInfo
 from supertickets.evidence.selection import candidates

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from supertickets.evidence.cells import tested
 from supertickets.evidence.control import TunedDense
 from supertickets.reports.sections import WORDS, Section, Table, Words
 
@@ -29,9 +30,7 @@ def equal_budget_section(tuned: TunedDense) -> Section:
         ("tuned dense model over dense model, cross-fitted", tuned.tuning),
     ):
         if gain is not None:
-            test = gain.test
-            shown = (f"{test.low:+.2f} to {test.high:+.2f}", f"{test.p:.2g}") if test.tested else ("-", "-")
-            rows.append((name, f"{gain.mean:+.2f}", *shown))
+            rows.append((name, f"{gain.mean:+.2f}", *tested(gain.test)))
     gains = pd.DataFrame(rows, columns=["what is compared", "gain", "95 % interval", "p"])
     budgets = tuned.budgets[list(_BUDGETS)].copy()
     for name in ("budget", "spent", "unspent"):

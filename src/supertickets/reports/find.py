@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from supertickets.evidence.cells import tested
 from supertickets.evidence.find import FindFindings
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.reports.equal_budget import equal_budget_section
@@ -79,16 +80,13 @@ def _remains(findings: FindFindings) -> list[Block]:
     if (narrow := findings.narrow) is not None:
         for kind, gain in narrow.over.items():
             how = f"level {narrow.level:.3g}, fixed beforehand, over {kind}"
-            interval, p = f"{gain.test.low:+.2f} to {gain.test.high:+.2f}", f"{gain.test.p:.2g}"
-            rows.append((how, f"{gain.mean:+.2f}", *((interval, p) if gain.test.tested else ("-", "-"))))
+            rows.append((how, f"{gain.mean:+.2f}", *tested(gain.test)))
     elif findings.paper is not None and findings.cross_fitted is not None:
         on, choice = findings.selection, findings.choice
         where = f"a random sample of the dev set, {on.size} examples" if on.sampled else "the dev set that scores it"
         how = f"best score on {where}" + (" (as in the paper)" if on.sampled else "")
         for name, gain in ((how, findings.paper), ("cross-fitting", findings.cross_fitted)):
-            test = gain.test
-            interval, p = f"{test.low:+.2f} to {test.high:+.2f}", f"{test.p:.2g}"
-            rows.append((name, f"{gain.mean:+.2f}", *((interval, p) if test.tested else ("-", "-"))))
+            rows.append((name, f"{gain.mean:+.2f}", *tested(gain.test)))
         if choice is not None and choice.known:
             often = f"below 0.05 in {choice.significant:.0%} of studies" if choice.seeds > 1 else "-"
             name = f"choosing alone: best of {choice.among} dense runs (± standard deviation of studies)"
