@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from supertickets.anatomy.family import Shape
 from supertickets.errors import TicketError
 from supertickets.tickets import Ticket
 from supertickets.tickets.kinds import Structure, Units
+from supertickets.tickets.prices import Prices
 from supertickets.tickets.ticket import in_words
 
 BACKWARD = 2  # a backward pass costs about twice its forward pass
@@ -78,3 +82,39 @@ def kv_heads(shape: Shape, ticket: Ticket) -> int:
     if shape.kv_heads == shape.heads:
         return ticket.kept_heads
     return int(ticket.heads.reshape(len(ticket.heads), shape.kv_heads, -1).any(axis=2).sum())
+
+
+def parameter_prices(shape: Shape, structures: Sequence[Structure], whole: float) -> Prices:
+    """Return what layers cost in parameters, where the dense model has `whole` of them in all.
+
+    Key/value heads are priced in equal parts of their query heads; `removed_parameters` counts them exactly.
+    """
+    head = units(shape, ["heads"])["heads"].parameters
+    ffn = [0.0, shape.ffn_weights + shape.ffn_biases]
+    neurons = np.arange(shape.ffn + 1.0) * _of_neuron(shape)
+    neurons[1:] += shape.output_biases
+    return _prices("parameters", shape, structures, (head * np.arange(shape.heads + 1), ffn, neurons), whole)
+
+
+def flops_prices(shape: Shape, structures: Sequence[Structure], length: int) -> Prices:
+    """Return what layers cost in FLOPs of a forward pass of one input of `length` tokens."""
+    once = length * shape.repeats * 2
+    kv = shape.kv_weights * shape.kv_heads / max(1, shape.heads)
+    head = once * (shape.head_weights + kv + shape.head_size * 2 * length)
+    ffn = [0.0, once * shape.ffn_weights]
+    each = once * (shape.ffn_weights // max(1, shape.ffn)) * np.arange(shape.ffn + 1.0)
+    whole = forward_flops(shape, Ticket.full(*shape.of_tickets), 1, length)
+    return _prices("FLOPs", shape, structures, (head * np.arange(shape.heads + 1), ffn, each), whole)
+
+
+def _prices(
+    unit: str, shape: Shape, structures: Sequence[Structure], rows: Sequence[ArrayLike], whole: float
+) -> Prices:
+    """Return prices from a layer's rows of heads, FFNs and neurons; what is not drawn is in the fixed part."""
+    layers: dict[Structure, int] = {"heads": shape.attentions, "ffns": shape.layers, "neurons": shape.layers}
+    by = {
+        kind: np.tile(np.asarray(row, float), (count, 1))
+        for (kind, count), row in zip(layers.items(), rows, strict=True)
+        if kind in structures
+    }
+    return Prices(unit, whole - sum(float(one[:, -1].sum()) for one in by.values()), by)

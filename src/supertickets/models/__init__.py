@@ -5,6 +5,7 @@ from supertickets.models.checkpoint import load_model, quiet_transformers
 from supertickets.models.source import (
     STOCK_CLASSES,
     ModelSource,
+    dense_size,
     new_modules,
     prunable_shapes,
     prunable_weights,
@@ -17,6 +18,7 @@ __all__ = [
     "BaseModel",
     "ModelSource",
     "counted_layers",
+    "dense_size",
     "find_model",
     "first_layers",
     "load_model",

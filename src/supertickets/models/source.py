@@ -148,11 +148,7 @@ class ModelSource:
 
         Reads names and shapes of tensors only. `build` uses one of the `CORPORA` alone; others are new for each task.
         """
-        import torch
-
-        config = read_config(self.base.name, self.base.folder)
-        with torch.device("meta"):
-            model = _stock_class(form, self.base).from_config(config)
+        model = _blank(self.base, form)
         there, parameters = tensor_shapes(self.base), dict(model.named_parameters())
         # Norms have had other names than today's, and biases may be missing where they are zero: matrices tell.
         matrices = {name: parameters[name] for name in outside_names(model) if parameters[name].ndim >= 2}
@@ -175,6 +171,31 @@ class ModelSource:
             if f"{prefix}{name}" not in new:
                 parameter.data = self._encoder.setdefault(name, parameter.data)
         return loaded
+
+
+def dense_size(base: BaseModel, form: Form, outputs: int) -> tuple[int, int]:
+    """Return how many parameters a dense model of a form has, and about how many bytes its float32 weight file takes.
+
+    No weights are read. The bytes have 128 for the name of each tensor, which is more than most names need.
+    """
+    model = _blank(base, form, outputs)
+    tensors = model.state_dict()
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})  # written once
+    size = sum(4 * one.numel() + 128 for name, one in tensors.items() if name not in tied)
+    return sum(parameter.numel() for parameter in model.parameters()), size
+
+
+def _blank(base: BaseModel, form: Form, outputs: int | None = None) -> "PreTrainedModel":
+    """Return a model of a form's stock class without memory for its weights."""
+    import torch
+
+    changed: dict[str, Any] = {} if outputs is None or form in CORPORA else {"num_labels": outputs}
+    if base.layers is not None and outputs is not None:
+        changed |= base.family.first_layers(base.config, base.layers)
+    config = read_config(base.name, base.folder, **changed)
+    with torch.device("meta"):
+        model: PreTrainedModel = _stock_class(form, base).from_config(config)
+    return model
 
 
 def _stock_class(form: Form, base: BaseModel) -> Any:
