@@ -24,6 +24,7 @@ from supertickets.evidence.learned import Learned, learned
 from supertickets.evidence.narrow import Narrow
 from supertickets.evidence.phases import Phases, find_phases
 from supertickets.evidence.rates import SPREAD_SAID, spread_of_single
+from supertickets.evidence.reached import Reached
 from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.evidence.sampling import Selection, seen_by_choice, selection_of
@@ -49,7 +50,8 @@ class FindFindings(Findings):
     the dense model is trained, `base_model` is the folder that it is saved in, and there are no `paper_tables`;
     `measure` is what scores are of. `tuned` compares with a dense model that was tuned with the same compute (None: not
     asked for). Of one level that was fixed beforehand, `narrow` has the gains of that. `learned` compares the dense
-    model with always giving the same answer (None: not known).
+    model with always giving the same answer (None: not known). `target` says how a target was reached (None: tickets
+    were drawn at levels).
     """
 
     means: pd.DataFrame
@@ -68,6 +70,7 @@ class FindFindings(Findings):
     tuned: TunedDense | None = None
     narrow: Narrow | None = None
     learned: Learned | None = None
+    target: Reached | None = None
 
     text = "find.txt.jinja"
     shown = SPREAD_SAID
@@ -140,7 +143,8 @@ class FindFindings(Findings):
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the means, the paper's tables, the spreads and the budgets of an equal-budget control."""
         budgets = {} if self.tuned is None else {"equal budget": self.tuned.budgets}
-        return {"means": self.means, **self.paper_tables, **self.spread, **budgets}
+        targets = {} if self.target is None else {"target": self.target.costs}
+        return {"means": self.means, **self.paper_tables, **self.spread, **budgets, **targets}
 
 
 def analyse_find(runs: Runs) -> FindFindings:

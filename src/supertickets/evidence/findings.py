@@ -87,6 +87,7 @@ def _environment() -> Environment:
         "p": "{:.2g}".format,
         "interval": interval,
         "g": "{:g}".format,
+        "amount": "{:,.6g}".format,
         "known": known,
     }
     found.tests |= {"known": known}

@@ -18,6 +18,7 @@ from supertickets.reports.page import anchor
 from supertickets.reports.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
 from supertickets.reports.plots import DENSE as DENSE_STYLE
 from supertickets.reports.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
+from supertickets.reports.target import target_section
 from supertickets.tickets.kinds import NAMES
 
 STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing", "super"))}
@@ -43,6 +44,7 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
     sections = [
         Section("Gain over the dense model", _remains(findings)),
         *([] if findings.tuned is None else [equal_budget_section(findings.tuned)]),
+        *([] if findings.target is None else [target_section(findings.target)]),
         Section("Phases", [Figure(phase_curves(means, measure), *_SAID["phases"]), Table(table, "mean scores")]),
         *(Section(title, [figure]) for title, figure in figures.items()),
         Section("Heads and FFNs kept by winning tickets", _maps(findings, own)),

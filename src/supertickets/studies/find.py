@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from supertickets.errors import TicketError
-from supertickets.evidence.labels import RATES
+from supertickets.evidence.labels import RATES, SAME_SHARE
 from supertickets.lab.steps import Done, Label, Run, Step
 from supertickets.studies.budget import tuned_steps
 from supertickets.studies.config import Overrides
+from supertickets.studies.draws import ByLevel, Draws, ForTarget
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.selection import settle_selection
 from supertickets.studies.settings import part
 from supertickets.studies.study import Request, Study, full_ticket, study, training_flops, trial_of
+from supertickets.studies.targets import TargetInputs, caps_of, with_targets
 from supertickets.tasks import task_name, text
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, Kind, draw_ranked, normalise
+from supertickets.tickets.drawing import Drawing, Kind
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket, base_entry
-from supertickets.tickets.levels import Counts
 
 if TYPE_CHECKING:
     from supertickets.evidence.find import FindFindings
@@ -47,20 +48,37 @@ class Find(Study[FindSettings]):
     side_by_side = True
     heading = "Super ticket of {runs.model} on {runs.name}"
     page = "supertickets.reports.find:find_sections"
+    Inputs = TargetInputs
+    inputs: TargetInputs | None
+
+    @classmethod
+    def needs_inputs(cls, settings: FindSettings) -> bool:
+        """Return whether there are targets, whose numbers the folder keeps."""
+        return bool(settings.target)
 
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
         """Return the study that is asked for; levels are chosen on the whole dev set where a share is too small."""
-        return settle_selection(super().prepare(overrides, quiet, dry), overrides)
+        return with_targets(settle_selection(super().prepare(overrides, quiet, dry), overrides))
+
+    def draws(self, settings: FindSettings, task: TaskInfo) -> Draws:
+        """Return how tickets are drawn: at levels, or for a target."""
+        if self.inputs is None:
+            return ByLevel(settings, task.shape)
+        return ForTarget(settings, task.shape, caps_of(settings, task.shape, self.inputs))
 
     def steps(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield dense runs, tickets of every kind and level, the controls' dense runs, other learning rates."""
         (task,) = tasks
-        steps = list(grid(settings, task))
+        draws = self.draws(settings, task)
+        steps = list(grid(settings, task, draws=draws))
         yield from steps
+        if isinstance(draws, ForTarget) and "winning" in settings.kinds:
+            scored = [step for step in steps if step.labels["kind"] == "dense"]
+            yield from (_of_same_share(settings, task, draws, step) for step in scored)
         full, cost = full_ticket(task), training_flops(task, full_ticket(task), settings.epochs)
         if settings.control == "best-of-k":
-            first, levels = settings.all_seeds.stop, sum(bool(level) for level in settings.levels)
+            first, levels = settings.all_seeds.stop, sum(bool(level) for level in draws.about)
             for seed in range(first, first + levels):
                 trial = trial_of(settings, task, full, seed)
                 yield Step({"kind": "control", "level": 0.0, "seed": seed}, trial, cost=cost)
@@ -91,10 +109,15 @@ class Find(Study[FindSettings]):
         findings = analyse_find(runs)
         if not settings.kinds:
             return replace(findings, base_model=runs.folder / BASE_MODEL, measure=runs.task.measure)
+        draws = self.draws(settings, runs.task)
+        if isinstance(draws, ForTarget):
+            from supertickets.evidence.reached import reached
+
+            findings = replace(findings, target=reached(runs, draws.caps, settings.structures))
         if settings.design == "narrow":
             from supertickets.evidence.narrow import narrow_gains
 
-            (level,) = settings.drawn_levels(runs.task.shape)
+            (level,) = draws.about
             findings = replace(findings, narrow=narrow_gains(runs, level))
         return replace(findings, paper_tables=paper_tables([AnalysedStudy(runs.only(stage=None), findings)]))
 
@@ -143,15 +166,19 @@ class Find(Study[FindSettings]):
         ]
 
 
-def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | None = None) -> Iterator[Step]:
+def grid(
+    settings: FindSettings,
+    task: TaskInfo,
+    labels: Mapping[str, Label] | None = None,
+    draws: Draws | None = None,
+) -> Iterator[Step]:
     """Yield dense runs, and the tickets of every kind and level that are drawn from their scores (paper, section 3).
 
     One-shot, a dense run's scores give every level. Iterative, they give the first; then each rewound ticket's own
-    scores give the next. `labels` are put before each step's own.
+    scores give the next. `labels` are put before each step's own. `draws` says how; None: at the settings' levels.
     """
-    full, levels = full_ticket(task), settings.drawn_levels(task.shape)
-    about = settings.random_tickets(task.shape)
-    costs = {level: training_flops(task, ticket, settings.epochs) for level, ticket in about.items()}
+    full, draws = full_ticket(task), draws or ByLevel(settings, task.shape)
+    costs = {level: training_flops(task, ticket, settings.epochs) for level, ticket in draws.about.items()}
     for seed in settings.all_seeds:
         dense = Step(
             {**(labels or {}), "kind": "dense", "level": 0.0, "seed": seed},
@@ -162,13 +189,13 @@ def grid(settings: FindSettings, task: TaskInfo, labels: Mapping[str, Label] | N
         yield dense
         for kind in settings.kinds:
             before = dense
-            for level, counts in levels.items():
+            for level, cost in costs.items():
                 step = Step(
                     {**(labels or {}), "kind": kind, "level": level, "seed": seed},
-                    partial(_drawn, settings, task, kind, (level, counts), seed, before, level < max(levels)),
+                    partial(_drawn, settings, task, draws, kind, level, seed, before, level < max(costs)),
                     needs=() if kind == "random" else (before,),
                     keep="yes" if settings.keep == "all" else _kept(settings, kind),
-                    cost=costs[level],
+                    cost=cost,
                 )
                 yield step
                 if settings.schedule == "iterative" and level and kind != "random":
@@ -183,8 +210,9 @@ def _kept(settings: FindSettings, kind: Kind) -> Literal["best", "no"]:
 def _drawn(
     settings: FindSettings,
     task: TaskInfo,
+    draws: Draws,
     kind: Kind,
-    at: tuple[float, Counts],
+    level: float,
     seed: int,
     before: Step,
     more: bool,
@@ -194,17 +222,26 @@ def _drawn(
 
     `more`: heavier levels come after it.
     """
-    level, counts = at
     if not level:
         ticket = full_ticket(task)
     elif kind == "random":
-        ticket = settings.random_ticket(task.shape, level, counts, seed)
+        ticket = draws.random(level, seed)
     else:
         outcome = done[before]
-        scores, block = normalise(outcome.scores()), settings.neuron_block
-        ticket = draw_ranked(scores, counts, kind, within=outcome.trial.ticket, block=block)
+        ticket = draws.ranked(kind, level, outcome.scores(), outcome.trial.ticket)
     scored = kind != "random" and (ticket.is_full or (settings.schedule == "iterative" and more))
     return trial_of(settings, task, ticket, seed, scoring=settings.scoring if scored or not level else None)
+
+
+def _of_same_share(settings: FindSettings, task: TaskInfo, draws: ForTarget, dense: Step) -> Step:
+    """Return the step of the ticket that reaches the target as the paper prunes, beside the winning one."""
+    seed, (cost,) = int(dense.labels["seed"]), draws.about.values()
+
+    def make(done: Done) -> Trial:
+        return trial_of(settings, task, draws.same_share("winning", done[dense].scores()), seed)
+
+    labels: dict[str, Label] = {"stage": SAME_SHARE, "kind": "winning", "level": draws.level, "seed": seed}
+    return Step(labels, make, needs=(dense,), cost=training_flops(task, cost, settings.epochs))
 
 
 def best_winning(done: Done, winning: Sequence[Step]) -> Outcome | None:

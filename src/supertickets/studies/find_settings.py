@@ -16,12 +16,13 @@ from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random
 from supertickets.tickets.levels import Counts
 from supertickets.tickets.scoring import ScoringSettings
+from supertickets.tickets.targets import Targets
 
 NARROW: dict[str, Any] = {"levels": (0.1,), "kinds": ("winning", "random"), "seeds": 20}
 """What a narrow design has by default: one light level, and many seeds."""
 
 
-class FindSettings(DrawnSettings, RateSettings):
+class FindSettings(Targets, DrawnSettings, RateSettings):
     """Settings of `supertickets find`."""
 
     design: Literal["wide", "narrow"] = Field(
@@ -57,6 +58,17 @@ class FindSettings(DrawnSettings, RateSettings):
         return tuple(kind for kind in KINDS if kind in kinds)
 
     @model_validator(mode="after")
+    def _a_target_is_one_level(self) -> Self:
+        if self.target and self.control == "equal-budget":
+            raise ValueError(
+                f"--control equal-budget: --target {','.join(self.target)} trains one winning ticket a seed, whose "
+                "FLOPs pay for no dense training; use --control none or best-of-k"
+            )
+        if self.target and not self.kinds:
+            raise ValueError("--target: no tickets are drawn with --kinds none; expected winning among --kinds")
+        return self
+
+    @model_validator(mode="after")
     def _a_budget_is_of_winning_tickets(self) -> Self:
         if self.control == "equal-budget" and self.kinds and "winning" not in self.kinds:
             kinds = ",".join(self.kinds)
@@ -68,7 +80,8 @@ class FindSettings(DrawnSettings, RateSettings):
 
     def check_model(self, shape: Shape) -> None:
         """Raise TicketError also for levels that are too cheap for an equal-budget control."""
-        super().check_model(shape)
+        if not self.target:
+            super().check_model(shape)
         if self.control == "equal-budget":
             check_pays(self.levels, self._default_levels(), self.epochs, partial(_share_of_dense, self, shape))
 
@@ -95,7 +108,7 @@ class FindSettings(DrawnSettings, RateSettings):
     @property
     def light(self) -> int:
         """How many light levels the phase test has; none where one level is fixed beforehand."""
-        return 0 if self.design == "narrow" else -(-sum(bool(level) for level in self.levels) // 2)
+        return 0 if self.design == "narrow" or self.target else -(-sum(bool(level) for level in self.levels) // 2)
 
     def random_ticket(self, shape: Shape, level: float, counts: Counts, seed: int) -> Ticket:
         """Return a seed's random ticket of a level."""
@@ -114,6 +127,11 @@ class FindSettings(DrawnSettings, RateSettings):
     def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
         """Return also what no ticket is drawn by."""
         idle = super().without_effect(asked)
+        if self.target:
+            why = "--target says what a ticket keeps"
+            idle |= dict.fromkeys(("levels", "counts", "schedule"), why)
+        if not any(target.quantity == "latency" for target in self.targets):
+            idle["latency_of"] = "there is no --target latency"
         if not self.kinds:
             drawn = ("levels", "control", "selection", "learning_rates", *Drawing.model_fields)
             drawn += (*ScoringSettings.model_fields,)
@@ -129,7 +147,7 @@ class FindSettings(DrawnSettings, RateSettings):
     @property
     def chooses(self) -> bool:
         """Whether there are levels to choose among."""
-        return "winning" in self.kinds and sum(bool(level) for level in self.levels) > 1
+        return "winning" in self.kinds and not self.target and sum(bool(level) for level in self.levels) > 1
 
 
 def _share_of_dense(settings: FindSettings, shape: Shape, level: float | str) -> float:

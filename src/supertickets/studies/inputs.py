@@ -45,7 +45,7 @@ class OpenStudy:
     @property
     def begun(self) -> bool:
         """Whether its steps are known."""
-        return bool(self.tasks) and (self.study.Inputs is None or self.study.inputs is not None)
+        return bool(self.tasks) and (self.study.inputs is not None or not self.study.needs_inputs(self.settings))
 
     def replay(self) -> Runs:
         """Return what the folder remembers; raises TicketError if the study has not begun."""
@@ -72,7 +72,7 @@ def open_study(folder: Path | str) -> OpenStudy:
     folder = user_path(folder)
     settings = settings_in(folder)
     kind = STUDIES[settings.study]
-    inputs = kind.Inputs.load(folder) if kind.Inputs is not None else None
+    inputs = kind.Inputs.load(folder) if kind.Inputs is not None and kind.needs_inputs(settings) else None
     return OpenStudy(kind(inputs), settings, load_tasks(folder))
 
 

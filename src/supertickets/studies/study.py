@@ -106,6 +106,11 @@ class Study(ABC, Generic[S]):
     def __init__(self, inputs: Any = None) -> None:
         self.inputs = inputs
 
+    @classmethod
+    def needs_inputs(cls, settings: Any) -> bool:
+        """Return whether a study with these settings has `inputs`."""
+        return cls.Inputs is not None
+
     @abstractmethod
     def steps(self, settings: S, tasks: Sequence[TaskInfo]) -> Iterable[Step]:
         """Yield all steps, each after those that it needs."""

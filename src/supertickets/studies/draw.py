@@ -1,0 +1,118 @@
+"""Tickets from a finished study's scores, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from supertickets.errors import TicketError
+from supertickets.models import find_model
+from supertickets.storage import atomic_folder, check_free, user_path
+from supertickets.studies.config import parse
+from supertickets.studies.draws import ByLevel, ForTarget
+from supertickets.studies.find_settings import FindSettings
+from supertickets.studies.inputs import open_study
+from supertickets.studies.targets import caps_of, measured
+from supertickets.tasks import load_task
+from supertickets.tickets import Ticket
+from supertickets.tickets.folder import SharedTicket, base_entry
+from supertickets.tickets.scoring import Scores
+
+if TYPE_CHECKING:
+    from supertickets.evidence.runs import Runs
+
+
+def draw_ticket(
+    study: Path | str,
+    out: Path | str,
+    target: Sequence[str] = (),
+    level: float | str | None = None,
+    seed: int | None = None,
+    structures: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Draw a winning ticket from the importance scores of a finished study of `find`, and write its folder.
+
+    It keeps the most importance that `target` allows (see `tickets.targets`), or is the paper's at `level`. The scores
+    are those of the dense run of `seed`, or else the mean over all seeds. `structures` are the kinds to prune; by
+    default the study's. Nothing is trained: the ticket is one to train with `transfer`, or to cut with `apply`. Returns
+    the folder, the ticket, and for each target what it costs and what was allowed. Raises TicketError for a study
+    without scores, a target that no ticket reaches, or a folder that is not empty.
+    """
+    from supertickets.evidence.reached import importance_kept
+    from supertickets.lab.workbench import versions
+
+    opened = open_study(study)
+    settings = opened.settings
+    if not isinstance(settings, FindSettings):
+        raise TicketError(
+            f"{study}: a study of `{opened.name}` has no importance scores to draw from; expected `find`."
+        )
+    if bool(target) == (level is not None):
+        raise TicketError("expected either --target or --level, which say how much the ticket keeps.")
+    runs = opened.replay()
+    scores = scores_of(runs, seed)
+    asked: dict[str, Any] = {"target": tuple(target)} if target else {"levels": (level,)}
+    asked |= {"structures": tuple(structures)} if structures else {}
+    checked = parse(FindSettings, asked)
+    settings = settings.model_copy(update={name: getattr(checked, name) for name in asked} | {"target": checked.target})
+    if lacking := [kind for kind in settings.structures if kind not in scores]:
+        raise TicketError(
+            f"{study}: there are no scores of {lacking[0]}; expected --structures of {', '.join(scores)}, or a study "
+            f"with --structures {','.join(settings.structures)}."
+        )
+    task = runs.task
+    out = user_path(out)
+    check_free(out)
+    found: dict[str, Any] = {"folder": str(out), "targets": []}
+    full = Ticket.full(*task.shape.of_tickets)
+    if target:
+        base = find_model(settings.model, settings.layers)
+        caps = caps_of(settings, task.shape, measured(settings, base, load_task(task.source)))
+        draws = ForTarget(settings, task.shape, caps)
+        ticket = draws.ranked("winning", draws.level, scores, full)
+        found["targets"] = [
+            {"target": cap.name, "unit": cap.prices.unit, "cost": cap.of(ticket), "at_most": cap.most} for cap in caps
+        ]
+    else:
+        at = ByLevel(settings, task.shape)
+        (number,) = at.about
+        ticket = at.ranked("winning", number, scores, full)
+    found["kept"] = importance_kept(scores, ticket, settings.structures)
+    origin = {
+        "task": task.task,
+        "data_hash": task.data_hash,
+        "kind": "winning",
+        "metrics": list(task.metrics),
+        "preset": settings.preset,
+        "recipe": settings.recipe.model_dump(),
+        "drawn": {**{name: list(value) for name, value in asked.items()}, "seed": seed, "trained": False},
+    }
+    by_kind = {str(kind): values for kind, values in scores.items()}
+    shared = SharedTicket(
+        ticket, base_entry(task.model, task.weight_hash, task.model_type, task.layers), origin, versions(), by_kind
+    )
+    _save(shared, out)
+    return found | {"ticket": ticket}
+
+
+def scores_of(runs: Runs, seed: int | None) -> Scores:
+    """Return the importance that a seed's dense run measured, or the mean over all seeds' dense runs."""
+    there = {int(run.step.labels["seed"]): run.result for run in runs.only(stage=None).where(kind="dense")}
+    scored = {one: outcome.scores() for one, outcome in there.items() if outcome.trial.scoring is not None}
+    if not scored:
+        raise TicketError(f"{runs.folder}: no dense run has finished with importance scores; run the study first.")
+    if seed is not None and seed not in scored:
+        near = min(scored, key=lambda one: abs(one - seed))
+        raise TicketError(f"--seed {seed}: {runs.folder} has scores of {', '.join(map(str, scored))}; choose {near}.")
+    chosen = [scored[seed]] if seed is not None else [*scored.values()]
+    return {kind: np.mean([one[kind] for one in chosen], axis=0) for kind in chosen[0]}
+
+
+def _save(shared: SharedTicket[Ticket], out: Path) -> None:
+    from supertickets.export.card import ticket_card
+
+    with atomic_folder(out) as new:
+        shared.save(new, ticket_card(shared, with_model=False, form="sequence"))
