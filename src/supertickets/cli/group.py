@@ -15,6 +15,7 @@ OWN = {
     "status": ("Show the progress of a study.", "results"),
     "clean": ("Delete trained weights and checkpoints that no later step needs.", "results"),
     "submit": ("Predict GLUE's test sets and write a submission.", "results"),
+    "draw": ("Draw a ticket from a finished study's importance scores, without training.", "tickets"),
     "apply": ("Apply a ticket to its base model and save the smaller encoder.", "tickets"),
     "unshare": ("Save a model such as ALBERT with weights of its own in each layer.", "tickets"),
     "import-masks": ("Convert a file of pruning masks into a ticket folder.", "tickets"),

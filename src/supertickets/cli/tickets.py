@@ -41,6 +41,44 @@ def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, a
 
 
 @click.command()
+@click.argument("study", type=FOLDER)
+@click.option("--target", help="what the smaller model may cost at most, as for `find`: parameters=0.8, size=70MB, ...")
+@click.option("--level", help="in place of --target, a level as for `find --levels`: 0.3, heads=0.1+neurons=0.2, ...")
+@click.option("--structures", help="kinds of structures to prune [default: the study's]")
+@click.option("--seed", type=int, help="seed whose importance scores are used [default: the mean of all seeds]")
+@click.option("--out", type=FOLDER, default=Path("ticket"), help="ticket folder to write", show_default=True)
+@AS_JSON
+def draw(
+    study: Path,
+    target: str | None,
+    level: str | None,
+    structures: str | None,
+    seed: int | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Draw a ticket from a finished study's importance scores, without training.
+
+    STUDY is the folder of a study of `find`. With `--target` the ticket keeps the most importance that the target
+    allows, with `--level` it is the paper's winning ticket of that level. `apply` cuts it out of the base model, and
+    `transfer` trains it.
+    """
+    from supertickets.studies.draw import draw_ticket
+
+    def several(text: str | None) -> list[str]:
+        return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+    made = draw_ticket(study, out, several(target), level, seed, several(structures))
+    ticket = made.pop("ticket")
+    if as_json:
+        click.echo(json.dumps(made | {"ticket": ticket.as_dict()}))
+        return
+    click.echo(f"{out}: {ticket!r} keeps {made['kept']:.1%} of the importance.")
+    for one in made["targets"]:
+        click.echo(f"{one['target']}: {one['cost']:,.6g} {one['unit']}, at most {one['at_most']:,.6g}.")
+
+
+@click.command()
 @click.argument("model")
 @click.option("--out", type=FOLDER, default=Path("unshared-model"), help="folder for the model", show_default=True)
 @AS_JSON

@@ -1,0 +1,314 @@
+"""Targets: what is read, that the draw is the best there is, that studies and draws reach them."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForSequenceClassification
+
+import supertickets
+from helpers.models import HEADS, LAYERS, tiny_config
+from supertickets.anatomy.blocks import shape_of
+from supertickets.anatomy.cost import (
+    flops_prices,
+    forward_flops,
+    parameter_prices,
+    removed_parameters,
+    units,
+)
+from supertickets.cli import main
+from supertickets.errors import TicketError
+from supertickets.models import dense_size, find_model
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import draw_ranked, normalise
+from supertickets.tickets.kinds import Structure, Units
+from supertickets.tickets.knapsack import Cap, draw_under, lightest_level
+from supertickets.tickets.prices import Prices
+from supertickets.tickets.scoring import Scores
+from supertickets.tickets.targets import Target, Targets
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "value", "is_share"),
+    [
+        ("parameters=0.8", "parameters=0.8", 0.8, True),
+        ("parameters = 80%", "parameters=0.8", 0.8, True),
+        ("parameters=17M", "parameters=17M", 17e6, False),
+        ("encoder-parameters=5000000", "encoder-parameters=5000000", 5e6, False),
+        ("size=70MB", "size=70MB", 70e6, False),
+        ("size=1.5 MiB", "size=1.5MiB", 1.5 * 2**20, False),
+        ("latency=12ms", "latency=12ms", 0.012, False),
+        ("flops=0.6", "flops=0.6", 0.6, True),
+    ],
+)
+def test_targets_are_read(text: str, kept: str, value: float, is_share: bool) -> None:
+    found = Target.read(text)
+    assert (found.text, found.value, found.is_share) == (kept, pytest.approx(value), is_share)
+    assert Target.read(found.text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0.8", "expected parameters, encoder-parameters, size, flops, latency"),
+        ("weight=0.8", "expected parameters"),
+        ("parameters=", "expected a share in (0, 1) or a number with a unit (k, M, B)"),
+        ("parameters=1", "a share in (0, 1)"),
+        ("parameters=0", "a share in (0, 1)"),
+        ("parameters=-3", "a share in (0, 1)"),
+        ("size=70mb", "write MB"),
+        ("size=70", "B, kB, MB"),
+        ("latency=3min", "s, ms, us"),
+        ("flops=3G", "expected a share in (0, 1), got"),
+        ("size=1.2.3MB", "got '1.2.3MB'"),
+    ],
+)
+def test_what_is_no_target_is_said(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match="expected") as error:
+        Target.read(text)
+    assert said in str(error.value)
+
+
+def test_a_quantity_is_named_once() -> None:
+    with pytest.raises(ValueError, match="each quantity once, got size 2 times"):
+        Targets.model_validate({"target": ("size=1MB", "size=2MB")})
+
+
+def _prices(sizes: dict[Structure, Units], each: dict[Structure, list[float]], fixed: float = 3.0) -> Prices:
+    by = {kind: np.array([[0, *np.cumsum([each[kind][layer]] * one.each)] for layer in range(one.layers)], float)
+          for kind, one in sizes.items()}  # fmt: skip
+    return Prices("units", fixed, by)
+
+
+def _naive(scores: Scores, caps: list[Cap], sizes: dict[Structure, Units], shape: tuple[int, ...]) -> float:
+    """The most importance of all tickets, one by one."""
+    best = -1.0
+    bits = [one.total for one in sizes.values()]
+    for chosen in itertools.product([False, True], repeat=sum(bits)):
+        kept: dict[Structure, Any] = {}
+        at = 0
+        for kind, one in sizes.items():
+            kept[kind] = np.array(chosen[at : at + one.total]).reshape(one.layers, one.each)
+            at += one.total
+        if any(one.one_stays and not kept[kind].any(axis=1).all() for kind, one in sizes.items()):
+            continue
+        ticket = Ticket.of_kinds({k: v.ravel() if k == "ffns" else v for k, v in kept.items()}, shape)
+        if all(cap.prices.of(ticket) <= cap.most * (1 + 1e-9) for cap in caps):
+            worth = sum(float(scores[kind].reshape(kept[kind].shape)[kept[kind]].sum()) for kind in sizes)
+            best = max(best, worth)
+    return best
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.floats(0.35, 0.95), st.booleans(), st.booleans())
+def test_the_draw_keeps_the_most_importance(seed: int, share: float, of_neurons: bool, two: bool) -> None:
+    rng = np.random.default_rng(seed)
+    layers, heads = 2, 3
+    sizes: dict[Structure, Units] = {"heads": Units(layers, heads)}
+    sizes |= {"neurons": Units(layers, 3)} if of_neurons else {"ffns": Units(layers, 1, one_stays=False)}
+    scores: Scores = {"heads": rng.gamma(0.5, size=(layers, heads)), "ffns": rng.random(layers)}
+    scores |= {"neurons": rng.random((layers, 3))} if of_neurons else {}
+    full, caps = Ticket.full(layers, heads), []
+    for name in ("first", "second")[: 1 + two]:
+        prices = _prices(sizes, {kind: list(rng.integers(1, 5, layers)) for kind in sizes})
+        caps.append(Cap(name, prices, share * prices.of(full)))
+    best = _naive(scores, caps, sizes, full.shape)
+    if best < 0:
+        with pytest.raises(TicketError, match="--target"):
+            draw_under(scores, caps, full.shape, sizes)
+        return
+    drawn = draw_under(scores, caps, full.shape, sizes)
+    assert all(cap.holds(drawn.ticket) for cap in caps)
+    every = sum(float(scores[kind].sum()) for kind in sizes)
+    assert drawn.kept == pytest.approx(best / every, abs=1e-9)
+    assert drawn.gap == 0.0
+    # The control: tickets of the same share keep no more, and a wrong draw, of the least important, less.
+    wrong = draw_under({kind: values.max() - values for kind, values in scores.items()}, caps, full.shape, sizes)
+    of_wrong = sum(float(scores[kind][_kept(wrong.ticket, kind, 3)].sum()) for kind in sizes)
+    assert of_wrong <= best + 1e-9
+
+
+def _kept(ticket: Ticket, kind: Structure, width: int) -> Any:
+    return {"heads": ticket.heads, "ffns": ticket.ffns, "neurons": ticket.neurons_of(width)}[kind]
+
+
+def test_thousands_of_neurons_come_near_the_bound_and_more_is_kept_than_with_one_share() -> None:
+    rng, (layers, heads, ffn) = np.random.default_rng(0), (6, 12, 1536)
+    scores: Scores = {"heads": rng.gamma(0.5, size=(layers, heads)), "ffns": np.ones(layers),
+                      "neurons": rng.gamma(0.5, size=(layers, ffn)) / 20}  # fmt: skip
+    sizes: dict[Structure, Units] = {"heads": Units(layers, heads, 384.0), "neurons": Units(layers, ffn, 2.0)}
+    prices = _prices(sizes, {"heads": [384.0] * layers, "neurons": [2.0] * layers}, 0.0)
+    full = Ticket.full(layers, heads)
+    cap = Cap("parameters=0.6", prices, 0.6 * prices.of(full))
+    drawn = draw_under(scores, [cap], full.shape, sizes)
+    assert 0.9999 * cap.most < cap.of(drawn.ticket) <= cap.most * (1 + 1e-9)
+    assert drawn.gap < 1e-4
+    level, same = lightest_level(lambda _, counts: draw_ranked(normalise(scores), counts, "winning"), [cap], sizes)
+    assert cap.holds(same)
+    assert 0.35 < level < 0.45
+    kept = sum(float((scores[kind] * _kept(same, kind, ffn)).sum()) for kind in sizes)
+    assert drawn.kept > kept / sum(float(scores[kind].sum()) for kind in sizes) + 0.01
+
+
+def test_a_price_with_steps_is_used_up_to_the_step() -> None:
+    scores: Scores = {"heads": np.array([[4.0, 3, 2, 1]]), "ffns": np.array([1.0])}
+    steps = Prices("seconds", 0.0, {"heads": np.array([[0.0, 2, 2, 4, 4]])})  # two heads cost what one does
+    sizes: dict[Structure, Units] = {"heads": Units(1, 4)}
+    assert draw_under(scores, [Cap("latency=3s", steps, 3.0)], (1, 4), sizes).ticket.heads.tolist() == [
+        [True, True, False, False]
+    ]
+
+
+def test_blocks_of_neurons_stay_together() -> None:
+    rng = np.random.default_rng(1)
+    scores: Scores = {"heads": np.ones((2, 2)), "ffns": np.ones(2), "neurons": rng.random((2, 8))}
+    sizes: dict[Structure, Units] = {"neurons": Units(2, 8, least=4)}
+    prices = _prices(sizes, {"neurons": [1.0, 1.0]}, 0.0)
+    ticket = draw_under(scores, [Cap("parameters=12", prices, 12.0)], (2, 2), sizes).ticket
+    blocks = ticket.neurons_of(8).reshape(2, 2, 4)
+    assert (blocks.all(axis=2) | ~blocks.any(axis=2)).all()
+    assert ticket.kept_neurons == 12
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "albert", "deberta-v2"])
+def test_prices_are_what_is_counted(name: str) -> None:
+    model = AutoModelForSequenceClassification.from_config(tiny_config(name, num_labels=2))
+    shape = shape_of(model)
+    rng = np.random.default_rng(0)
+    whole = float(sum(p.numel() for p in model.parameters()))
+    for structures in (("heads", "ffns"), ("heads", "neurons"), ("ffns",)):
+        found, flops = parameter_prices(shape, structures, whole), flops_prices(shape, structures, 32)
+        every = {kind: rng.random((one.layers, one.each)) < 0.6 for kind, one in units(shape, structures).items()}
+        for kept in every.values():
+            kept[:, 0] = True
+        grouped = shape.kv_heads != shape.heads
+        if grouped and "heads" in every:  # whole groups, of which prices are exact
+            every["heads"] = every["heads"].reshape(shape.attentions, shape.kv_heads, -1)[..., :1].repeat(
+                shape.heads // shape.kv_heads, axis=2).reshape(shape.attentions, -1)  # fmt: skip
+        ticket = Ticket.of_kinds({k: v.ravel() if k == "ffns" else v for k, v in every.items()}, shape.of_tickets)
+        assert found.of(ticket) == pytest.approx(whole - removed_parameters(shape, ticket))
+        assert flops.of(ticket) == pytest.approx(forward_flops(shape, ticket, 1, 32), rel=1e-3)
+        assert found.of(ticket) < whole or ticket.is_full
+
+
+def test_the_dense_size_is_the_models(tiny_model: Path) -> None:
+    base = find_model(str(tiny_model))
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
+    model.save_pretrained(tiny_model.parent / "saved")
+    count, size = dense_size(base, "sequence", 3)
+    written = (tiny_model.parent / "saved" / "model.safetensors").stat().st_size
+    assert count == model.num_parameters()
+    assert 4 * count <= written <= size < written + 128 * len(model.state_dict())
+    fewer, _ = dense_size(find_model(str(tiny_model), 1), "sequence", 3)
+    assert fewer < count
+
+
+def _settings(tiny_model: Path, words: dict[str, Path], **more: Any) -> dict[str, Any]:
+    return {"model": str(tiny_model), **words, "epochs": 1, "seeds": 2, "workers": 1, "precision": "float32",
+            "kinds": ("winning", "random", "losing"), **more}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def studied(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    out = tmp_path_factory.mktemp("targets") / "study"
+    asked = _settings(tiny_model, words, target=("encoder-parameters=0.6",), structures=("heads", "neurons"), out=out)
+    return supertickets.run_study("find", **asked), asked
+
+
+def test_a_study_reaches_its_target(studied: Any) -> None:
+    result, asked = studied
+    table = result.table
+    shares = table[table["kind"] != "dense"]["encoder"]
+    assert shares.max() <= 0.6
+    assert shares.min() > 0.5
+    target = result.findings.target
+    assert len(target.kept) == 2
+    assert all(one >= other - 1e-9 for one, other in zip(target.kept, target.kept_same_share, strict=True))
+    assert "The target is encoder-parameters=0.6" in result.verdict
+    assert "Over tickets of the same share" in result.verdict
+    assert "importance" in (result.report).read_text(encoding="utf-8")
+    assert list(table["stage"].dropna().unique()) == ["same share"]
+    # It goes on: nothing is trained or drawn anew.
+    again = supertickets.run_study("find", **asked)
+    assert again.table["trial"].tolist() == table["trial"].tolist()
+
+
+def test_tickets_are_drawn_from_stored_scores(studied: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result, _ = studied
+    folder = str(result.folder)
+    assert main(["draw", folder, "--target", "encoder-parameters=0.6", "--seed", "0", "--out", str(tmp_path / "t"),
+                 "--json"]) == 0  # fmt: skip
+    said = json.loads(capsys.readouterr().out)
+    table = result.table
+    (row,) = table[(table["kind"] == "winning") & (table["seed"] == 0) & table["stage"].isna()].to_dict("records")
+    drawn = supertickets.load_ticket(tmp_path / "t").ticket
+    assert (drawn.kept_heads, drawn.kept_neurons) == (row["heads"], row["neurons"])
+    assert said["targets"][0]["cost"] <= said["targets"][0]["at_most"]
+    assert main(["draw", folder, "--level", "0.5", "--out", str(tmp_path / "u")]) == 0
+    assert "has not been trained" in (tmp_path / "u" / "README.md").read_text(encoding="utf-8")
+    assert supertickets.load_ticket(tmp_path / "u").ticket.kept_heads == round(LAYERS * HEADS / 2)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--target", "parameters=0.0001"], "the smallest ticket has"),
+        (["--target", "size=100GB"], "holds it already"),
+        (["--target", "sise=3MB"], "--target: expected parameters"),
+        (["--target", "size=3MB", "--level", "0.1"], "either --target or --level"),
+        (["--target", "encoder-parameters=0.6", "--structures", "heads,ffns", "--seed", "9"], "choose 1"),
+        (["--level", "0.1", "--structures", "ffn"], "--structures"),
+    ],
+)
+def test_draws_that_cannot_be_are_refused(
+    studied: Any, tmp_path: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["draw", str(studied[0].folder), *more, "--out", str(tmp_path / "t")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"target": ("parameters=0.01",)}, "the smallest ticket has"),
+        ({"target": ("parameters=0.9",), "levels": (0.1,)}, "--levels"),
+        ({"target": ("parameters=0.9",), "kinds": ()}, "no tickets are drawn"),
+        ({"target": ("parameters=0.9",), "control": "equal-budget"}, "pay for no dense training"),
+        ({"latency_of": "8x8", "levels": (0.1,)}, "there is no --target latency"),
+        ({"target": ("parameters=0.9",), "latency_of": "8"}, "BATCHxTOKENS"),
+    ],
+)
+def test_studies_that_cannot_be_are_refused(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path, more: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(TicketError, match=said):
+        supertickets.run_study("find", **_settings(tiny_model, words, out=tmp_path / "s") | more)
+    assert not (tmp_path / "s").exists()
+
+
+def test_measured_times_are_kept_and_read_again(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from supertickets.lab import cost_table
+
+    asked = _settings(tiny_model, words, target=("latency=0.8",), seeds=1, kinds=("winning",), out=tmp_path / "s")
+    times = [1.0]
+
+    def measured(base: Any, structures: Any, *more: Any) -> Prices:
+        by: dict[Structure, Any] = {"heads": np.tile(np.arange(HEADS + 1.0), (LAYERS, 1)),
+                                    "ffns": np.tile([0.0, 4.0], (LAYERS, 1))}  # fmt: skip
+        return Prices("seconds", times[0], by)
+
+    monkeypatch.setattr(cost_table, "latency_prices", measured)
+    first = supertickets.run_study("find", **asked)
+    times[0] = 100.0  # the machine is busy now: with these times nothing could be reached
+    again = supertickets.run_study("find", **asked)
+    assert again.table["trial"].tolist() == first.table["trial"].tolist()
+    with pytest.raises(TicketError, match="smallest ticket"):  # the control: another folder is measured anew
+        supertickets.run_study("find", **asked | {"out": tmp_path / "t"})
