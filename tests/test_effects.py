@@ -35,6 +35,7 @@ from test_settings import KINDS, other
 
 REFUSED_ALONE = {
     **{("find", name): "the dev set is too small for a sample" for name in ("selection", "selection_share")},
+    ("find", "latency_of"): "there is no --target latency",
     ("share", "random"): "no random tickets are drawn",
     ("imp", "pretrain"): "the task is not masked language modelling",
     ("transfer", "embeddings"): "no ticket of the sources has masks of embeddings",
@@ -167,6 +168,7 @@ def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
     value |= {"metrics": ("accuracy", "matthews"), "device": "cpu", "data": places["glue"], "max_length": 12}
     value |= {"labels": ("1", "0"), "positive": "0", "score_epoch": 2, "label_separator": ";"}
     value |= {"track": ("tensorboard",), "dev_share": 0.25, "ticket_of": "words", "control_sparsities": (0.3,)}
+    value |= {"target": ("encoder-parameters=0.6",)}
     value |= dict.fromkeys(("optimizer", "lr_schedule", "order"), "released") | {"dropout_masks": "sequential"}
     value |= {"keep_epoch": "best"} if study == "imp" else {}
     return value[name] if name in value else other(KINDS[study], name)
@@ -180,7 +182,7 @@ def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     search += ("structures",)
     searched = {key: {"tickets": (), "tasks": None} for key in search}
     found: dict[str, dict[str, Any]] = {**ray, "fraction_seed": {"fraction": 0.5}, "dev_share": {"dev_file": None}}
-    found["design"] = {"levels": None}  # narrow has one level
+    found["design"] = found["target"] = {"levels": None}  # narrow has one level, a target none
     found["neuron_block"] = {"structures": ("heads", "neurons")}
     found["positive"] = {"metrics": ("f1",)}
     found["label_separator"] = {"multi_label": True, "label": "tags"}
