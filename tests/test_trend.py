@@ -14,7 +14,8 @@ from scipy import stats
 import supertickets
 from supertickets.cli import main
 from supertickets.evidence.find import Gain
-from supertickets.evidence.statistics import paired_t_test
+from supertickets.evidence.learned import Learned
+from supertickets.evidence.statistics import Paired, paired_t_test
 from supertickets.evidence.tables import AnalysedStudy
 from supertickets.evidence.trend import SUPER, Trend, slope_test, slope_weights, trends
 from supertickets.studies.inputs import open_study
@@ -201,3 +202,24 @@ def test_other_settings_that_differ_are_said(done: dict[str, Result]) -> None:
     longer = replace(half, runs=replace(half.runs, settings={**half.runs.settings, "epochs": 5}))
     assert "also differ in --epochs (5, 2)" in the_trend([longer, whole]).sentence()
     assert "also differ" not in the_trend([half, whole]).sentence()
+
+
+def test_a_size_at_which_little_is_learned_is_said(done: dict[str, Result]) -> None:
+    """Its gain says little of tickets, so that the slope is also given without it where two sizes are left."""
+    half, whole = analysed(done, "half", "whole")
+    over = Paired(0.1, p=0.4)
+    little, enough = (Learned(50.0, replace(over, p=p)) for p in (0.4, 0.001))
+
+    def taught(study: AnalysedStudy, how: Learned, **changed: Any) -> AnalysedStudy:
+        return other_task(replace(study, findings=replace(study.findings, learned=how)), **changed)
+
+    two = the_trend([taught(half, little), taught(whole, enough)])
+    assert "At 32 training examples the dense model has learned little, so the gain there says little" in two.sentence()
+    assert two.without is None
+    three = [taught(half, little, train=8), taught(half, enough), taught(whole, enough)]
+    found = the_trend(three)
+    rest = the_trend(three[1:])
+    assert found.little == (8,)
+    assert f"without it the slope is {rest.slopes['slope'][0]:+.2f}" in found.sentence()
+    assert (len(found.points), len(rest.points)) == (6, 4)
+    assert "learned little" not in rest.sentence()

@@ -55,7 +55,8 @@ class Trend:
 
     `points` has a row a gain and study: its sizes, the `dense` model's mean score, the mean `difference` with interval
     and p. `slopes` has a row a gain: points of the score for ten times the `size`. Both are of the `seeds` that all
-    studies have finished; `left_out` counts a study's others. `others` are settings that differ too.
+    studies have finished; `left_out` counts a study's others. `others` are settings that differ too. `little` has the
+    sizes at which the dense model has learned little of the task, and `without` the trend without these, if it can be.
     """
 
     task: str
@@ -64,6 +65,8 @@ class Trend:
     slopes: pd.DataFrame = field(default_factory=pd.DataFrame)
     others: tuple[str, ...] = ()
     reason: str = ""
+    little: tuple[int, ...] = ()
+    without: Trend | None = None
 
     def sentence(self) -> str:
         """Say it for people: the first gain decides, which was fixed before the studies ran."""
@@ -89,6 +92,11 @@ class Trend:
             said += " Two seeds may agree by chance, so intervals may be too narrow."
         if gone := int(points["left_out"].sum()):
             said += f" Left out: the runs of {counted(gone, 'seed')} that not all studies have finished."
+        if self.little:
+            at = " and ".join(f"{size:,}" for size in self.little)
+            said += f" At {at} {of.name} the dense model has learned little, so the gain there says little of tickets"
+            rest = None if self.without is None or self.without.size is None else self.without.slopes.iloc[0]
+            said += "." if rest is None else f"; without it the slope is {rest['slope']:+.2f}{interval(rest)}."
         if self.others:
             said += f" The studies also differ in {', '.join(self.others)}."
         return said
@@ -162,7 +170,10 @@ def _trend(task: str, among: Sequence[tuple[str, AnalysedStudy]]) -> Trend:
         return Trend(task, reason=f"the studies have {lacking}")
     frame = pd.DataFrame(slopes)
     frame = frame.assign(p_holm=holm(frame["p"].tolist()))
-    return Trend(task, size, pd.DataFrame(points), frame, tuple(_other_settings(studies)))
+    taught = [(name, one) for name, one in among if not (of := one.findings.learned) or not of.little]
+    little = tuple(sizes[place] for place in order if among[place] not in taught)
+    without = _trend(task, taught) if little and len(taught) > 1 else None
+    return Trend(task, size, pd.DataFrame(points), frame, tuple(_other_settings(studies)), "", little, without)
 
 
 def _point(name: str, task: TaskInfo, gain: Gain, asked: int) -> dict[str, Any]:
