@@ -400,9 +400,9 @@ def test_the_first_worker_too_starts_with_ctrl_c_blocked() -> None:
     """What multiprocessing starts beside the first process would let it in again."""
     script = """
 import signal
-from supertickets.lab.workers import _SPAWN, _deaf_to_ctrl_c
+from supertickets.lab.workers import SPAWN, _deaf_to_ctrl_c
 with _deaf_to_ctrl_c():
-    _SPAWN.Process(target=print).start()
+    SPAWN.Process(target=print).start()
     print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -27,6 +27,12 @@ def user_path(path: Path | str) -> Path:
         raise TicketError(f"{path}: there is no user of that name on this machine.") from error
 
 
+def cache_folder() -> Path:
+    """Return this package's folder among the user's caches; raises RuntimeError for a user without a home."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "supertickets"
+
+
 UserPath = Annotated[Path, AfterValidator(user_path)]
 """A path as a user gives it in settings: `~` is the home folder, whoever passed it (a shell, YAML or Python)."""
 

@@ -157,13 +157,17 @@ class Family:
             ffn_weights=ffn * (neuron[0] + hidden),
             ffn_biases=ffn * neuron[1] + output,
             output_biases=output,
-            repeats=1 if self.config_depth is None else int(_field(config, self.config_depth)) // layers,
+            repeats=self.depth(config) // layers,
             attentions=sum(n * len(stack.attentions) for n, stack in zip(numbers, self.stacks, strict=True)),
         )
 
     def layers_of(self, config: Mapping[str, Any]) -> list[int]:
         """Return how many layers each of the stacks has; raises KeyError if a config does not say."""
         return [int(_field(config, stack.config_layers)) for stack in self.stacks]
+
+    def depth(self, config: Mapping[str, Any]) -> int:
+        """Return how many layers an input passes: more than there are where layers are applied several times."""
+        return sum(self.layers_of(config)) if self.config_depth is None else int(_field(config, self.config_depth))
 
     def first_layers(self, config: Mapping[str, Any], layers: int) -> dict[str, Any]:
         """Return the fields of a config, and their values, that are others if a model has its first layers only.

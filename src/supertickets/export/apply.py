@@ -16,7 +16,7 @@ from supertickets.models import (
 )
 from supertickets.storage import atomic_folder, check_free, user_path
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import load_any_ticket
+from supertickets.tickets.folder import SharedTicket, load_any_ticket
 from supertickets.tickets.weights import check_tensors
 
 
@@ -34,17 +34,7 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
     from supertickets.surgery.masks import zero
 
     out, shared = user_path(out), load_any_ticket(ticket)
-    base = find_model(model if model is not None else shared.base["name"])
-    base = first_layers(base, shared.base.get("layers"), "the ticket was drawn with --layers")
-    if base.weight_hash != shared.base["weight_hash"] and not any_base:
-        raise TicketError(
-            f"the ticket was drawn from {shared.base['name']!r} with weights {shared.base['weight_hash'][:12]}..., but "
-            f"model {base.called} has weights {base.weight_hash[:12]}...; use that model, or add --any-base."
-        )
-    if isinstance(shared.ticket, Ticket):
-        _check_shape(shared.ticket, base)
-    else:
-        check_tensors(shared.ticket, prunable_shapes(base), base.name)
+    base = base_of(shared, model, any_base)
     check_free(out)
     fitted, loaded = load_tokenizer(base.name, base.folder), load_model(base, AutoModel, "auto")
     with atomic_folder(out) as new, quiet_transformers():
@@ -67,6 +57,21 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
     }
 
 
-def _check_shape(ticket: Ticket, base: BaseModel) -> None:
-    if (differs := unlike(base.shape, ticket)) is not None:
+def base_of(shared: SharedTicket[Any], model: str | None, any_base: bool) -> BaseModel:
+    """Return the base model of a shared ticket, by default the one that it names.
+
+    Raises TicketError if its weights are not those the ticket was drawn from (unless `any_base`), or if the ticket does
+    not fit.
+    """
+    base = find_model(model if model is not None else shared.base["name"])
+    base = first_layers(base, shared.base.get("layers"), "the ticket was drawn with --layers")
+    if base.weight_hash != shared.base["weight_hash"] and not any_base:
+        raise TicketError(
+            f"the ticket was drawn from {shared.base['name']!r} with weights {shared.base['weight_hash'][:12]}..., but "
+            f"model {base.called} has weights {base.weight_hash[:12]}...; use that model, or add --any-base."
+        )
+    if not isinstance(shared.ticket, Ticket):
+        check_tensors(shared.ticket, prunable_shapes(base), base.name)
+    elif (differs := unlike(base.shape, shared.ticket)) is not None:
         raise TicketError(f"the ticket is for {differs[0]}, but model {base.called} has {differs[1]}.")
+    return base

@@ -16,7 +16,7 @@ from supertickets.lab.in_process import run_job
 from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.memory import keep_freed_memory
 
-_SPAWN = mp.get_context("spawn")  # fork would copy a process whose torch has threads
+SPAWN = mp.get_context("spawn")  # fork would copy a process whose torch has threads
 
 
 def _serve(jobs: Connection, options: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _no_main() -> Iterator[None]:
+def no_main() -> Iterator[None]:
     """Let a new process start without running the user's script again, which need not be guarded against that."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -68,9 +68,9 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 class _Worker:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
-        self.pipe, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_serve, args=(theirs, options), daemon=True)
-        with _no_main(), _deaf_to_ctrl_c():
+        self.pipe, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_serve, args=(theirs, options), daemon=True)
+        with no_main(), _deaf_to_ctrl_c():
             self.process.start()
         theirs.close()
         self.job: Job | None = None

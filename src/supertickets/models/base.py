@@ -60,6 +60,11 @@ class BaseModel:
         return family_of(self.config["model_type"])
 
     @property
+    def architecture(self) -> dict[str, Any]:
+        """What of its config says something about the encoder: not names, nor what a new output layer replaces."""
+        return _architecture(self.config)
+
+    @property
     def shape(self) -> Shape:
         """Its layers, heads and widths."""
         return self.family.shape(self.config)
@@ -151,11 +156,15 @@ def own_files(folder: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{pattern}" for pattern in (*MODEL_FILES, *_OF_TOKENIZERS))
 
 
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _NAMES}
+
+
 def _files_hash(folder: Path, config: Mapping[str, Any]) -> str:
     """Return a SHA-256 of a config's architecture and of the files of a tokenizer."""
     files = {path.name: path for pattern in _OF_TOKENIZERS for path in folder.glob(pattern) if path.is_file()}
     hashes = {name: remembered_digest(path) for name, path in files.items()}
-    return digest([{key: value for key, value in config.items() if key not in _NAMES}, hashes])
+    return digest([_architecture(config), hashes])
 
 
 def _config(name: str, folder: Path) -> dict[str, Any]:

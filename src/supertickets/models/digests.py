@@ -5,7 +5,6 @@ into a hub's cache is its blob, and what was changed, replaced or moved is read 
 these goes unseen (a network drive with a wrong clock may do that): delete `digests.json` to have every file read again.
 """
 
-import os
 import re
 import time
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from supertickets.errors import NoSpaceError
-from supertickets.storage import file_digest, read_json, write_atomically
+from supertickets.storage import cache_folder, file_digest, read_json, write_atomically
 
 _LARGE = 2**24
 """Bytes; smaller files are read in less than the time that a look into the cache saves."""
@@ -64,8 +63,7 @@ def _stamp(path: Path) -> dict[str, int]:
 
 def _file() -> Path:
     """Return where hashes are kept; raises RuntimeError for a user without a home."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "supertickets" / "digests.json"
+    return cache_folder() / "digests.json"
 
 
 def _read() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from supertickets.studies.targets import TargetInputs, caps_of, with_targets
 from supertickets.tasks import task_name, text
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, Kind
-from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket, base_entry
+from supertickets.tickets.folder import MODEL_FOLDER, SUPER_TICKET, TICKET_JSON, SharedTicket, base_entry
 
 if TYPE_CHECKING:
     from supertickets.evidence.find import FindFindings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from supertickets.lab.trial import Trial
     from supertickets.training.recipe import Recipe
 
-TICKET, BASE_MODEL = "super-ticket", "model"
+TICKET, BASE_MODEL = SUPER_TICKET, "model"
 """In a study's folder: the ticket that it ships; without tickets, the dense model as a base model."""
 
 

@@ -25,6 +25,8 @@ WEIGHTS_KIND = "weights"
 _SIZES = ("layers", "heads", "attentions")
 """What the numbers of a ticket's shape are called."""
 TICKET_JSON, TICKET_ARRAYS, MODEL_FOLDER = "ticket.json", "ticket.safetensors", "model"
+SUPER_TICKET = "super-ticket"
+"""The ticket folder that a study of `find` ships."""
 SHARED_MODEL, SHARED_JSON = "shared-model", "shared.json"
 """A shared encoder with the tickets and output layers of all its tasks (see `export.shared`)."""
 
@@ -112,7 +114,7 @@ def load_any_ticket(folder: Path | str) -> SharedTicket[Any]:
 
     folder = user_path(folder)
     if not (folder / TICKET_JSON).is_file():
-        inside = folder / "super-ticket"
+        inside = folder / SUPER_TICKET
         hint = f"; did you mean {inside}?" if (inside / TICKET_JSON).is_file() else ""
         raise TicketError(f"{folder}: not a ticket folder (no {TICKET_JSON}){hint or '.'}")
     try:
