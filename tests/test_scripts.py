@@ -51,6 +51,19 @@ def check_masking(said: str) -> None:
     assert disk > masks / 2**20 > 1  # a bit for each of 10 million weights
 
 
+def check_latency(said: str) -> None:
+    rows = re.findall(r"^ *(\S+) +(\S+) +(\S+) +(\S+)$", said, re.M)
+    assert len(rows) == 2
+    for row in rows:
+        level, measured, by_table, by_flops = map(float, row)
+        assert 0.1 <= level <= 0.9
+        assert min(measured, by_table) > 0
+        assert 0 < by_flops < 1
+    for name in ("table", "FLOPs"):
+        median, worst = numbers(rf"^error by {name}: median (\S+) %, worst (\S+) %$", said)
+        assert 0 <= median <= worst
+
+
 def check_kills(said: str) -> None:
     found = json.loads(said[said.index("{") : said.rindex("}") + 1])
     assert found["kills"] == 1
@@ -83,6 +96,7 @@ def check_phase_power(said: str) -> None:
     [
         ("benchmarks/throughput.py", check_throughput),
         ("benchmarks/sharing.py", check_sharing),
+        ("benchmarks/latency.py", check_latency),
         ("benchmarks/masking.py --memory", check_masking),
         ("scripts/same_bits.py", check_bits),
         ("scripts/coverage.py", check_coverage),

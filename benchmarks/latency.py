@@ -1,0 +1,67 @@
+"""How well the cost table of this machine predicts the time of models that are cut to random tickets.
+
+The table adds up what each layer costs by what it keeps (`lab/cost_table.py`). Random tickets of the default encoder
+are predicted with it and measured, in turns with the dense model; the error of the prediction is printed, and what the
+number of FLOPs would have predicted. Random weights; the machine should do nothing else.
+"""
+
+import argparse
+import copy
+
+import numpy as np
+
+from supertickets.anatomy.cost import forward_flops, units
+from supertickets.lab.cost_table import measure_table, random_model
+from supertickets.lab.forward import prepared
+from supertickets.lab.latency import seconds_of
+from supertickets.lab.measured import Batch, Conditions
+from supertickets.models import find_model
+from supertickets.surgery.cut import cut
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import Drawing, draw_random
+from supertickets.tickets.levels import counts_at
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--structures", default="heads,neurons")
+    parser.add_argument("--tickets", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--smallest", action="store_true", help="two tickets, one pass each of a short text")
+    options = parser.parse_args()
+    if options.smallest:
+        options.tickets, options.repeats, options.batch_size, options.length = 2, 1, 1, 8
+    base, kinds = find_model(options.model), tuple(options.structures.split(","))
+    batch = Batch(batch_size=options.batch_size, length=options.length)
+    conditions = Conditions(threads=options.threads, precision=options.precision, device=options.device)
+    table = measure_table(base, kinds, batch, conditions, options.repeats)
+    prices, shape, of = table.prices(base.shape), base.shape, units(base.shape, kinds)
+    full, rng = Ticket.full(*shape.of_tickets), np.random.default_rng(0)
+    dense = prepared(random_model(base), conditions.device)
+    whole = forward_flops(shape, full, batch.batch_size, batch.length)
+    print(f"dense model: {1000 * table.seconds.median:.2f} ms; {table.about['device_name']}")
+    print("level  measured  by table  by FLOPs  (share of the dense model's time)")
+    errors = {"table": [], "FLOPs": []}
+    for number in range(options.tickets):
+        level = float(rng.uniform(0.1, 0.9))
+        ticket = draw_random(full.shape, of, counts_at(level, of), level, number, Drawing(structures=kinds))
+        models = {"dense": dense, "cut": cut(copy.deepcopy(dense), ticket)}
+        times = seconds_of(models, batch, conditions, options.repeats)
+        measured = float(np.median(times["cut"] / times["dense"]))
+        flops = forward_flops(shape, ticket, batch.batch_size, batch.length) / whole
+        predicted = {"table": prices.of(ticket) / prices.of(full), "FLOPs": flops}
+        for name, share in predicted.items():
+            errors[name].append(100 * abs(share / measured - 1))
+        print(f"{level:5.2f}  {measured:8.3f}  {predicted['table']:8.3f}  {predicted['FLOPs']:8.3f}")
+    for name, percent in errors.items():
+        print(f"error by {name}: median {np.median(percent):.1f} %, worst {max(percent):.1f} %")
+
+
+if __name__ == "__main__":
+    main()
