@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from supertickets.export.unshare import unshare
     from supertickets.lab.steps import Step
     from supertickets.studies.design import design
+    from supertickets.studies.measure import measure
     from supertickets.studies.plan import plan_study
     from supertickets.studies.report import report
     from supertickets.studies.run import Result, run_study
@@ -46,6 +47,7 @@ _HOME = {
     "load_shared": "export.shared",
     "load_ticket": "tickets.folder",
     "load_weight_ticket": "tickets.folder",
+    "measure": "studies.measure",
     "plan_study": "studies.plan",
     "report": "studies.report",
     "run_study": "studies.run",
@@ -71,6 +73,7 @@ __all__ = [
     "load_shared",
     "load_ticket",
     "load_weight_ticket",
+    "measure",
     "plan_study",
     "report",
     "run_study",

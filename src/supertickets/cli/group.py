@@ -18,12 +18,19 @@ OWN = {
     "draw": ("Draw a ticket from a finished study's importance scores, without training.", "tickets"),
     "apply": ("Apply a ticket to its base model and save the smaller encoder.", "tickets"),
     "unshare": ("Save a model such as ALBERT with weights of its own in each layer.", "tickets"),
+    "measure": ("Measure the time, memory and size of a model and of its ticket.", "measure"),
     "import-masks": ("Convert a file of pruning masks into a ticket folder.", "tickets"),
     "env": ("Print library versions and this machine's devices, for bug reports.", "system"),
     "completion": ("Print a shell script that completes commands and flags.", "system"),
 }
 """Commands that are no studies: what they do, and the module below `cli` that has them."""
-_PANELS = {"design": "Studies", "results": "Results", "tickets": "Tickets and models", "system": "Help"}
+_PANELS = {
+    "design": "Studies",
+    "results": "Results",
+    "tickets": "Tickets and models",
+    "measure": "Tickets and models",
+    "system": "Help",
+}
 
 
 class Commands(click.Group):

@@ -14,11 +14,13 @@ from supertickets.evidence.find import FindFindings
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.reports.equal_budget import equal_budget_section
 from supertickets.reports.maps import StructureMap
+from supertickets.reports.measured import measured_sections
 from supertickets.reports.page import anchor
 from supertickets.reports.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
 from supertickets.reports.plots import DENSE as DENSE_STYLE
 from supertickets.reports.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
 from supertickets.reports.target import target_section
+from supertickets.tickets.folder import SUPER_TICKET, TICKET_JSON
 from supertickets.tickets.kinds import NAMES
 
 STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing", "super"))}
@@ -52,6 +54,7 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
             "Agreement between seeds", [Figure(seeds_alike(agreement), *_SAID["agreement"])] if len(agreement) else []
         ),
     ]
+    sections += measured_sections(runs.folder, runs.folder / SUPER_TICKET / TICKET_JSON)
     if findings.spread:
         sections.append(tables_section(findings.spread, "Sensitivity", _SAID["spread"]))
     if findings.paper_tables:
