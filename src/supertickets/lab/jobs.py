@@ -17,8 +17,8 @@ class Job:
     """A trial, its folder, whether its trained weights are kept, and its name for people.
 
     With `until` the trial is trained to that share of its steps only, and leaves a `Partial` unless that ends it.
-    `start` and `mask` have the weights and the ticket of weights that it starts from, where the places that the trial
-    names cannot be reached.
+    `start` and `mask` have the weights and the ticket of weights that it starts from, `logits` its teacher's outputs,
+    where the places that the trial names cannot be reached.
     """
 
     trial: Trial
@@ -27,6 +27,7 @@ class Job:
     label: str
     start: bytes | None = None
     mask: bytes | None = None
+    logits: bytes | None = None
     until: float | None = None
 
 

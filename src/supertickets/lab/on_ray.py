@@ -18,7 +18,7 @@ from supertickets.lab.in_process import run_job
 from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.machine import Machine
 from supertickets.lab.memory import keep_freed_memory
-from supertickets.lab.outcome import CHECKPOINT, OUTCOME, WEIGHTS, drop_checkpoint
+from supertickets.lab.outcome import CHECKPOINT, LOGITS, OUTCOME, WEIGHTS, drop_checkpoint
 from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
@@ -47,6 +47,7 @@ def _run_remotely(
     job: Job,
     start: bytes | None,
     mask: bytes | None,
+    logits: bytes | None,
     checkpoint: bytes | None,
     hashes: frozenset[str],
     models: list[Any],
@@ -56,7 +57,8 @@ def _run_remotely(
 ) -> tuple[Message, Files]:
     """Run one trial on whatever machine Ray chose; return the last message and the files it left.
 
-    `start` and `mask` are what the job needs of other trials, `checkpoint` is where it stands if it has begun before.
+    `start`, `mask` and `logits` are what the job needs of other trials, `checkpoint` is where it stands if it has begun
+    before.
     """
     global _bench, _bench_for
     keep_freed_memory()
@@ -78,7 +80,7 @@ def _run_remotely(
             _bench = Workbench(models=unpacked, tasks=ray.get(tasks[0]), **options)
             _bench_for = (hashes, options)
         study = here / "study"
-        job = replace(job, folder=study / "trials" / job.trial.key, start=start, mask=mask)
+        job = replace(job, folder=study / "trials" / job.trial.key, start=start, mask=mask, logits=logits)
         if checkpoint is not None:
             write_atomically(job.folder / CHECKPOINT, checkpoint)
         run_job(_bench, job, send)
@@ -144,11 +146,15 @@ def join(address: str | None) -> None:
 
 
 def _files_of(trial: Trial) -> list[tuple[Path, str] | None]:
-    """Return where the weights that a trial starts from and its ticket of weights are, and their hashes."""
-    start, mask = trial.start, trial.mask
+    """Return where the weights that a trial starts from, its ticket of weights and its teacher's outputs are.
+
+    Each is a file and its hash.
+    """
+    start, mask, teacher = trial.start, trial.mask, trial.teacher
     return [
         (start.folder / WEIGHTS, start.weights) if start is not None else None,
         (mask.path, mask.digest) if mask is not None and mask.path and mask.digest else None,
+        (teacher.folder / LOGITS, teacher.logits) if teacher is not None else None,
     ]
 
 

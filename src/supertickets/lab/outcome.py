@@ -10,17 +10,18 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.lab.trial import Rewound, Start, Trial
+from supertickets.lab.trial import Rewound, Start, Teacher, Trial
 from supertickets.storage import digest, file_digest, is_left_over, write_atomically
 from supertickets.tickets.kinds import STRUCTURES
 from supertickets.tickets.scoring import Scores
 
-OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK = (
+OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK, LOGITS = (
     "outcome.json",
     "predictions.safetensors",
     "scores.safetensors",
     "weights.safetensors",
     "mask.safetensors",
+    "logits.safetensors",
 )
 CHECKPOINT, PARTIAL, FAILURE = "checkpoint.safetensors", "partial.json", "failure.json"
 SCHEMA = 2
@@ -32,8 +33,8 @@ class Outcome:
     """A finished (or diverged) trial. Arrays are read from `folder` when asked for.
 
     `epochs` has one entry an epoch: number, training loss, dev score, metrics by task and evaluation set.
-    `cost` has seconds, tokens, parameters, flops and scoring_flops (a part of them). `reason` says why a diverged
-    trial ended.
+    `cost` has seconds, tokens, parameters, flops and scoring_flops (a part of them, see `training.state.Cost`).
+    `reason` says why a diverged trial ended.
     """
 
     key: str
@@ -112,6 +113,16 @@ class Outcome:
             ticket=self.trial.ticket,
             output_layer=output_layer,
             rewound=rewound,
+        )
+
+    def teacher(self, weight: float, temperature: float) -> Teacher:
+        """Return its outputs on its training set as ones that another training fits (see `lab.trial.Teacher`)."""
+        return Teacher(
+            trial=self.key,
+            folder=self.folder.resolve(),
+            logits=self.files[LOGITS],
+            weight=weight,
+            temperature=temperature,
         )
 
     def drop_weights(self) -> None:
@@ -219,7 +230,7 @@ def forget(folder: Path) -> None:
 
     Only files that trials write are deleted, the outcome first: without it, nothing else counts.
     """
-    for name in (OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK, FAILURE):
+    for name in (OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK, LOGITS, FAILURE):
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob(".*"):
         if is_left_over(path):

@@ -58,6 +58,20 @@ class Start(_Value):
     rewound: Rewound = "nothing"
 
 
+class Teacher(_Value):
+    """Another trial's outputs on the training set, which a training fits beside its targets (`training.teacher`).
+
+    `folder` is that trial's, `logits` the SHA-256 its file of outputs must have. Their share of the loss is `weight`;
+    `temperature` softens the outputs of classes, those of the student too.
+    """
+
+    trial: str
+    folder: Path
+    logits: str
+    weight: float = Field(gt=0, le=1)
+    temperature: float = Field(gt=0)
+
+
 class WeightMask(_Value):
     """Which single weights a trial keeps: a ticket in a file, or one that a rule draws.
 
@@ -92,7 +106,8 @@ class Trial(_Value):
     encoder, as `sharing` says. With `start` the encoder's weights are those
     that another trial ended with; `initial` says which are taken in place of the pre-trained ones otherwise. Of the
     weights `mask` names a ticket; `prune` draws the next one from the trained weights. Both are for one task, not cut.
-    `span` says which part of the recipe's training it is.
+    `span` says which part of the recipe's training it is. With `logits` it stores its outputs on its training set when
+    it has ended; a `teacher` is another trial that did so, with the same examples.
     """
 
     model: str
@@ -109,11 +124,19 @@ class Trial(_Value):
     mask: WeightMask | None = None
     prune: Prune | None = None
     span: Span = Span.model_validate({})
+    logits: bool = False
+    teacher: Teacher | None = None
 
     @model_validator(mode="after")
     def _weights_of_one_dense_model(self) -> Self:
         if (self.mask or self.prune) and (len(self.tasks) > 1 or not self.ticket.is_full):
             raise ValueError("tickets of weights are trained on one task, in a model that is not cut")
+        return self
+
+    @model_validator(mode="after")
+    def _taught_on_one_task(self) -> Self:
+        if self.teacher is not None and len(self.tasks) > 1:
+            raise ValueError("a teacher's outputs are those on one task's training set")
         return self
 
     @property
@@ -159,6 +182,10 @@ class Trial(_Value):
             content["initial"] = self.initial
         if self.mask is not None:
             content["mask"] = self.mask.model_dump(exclude={"path"}, exclude_none=True)
+        if self.logits:
+            content["logits"] = True
+        if self.teacher is not None:
+            content["teacher"] = self.teacher.model_dump(include={"logits", "weight", "temperature"})
         return content
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load as bytes_to_arrays
 from safetensors.numpy import save as arrays_to_bytes
 from safetensors.torch import load as bytes_to_tensors
 from safetensors.torch import save as tensors_to_bytes
@@ -20,6 +21,7 @@ from supertickets.errors import DivergedError, TicketError
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import (
     CHECKPOINT,
+    LOGITS,
     MASK,
     PREDICTIONS,
     SCORES,
@@ -55,6 +57,7 @@ from supertickets.training.loop import Checkpoints, Plan, Report, Trainer
 from supertickets.training.objectives import encode
 from supertickets.training.recipe import Sharing
 from supertickets.training.scoring import score
+from supertickets.training.teacher import Lesson, as_stored
 
 _EVERYTHING = Pruning.model_validate({"embeddings": True})
 
@@ -156,8 +159,9 @@ class Workbench:
 
     def _trainer(self, begun: _Begun) -> Trainer:
         trial = begun.job.trial
+        teacher = _lesson(begun.job, begun.data[0])
         learners = [
-            Learner(data, model, task.ticket)
+            Learner(data, model, task.ticket, teacher)
             for data, model, task in zip(begun.data, begun.models, trial.tasks, strict=True)
         ]
         plan = Plan(
@@ -172,10 +176,13 @@ class Workbench:
         return Trainer(learners, plan, self.device, checkpoints)
 
     def _arrays(self, begun: _Begun, trainer: Trainer) -> dict[str, dict[str, np.ndarray]]:
-        """Return what a finished training says, by file: its outputs, and importance where the trial asks for it."""
+        """Return what a finished training says, by file: its outputs, and what else the trial asks for."""
         found: dict[str, dict[str, np.ndarray]] = {}
         if (scoring := begun.job.trial.scoring) is not None:
             found[SCORES] = dict(score(trainer, scoring, lambda: begun.start()[0]).items())
+        if begun.job.trial.logits:
+            kept = ({"logits": as_stored(trainer.taught(learner))} for learner in trainer.learners)
+            found[LOGITS] = {name: of for task, one in enumerate(kept) for name, of in named(one, task).items()}
         found[PREDICTIONS] = {
             name: np.stack(outputs)
             for task, predictions in enumerate(trainer.result.predictions.values())
@@ -276,6 +283,21 @@ def _weight_ticket(job: Job, source: ModelSource) -> WeightTicket | None:
             return draw_random_weights(shapes, mask.sparsity, mask.seed or 0, mask.pruning.scope)
         found = prune_by_magnitude(values, mask.sparsity, scope=mask.pruning.scope)
     return draw_matched_weights(found, mask.seed or 0) if mask.how == "matched" else found
+
+
+def _lesson(job: Job, data: EncodedTask) -> Lesson | None:
+    """Return what a trial learns from its teacher; raises TicketError if the file is gone or of other examples."""
+    teacher = job.trial.teacher
+    if teacher is None:
+        return None
+    what = "outputs that this training learns from"
+    outputs = bytes_to_arrays(_named_file(teacher.folder / LOGITS, teacher.logits, job.logits, what))["logits"]
+    if len(outputs) != len(data.train.ids):
+        raise TicketError(
+            f"{teacher.folder}: the {what} are those on {len(outputs)} examples; expected {len(data.train.ids)}, as in "
+            f"the training set of task {data.task.name!r}."
+        )
+    return Lesson(outputs, teacher.weight, teacher.temperature)
 
 
 def _named_file(path: Path, digest: str, sent: bytes | None, what: str) -> bytes:

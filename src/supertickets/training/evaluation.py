@@ -80,11 +80,11 @@ class Passes:
         self._count(split, rows, learner, passes, inputs)
         self._structures.activate(learner.ticket)
         outputs = forward(learner.model, learner.objective, inputs, targets, self._recipe.precision, self._device)
-        return learner.objective.losses(outputs, targets)
+        return learner.losses(outputs, targets, rows)
 
     def outputs(self, learner: Learner, split: Encoded) -> NDArray[np.float32]:
         """Return the outputs of an evaluation on a split, as `tasks.metrics.evaluate` takes them, without dropout."""
-        return learner.objective.finish(self._judged(learner, split), split)
+        return learner.objective.finish(self.judged(learner, split), split)
 
     def evaluate(self, learners: Sequence[Learner], epoch: int) -> dict[str, dict[str, dict[str, float]]]:
         """Evaluate every task on each of its sets; keep the outputs, return metrics by task and set.
@@ -96,7 +96,7 @@ class Passes:
             task = learner.data.task
             kept = self._result.predictions.setdefault(task.name, {})
             for name, split in learner.data.evaluations.items():
-                found = self._judged(learner, split)
+                found = self.judged(learner, split)
                 if not np.isfinite(found).all():
                     raise DivergedError(f"the outputs on {name} became NaN or infinite after epoch {epoch}")
                 outputs = learner.objective.finish(found, split)
@@ -104,7 +104,7 @@ class Passes:
                 metrics.setdefault(task.name, {})[name] = evaluate(task.metrics, split.targets, outputs)
         return metrics
 
-    def _judged(self, learner: Learner, split: Encoded) -> NDArray[np.float32]:
+    def judged(self, learner: Learner, split: Encoded) -> NDArray[np.float32]:
         """Return what the task's form keeps of a model's outputs on a split, a row an example."""
         self._structures.activate(learner.ticket)
         return judged_on(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,7 @@ class Trainer:
             assert learner.model.base_model is learners[0].model.base_model
         self._structures = SharedStructures(learners[0].model, [learner.ticket for learner in learners])
         self._vocabulary = UsedVocabulary(encoder_of(learners[0].model), [learner.data for learner in learners])
-        self.learners = [
-            Learner(self._vocabulary.translate(learner.data), learner.model, learner.ticket) for learner in learners
-        ]
+        self.learners = [replace(learner, data=self._vocabulary.translate(learner.data)) for learner in learners]
         if plan.weight_ticket is not None:
             keep_zero(encoder_of(learners[0].model), plan.weight_ticket, self._vocabulary.rows)
         keyed = plan.recipe.dropout_masks == "keyed"
@@ -190,6 +188,21 @@ class Trainer:
         """Return the outputs `[examples, outputs]` of an evaluation on a split, without dropout."""
         with self.at_work():
             return self.passes.outputs(learner, split)
+
+    def taught(self, learner: Learner) -> NDArray[np.float32]:
+        """Return the outputs on the training set for others to learn from, row by row (see `teacher.Lesson`).
+
+        They are those of the weights that the training ends with, without dropout. Raises DivergedError if some are
+        NaN or infinite.
+        """
+        cost = self.result.cost
+        before = cost.flops
+        with self.at_work():
+            found = self.passes.judged(learner, learner.data.train)
+        cost.scoring_flops += cost.flops - before
+        if not np.isfinite(found).all():
+            raise DivergedError("the outputs on the training set became NaN or infinite")
+        return found
 
     @contextmanager
     def weights_to_score(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -100,6 +101,32 @@ def example_losses(outputs: Tensor, targets: Tensor, regression: bool) -> Tensor
     if regression:
         return (outputs.squeeze(-1) - targets.to(outputs.dtype)) ** 2
     return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+TAUGHT: tuple[Form, ...] = ("sequence", "spans")
+"""The forms that a teacher can teach: of the others, outputs of the whole training set would be too large a file."""
+
+
+def distances(task: Task, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return how far a student's outputs are from a teacher's, as each example's loss `[batch]`.
+
+    Of classes it is T^2 KL(teacher || student) of the softmax of outputs / T (Hinton et al., 2015, section 2: with T^2,
+    gradients are of the size of those of targets); of several labels the mean over them, each with its sigmoid; of
+    spans the mean over first and last token. In regression it is the squared error, with the teacher's outputs (which
+    are in the targets' units) as targets.
+    """
+    if task.is_regression:
+        return objective_of(task).losses(outputs, teacher.squeeze(-1))
+    student, teacher = outputs / temperature, teacher / temperature
+    if task.form == "spans":
+        lowest = torch.finfo(outputs.dtype).min / 4  # padding has -inf, and 0 times that is no number
+        padding = outputs.isneginf()
+        student, teacher = (of.masked_fill(padding, lowest).transpose(1, 2) for of in (student, teacher))
+    elif task.multi_label:  # the sigmoid of x is the softmax of x and 0
+        student, teacher = (torch.stack([of, torch.zeros_like(of)], dim=-1) for of in (student, teacher))
+    log_q, log_p = nn.functional.log_softmax(student, dim=-1), nn.functional.log_softmax(teacher, dim=-1)
+    found = temperature**2 * nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
+    return found if found.ndim == 1 else found.mean(dim=1)
 
 
 def objective_of(task: Task) -> Objective:

@@ -1,6 +1,7 @@
 """Importance of heads, FFNs and neurons, measured on a trained model over its task's training set."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -29,7 +30,7 @@ def score(trainer: Trainer, settings: ScoringSettings, start: Callable[[], PreTr
     `start` builds the model as it was before training, for measures that ask for it. Call after the training, before
     `restore`.
     """
-    (learner,) = trainer.learners
+    learner = replace(*trainer.learners, teacher=None)  # the derivatives are those of the task's own loss
     model, measure = learner.model, MEASURES[settings.importance]
     kept: dict[Structure, NDArray[np.bool_]] = {"heads": learner.ticket.heads, "ffns": learner.ticket.ffns}
     if settings.of_neurons:

@@ -21,7 +21,7 @@ SCHEMA = 1
 class Cost:
     """What a training took. Tokens and FLOPs count training, evaluation and scoring; tokens without padding.
 
-    `scoring_flops` are those of scoring alone.
+    `scoring_flops` are those of what only tickets need of a dense training: scoring, and outputs that they learn from.
     """
 
     seconds: float = 0.0
