@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from helpers.weight_records import task_info
 from supertickets.evidence.runs import Runs
-from supertickets.lab.outcome import Outcome
+from supertickets.lab.outcome import LOGITS, Outcome
 from supertickets.lab.steps import Execution
 from supertickets.lab.trial import Trial
 from supertickets.studies.find import Find, FindSettings
@@ -59,7 +59,8 @@ def made(trial: Trial, ability: float, epochs: int, status: str = "finished") ->
     best = max(entries, key=lambda entry: entry["score"])["epoch"] if status == "finished" else None
     parameters = 1e6 * (trial.ticket.kept_heads + trial.ticket.kept_ffns)
     cost = {**flops, "parameters": parameters, "tokens": 1.0, "seconds": 1.0}
-    return Made(trial.key, trial, Path(), status, "NaN", entries, best, cost, said=said)
+    files = {LOGITS: f"outputs of {trial.key}"} if trial.logits else {}
+    return Made(trial.key, trial, Path(), status, "NaN", entries, best, cost, files=files, said=said)
 
 
 def study(

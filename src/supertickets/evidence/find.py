@@ -30,6 +30,7 @@ from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.evidence.sampling import Selection, seen_by_choice, selection_of
 from supertickets.evidence.selection import candidates, epochs_chosen, select_super
 from supertickets.evidence.statistics import Paired, bootstrap_interval
+from supertickets.evidence.taught import Taught, taught_gains
 from supertickets.lab.steps import Label, Run
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS
@@ -51,7 +52,7 @@ class FindFindings(Findings):
     `measure` is what scores are of. `tuned` compares with a dense model that was tuned with the same compute (None: not
     asked for). Of one level that was fixed beforehand, `narrow` has the gains of that. `learned` compares the dense
     model with always giving the same answer (None: not known). `target` says how a target was reached (None: tickets
-    were drawn at levels).
+    were drawn at levels). `taught` is about a teacher (None: there is none).
     """
 
     means: pd.DataFrame
@@ -71,6 +72,7 @@ class FindFindings(Findings):
     narrow: Narrow | None = None
     learned: Learned | None = None
     target: Reached | None = None
+    taught: Taught | None = None
 
     text = "find.txt.jinja"
     shown = SPREAD_SAID
@@ -141,10 +143,11 @@ class FindFindings(Findings):
         return own[of & (own["status"] == "finished")]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the means, the paper's tables, the spreads and the budgets of an equal-budget control."""
+        """Return the means, the paper's tables, the spreads, an equal-budget control's budgets, gains by a teacher."""
         budgets = {} if self.tuned is None else {"equal budget": self.tuned.budgets}
+        taught = {} if self.taught is None else {"taught": self.taught.gains}
         targets = {} if self.target is None else {"target": self.target.costs}
-        return {"means": self.means, **self.paper_tables, **self.spread, **budgets, **targets}
+        return {"means": self.means, **self.paper_tables, **self.spread, **budgets, **taught, **targets}
 
 
 def analyse_find(runs: Runs) -> FindFindings:
@@ -182,6 +185,7 @@ def analyse_find(runs: Runs) -> FindFindings:
         spread=_spread(everything),
         tuned=tuned_dense(all_runs, best_tickets, own_dense),
         learned=learned(runs.task, [*own_dense.values()]),
+        taught=taught_gains(runs, best_tickets, {seed: Choice.among(of, runs.task) for seed, of in dense.items()}),
     )
 
 

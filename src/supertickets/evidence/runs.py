@@ -188,9 +188,10 @@ class Runs:
 
     @property
     def name(self) -> str:
-        """Task, and what distinguishes this study's training set if it is not the whole."""
-        fraction = self.settings.get("fraction", 1.0)
-        return self.task.task if fraction == 1.0 else f"{self.task.task} ({fraction:.4g} of its training set)"
+        """Task, what distinguishes this study's training set if it is not the whole, and whether tickets are taught."""
+        fraction, taught = self.settings.get("fraction", 1.0), self.settings.get("teacher", "none") != "none"
+        name = self.task.task if fraction == 1.0 else f"{self.task.task} ({fraction:.4g} of its training set)"
+        return f"{name}, taught" if taught else name
 
 
 def runs_table(runs: Sequence[Run], tasks: Sequence[TaskInfo]) -> pd.DataFrame:

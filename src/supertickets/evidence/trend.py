@@ -200,6 +200,8 @@ def _why_not(among: Sequence[tuple[str, AnalysedStudy]]) -> Iterator[str]:
             yield f"{first} and {name} have different dev examples"
         elif (task.of_weights or task.weight_hash) != (reference.of_weights or reference.weight_hash):
             yield f"{first} and {name} have different base models, none of which is the first layers of the other"
+        elif (one.findings.taught is None) != (other.findings.taught is None):
+            yield f"only one of {first} and {name} has taught tickets (--teacher)"
 
 
 def _gains(studies: Sequence[AnalysedStudy]) -> Iterator[tuple[str, list[Gain]]]:
@@ -236,7 +238,8 @@ def _of_seeds(gain: Gain, seeds: Sequence[int]) -> Gain:
 def _other_settings(studies: Sequence[AnalysedStudy]) -> Iterator[str]:
     """Yield which other settings of training and drawing are not the same in all studies, with their values."""
     recipe = next(run.trial.recipe for run in studies[0].runs.runs if run.trial is not None)
-    for name in ("fraction_seed", *recipe.model_dump(), *Drawing.model_fields, *ScoringSettings.model_fields):
+    taught = ("teacher_weight", "teacher_temperature")
+    for name in ("fraction_seed", *taught, *recipe.model_dump(), *Drawing.model_fields, *ScoringSettings.model_fields):
         values = list(dict.fromkeys(str(one.runs.settings.get(name)) for one in studies))
         if len(values) > 1 and name != "threads":
             yield f"--{name.replace('_', '-')} ({', '.join(values)})"

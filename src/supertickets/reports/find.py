@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from supertickets.evidence.cells import tested
 from supertickets.evidence.find import FindFindings
+from supertickets.evidence.labels import TAUGHT
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.reports.equal_budget import equal_budget_section
 from supertickets.reports.maps import StructureMap
@@ -20,11 +21,12 @@ from supertickets.reports.plots import CHANCE, GREY, draw, draw_each, draw_level
 from supertickets.reports.plots import DENSE as DENSE_STYLE
 from supertickets.reports.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
 from supertickets.reports.target import target_section
+from supertickets.reports.taught import taught_section
 from supertickets.tickets.folder import SUPER_TICKET, TICKET_JSON
 from supertickets.tickets.kinds import NAMES
 
 STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing", "super"))}
-STYLES |= {DENSE: DENSE_STYLE, CONTROL: CHANCE}
+STYLES |= {DENSE: DENSE_STYLE, CONTROL: CHANCE, TAUGHT: look(4)}
 PAPER = "tables"
 """The section of the paper's tables, which the page of several studies has once."""
 _LEVELS = {"title": "fraction of structures pruned", "tickformat": ".0%"}
@@ -45,6 +47,7 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
     }
     sections = [
         Section("Gain over the dense model", _remains(findings)),
+        *([] if findings.taught is None else [taught_section(findings.taught, findings.cross_fitted)]),
         *([] if findings.tuned is None else [equal_budget_section(findings.tuned)]),
         *([] if findings.target is None else [target_section(findings.target)]),
         Section("Phases", [Figure(phase_curves(means, measure), *_SAID["phases"]), Table(table, "mean scores")]),
@@ -132,7 +135,7 @@ def phase_curves(means: pd.DataFrame, measure: str) -> go.Figure:
 def score_distribution(table: pd.DataFrame, measure: str) -> go.Figure:
     """Return every run's score as a point, by kind and level: what the means are made of."""
     figure, finished = go.Figure(), table[table["status"] == "finished"]
-    aside = finished["kind"].map({"winning": -0.012, "losing": 0.012, CONTROL: 0.012}).fillna(0.0)
+    aside = finished["kind"].map({"winning": -0.012, "losing": 0.012, CONTROL: 0.012, TAUGHT: -0.012}).fillna(0.0)
     hover = "%{customdata[0]:.0%}, seed %{customdata[1]}<br>%{y:.2f}"
     rows, data = finished.assign(x=finished["level"] + aside), ["level", "seed"]
     draw_each(figure, rows, STYLES, "x", "score", hover, data, mode="markers", opacity=0.75)

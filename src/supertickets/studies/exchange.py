@@ -101,6 +101,7 @@ def origin_of(runs: Runs, run: Run, settings: Any) -> dict[str, Any]:
         "trial": trial.key,
         "preset": settings.preset,
         "recipe": trial.recipe.model_dump(),
+        **({"teacher": trial.teacher.model_dump(exclude={"folder"})} if trial.teacher is not None else {}),
     }
 
 

@@ -20,6 +20,7 @@ from supertickets.studies.selection import settle_selection
 from supertickets.studies.settings import part
 from supertickets.studies.study import Request, Study, full_ticket, study, training_flops, trial_of
 from supertickets.studies.targets import TargetInputs, caps_of, with_targets
+from supertickets.studies.teaching import settle_teacher, taught, taught_steps
 from supertickets.tasks import task_name, text
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, Kind
@@ -59,7 +60,8 @@ class Find(Study[FindSettings]):
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
         """Return the study that is asked for; levels are chosen on the whole dev set where a share is too small."""
-        return with_targets(settle_selection(super().prepare(overrides, quiet, dry), overrides))
+        request = settle_selection(super().prepare(overrides, quiet, dry), overrides)
+        return with_targets(settle_teacher(request, overrides))
 
     def draws(self, settings: FindSettings, task: TaskInfo) -> Draws:
         """Return how tickets are drawn: at levels, or for a target."""
@@ -73,20 +75,22 @@ class Find(Study[FindSettings]):
         draws = self.draws(settings, task)
         steps = list(grid(settings, task, draws=draws))
         yield from steps
+        dense = [step for step in steps if step.labels["kind"] == "dense"]
         if isinstance(draws, ForTarget) and "winning" in settings.kinds:
-            scored = [step for step in steps if step.labels["kind"] == "dense"]
-            yield from (_of_same_share(settings, task, draws, step) for step in scored)
+            yield from (_of_same_share(settings, task, draws, step) for step in dense)
+        if settings.teaches:
+            yield from taught_steps(settings, task, dense)
         full, cost = full_ticket(task), training_flops(task, full_ticket(task), settings.epochs)
         if settings.control == "best-of-k":
-            first, levels = settings.all_seeds.stop, sum(bool(level) for level in draws.about)
-            for seed in range(first, first + levels):
+            others, levels = settings.all_seeds.stop, sum(bool(level) for level in draws.about)
+            for seed in range(others, others + levels):
                 trial = trial_of(settings, task, full, seed)
                 yield Step({"kind": "control", "level": 0.0, "seed": seed}, trial, cost=cost)
         if settings.control == "equal-budget" and settings.kinds:
             for seed in settings.all_seeds:
                 own = [step for step in steps if step.labels["seed"] == seed]
-                dense, *winning = (step for step in own if step.labels["kind"] in ("dense", "winning"))
-                yield from tuned_steps(settings, task, seed, dense, winning)
+                first, *winning = (step for step in own if step.labels["kind"] in ("dense", "winning"))
+                yield from tuned_steps(settings, task, seed, first, winning)
         yield from _rates(settings, task, [step for step in steps if step.labels["kind"] == "winning"])
 
     def outlook(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> str:
@@ -175,14 +179,17 @@ def grid(
     """Yield dense runs, and the tickets of every kind and level that are drawn from their scores (paper, section 3).
 
     One-shot, a dense run's scores give every level. Iterative, they give the first; then each rewound ticket's own
-    scores give the next. `labels` are put before each step's own. `draws` says how; None: at the settings' levels.
+    scores give the next. `labels` are put before each step's own. `draws` says how; None: at the settings' levels. A
+    ticket that lacks something is taught where there is a teacher; one that keeps everything is the dense run.
     """
     full, draws = full_ticket(task), draws or ByLevel(settings, task.shape)
     costs = {level: training_flops(task, ticket, settings.epochs) for level, ticket in draws.about.items()}
     for seed in settings.all_seeds:
         dense = Step(
             {**(labels or {}), "kind": "dense", "level": 0.0, "seed": seed},
-            trial_of(settings, task, full, seed, scoring=settings.scoring if settings.kinds else None),
+            trial_of(
+                settings, task, full, seed, scoring=settings.scoring if settings.kinds else None, **_stored(settings)
+            ),
             keep="yes" if settings.keep in ("dense", "all") else "no",
             cost=training_flops(task, full, settings.epochs, scored=True),
         )
@@ -190,10 +197,12 @@ def grid(
         for kind in settings.kinds:
             before = dense
             for level, cost in costs.items():
+                needs = [] if kind == "random" else [before]
+                needs += [dense] if settings.teaches and dense not in needs else []
                 step = Step(
                     {**(labels or {}), "kind": kind, "level": level, "seed": seed},
-                    partial(_drawn, settings, task, draws, kind, level, seed, before, level < max(costs)),
-                    needs=() if kind == "random" else (before,),
+                    partial(_drawn, settings, task, draws, kind, level, seed, (before, dense), level < max(costs)),
+                    needs=tuple(needs),
                     keep="yes" if settings.keep == "all" else _kept(settings, kind),
                     cost=cost,
                 )
@@ -214,14 +223,15 @@ def _drawn(
     kind: Kind,
     level: float,
     seed: int,
-    before: Step,
+    after: tuple[Step, Step],
     more: bool,
     done: Done,
 ) -> Trial:
     """Return the trial of a ticket of some kind, drawn from the scores of the step before it (random: from none).
 
-    `more`: heavier levels come after it.
+    It comes `after` that step and the dense run, which may teach it. `more`: heavier levels come after it.
     """
+    before, dense = after
     if not level:
         ticket = full_ticket(task)
     elif kind == "random":
@@ -230,7 +240,13 @@ def _drawn(
         outcome = done[before]
         ticket = draws.ranked(kind, level, outcome.scores(), outcome.trial.ticket)
     scored = kind != "random" and (ticket.is_full or (settings.schedule == "iterative" and more))
-    return trial_of(settings, task, ticket, seed, scoring=settings.scoring if scored or not level else None)
+    how = _stored(settings) if ticket.is_full else taught(settings, dense, done)
+    return trial_of(settings, task, ticket, seed, scoring=settings.scoring if scored or not level else None, **how)
+
+
+def _stored(settings: FindSettings) -> dict[str, Any]:
+    """Return what of a dense run says that it stores its outputs, where it is to teach."""
+    return {"logits": True} if settings.teaches else {}
 
 
 def _of_same_share(settings: FindSettings, task: TaskInfo, draws: ForTarget, dense: Step) -> Step:
@@ -238,7 +254,8 @@ def _of_same_share(settings: FindSettings, task: TaskInfo, draws: ForTarget, den
     seed, (cost,) = int(dense.labels["seed"]), draws.about.values()
 
     def make(done: Done) -> Trial:
-        return trial_of(settings, task, draws.same_share("winning", done[dense].scores()), seed)
+        ticket = draws.same_share("winning", done[dense].scores())
+        return trial_of(settings, task, ticket, seed, **taught(settings, dense, done))
 
     labels: dict[str, Label] = {"stage": SAME_SHARE, "kind": "winning", "level": draws.level, "seed": seed}
     return Step(labels, make, needs=(dense,), cost=training_flops(task, cost, settings.epochs))
@@ -264,9 +281,10 @@ def _rates(settings: FindSettings, task: TaskInfo, winning: Sequence[Step]) -> I
     """Yield the dense model and the super ticket with every learning rate and seed (Tables 5 and 8, appendix A.4)."""
     full, cost = full_ticket(task), training_flops(task, full_ticket(task), settings.epochs)
 
-    def super_ticket(recipe: Recipe, seed: int, done: Done) -> Trial | None:
-        best = best_winning(done, winning)
-        return None if best is None else trial_of(settings, task, best.trial.ticket, seed, recipe=recipe)
+    def super_ticket(recipe: Recipe, seed: int, dense: Step, done: Done) -> Trial | None:
+        if (best := best_winning(done, winning)) is None:
+            return None
+        return trial_of(settings, task, best.trial.ticket, seed, recipe=recipe, **taught(settings, dense, done))
 
     for rate in settings.learning_rates:
         recipe = settings.recipe.model_copy(update={"learning_rate": rate})
@@ -274,10 +292,11 @@ def _rates(settings: FindSettings, task: TaskInfo, winning: Sequence[Step]) -> I
         scoring = settings.scoring if rate == settings.learning_rate else None
         for seed in settings.seeds_of_rates:
             labels: dict[str, Label] = {"stage": RATES, "seed": seed, "learning_rate": rate}
-            dense = trial_of(settings, task, full, seed, recipe=recipe, scoring=scoring)
-            yield Step({**labels, "kind": "dense", "level": 0.0}, dense, cost=cost)
-            make = partial(super_ticket, recipe, seed)
-            yield Step({**labels, "kind": "super"}, make, needs=tuple(winning), cost=cost)
+            trial = trial_of(settings, task, full, seed, recipe=recipe, scoring=scoring, **_stored(settings))
+            dense = Step({**labels, "kind": "dense", "level": 0.0}, trial, cost=cost)
+            yield dense
+            make, teacher = partial(super_ticket, recipe, seed, dense), (dense,) if settings.teaches else ()
+            yield Step({**labels, "kind": "super"}, make, needs=(*teacher, *winning), cost=cost)
 
 
 def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket[Ticket]:

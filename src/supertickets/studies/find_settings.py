@@ -46,6 +46,19 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
     selection_share: NoEffect[float] = Field(
         0.1, gt=0, lt=1, description="fraction of the dev set for --selection sample (the paper's number is not known)"
     )
+    teacher: Literal["none", "dense"] = Field(
+        "none",
+        description="dense: a ticket's training also fits the outputs of its seed's dense run on the training set "
+        "(knowledge distillation); the dense model taught in the same way is trained as a control",
+    )
+    teacher_weight: float = Field(
+        0.5, gt=0, le=1, description="fraction of the loss that fits the --teacher's outputs; the rest fits the targets"
+    )
+    teacher_temperature: float = Field(
+        2.0,
+        gt=0,
+        description="temperature that softens the class probabilities of the --teacher and of the ticket it teaches",
+    )
     keep: NoEffect[Literal["none", "super", "dense", "all"]] = Field(
         "super",
         description="trained weights to keep on disk: those of the super ticket (super), of the dense models (dense), "
@@ -133,7 +146,7 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         if not any(target.quantity == "latency" for target in self.targets):
             idle["latency_of"] = "there is no --target latency"
         if not self.kinds:
-            drawn = ("levels", "control", "selection", "learning_rates", *Drawing.model_fields)
+            drawn = ("levels", "control", "selection", "learning_rates", "teacher", *Drawing.model_fields)
             drawn += (*ScoringSettings.model_fields,)
             idle |= dict.fromkeys(drawn, "no tickets are drawn (--kinds none)")
         else:
@@ -142,7 +155,15 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
                 idle["selection"] = "there are fewer than two levels of winning tickets to choose among"
         if "selection" in idle or self.selection == "whole":
             idle["selection_share"] = idle.get("selection", "levels are chosen on the whole dev set (--selection)")
+        if not self.teaches:
+            why = idle.get("teacher", "it is used with --teacher dense only")
+            idle |= dict.fromkeys(("teacher_weight", "teacher_temperature"), why)
         return idle
+
+    @property
+    def teaches(self) -> bool:
+        """Whether tickets are taught by the dense runs."""
+        return self.teacher == "dense" and bool(self.kinds)
 
     @property
     def chooses(self) -> bool:

@@ -103,7 +103,7 @@ def example_losses(outputs: Tensor, targets: Tensor, regression: bool) -> Tensor
     return nn.functional.cross_entropy(outputs, targets, reduction="none")
 
 
-TAUGHT: tuple[Form, ...] = ("sequence", "spans")
+TEACHABLE: tuple[Form, ...] = ("sequence", "spans")
 """The forms that a teacher can teach: of the others, outputs of the whole training set would be too large a file."""
 
 
