@@ -21,7 +21,7 @@ from supertickets.errors import TicketError
 from supertickets.evidence.runs import TaskInfo
 from supertickets.lab import Outcome, Trial
 from supertickets.lab.machine import Machine
-from supertickets.lab.outcome import MASK, WEIGHTS
+from supertickets.lab.outcome import LOGITS, MASK, WEIGHTS
 from supertickets.lab.partial import part_of
 from supertickets.lab.steps import Execution
 from supertickets.studies import STUDIES
@@ -186,6 +186,7 @@ def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     found["neuron_block"] = {"structures": ("heads", "neurons")}
     found["positive"] = {"metrics": ("f1",)}
     found["label_separator"] = {"multi_label": True, "label": "tags"}
+    found |= {key: {"teacher": "dense"} for key in ("teacher_weight", "teacher_temperature")}
     found["rate_seeds"] = {"learning_rates": (1e-3, 1e-2)}
     found["data"] = {**glue, "data": places["glue2"]}
     found |= {
@@ -216,7 +217,7 @@ class _Done(Outcome):
         score = int(digest[:4], 16) / 1000
         return cls(
             trial.key, trial, folder / trial.key, "finished", None, [{"epoch": 1, "score": score}], 1,
-            {"parameters": 1.0}, {}, {MASK: digest, WEIGHTS: digest},
+            {"parameters": 1.0}, {}, {MASK: digest, WEIGHTS: digest, LOGITS: digest},
         )  # fmt: skip
 
     def scores(self) -> Scores:
@@ -325,6 +326,9 @@ IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"kinds": "winning", "random": "with-replacement"}, "--random: .* no random tickets are drawn"),
         ({"levels": 0.5, "schedule": "iterative"}, "--schedule: .* fewer than two levels"),
         ({"kinds": "random", "schedule": "iterative"}, "--schedule"),
+        ({"teacher_weight": 0.3}, "--teacher-weight: it would change nothing, since it is used with --teacher"),
+        ({"teacher_temperature": 4}, "--teacher-temperature: .* with --teacher dense only"),
+        ({"teacher": "dense", "kinds": "none"}, "--teacher: .* no tickets are drawn .--kinds none."),
         ({"neuron_block": 4}, "--neuron-block: it would change nothing, since no neurons are pruned"),
         ({"task": "mlm", "train_file": None, "dev_file": None, "dropout": 0.2}, "--dropout"),
         ({"task": "mlm", "train_file": None, "dev_file": None, "fraction": 0.5, "fraction_seed": 1}, "first lines"),
