@@ -328,7 +328,7 @@ IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"kinds": "random", "schedule": "iterative"}, "--schedule"),
         ({"teacher_weight": 0.3}, "--teacher-weight: it would change nothing, since it is used with --teacher"),
         ({"teacher_temperature": 4}, "--teacher-temperature: .* with --teacher dense only"),
-        ({"teacher": "dense", "kinds": "none"}, "--teacher: .* no tickets are drawn .--kinds none."),
+        ({"teacher": "dense", "kinds": "none", "levels": None}, "--teacher: .* no tickets are drawn .--kinds none."),
         ({"neuron_block": 4}, "--neuron-block: it would change nothing, since no neurons are pruned"),
         ({"task": "mlm", "train_file": None, "dev_file": None, "dropout": 0.2}, "--dropout"),
         ({"task": "mlm", "train_file": None, "dev_file": None, "fraction": 0.5, "fraction_seed": 1}, "first lines"),

@@ -112,6 +112,16 @@ def test_other_learning_rates_have_teachers_of_their_own() -> None:
     assert own <= dense.keys()  # the study's own rate: trained once
 
 
+def test_an_equally_tuned_dense_model_has_no_teacher() -> None:
+    runs = taught_study(control="equal-budget", kinds=("winning",))
+    tuned = [run.result.trial for run in runs.where(kind="tuned")]
+    assert len(tuned) >= 3
+    assert not any(trial.teacher or trial.logits for trial in tuned)
+    findings = analyse_find(runs)
+    assert findings.tuned.cross_fitted is not None
+    assert findings.taught.over_taught is not None
+
+
 def test_a_diverged_dense_run_teaches_nobody() -> None:
     def outcome(trial: Trial) -> Made:
         lost = trial.seed == 1 and trial.ticket.is_full

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,23 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
+from helpers.models import make_loud
 from helpers.trials import make_trial
 from supertickets.errors import TicketError
-from supertickets.lab import Trial
+from supertickets.lab import Trial, on_ray
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import LOGITS, Outcome, load_outcome
 from supertickets.lab.workbench import Workbench
+from supertickets.models import ModelSource, find_model
 from supertickets.storage import file_digest
-from supertickets.tasks import Task, load_task
+from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.objectives import distances, objective_of
+from supertickets.training.learner import Learner
+from supertickets.training.loop import Plan, Trainer
+from supertickets.training.objectives import distances, encode, objective_of
+from supertickets.training.recipe import Recipe
+from supertickets.training.teacher import Lesson, as_stored
 
 
 def task_of(**more: Any) -> Task:
@@ -126,7 +133,7 @@ def dense(
     bench: Workbench, tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Outcome:
     """A dense run that has stored its outputs."""
-    trial = make_trial(tiny_model, words, epochs=2, learning_rate=1e-2)
+    trial = make_trial(tiny_model, words, epochs=2, batch_size=16, learning_rate=1e-2)
     trial = changed(trial, logits=True, scoring=ScoringSettings())
     return run(bench, trial, tmp_path_factory.mktemp("dense"), keep=True)
 
@@ -200,30 +207,62 @@ def load_file_torch(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-@pytest.mark.parametrize("fraction", [1.0, 0.5])
-def test_rows_are_matched_with_examples_in_shuffled_batches(
-    bench: Workbench, tiny_model: Path, words: dict[str, Path], tmp_path: Path, fraction: float
-) -> None:
+def task_in(folder: Path, kind: str) -> Task:
+    """A task of 40 examples; of the form `spans` their contexts are of different lengths, some in two windows."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{word}" for word in rng.integers(0, 24, rng.integers(3, 9))) for _ in range(40)]
+    if kind == "spans":
+        longer = [" ".join(texts[row : row + 1 + row % 4]) for row in range(40)]
+        asked = [
+            {"context": text, "qas": [{"id": "q", "question": "w1 ?", "answers": [{"answer_start": 0, "text": "w"}]}]}
+            for text in longer
+        ]
+        for name in ("train-v1.1.json", "dev-v1.1.json"):
+            (folder / name).write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": asked}]}))
+        return load_task(TaskSource(task="squad", data=folder))
+    labels = {"classes": lambda row: "abc"[row % 3], "labels": lambda row: ["a", "b", "c"][: row % 4], "numbers": float}
+    rows = [{"text": text, "label": labels[kind](row)} for row, text in enumerate(texts)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {"train_file": folder / "train.jsonl", "dev_file": folder / "train.jsonl"}
+    return load_task(TaskSource(task="mine", multi_label=kind == "labels", regression=kind == "numbers", **files))
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "numbers", "spans"])
+def test_rows_are_matched_with_examples_in_shuffled_batches(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     """A student that equals its teacher has no distance from it in any batch; with other rows it has."""
-    trial = make_trial(tiny_model, words)
-    source = trial.tasks[0].source.model_copy(update={"fraction": fraction})
-    part = trial.tasks[0].model_copy(update={"source": source, "data_hash": load_task(source).fingerprint()})
-    trial = changed(trial, tasks=(part,))
-    before = bench.trainer(Job(trial, tmp_path, False, "x"))
+    task, source = task_in(tmp_path, kind), ModelSource(find_model(str(tiny_model)))
+    data = encode(task, source.tokenizer, 24)
+    recipe, full = Recipe(epochs=1, batch_size=8, max_length=24), Ticket.full(3, 4)
+
+    def trainer(lesson: Lesson | None) -> Trainer:
+        model = make_loud(source.build(task.outputs, 0.1, 0, task.form)).eval()
+        return Trainer([Learner(data, model, full, lesson)], Plan(recipe), torch.device("cpu"))
+
+    before = trainer(None)
     outputs = before.taught(before.learners[0])
-    made = Outcome(trial.key, trial, tmp_path, "finished", files={LOGITS: ""})
+    assert len(outputs) == len(data.train.ids) >= 40
     found = {}
     for name, stored in (("own", outputs), ("permuted", outputs[np.random.default_rng(0).permutation(len(outputs))])):
-        teacher = with_outputs(made, stored, tmp_path / name).teacher(1.0, 2.0)
-        trainer = bench.trainer(Job(changed(trial, teacher=teacher), tmp_path, False, "x"))
-        (learner,) = trainer.learners
-        learner.model.eval()
-        orders = [rows for _, rows in trainer._orders[0]]
+        student = trainer(Lesson(stored, 1.0, 2.0))
+        orders = [rows for _, rows in student._orders[0]]
         assert sorted(np.concatenate(orders)) == list(range(len(outputs))) != list(np.concatenate(orders))
         with torch.no_grad():
-            found[name] = max(float(trainer.passes.losses(learner, rows, 1).max()) for rows in orders)
-    assert len(outputs) == 64 * fraction
-    assert found["own"] < 1e-6 < 1e-4 < found["permuted"]
+            found[name] = max(float(student.passes.losses(student.learners[0], rows, 1).max()) for rows in orders)
+    assert found["own"] < 1e-4 < 1e-1 < found["permuted"]
+
+
+def test_a_part_of_the_training_set_has_its_own_rows(
+    bench: Workbench, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    trial = make_trial(tiny_model, words)
+    source = trial.tasks[0].source.model_copy(update={"fraction": 0.5})
+    part = trial.tasks[0].model_copy(update={"source": source, "data_hash": load_task(source).fingerprint()})
+    half, whole = (bench.trainer(Job(changed(trial, tasks=(of,)), tmp_path, False, "x")) for of in (part, *trial.tasks))
+    taught = [one.taught(one.learners[0]) for one in (half, whole)]
+    places = [load_task(trial.tasks[0].source).train.text.index(text) for text in load_task(source).train.text]
+    assert len(places) == 32
+    assert places != list(range(32))
+    np.testing.assert_allclose(taught[0], taught[1][places], atol=1e-5)
 
 
 def test_the_loss_is_mixed_by_the_weight(bench: Workbench, dense: Outcome, tmp_path: Path) -> None:
@@ -304,6 +343,31 @@ def test_outputs_may_come_as_bytes_and_others_are_refused(bench: Workbench, dens
         run(bench, taught_by(short), tmp_path)
 
 
+def test_a_machine_of_a_cluster_is_sent_the_outputs(
+    bench: Workbench, dense: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = taught_by(dense)
+    assert on_ray._files_of(trial) == [None, None, (dense.folder / LOGITS, dense.files[LOGITS])]
+    assert on_ray._files_of(dense.trial) == [None, None, None]
+    ray = SimpleNamespace(get=lambda value: value)
+    monkeypatch.setattr(on_ray, "require_ray", lambda: ray)
+    monkeypatch.setattr(on_ray, "_FOLDER", tmp_path / f"{on_ray._PREFIX}x")
+    mailbox = SimpleNamespace(put=SimpleNamespace(remote=lambda message: None))
+    away = Job(taught_by(replace(dense, folder=tmp_path / "no such folder")), tmp_path, False, "x")
+    sent = (dense.folder / LOGITS).read_bytes()
+
+    def there(logits: bytes | None) -> tuple[Any, Any]:
+        options = {"device": "cpu"}
+        return on_ray._run_remotely(away, None, None, logits, None, frozenset(), [{}], [{}], options, mailbox)
+
+    message, files = there(sent)
+    assert message == ("done", trial.key, None)
+    here = run(bench, trial, tmp_path)
+    name = "predictions.safetensors"
+    assert files[f"trials/{trial.key}/{name}"] == (here.folder / name).read_bytes()
+    assert there(None)[0][0] == "refused"  # control: it cannot be read there
+
+
 def test_a_trial_says_what_a_teacher_may_be(dense: Outcome) -> None:
     for wrong in ({"weight": 0.0}, {"weight": 1.5}, {"temperature": 0.0}):
         with pytest.raises(ValidationError):
@@ -321,8 +385,6 @@ def test_a_trial_says_what_a_teacher_may_be(dense: Outcome) -> None:
 
 
 def test_outputs_too_large_for_half_precision_are_stored_whole(dense: Outcome) -> None:
-    from supertickets.training.teacher import as_stored
-
     large = np.array([[1e5, -2.0]], np.float32)
     assert np.array_equal(as_stored(large), large)
     assert as_stored(large / 10).dtype == np.float16
