@@ -157,7 +157,7 @@ def test_weights_stay_until_the_last_child_has_ended(
         return 1.0
 
     parent = _step(trial_of(0), keep=keep)
-    children = [_step(trial_of(seed), starts_from=parent) for seed in (1, 2, 3)]
+    children = [_step(trial_of(seed), starts_from=(parent,)) for seed in (1, 2, 3)]
     with Lab(tmp_path, FakeMachine(score)) as lab:
         lab.run([parent, *children])
     assert there == [False, True, True, True]
@@ -190,7 +190,7 @@ def test_another_studys_outcome_is_taken_and_left_alone(tmp_path: Path, trial_of
         lab.run([_step(trial_of(0), keep="yes")])
     parent = _step(trial_of(0), elsewhere=theirs / "trials" / trial_of(0).key)
     with Lab(tmp_path / "ours", machine := FakeMachine(lambda trial: 2.0)) as lab:
-        execution = lab.run([parent, _step(trial_of(1), starts_from=parent)])
+        execution = lab.run([parent, _step(trial_of(1), starts_from=(parent,))])
     assert machine.ran == [1]  # type: ignore[attr-defined]
     assert execution.runs[0].outcome is not None
     assert execution.runs[0].outcome.score == 1.0

@@ -238,8 +238,8 @@ def test_files_stay_in_ray_no_longer_than_trials_need_them(
     runner = Machine(backend="ray", address=cluster.address, cpus=0).runner()
     assert isinstance(runner, RayRunner)
 
-    def answer(job: Job, start: bytes, *rest: Any) -> tuple[Message, dict[str, bytes]]:
-        return ("done", start.decode(), None), {}
+    def answer(job: Job, sent: dict[str, Any], *rest: Any) -> tuple[Message, dict[str, bytes]]:
+        return ("done", ray.get(*sent.values()).decode(), None), {}
 
     runner._submit = ray.remote(num_cpus=0)(answer)
     put: dict[str, list[str]] = {"A": [], "B": []}
@@ -336,7 +336,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         hashes, mailbox = frozenset(packed), FakeMailbox()
         elsewhere = Job(trial.model_copy(update={"model": "not to be found here"}), Path(), False, "x")
         message, files = on_ray._run_remotely(
-            elsewhere, None, None, None, hashes, [packed], [{}], {"device": "cpu", **options}, mailbox
+            elsewhere, {}, None, hashes, [packed], [{}], {"device": "cpu", **options}, mailbox
         )
         assert message[0] == "done", message
         assert sorted(Path(name).name for name in files) == ["outcome.json", "predictions.safetensors"]

@@ -4,8 +4,8 @@ All runners (in this process, in worker processes, on Ray) share this, so that l
 interface.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,18 +17,16 @@ class Job:
     """A trial, its folder, whether its trained weights are kept, and its name for people.
 
     With `until` the trial is trained to that share of its steps only, and leaves a `Partial` unless that ends it.
-    `start` and `mask` have the weights and the ticket of weights that it starts from, `logits` its teacher's outputs,
-    where the places that the trial names cannot be reached.
+    `sent` has files of other trials that it needs (trained weights, tickets of weights, a teacher's outputs), by their
+    SHA-256, where the places that the trial names cannot be reached.
     """
 
     trial: Trial
     folder: Path
     keep_weights: bool
     label: str
-    start: bytes | None = None
-    mask: bytes | None = None
-    logits: bytes | None = None
     until: float | None = None
+    sent: Mapping[str, bytes] = field(default_factory=dict)
 
 
 Message = tuple[str, str, Any]

@@ -195,9 +195,10 @@ class _Queue:
             if known is not None:
                 ahead.extend(self._end(order.id, **known))
                 continue
-            if order.trial.start is not None:
-                self._lab.restore(order.trial.start)
-            self.waiting.append(order)
+            for start in order.trial.starts:
+                self._lab.restore(start)
+            # An evaluation is soon done, and then the weights of several trainings may go.
+            (self.waiting.append if order.trial.mean is None else self.waiting.appendleft)(order)
 
     def _known(self, order: Order) -> dict[str, Any] | None:
         """Return what came of an order, here or, with its weights, in another study.

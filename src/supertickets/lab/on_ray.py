@@ -5,7 +5,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -45,9 +45,7 @@ def require_ray() -> Any:
 
 def _run_remotely(
     job: Job,
-    start: bytes | None,
-    mask: bytes | None,
-    logits: bytes | None,
+    sent: Mapping[str, Any],
     checkpoint: bytes | None,
     hashes: frozenset[str],
     models: list[Any],
@@ -57,8 +55,8 @@ def _run_remotely(
 ) -> tuple[Message, Files]:
     """Run one trial on whatever machine Ray chose; return the last message and the files it left.
 
-    `start`, `mask` and `logits` are what the job needs of other trials, `checkpoint` is where it stands if it has begun
-    before.
+    `sent` are files of other trials that the job needs, by SHA-256, as they were put into Ray; `checkpoint` is where it
+    stands if it has begun before.
     """
     global _bench, _bench_for
     keep_freed_memory()
@@ -80,7 +78,8 @@ def _run_remotely(
             _bench = Workbench(models=unpacked, tasks=ray.get(tasks[0]), **options)
             _bench_for = (hashes, options)
         study = here / "study"
-        job = replace(job, folder=study / "trials" / job.trial.key, start=start, mask=mask, logits=logits)
+        files_sent = dict(zip(sent, ray.get([*sent.values()]), strict=True))
+        job = replace(job, folder=study / "trials" / job.trial.key, sent=files_sent)
         if checkpoint is not None:
             write_atomically(job.folder / CHECKPOINT, checkpoint)
         run_job(_bench, job, send)
@@ -145,17 +144,12 @@ def join(address: str | None) -> None:
         raise TicketError(f"--address {address}: no Ray cluster answers at this address ({first}).") from error
 
 
-def _files_of(trial: Trial) -> list[tuple[Path, str] | None]:
-    """Return where the weights that a trial starts from, its ticket of weights and its teacher's outputs are.
-
-    Each is a file and its hash.
-    """
-    start, mask, teacher = trial.start, trial.mask, trial.teacher
-    return [
-        (start.folder / WEIGHTS, start.weights) if start is not None else None,
-        (mask.path, mask.digest) if mask is not None and mask.path and mask.digest else None,
-        (teacher.folder / LOGITS, teacher.logits) if teacher is not None else None,
-    ]
+def _files_of(trial: Trial) -> dict[str, Path]:
+    """Return where what a trial needs of others is, by hash: weights, a ticket of weights, a teacher's outputs."""
+    files = {start.weights: start.folder / WEIGHTS for start in trial.starts}
+    mask, teacher = trial.mask, trial.teacher
+    files |= {teacher.logits: teacher.folder / LOGITS} if teacher is not None else {}
+    return files | ({mask.digest: mask.path} if mask is not None and mask.path and mask.digest else {})
 
 
 def _read(path: Path) -> bytes | None:
@@ -214,8 +208,8 @@ class RayRunner:
         """Run jobs until there is none left; Ray decides how many at a time, by the resources of the cluster."""
         while True:
             while (job := next_job()) is not None:
-                files = (*map(self._sent, _files_of(job.trial)), _read(job.folder / CHECKPOINT))
-                self._running[self._submit.remote(job, *files, *self._bench, self._mailbox)] = job
+                sent, checkpoint = self._sent(_files_of(job.trial)), _read(job.folder / CHECKPOINT)
+                self._running[self._submit.remote(job, sent, checkpoint, *self._bench, self._mailbox)] = job
             self._release()
             if not self._running:
                 return
@@ -225,21 +219,18 @@ class RayRunner:
             for reference in ready:
                 self._collect(reference, send)
 
-    def _sent(self, file: tuple[Path, str] | None) -> Any:
-        """Return a file put into Ray, once; None if it is gone or another than it should be: the trial will say so."""
-        if file is None:
-            return None
-        path, digest = file
-        if digest not in self._files:
+    def _sent(self, files: Mapping[str, Path]) -> dict[str, Any]:
+        """Return files put into Ray, each once, without those that are gone or others: the trial will say so."""
+        for digest in files.keys() - self._files.keys():
             with suppress(OSError):
-                content = path.read_bytes()
+                content = files[digest].read_bytes()
                 if hashlib.sha256(content).hexdigest() == digest:
                     self._files[digest] = self._ray.put(content)
-        return self._files.get(digest)
+        return {digest: self._files[digest] for digest in files if digest in self._files}
 
     def _release(self) -> None:
         """Let go of files that no trial needs, when all that wait are with Ray; later ones are put there again."""
-        needed = {file[1] for job in self._running.values() for file in _files_of(job.trial) if file is not None}
+        needed = {digest for job in self._running.values() for digest in _files_of(job.trial)}
         self._files = {digest: reference for digest, reference in self._files.items() if digest in needed}
 
     def _collect(self, reference: Any, send: Send) -> None:

@@ -53,7 +53,7 @@ class Board:
     def asked(self, trial: Trial, remembered: bool) -> None:
         """Note a trial that the study asks for."""
         if remembered:
-            self.done += 1
+            self.done += not self.execution.evaluates(trial.key)
             self._cost_gone += self.execution.cost(trial.key)
 
     def message(self, message: Message) -> None:
@@ -76,7 +76,7 @@ class Board:
             if what in ("failed", "refused"):
                 self.failed += 1
                 return
-            self.done += 1
+            self.done += not self.execution.evaluates(key)
             if ended is not None:
                 self._cost_seen += self.execution.cost(key) * (1 - (ended["share_at_start"] or 0.0))
                 self._seconds_seen += time.monotonic() - ended["since"]

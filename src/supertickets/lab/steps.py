@@ -21,12 +21,13 @@ class Step:
 
     `labels` say what it stands for; they are columns of `results.csv`. `make` is the trial, or a function that returns
     it, or None if it is not wanted after all; it may ask for the outcomes of the steps in `needs`, all of which have
-    ended by then. The trained weights of `starts_from` stay on disk until this step has ended. `keep` says whether its
-    own stay after that: "best" keeps those of the best outcome so far among all steps that say so. With `until` the
-    trial is trained to that share of its steps only; another step may go on with the same trial, which ends as if it
-    had never stopped. `elsewhere` is the folder of the same trial in another study, whose outcome is taken if its
-    weights are there (and is remembered). `cost` is about what it takes, in FLOPs. A `spare` step is probably not
-    wanted: it is counted only once its trial is made.
+    ended by then. The trained weights of the steps that it `starts_from` stay on disk until this step has ended. `keep`
+    says whether its own stay after that: "best" keeps those of the best outcome so far among all steps that say so.
+    With `until` the trial is trained to that share of its steps only; another step may go on with the same trial, which
+    ends as if it had never stopped. `elsewhere` is the folder of the same trial in another study, whose outcome is
+    taken if its weights are there (and is remembered). `cost` is about what it takes, in FLOPs. A `spare` step is
+    probably not wanted: it is counted only once its trial is made. One that `evaluates` trains nothing (its trial has a
+    `mean`), and is no training where these are counted.
 
     >>> dense = Step({"kind": "dense", "seed": 0}, lambda done: None)
     >>> str(Step({"kind": "winning", "level": 0.3, "seed": 0}, lambda done: None, needs=(dense,)))
@@ -36,17 +37,18 @@ class Step:
     labels: Mapping[str, Label]
     make: Trial | Callable[[Done], Trial | None]
     needs: tuple[Step, ...] = ()
-    starts_from: Step | None = None
+    starts_from: tuple[Step, ...] = ()
     keep: Literal["no", "best", "yes"] = "no"
     until: float | None = None
     elsewhere: Path | None = None
     cost: float = 0.0
     spare: bool = False
+    evaluates: bool = False
 
     @property
     def parents(self) -> tuple[Step, ...]:
         """All steps that must have ended before this one is made."""
-        return self.needs if self.starts_from is None else (*self.needs, self.starts_from)
+        return (*self.needs, *self.starts_from)
 
     def __str__(self) -> str:
         """Its name for people."""
@@ -246,12 +248,14 @@ class Execution:
     def _starting(self, run: Run) -> bool:
         """Whether a run that has yet to end starts from this one's weights."""
         children = self._children.get(run.step, [])
-        return any(child.step.starts_from is run.step and not child.ended for child in children)
+        return any(run.step in child.step.starts_from and not child.ended for child in children)
 
     def to_drop(self, id: str) -> list[Outcome]:
         """Return the outcomes whose trained weights are no longer needed, now that a trial has ended."""
         runs, contest = self._by_id[id], self._contest()
-        others = [self._run[run.step.starts_from] for run in runs if run.step.starts_from is not None]
+        # What waited for it may have turned out not to be wanted, with others that it would have started from.
+        ended = [*runs, *(child for run in runs for child in self._children.get(run.step, []))]
+        others = [self._run[parent] for run in ended for parent in run.step.starts_from]
         if any(run.step.keep == "best" for run in runs):
             others += contest
         best = max((run.outcome for run in contest if run.outcome is not None), key=lambda one: one.rank, default=None)
@@ -296,12 +300,26 @@ class Execution:
     @property
     def total(self) -> int:
         """How many trainings there are, as far as is known: equal ones are one."""
-        return len(self._by_id) + len(self._unmade)
+        return sum(not run.step.evaluates for run in self._orders)
+
+    @property
+    def evaluations(self) -> int:
+        """How many evaluations there are of weights that others trained."""
+        return sum(run.step.evaluates for run in self._orders)
+
+    def evaluates(self, key: str) -> bool:
+        """Whether a trial is such an evaluation."""
+        return self._of(key)[0].step.evaluates
 
     @property
     def total_cost(self) -> float:
         """What all of them cost."""
-        return sum(run.step.cost for run in [*self._unmade, *(runs[0] for runs in self._by_id.values())])
+        return sum(run.step.cost for run in self._orders)
+
+    @property
+    def _orders(self) -> list[Run]:
+        """A run for each order, and those that are still to be made."""
+        return [*self._unmade, *(runs[0] for runs in self._by_id.values())]
 
     @property
     def _unmade(self) -> list[Run]:

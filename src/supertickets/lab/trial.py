@@ -1,8 +1,10 @@
 from functools import cached_property, reduce
+from math import isclose
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from supertickets.storage import digest
@@ -72,6 +74,27 @@ class Teacher(_Value):
     temperature: float = Field(gt=0)
 
 
+class Mean(_Value):
+    """A mean of several trainings' weights, to evaluate in place of a training (Wortsman et al., 2022, "Model soups").
+
+    `starts` are the trainings, cut to the ticket of the trial; `shares` what each one's weights count, 1 in all.
+    """
+
+    starts: tuple[Start, ...] = Field(min_length=2)
+    shares: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _shares_of_all(self) -> Self:
+        if len(self.shares) != len(self.starts) or not isclose(sum(self.shares), 1.0):
+            raise ValueError(f"expected a share for each of {len(self.starts)} trainings, 1 in all: {self.shares}")
+        return self
+
+    @classmethod
+    def of(cls, starts: tuple[Start, ...]) -> Self:
+        """Return the mean in which all trainings count the same."""
+        return cls(starts=starts, shares=(1 / len(starts),) * len(starts))
+
+
 class WeightMask(_Value):
     """Which single weights a trial keeps: a ticket in a file, or one that a rule draws.
 
@@ -107,7 +130,9 @@ class Trial(_Value):
     that another trial ended with; `initial` says which are taken in place of the pre-trained ones otherwise. Of the
     weights `mask` names a ticket; `prune` draws the next one from the trained weights. Both are for one task, not cut.
     `span` says which part of the recipe's training it is. With `logits` it stores its outputs on its training set when
-    it has ended; a `teacher` is another trial that did so, with the same examples.
+    it has ended; a `teacher` is another trial that did so, with the same examples. Trials that differ in `member` alone
+    have the same initial weights, and other orders of batches and dropout. With a `mean` nothing is trained: that is
+    evaluated, by the recipe.
     """
 
     model: str
@@ -126,6 +151,8 @@ class Trial(_Value):
     span: Span = Span.model_validate({})
     logits: bool = False
     teacher: Teacher | None = None
+    member: int = Field(0, ge=0)
+    mean: Mean | None = None
 
     @model_validator(mode="after")
     def _weights_of_one_dense_model(self) -> Self:
@@ -138,6 +165,39 @@ class Trial(_Value):
         if self.teacher is not None and len(self.tasks) > 1:
             raise ValueError("a teacher's outputs are those on one task's training set")
         return self
+
+    @model_validator(mode="after")
+    def _a_mean_is_of_trainings(self) -> Self:
+        if self.mean is None:
+            return self
+        apart = (self.scoring, self.start, self.mask, self.prune, self.teacher)
+        trains = (
+            len(self.tasks) > 1 or self.member or self.initial != "pretrained" or self.span != Span.model_validate({})
+        )
+        if trains or self.logits or any(part is not None for part in apart):
+            raise ValueError("a mean of weights is evaluated on one task, and nothing else is done with it")
+        if any(start.ticket != self.ticket for start in self.mean.starts):
+            raise ValueError("a mean of weights is one of trainings of the trial's own ticket")
+        return self
+
+    @property
+    def starts(self) -> tuple[Start, ...]:
+        """The trained weights of other trials that it starts from, or evaluates the mean of."""
+        return (*(() if self.start is None else (self.start,)), *(() if self.mean is None else self.mean.starts))
+
+    @property
+    def course_seed(self) -> int:
+        """The seed of all that is random while it trains (batches, dropout, masked tokens): each member has its own.
+
+        `seed` alone decides the initial weights, and is both for the first member.
+        """
+        if not self.member:
+            return self.seed
+        return int(np.random.SeedSequence((self.seed, self.member)).generate_state(1)[0])
+
+    def but(self, **changes: Any) -> Self:
+        """Return this trial with other values of some fields, and its own key (which `model_copy` would keep)."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
 
     @property
     def ticket(self) -> Ticket:
@@ -186,6 +246,10 @@ class Trial(_Value):
             content["logits"] = True
         if self.teacher is not None:
             content["teacher"] = self.teacher.model_dump(include={"logits", "weight", "temperature"})
+        if self.member:
+            content["member"] = self.member
+        if self.mean is not None:
+            content["mean"] = {"weights": [start.weights for start in self.mean.starts], "shares": self.mean.shares}
         return content
 
 

@@ -34,9 +34,10 @@ from supertickets.lab.outcome import (
 )
 from supertickets.lab.partial import Partial, save_partial
 from supertickets.lab.tracking import Tracking
-from supertickets.lab.trial import Prune, TaskTicket, Trial
+from supertickets.lab.trial import Prune, Start, TaskTicket, Trial
 from supertickets.models import BaseModel, ModelSource, find_model
 from supertickets.storage import write_atomically
+from supertickets.surgery.averaging import mean_weights
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
 from supertickets.surgery.initial import start_otherwise
@@ -78,17 +79,19 @@ class _Begun:
         """Return the models that a trial's training starts from, one a task on one encoder, cut to its ticket.
 
         The encoder is the pre-trained one, or as another trial left it; output layers are new unless that is to go on.
-        Weights that a ticket of weights lacks are zero. Raises TicketError if the other trial's are gone or others.
+        Of a mean of weights, it is that. Weights that a ticket of weights lacks are zero. Raises TicketError if the
+        other trials' are gone or others.
         """
         trial, source, ticket = self.job.trial, self.source, self.ticket
         first = source.build(self.data[0].task.outputs, trial.dropout(0), trial.seed, self.data[0].task.form)
         if (start := trial.start) is not None:
-            what = "weights that this training starts from"
-            weights = bytes_to_tensors(_named_file(start.folder / WEIGHTS, start.weights, self.job.start, what))
-            chosen = task_weights(weights, start.output_layer, first.base_model_prefix)
+            chosen = self._trained(start, first.base_model_prefix)
             if start.rewound != "nothing":
                 chosen = _rewound(chosen, first, ticket.masks if start.rewound == "prunable" and ticket else None)
             expand(first, start.ticket, chosen)
+        if (mean := trial.mean) is not None:
+            every = (self._trained(start, first.base_model_prefix) for start in mean.starts)
+            expand(first, trial.ticket, mean_weights(every, mean.shares))
         if trial.initial != "pretrained":
             names = ticket.masks if ticket is not None else source.encoder_weights(Pruning.model_validate({}))
             start_otherwise(first, trial.initial, names, trial.seed)
@@ -100,6 +103,12 @@ class _Begun:
             models.append(source.build(task.outputs, trial.dropout(place), trial.seed, task.form))
             setattr(models[-1], first.base_model_prefix, first.base_model)
         return models
+
+    def _trained(self, start: Start, encoder: str) -> dict[str, torch.Tensor]:
+        """Return another trial's weights, those of the encoder and of the output layer that goes on."""
+        what = "weights that this training starts from"
+        weights = bytes_to_tensors(_named_file(start.folder / WEIGHTS, start.weights, self.job.sent, what))
+        return task_weights(weights, start.output_layer, encoder)
 
 
 class Workbench:
@@ -137,10 +146,13 @@ class Workbench:
 
     def _run(self, job: Job, report: Report) -> Outcome | Partial:
         begun = self._begin(job)
-        with Tracking(self._trackers, job, report) as follow:
+        trains = job.trial.mean is None
+        with Tracking(self._trackers if trains else (), job, report) as follow:
             trainer = self._trainer(begun)
             try:
-                if not trainer.run_to(1.0 if job.until is None else job.until, follow):
+                if not trains:
+                    trainer.evaluate()
+                elif not trainer.run_to(1.0 if job.until is None else job.until, follow):
                     return self._pause(begun, trainer)
                 arrays, reason = self._arrays(begun, trainer), None
             except DivergedError as error:
@@ -166,7 +178,7 @@ class Workbench:
         ]
         plan = Plan(
             trial.recipe,
-            trial.seed,
+            trial.course_seed,
             trial.sharing or Sharing.model_validate({}),
             begun.ticket,
             trial.span,
@@ -270,7 +282,7 @@ def _weight_ticket(job: Job, source: ModelSource) -> WeightTicket | None:
     if mask is None:
         return None
     if mask.path is not None and mask.digest is not None:
-        content = _named_file(mask.path, mask.digest, job.mask, "masks that this training keeps")
+        content = _named_file(mask.path, mask.digest, job.sent, "masks that this training keeps")
         found = WeightTicket.from_bytes(content, str(mask.path))
         every = {name: values.shape for name, values in source.encoder_weights(_EVERYTHING).items()}
         check_tensors(found, every, source.base.name)
@@ -291,7 +303,7 @@ def _lesson(job: Job, data: EncodedTask) -> Lesson | None:
     if teacher is None:
         return None
     what = "outputs that this training learns from"
-    outputs = bytes_to_arrays(_named_file(teacher.folder / LOGITS, teacher.logits, job.logits, what))["logits"]
+    outputs = bytes_to_arrays(_named_file(teacher.folder / LOGITS, teacher.logits, job.sent, what))["logits"]
     if len(outputs) != len(data.train.ids):
         raise TicketError(
             f"{teacher.folder}: the {what} are those on {len(outputs)} examples; expected {len(data.train.ids)}, as in "
@@ -300,10 +312,10 @@ def _lesson(job: Job, data: EncodedTask) -> Lesson | None:
     return Lesson(outputs, teacher.weight, teacher.temperature)
 
 
-def _named_file(path: Path, digest: str, sent: bytes | None, what: str) -> bytes:
+def _named_file(path: Path, digest: str, sent: Mapping[str, bytes], what: str) -> bytes:
     """Return the content of a file that a trial names by hash; raises TicketError if it is gone or another."""
     try:
-        content = sent if sent is not None else path.read_bytes()
+        content = sent[digest] if digest in sent else path.read_bytes()
     except OSError:
         content = b""
     if hashlib.sha256(content).hexdigest() != digest:

@@ -140,7 +140,7 @@ class Adapt(Study[AdaptSettings]):
                     yield Step(
                         {"kind": origin.name, "examples": task.train, "task": task.task, "seed": seed},
                         partial(_adapted, settings, task, origin, parents[origin.name], seed, recipe),
-                        starts_from=parents[origin.name],
+                        starts_from=(parents[origin.name],),
                         keep="yes" if settings.keep == "all" else "no",
                         cost=training_flops(task, origin.ticket, recipe.epochs),
                     )

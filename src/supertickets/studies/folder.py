@@ -17,14 +17,15 @@ from supertickets.studies.run import RESULTS
 def status(folder: Path) -> dict[str, Any]:
     """Return how far a study is; raises TicketError if the folder holds none.
 
-    `state` is running, finished or stopped; `total`, `done` and `failed` count trials (names and reasons under
-    `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `bytes` is what the folder takes up.
+    `state` is running, finished or stopped; `total` and `done` count trainings, `failed` counts trials (names and
+    reasons are under `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `bytes` is what the
+    folder takes up.
     """
     study = open_study(folder)
     folder, who = study.folder, holder(study.folder)
     steps = study.study.steps(study.settings, study.tasks) if study.begun else []
     execution = replay(steps, folder)
-    outcomes = {run.outcome.key for run in execution.runs if run.outcome is not None}
+    outcomes = {run.outcome.key for run in execution.runs if run.outcome is not None and not run.step.evaluates}
     failures = {str(run.step): run.failure for run in execution.runs if run.failure is not None}
     failed = len({run.trial.key for run in execution.runs if run.failure is not None and run.trial is not None})
     ended = study.begun and execution.complete and (folder / RESULTS).is_file()

@@ -136,7 +136,7 @@ class Rounds:
             {"kind": kind, "sparsity": sparsity, "rewind": point.label if point is not None else "", "seed": self.seed},
             make,
             needs=(mask,) if isinstance(mask, Step) else (),
-            starts_from=start,
+            starts_from=() if start is None else (start,),
             keep="yes" if self.settings.keep == "all" else "no",
             cost=self.cost * (span.stop - span.skip),
         )

@@ -127,7 +127,7 @@ class Share(Study[ShareSettings]):
                 yield Step(
                     {"stage": stage, "kind": shared.labels["kind"], "task": task.task, "seed": own, **rate},
                     partial(_fine_tuned, settings, task, place, shared, own, recipe),
-                    starts_from=shared,
+                    starts_from=(shared,),
                     keep="yes" if settings.keep == "all" else "no",
                     cost=training_flops(task, full_ticket(task), recipe.epochs),
                 )

@@ -174,6 +174,14 @@ class Trainer:
         if self._checkpoints is not None and time.monotonic() - self._saved >= self._checkpoints.every:
             self.save()
 
+    def evaluate(self) -> None:
+        """Evaluate the models as they are, in place of a training: the one entry is that of epoch 0, without a loss.
+
+        Raises DivergedError if some outputs are NaN or infinite.
+        """
+        with self.at_work():
+            self._judge(0, None)
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Within the context random numbers and threads are the training's; its time is counted."""
@@ -262,15 +270,12 @@ class Trainer:
         """Evaluate, keep what is to be kept, and return what there is to report."""
         state, result = self.state, self.result
         with self.at_work():
-            metrics = self.passes.evaluate(self.learners, state.epoch + 1)
-            event = {**self._where(), "metrics": metrics}
-            score = float(np.mean([of_task["dev"]["score"] for of_task in metrics.values()]))
+            where = self._where()
             best = max((entry["score"] for entry in result.epochs), default=-np.inf)
+            entry = self._judge(state.epoch + 1, float(np.mean(state.losses)))
             state.epoch += 1
-            entry = {"epoch": state.epoch, "loss": float(np.mean(state.losses)), "score": score, "metrics": metrics}
-            result.epochs.append(entry)
             state.losses = []
-            if score > best or self.plan.recipe.keep_epoch == "last":
+            if entry["score"] > best or self.plan.recipe.keep_epoch == "last":
                 state.best = [p.detach().clone() for p in self._parameters]
                 state.best_decay, result.best_epoch = state.decay, state.epoch
             if state.epoch == self.plan.score_epoch:
@@ -278,7 +283,15 @@ class Trainer:
         if self.finished:
             self._put(state.best)
             state.decay, state.ended = state.best_decay, True
-        return event
+        return {**where, "metrics": entry["metrics"]}
+
+    def _judge(self, epoch: int, loss: float | None) -> dict[str, Any]:
+        """Evaluate, and return the entry of an epoch, which is among the results then."""
+        metrics = self.passes.evaluate(self.learners, epoch)
+        score = float(np.mean([of_task["dev"]["score"] for of_task in metrics.values()]))
+        entry = {"epoch": epoch, "loss": loss, "score": score, "metrics": metrics}
+        self.result.epochs.append(entry)
+        return entry
 
     def _where(self) -> Event:
         return {
