@@ -93,6 +93,23 @@ class Averaged:
         return joined([part.values for part in self.parts])
 
 
+@dataclass(frozen=True)
+class MeanOf:
+    """Contributions to a mean of several runs' scores on the same examples."""
+
+    parts: tuple[ByExample | MeanOf, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many examples there are, as of each of them."""
+        return self.parts[0].sizes
+
+    @cached_property
+    def values(self) -> Floats:
+        """The contributions of each example, the mean of the runs'."""
+        return np.mean([part.values for part in self.parts], axis=0)
+
+
 def plain(runs: pd.DataFrame) -> pd.DataFrame:
     """Return a table of runs without their contributions."""
     return runs.drop(columns=BY_EXAMPLE, errors="ignore")

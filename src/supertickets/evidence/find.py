@@ -29,6 +29,7 @@ from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.evidence.sampling import Selection, seen_by_choice, selection_of
 from supertickets.evidence.selection import candidates, epochs_chosen, select_super
+from supertickets.evidence.soup import Soups, soups
 from supertickets.evidence.statistics import Paired, bootstrap_interval
 from supertickets.evidence.taught import Taught, taught_gains
 from supertickets.lab.steps import Label, Run
@@ -52,7 +53,8 @@ class FindFindings(Findings):
     `measure` is what scores are of. `tuned` compares with a dense model that was tuned with the same compute (None: not
     asked for). Of one level that was fixed beforehand, `narrow` has the gains of that. `learned` compares the dense
     model with always giving the same answer (None: not known). `target` says how a target was reached (None: tickets
-    were drawn at levels). `taught` is about a teacher (None: there is none).
+    were drawn at levels), `taught` what a teacher gives, `soups` are means of several trainings' weights (None: not
+    asked for).
     """
 
     means: pd.DataFrame
@@ -73,6 +75,7 @@ class FindFindings(Findings):
     learned: Learned | None = None
     target: Reached | None = None
     taught: Taught | None = None
+    soups: Soups | None = None
 
     text = "find.txt.jinja"
     shown = SPREAD_SAID
@@ -143,11 +146,13 @@ class FindFindings(Findings):
         return own[of & (own["status"] == "finished")]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the means, the paper's tables, the spreads, an equal-budget control's budgets, gains by a teacher."""
-        budgets = {} if self.tuned is None else {"equal budget": self.tuned.budgets}
-        taught = {} if self.taught is None else {"taught": self.taught.gains}
-        targets = {} if self.target is None else {"target": self.target.costs}
-        return {"means": self.means, **self.paper_tables, **self.spread, **budgets, **taught, **targets}
+        """Return the means, the paper's tables, and those of what else was asked for."""
+        more: dict[str, pd.DataFrame] = {}
+        more |= {} if self.tuned is None else {"equal budget": self.tuned.budgets}
+        more |= {} if self.taught is None else {"taught": self.taught.gains}
+        more |= {} if self.target is None else {"target": self.target.costs}
+        more |= {} if self.soups is None else {"soups": self.soups.gains, "barriers": self.soups.barriers}
+        return {"means": self.means, **self.paper_tables, **self.spread, **more}
 
 
 def analyse_find(runs: Runs) -> FindFindings:
@@ -171,6 +176,7 @@ def analyse_find(runs: Runs) -> FindFindings:
         paper = Gain.of([*best], of_super, [own.selected.paper for own in own_dense.values()])
         cross_fitted = chosen_gain(best_tickets, own_dense)
         choice = _choice(runs, selection, len(best), halves[DENSE] | halves[CONTROL])
+    phases = find_phases(table)
     return FindFindings(
         runs=everything,
         means=_means(table, resampled),
@@ -179,13 +185,14 @@ def analyse_find(runs: Runs) -> FindFindings:
         supers=pd.DataFrame([*best.values()]),
         selection=selection,
         choice=choice,
-        phases=find_phases(table),
+        phases=phases,
         agreement=agreement(runs),
         chosen=select_super(table),
         spread=_spread(everything),
         tuned=tuned_dense(all_runs, best_tickets, own_dense),
         learned=learned(runs.task, [*own_dense.values()]),
         taught=taught_gains(runs, best_tickets, {seed: Choice.among(of, runs.task) for seed, of in dense.items()}),
+        soups=soups(all_runs, phases.light),
     )
 
 

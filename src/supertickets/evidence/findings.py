@@ -85,6 +85,7 @@ def _environment() -> Environment:
         "level": level,
         "counted": counted,
         "p": "{:.2g}".format,
+        "barrier": lambda value: f"{value:.2g}" if known(value) else "not known",
         "interval": interval,
         "g": "{:g}".format,
         "amount": "{:,.6g}".format,

@@ -89,11 +89,6 @@ class Mean(_Value):
             raise ValueError(f"expected a share for each of {len(self.starts)} trainings, 1 in all: {self.shares}")
         return self
 
-    @classmethod
-    def of(cls, starts: tuple[Start, ...]) -> Self:
-        """Return the mean in which all trainings count the same."""
-        return cls(starts=starts, shares=(1 / len(starts),) * len(starts))
-
 
 class WeightMask(_Value):
     """Which single weights a trial keeps: a ticket in a file, or one that a rule draws.

@@ -20,6 +20,7 @@ from supertickets.reports.page import anchor
 from supertickets.reports.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
 from supertickets.reports.plots import DENSE as DENSE_STYLE
 from supertickets.reports.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
+from supertickets.reports.soup import soup_section
 from supertickets.reports.target import target_section
 from supertickets.reports.taught import taught_section
 from supertickets.tickets.folder import SUPER_TICKET, TICKET_JSON
@@ -50,6 +51,7 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
         *([] if findings.taught is None else [taught_section(findings.taught, findings.cross_fitted)]),
         *([] if findings.tuned is None else [equal_budget_section(findings.tuned)]),
         *([] if findings.target is None else [target_section(findings.target)]),
+        *([] if findings.soups is None else [soup_section(findings.soups)]),
         Section("Phases", [Figure(phase_curves(means, measure), *_SAID["phases"]), Table(table, "mean scores")]),
         *(Section(title, [figure]) for title, figure in figures.items()),
         Section("Heads and FFNs kept by winning tickets", _maps(findings, own)),

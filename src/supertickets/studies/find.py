@@ -18,6 +18,7 @@ from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, o
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.selection import settle_selection
 from supertickets.studies.settings import part
+from supertickets.studies.soup import soup_steps
 from supertickets.studies.study import Request, Study, full_ticket, study, training_flops, trial_of
 from supertickets.studies.targets import TargetInputs, caps_of, with_targets
 from supertickets.studies.teaching import settle_teacher, taught, taught_steps
@@ -70,11 +71,13 @@ class Find(Study[FindSettings]):
         return ForTarget(settings, task.shape, caps_of(settings, task.shape, self.inputs))
 
     def steps(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
-        """Yield dense runs, tickets of every kind and level, the controls' dense runs, other learning rates."""
+        """Yield dense runs, tickets of every kind and level, soups, controls' dense runs, other learning rates."""
         (task,) = tasks
         draws = self.draws(settings, task)
         steps = list(grid(settings, task, draws=draws))
-        yield from steps
+        for step in steps:
+            yield step
+            yield from soup_steps(settings, task, step)
         dense = [step for step in steps if step.labels["kind"] == "dense"]
         if isinstance(draws, ForTarget) and "winning" in settings.kinds:
             yield from (_of_same_share(settings, task, draws, step) for step in dense)

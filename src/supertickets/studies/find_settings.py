@@ -59,6 +59,12 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         gt=0,
         description="temperature that softens the class probabilities of the --teacher and of the ticket it teaches",
     )
+    soup: NoEffect[int] = Field(
+        0,
+        ge=0,
+        description="train the dense model and each winning ticket this many times from the same initial weights, with "
+        "other orders of batches and dropout, and evaluate the mean of the weights (a soup); 0: none",
+    )
     keep: NoEffect[Literal["none", "super", "dense", "all"]] = Field(
         "super",
         description="trained weights to keep on disk: those of the super ticket (super), of the dense models (dense), "
@@ -69,6 +75,13 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
     @classmethod
     def _kinds_once(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
         return tuple(kind for kind in KINDS if kind in kinds)
+
+    @field_validator("soup")
+    @classmethod
+    def _a_soup_is_of_several(cls, soup: int) -> int:
+        if soup == 1:
+            raise ValueError("expected 0 (no soup) or at least 2 trainings, got 1")
+        return soup
 
     @model_validator(mode="after")
     def _a_target_is_one_level(self) -> Self:
@@ -146,11 +159,13 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         if not any(target.quantity == "latency" for target in self.targets):
             idle["latency_of"] = "there is no --target latency"
         if not self.kinds:
-            drawn = ("levels", "control", "selection", "learning_rates", "teacher", *Drawing.model_fields)
+            drawn = ("levels", "control", "selection", "learning_rates", "teacher", "soup", *Drawing.model_fields)
             drawn += (*ScoringSettings.model_fields,)
             idle |= dict.fromkeys(drawn, "no tickets are drawn (--kinds none)")
         else:
             idle |= self.unread([self.importance], "random" in self.kinds, self.kinds != ("random",))
+            if "winning" not in self.kinds or not any(self.levels):
+                idle["soup"] = "there are no winning tickets above level 0 (--kinds, --levels)"
             if not self.chooses:
                 idle["selection"] = "there are fewer than two levels of winning tickets to choose among"
         if "selection" in idle or self.selection == "whole":

@@ -17,9 +17,9 @@ from supertickets.studies.run import RESULTS
 def status(folder: Path) -> dict[str, Any]:
     """Return how far a study is; raises TicketError if the folder holds none.
 
-    `state` is running, finished or stopped; `total` and `done` count trainings, `failed` counts trials (names and
-    reasons are under `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `bytes` is what the
-    folder takes up.
+    `state` is running, finished or stopped; `total` and `done` count trainings, and `failed` those that failed (names
+    and reasons are under `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `bytes` is what
+    the folder takes up.
     """
     study = open_study(folder)
     folder, who = study.folder, holder(study.folder)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from supertickets.evidence.labels import OF_SEED
+from supertickets.evidence.labels import LINE, MEMBER, OF_SEED
 from supertickets.evidence.runs import TaskInfo
 from supertickets.lab.lab import replay
 from supertickets.lab.progress import duration, size
@@ -35,7 +35,9 @@ class Plan:
 
     `flops` and `seconds` are of what is not done, on this machine with `side_by_side` trainings at a time; `disk` is
     about how many bytes the folder takes up in the end. Of the trainings, `unmade` depend on others that are not
-    done; equal ones among them will be one. `note` says what else has to be trained, `outlook` what the study can see.
+    done; equal ones among them will be one. `evaluations` counts means of trained weights, which are not trained
+    themselves, and `held` is about how many bytes more the weights take up until these have been evaluated. `note` says
+    what else has to be trained, `outlook` what the study can see.
     """
 
     steps: pd.DataFrame
@@ -46,6 +48,8 @@ class Plan:
     side_by_side: int
     disk: int
     unmade: int
+    evaluations: int = 0
+    held: int = 0
     note: str = ""
     outlook: str = ""
 
@@ -68,7 +72,12 @@ class Plan:
             done = f"{count} {takes} {cost}."
         equal = " Of those that depend on others, equal ones are run once." if self.unmade else ""
         more = "".join(f" {said}" for said in (self.note, self.outlook) if said)
-        return f"{done} The folder will take about {size(self.disk)}.{equal}{more} Nothing was run or written."
+        held = ""
+        if self.evaluations:
+            means = counted(self.evaluations, "mean")
+            done += f" {means} of their weights {'is' if self.evaluations == 1 else 'are'} evaluated, without training."
+            held = f", and up to {size(self.held)} more while it runs"
+        return f"{done} The folder will take about {size(self.disk)}{held}.{equal}{more} Nothing was run or written."
 
 
 def plan_study(
@@ -96,12 +105,14 @@ def plan_study(
     return Plan(
         steps=_table(execution, distinct),
         trainings=execution.total,
-        done=sum(run.outcome is not None for run in distinct),
+        done=sum(run.outcome is not None and not run.step.evaluates for run in distinct),
         flops=flops,
         seconds=seconds / min(side_by_side, max(1, len(distinct))),
         side_by_side=side_by_side,
         disk=_disk(execution, request.base, infos),
-        unmade=sum(run.trial is None for run in ahead),
+        unmade=sum(run.trial is None and not run.step.evaluates for run in ahead),
+        evaluations=execution.evaluations,
+        held=_held(execution, request.base, side_by_side),
         note=request.note,
         outlook=study.outlook(settled, infos),
     )
@@ -129,7 +140,9 @@ def _measure(ahead: Mapping[Run, float], machine: Machine) -> tuple[float, float
     """Return how many seconds and FLOPs runs take in all, by their costs and a few steps of one that can begin now."""
     from supertickets.lab.timing import time_training
 
-    known = [(run.trial, cost) for run, cost in ahead.items() if run.trial is not None]
+    known = [(run.trial, cost) for run, cost in ahead.items() if run.trial is not None and not run.step.evaluates]
+    if not known:  # a few evaluations
+        return 0.0, 0.0
     trial, cost = min(known, key=lambda one: one[0].start is not None)  # from pre-trained weights, if there is one
     seconds, flops = time_training(trial, machine)
     units = sum(ahead.values()) / (cost or 1.0)
@@ -140,14 +153,22 @@ def _table(execution: Execution, distinct: Sequence[Run]) -> pd.DataFrame:
     """Return how many trainings there are by labels."""
     first = set(map(id, distinct))
     rows: list[dict[str, Any]] = [
-        {name: value for name, value in run.step.labels.items() if name not in ("seed", OF_SEED)}
-        | {"trainings": int(id(run) in first), "done": int(id(run) in first and run.outcome is not None)}
+        {name: value for name, value in run.step.labels.items() if name not in ("seed", OF_SEED, MEMBER, LINE)}
+        | _counted(run, id(run) in first)
         for run in execution.runs
         if run.counts
     ]
     frame = pd.DataFrame(rows)
-    labels = [name for name in frame.columns if name not in ("trainings", "done")]
-    return frame.groupby(labels, sort=False, dropna=False)[["trainings", "done"]].sum().reset_index()
+    numbers = ["trainings", "done", *(["evaluations"] if execution.evaluations else [])]
+    labels = [name for name in frame.columns if name not in (*numbers, "evaluations")]
+    return frame.groupby(labels, sort=False, dropna=False)[numbers].sum().reset_index()
+
+
+def _counted(run: Run, first: bool) -> dict[str, int]:
+    """Return what a run counts as; one whose trial is another's too is counted there."""
+    trains = first and not run.step.evaluates
+    done = trains and run.outcome is not None
+    return {"trainings": int(trains), "done": int(done), "evaluations": int(first and run.step.evaluates)}
 
 
 def _disk(execution: Execution, base: BaseModel, infos: Sequence[TaskInfo]) -> int:
@@ -155,9 +176,23 @@ def _disk(execution: Execution, base: BaseModel, infos: Sequence[TaskInfo]) -> i
 
     Of the weights that a study keeps, one model is there twice: as trained and as shipped.
     """
-    weights = sum((base.folder / name).stat().st_size for name in base.weights)
+    weights = _weights(base)
     kept = [run.step.keep for run in execution.runs]
     epochs = max((run.trial.recipe.epochs for run in execution.runs if run.trial is not None), default=1)
     outputs = max(len(info.targets) * max(1, len(info.labels)) for info in infos) * 4 * epochs
     copies = kept.count("yes") + ("best" in kept) + any(keep != "no" for keep in kept)
-    return int(copies * weights + execution.total * outputs + _PAGE)
+    trials = execution.total + execution.evaluations
+    return int(copies * weights + trials * outputs + _PAGE)
+
+
+def _held(execution: Execution, base: BaseModel, side_by_side: int) -> int:
+    """Return about how many bytes of weights wait at the same time for the means that they are part of.
+
+    A ticket's trainings follow each other: until the last of them has ended, others run beside it.
+    """
+    most = max((len(run.step.starts_from) for run in execution.runs if run.step.evaluates), default=0)
+    return (most + side_by_side) * _weights(base) if most else 0
+
+
+def _weights(base: BaseModel) -> int:
+    return sum((base.folder / name).stat().st_size for name in base.weights)
