@@ -170,6 +170,7 @@ def otherwise(study: str, name: str, places: Mapping[str, Any]) -> Any:
     value |= {"track": ("tensorboard",), "dev_share": 0.25, "ticket_of": "words", "control_sparsities": (0.3,)}
     value |= {"target": ("encoder-parameters=0.6",)}
     value |= dict.fromkeys(("optimizer", "lr_schedule", "order"), "released") | {"dropout_masks": "sequential"}
+    value |= {"soup": 2}
     value |= {"keep_epoch": "best"} if study == "imp" else {}
     return value[name] if name in value else other(KINDS[study], name)
 

@@ -1,5 +1,6 @@
 """Steps run in their order, equal trials once, and weights stay as long as somebody starts from them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import PREDICTIONS, WEIGHTS, Outcome, save_outcome
 from supertickets.lab.partial import Partial, save_partial
 from supertickets.lab.steps import Done, Execution, Order, Step
-from supertickets.lab.trial import Trial
+from supertickets.lab.trial import Mean, Trial
 from supertickets.storage import write_atomically
 
 Score = Callable[[Trial], float | str | None]
@@ -163,6 +164,49 @@ def test_weights_stay_until_the_last_child_has_ended(
     assert there == [False, True, True, True]
     assert _has_weights(tmp_path, trial_of(0)) == (keep == "yes")
     assert not _has_weights(tmp_path, trial_of(1))
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_weights_of_several_parents_stay_until_their_child_has_ended(
+    tmp_path: Path, trial_of: Callable[[int], Trial], diverges: bool
+) -> None:
+    """Also if the child turns out not to be wanted, since the last parent diverged."""
+    there: dict[int, list[bool]] = {}
+
+    def score(trial: Trial) -> float | None:
+        there[trial.seed] = [_has_weights(tmp_path, trial_of(seed)) for seed in range(3)]
+        return None if diverges and trial.seed == 2 else 1.0
+
+    parents = tuple(_step(trial_of(seed)) for seed in range(3))
+
+    def make(done: Done) -> Trial | None:
+        return trial_of(9) if all(done.get(parent) is not None for parent in parents) else None
+
+    child = Step({"kind": "mean"}, make, starts_from=parents, evaluates=True)
+    with Lab(tmp_path, FakeMachine(score)) as lab:
+        execution = lab.run([*parents, child])
+    assert there[2] == [True, True, False]
+    assert there.get(9) == (None if diverges else [True, True, True])
+    assert not any(_has_weights(tmp_path, trial_of(seed)) for seed in (0, 1, 2, 9))
+    assert execution.runs[3].status == ("not wanted" if diverges else "finished")
+    assert (execution.total, execution.evaluations) == (3, 0 if diverges else 1)
+    assert replay([*parents, child], tmp_path).complete
+
+
+def test_evaluations_are_run_first(tmp_path: Path, trial_of: Callable[[int], Trial]) -> None:
+    parents = tuple(_step(trial_of(seed), keep="yes") for seed in (0, 1))
+    with Lab(tmp_path, FakeMachine(lambda trial: 1.0)) as lab:
+        starts = tuple(run.result.start(0) for run in lab.run(parents).runs)
+
+    def steps(mean: Mean | None) -> list[Step]:
+        late = Step({"kind": "late"}, lambda done: trial_of(7).but(mean=mean), starts_from=parents, evaluates=True)
+        return [*parents, *(_step(trial_of(seed)) for seed in (3, 4)), late]
+
+    for mean, expected in ((Mean(starts=starts, shares=(0.5, 0.5)), [7, 3, 4]), (None, [3, 4, 7])):
+        folder = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-{expected[0]}"))
+        with Lab(folder, machine := FakeMachine(lambda trial: 1.0)) as lab:
+            lab.run(steps(mean))
+        assert machine.ran == expected  # type: ignore[attr-defined]
 
 
 def test_the_best_keeps_its_weights(tmp_path: Path, trial_of: Callable[[int], Trial]) -> None:

@@ -61,7 +61,8 @@ def soups(runs: Runs, light: Sequence[float]) -> Soups | None:
     members = int(runs.settings.get("soup") or 0)
     if not members or not runs.settings.get("kinds"):
         return None
-    table = runs.table
+    # Where nothing of a kind was wanted there is no such label.
+    table = runs.table.reindex(columns=[*dict.fromkeys([*runs.table.columns, "stage", MEMBER, LINE])])
     scored, asked = _scored(table, members), runs.every(stage=SOUP, member=None, line=None)
     pooled, seeds = _pooled(scored, light)
     lines = _lines(table, runs.task)

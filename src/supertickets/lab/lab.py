@@ -65,21 +65,25 @@ def replay(steps: Iterable[Step], folder: Path) -> Execution:
     while waiting:
         order = waiting.popleft()
         rooms = [folder / TRIALS, *(path.parent for path in execution.elsewhere(order.id))]
-        if (known := _remembered(order, rooms, execution)) is not None:
+        if (known := _remembered(order, rooms, execution, weights=False)) is not None:
             waiting.extend(execution.end(order.id, **known))
         elif (failure := read_json(folder / TRIALS / order.trial.key / FAILURE).get("traceback")) is not None:
             waiting.extend(execution.end(order.id, failure=failure))
     return execution
 
 
-def _remembered(order: Order, rooms: Iterable[Path], execution: Execution) -> dict[str, Any] | None:
+def _remembered(
+    order: Order, rooms: Iterable[Path], execution: Execution, weights: bool = True
+) -> dict[str, Any] | None:
     """Return what came of an order, as `Execution.end` takes it, from the first folder of trials that knows.
 
-    A study may have grown by steps that start from weights that a training did not keep then: it is not done for them.
+    A study may have grown by steps that start from weights that a training did not keep then: it is not done for them,
+    where `weights` matter.
     """
     for room in rooms:
         outcome = outcome_of(order.trial, room) if order.until is None else None
-        if outcome and (WEIGHTS in outcome.files or not outcome.finished or not execution.is_start(order.id)):
+        starts = weights and execution.is_start(order.id)
+        if outcome and (WEIGHTS in outcome.files or not outcome.finished or not starts):
             return {"outcome": outcome}
         if order.until is not None and (partial := partial_of(order.trial, room, order.until)) is not None:
             return {"partial": partial}

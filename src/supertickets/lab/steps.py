@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from supertickets.lab.outcome import Outcome
+from supertickets.lab.outcome import WEIGHTS, Outcome
 from supertickets.lab.partial import Partial
 from supertickets.lab.trial import Trial
 
@@ -220,6 +220,8 @@ class Execution:
         new, waiting = [], deque(ready)
         while waiting:
             run = waiting.popleft()
+            if any(self._never_kept(self._run[parent]) for parent in run.step.starts_from):
+                continue  # in a replay; they are trained again when the study is run
             try:
                 make = run.step.make
                 run.trial = make if isinstance(make, Trial) else make(Done(self._run.__getitem__))
@@ -249,6 +251,14 @@ class Execution:
         """Whether a run that has yet to end starts from this one's weights."""
         children = self._children.get(run.step, [])
         return any(run.step in child.step.starts_from and not child.ended for child in children)
+
+    def repeats(self, run: Run) -> bool:
+        """Whether a finished run's weights are gone, and a run that has yet to end starts from them."""
+        return run.outcome is not None and run.finished and not run.outcome.has_weights and self._starting(run)
+
+    @staticmethod
+    def _never_kept(run: Run) -> bool:
+        return run.outcome is not None and run.finished and WEIGHTS not in run.outcome.files
 
     def to_drop(self, id: str) -> list[Outcome]:
         """Return the outcomes whose trained weights are no longer needed, now that a trial has ended."""

@@ -35,8 +35,9 @@ class Plan:
 
     `flops` and `seconds` are of what is not done, on this machine with `side_by_side` trainings at a time; `disk` is
     about how many bytes the folder takes up in the end. Of the trainings, `unmade` depend on others that are not
-    done; equal ones among them will be one. `evaluations` counts means of trained weights, which are not trained
-    themselves, and `held` is about how many bytes more the weights take up until these have been evaluated. `note` says
+    done; equal ones among them will be one. `repeated` counts those that are done and trained again all the same, since
+    their weights are gone and others start from them. `evaluations` counts means of trained weights, which are no
+    trainings, and `held` is about how many bytes more the weights take up until these have been evaluated. `note` says
     what else has to be trained, `outlook` what the study can see.
     """
 
@@ -48,6 +49,7 @@ class Plan:
     side_by_side: int
     disk: int
     unmade: int
+    repeated: int = 0
     evaluations: int = 0
     held: int = 0
     note: str = ""
@@ -72,6 +74,10 @@ class Plan:
             done = f"{count} {takes} {cost}."
         equal = " Of those that depend on others, equal ones are run once." if self.unmade else ""
         more = "".join(f" {said}" for said in (self.note, self.outlook) if said)
+        if self.repeated:
+            done += (
+                f" This counts {counted(self.repeated, 'finished training')} to repeat, whose weights were not kept."
+            )
         held = ""
         if self.evaluations:
             means = counted(self.evaluations, "mean")
@@ -99,7 +105,9 @@ def plan_study(
     execution = replay(study.steps(settled, infos), settled.folder)
     distinct = _distinct(execution)
     more = [TaskInfo.of(request.base, source, task) for source, task in request.more_tasks.items()]
-    ahead = {run: _cost(run, [*infos, *more], settled.epochs) for run in distinct if not run.ended}
+    again = [run for run in distinct if execution.repeats(run)]
+    left = [run for run in distinct if not run.ended]
+    ahead = {run: _cost(run, [*infos, *more], settled.epochs) for run in (*left, *again)}
     seconds, flops = _measure(ahead, machine) if ahead else (0.0, 0.0)
     side_by_side = len(machine.devices())
     return Plan(
@@ -111,6 +119,7 @@ def plan_study(
         side_by_side=side_by_side,
         disk=_disk(execution, request.base, infos),
         unmade=sum(run.trial is None and not run.step.evaluates for run in ahead),
+        repeated=len(again),
         evaluations=execution.evaluations,
         held=_held(execution, request.base, side_by_side),
         note=request.note,

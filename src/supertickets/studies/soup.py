@@ -52,7 +52,7 @@ def _kept(settings: FindSettings) -> Literal["no", "yes"]:
 def _trained_again(first: Step, number: int, done: Done) -> Trial | None:
     """Return the trial of a run's ticket with another order of batches and dropout; importance is measured once."""
     trial = first.make if isinstance(first.make, Trial) else first.make(done)
-    return None if trial is None else trial.but(member=number, scoring=None)
+    return None if trial is None else trial.but(member=number, scoring=None, logits=False)
 
 
 def _mean(members: Sequence[Step], shares: tuple[float, ...], done: Done) -> Trial | None:
@@ -61,4 +61,4 @@ def _mean(members: Sequence[Step], shares: tuple[float, ...], done: Done) -> Tri
     if len(outcomes) < len(members):
         return None
     mean = Mean(starts=tuple(outcome.start(0) for outcome in outcomes), shares=shares)
-    return outcomes[0].trial.but(scoring=None, mean=mean)
+    return outcomes[0].trial.but(scoring=None, logits=False, teacher=None, mean=mean)
