@@ -444,6 +444,21 @@ def test_a_study_that_was_stopped_ends_with_the_same_bytes(
     assert contents(tmp_path / "stopped") == contents(done.folder)
 
 
+def test_on_a_built_in_task(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (
+        "--task entailment --fraction 0.02 --levels 0.5 --kinds winning --seeds 1 --epochs 1 --max-length 16 --soup 2"
+    )
+    command = ["find", *flags.split(), "--model", str(tiny_model), "--workers", "1", "--precision", "float32"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "At level 50%, the soup of a winning ticket (the mean of the weights of 2 trainings of it)" in said.out
+    assert "4 trainings in float32" in said.err
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert len(table) == 2 * (2 + 1 + 3)
+    same = table[(table["line"] == 0.5) | (table["stage"].eq("soup") & table["member"].isna() & table["line"].isna())]
+    assert (same.groupby("level")["trial"].nunique() == 1).all()  # the soup of two is the middle of the line
+
+
 @pytest.mark.slow
 def test_with_workers_the_same_bytes(done: Result, asked: dict[str, Any], tmp_path: Path) -> None:
     side_by_side = supertickets.find({**asked, "workers": 2}, soup=3, out=tmp_path / "two")
