@@ -196,6 +196,15 @@ def test_a_trial_in_parts_travels_with_its_checkpoint(
 
 
 @pytest.mark.slow
+def test_weights_of_several_trainings_come_through_ray(cluster: Any, study: dict[str, Any], tmp_path: Path) -> None:
+    small = {**study, "epochs": 1, "kinds": ("winning",), "patience": 0, "soup": 2}
+    local = supertickets.find(small, out=tmp_path / "local", workers=1)
+    spread = supertickets.find(small, out=tmp_path / "ray", backend="ray", address=cluster.address)
+    assert (spread.table["stage"] == "soup").sum() == 2 * 5
+    assert contents(spread.folder) == contents(local.folder)
+
+
+@pytest.mark.slow
 def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
     cluster: Any, at_work: Callable[[], list[Path]], tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
