@@ -180,7 +180,7 @@ def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     glue = {"task": "rte", "train_file": None, "dev_file": None}
     ray = {key: {"backend": "ray"} for key in ("address", "cpus", "gpus")}
     search = ("levels", "importance", "absolute", "accumulation", "counts", "schedule", "score_epoch", "find_epochs")
-    search += ("structures",)
+    search += ("structures", "score_examples")
     searched = {key: {"tickets": (), "tasks": None} for key in search}
     found: dict[str, dict[str, Any]] = {**ray, "fraction_seed": {"fraction": 0.5}, "dev_share": {"dev_file": None}}
     found["design"] = found["target"] = {"levels": None}  # narrow has one level, a target none
@@ -324,6 +324,7 @@ IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"dev_share": 0.2}, "--dev-share: it would change nothing, since only a --train-file without --dev-file"),
         ({"importance": "magnitude", "absolute": "token"}, "--absolute: .* importance .magnitude. does not use it"),
         ({"importance": "fisher", "accumulation": "decaying"}, "--accumulation"),
+        ({"importance": "taylor", "score_examples": "settled"}, "--score-examples: .* importance .taylor. does not"),
         ({"kinds": "winning", "random": "with-replacement"}, "--random: .* no random tickets are drawn"),
         ({"levels": 0.5, "schedule": "iterative"}, "--schedule: .* fewer than two levels"),
         ({"kinds": "random", "schedule": "iterative"}, "--schedule"),

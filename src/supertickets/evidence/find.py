@@ -54,7 +54,8 @@ class FindFindings(Findings):
     asked for). Of one level that was fixed beforehand, `narrow` has the gains of that. `learned` compares the dense
     model with always giving the same answer (None: not known). `target` says how a target was reached (None: tickets
     were drawn at levels), `taught` what a teacher gives, `soups` are means of several trainings' weights (None: not
-    asked for).
+    asked for). `scored` is the least and the largest share of the training examples that importance was measured on
+    (None: on all, as no measure could stop early).
     """
 
     means: pd.DataFrame
@@ -76,6 +77,7 @@ class FindFindings(Findings):
     target: Reached | None = None
     taught: Taught | None = None
     soups: Soups | None = None
+    scored: tuple[float, float] | None = None
 
     text = "find.txt.jinja"
     shown = SPREAD_SAID
@@ -193,7 +195,16 @@ def analyse_find(runs: Runs) -> FindFindings:
         learned=learned(runs.task, [*own_dense.values()]),
         taught=taught_gains(runs, best_tickets, {seed: Choice.among(of, runs.task) for seed, of in dense.items()}),
         soups=soups(all_runs, phases.light),
+        scored=_scored_shares(runs),
     )
+
+
+def _scored_shares(runs: Runs) -> tuple[float, float] | None:
+    """Return on which share of the training examples importance was measured, the least and the largest of all runs."""
+    if runs.settings.get("score_examples") != "settled":
+        return None
+    shares = [share for run in runs.where() if (share := run.result.scored_share()) is not None]
+    return (min(shares), max(shares)) if shares else None
 
 
 def _spread(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

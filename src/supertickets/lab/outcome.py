@@ -24,6 +24,8 @@ OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK, LOGITS = (
     "logits.safetensors",
 )
 CHECKPOINT, PARTIAL, FAILURE = "checkpoint.safetensors", "partial.json", "failure.json"
+SCORED_ON = "examples"
+"""In scores.safetensors: how many training examples were scored, and how many there are, if it may have been fewer."""
 SCHEMA = 2
 """Of outcome.json; a trial whose file has another is run again."""
 
@@ -103,6 +105,13 @@ class Outcome:
 
         found = load_file(self.folder / SCORES)
         return {kind: found[kind] for kind in STRUCTURES if kind in found}
+
+    def scored_share(self) -> float | None:
+        """Return the share of the training examples that importance was measured on; None: all, or not measured."""
+        from safetensors.numpy import load_file
+
+        found = load_file(self.folder / SCORES).get(SCORED_ON) if SCORES in self.files else None
+        return None if found is None else float(found[0] / found[1])
 
     def start(self, output_layer: int | None = None, rewound: Rewound = "nothing") -> Start:
         """Return its trained weights as ones to start from, in its model as it was cut (see `lab.trial.Start`)."""

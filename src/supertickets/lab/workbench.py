@@ -24,6 +24,7 @@ from supertickets.lab.outcome import (
     LOGITS,
     MASK,
     PREDICTIONS,
+    SCORED_ON,
     SCORES,
     WEIGHTS,
     Outcome,
@@ -192,6 +193,8 @@ class Workbench:
         found: dict[str, dict[str, np.ndarray]] = {}
         if (scoring := begun.job.trial.scoring) is not None:
             found[SCORES] = dict(score(trainer, scoring, lambda: begun.start()[0]).items())
+            if trainer.result.scored_on is not None:
+                found[SCORES][SCORED_ON] = np.array(trainer.result.scored_on)
         if begun.job.trial.logits:
             kept = ({"logits": as_stored(trainer.taught(learner))} for learner in trainer.learners)
             found[LOGITS] = {name: of for task, one in enumerate(kept) for name, of in named(one, task).items()}

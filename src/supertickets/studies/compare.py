@@ -93,9 +93,12 @@ class CompareSettings(DrawnSettings):
     def _changes_nothing(self, name: str, value: str) -> bool:
         if name == "counts" and self.structures != ("heads", "ffns"):
             return True  # the released table is of heads and FFNs
+        changed = self.model_copy(update={name: value})
+        if changed.never_settles:
+            return True
         if name not in ScoringSettings.model_fields or value == getattr(self, name):
             return value == getattr(self, name)
-        return self.model_copy(update={name: value}).scoring == self.scoring
+        return changed.scoring == self.scoring
 
 
 @study("compare", settings=CompareSettings)

@@ -57,20 +57,48 @@ def normalise(scores: Scores) -> Scores:
     return {kind: values if kind == "ffns" else normalise_by_layer(values) for kind, values in scores.items()}
 
 
-def _drop_lowest(scores: NDArray[np.float64], count: int, one_stays: bool, block: int = 1) -> NDArray[np.bool_]:
-    """Return what stays, `[layers, each]`, without the lowest scores, ranked over all layers.
+def _lowest_first(scores: NDArray[np.float64], one_stays: bool) -> NDArray[np.int64]:
+    """Return the places in scores `[layers, each]` in the order in which they are dropped, ranked over all layers.
 
-    A layer's best is never dropped if `one_stays`. Ties go in layer-major order. `block` neighbours go together.
+    A layer's best is never dropped if `one_stays`. Ties go in layer-major order.
     """
-    scores = scores.reshape(len(scores), -1, block).sum(axis=2)
     order = np.argsort(scores, axis=None, kind="stable")
     if one_stays:
         protected = np.zeros(scores.shape, bool)
         protected[np.arange(len(scores)), scores.argmax(axis=1)] = True
         order = order[~protected.ravel()[order]]
+    return order
+
+
+def _drop_lowest(scores: NDArray[np.float64], count: int, one_stays: bool, block: int = 1) -> NDArray[np.bool_]:
+    """Return what stays, `[layers, each]`, without the lowest scores (see `_lowest_first`).
+
+    `block` neighbours go together.
+    """
+    scores = scores.reshape(len(scores), -1, block).sum(axis=2)
     kept = np.ones(scores.size, bool)
-    kept[order[: count // block]] = False
+    kept[_lowest_first(scores, one_stays)[: count // block]] = False
     return kept.reshape(scores.shape).repeat(block, axis=1)
+
+
+def _signed(scores: NDArray[np.float64], kind: Kind, there: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    """Return scores as rows whose lowest go first: of a losing ticket the highest, and before all what is gone."""
+    signed = scores if kind == "winning" else -scores
+    signed = signed if there is None else np.where(there, signed, -np.inf)
+    return signed.reshape(len(signed), -1)
+
+
+def order_of_pruning(
+    scores: NDArray[np.float64], what: Structure, kind: Kind, there: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Return the places (flat) of one kind's structures in the order in which `draw_ranked` prunes them one by one.
+
+    Those that always stay are not among them; those that are not `there` come first.
+
+    >>> order_of_pruning(np.array([[3.0, 1.0], [2.0, 4.0]]), "heads", "winning").tolist()
+    [1, 2]
+    """
+    return _lowest_first(_signed(scores, kind, there), what != "ffns")
 
 
 def draw_ranked(
@@ -93,11 +121,9 @@ def draw_ranked(
         there |= {"neurons": within.neurons_of(found["neurons"].shape[1])} if "neurons" in found else {}
     kept: dict[Structure, NDArray[np.bool_]] = {}
     for what, count in counts.items():
-        signed = found[what] if kind == "winning" else -found[what]
-        signed = np.where(there[what], signed, -np.inf) if there else signed
-        rows = signed.reshape(len(signed), -1)
+        rows = _signed(found[what], kind, there.get(what))
         stays = _drop_lowest(rows, count, what != "ffns", block if what == "neurons" else 1)
-        kept[what] = stays.reshape(signed.shape)
+        kept[what] = stays.reshape(found[what].shape)
     return Ticket.of_kinds(kept, Ticket.all_of(found["heads"], found["ffns"]).shape)
 
 

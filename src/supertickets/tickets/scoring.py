@@ -6,11 +6,11 @@ depth = "my_package.depth:DEPTH"
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from supertickets.registry import Registry
 from supertickets.tickets.kinds import Structure, Structured
@@ -68,6 +68,27 @@ class ScoringSettings(Structured):
         description="measure importance on the weights after this epoch; default: on the final weights, also if a "
         "training ends earlier",
     )
+
+    score_examples: Literal["all", "settled"] = Field(
+        "all",
+        description="training examples that importance is measured on: all of them, or random ones until more would "
+        "hardly change the tickets (settled)",
+    )
+
+    @model_validator(mode="after")
+    def _only_means_settle(self) -> Self:
+        if self.never_settles:
+            raise ValueError(
+                "--score-examples settled: sums with decay (--accumulation decaying) weight examples by their place in "
+                "the file, so they cannot stop early; use --accumulation mean or --score-examples all"
+            )
+        return self
+
+    @property
+    def never_settles(self) -> bool:
+        """Whether examples may be left out, but importance is no mean over them."""
+        decays = self.accumulation == "decaying" and "accumulation" in MEASURES[self.importance].reads
+        return decays and self.score_examples == "settled"
 
     def read(self) -> "ScoringSettings":
         """Return these settings with what their measure does not read put at its default.

@@ -104,6 +104,16 @@ def in_file_order(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArr
         yield np.arange(start, min(start + batch_size, len(lengths)))
 
 
+def in_random_parts(lengths: NDArray[np.int64], batch_size: int, seed: int) -> list[list[NDArray[np.int64]]]:
+    """Return the batches of a random order of the examples, cut after 1/16, 1/8, 1/4 and 1/2 of them.
+
+    Each part is a random sample; within it, examples of like length are together, the longest first.
+    """
+    order = np.random.default_rng([seed, 13]).permutation(len(lengths))
+    parts = np.split(order, sorted({len(order) // share for share in (16, 8, 4, 2)} - {0}))
+    return [[part[rows] for rows in in_length_order(lengths[part], batch_size)] for part in parts]
+
+
 def bucketed(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """Return an epoch's batches: shuffled each epoch, examples of like length together, batches in random order."""
     rng = np.random.default_rng([seed, epoch])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from itertools import accumulate, chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from supertickets.surgery.structures import sum_by_structure
 from supertickets.tickets.importance import MEASURES, Loss, Measured, Scores
 from supertickets.tickets.kinds import Structure
 from supertickets.tickets.scoring import ScoringSettings
-from supertickets.training.batches import in_file_order, in_length_order
+from supertickets.training.batches import in_file_order, in_length_order, in_random_parts
 from supertickets.training.loop import Trainer
 
 _ORDERS = {"file": in_file_order, "length": in_length_order}
@@ -41,9 +42,16 @@ def score(trainer: Trainer, settings: ScoringSettings, start: Callable[[], PreTr
     def before() -> dict[str, nn.Parameter]:
         return dict(nn.Module.to(start(), trainer.device).named_parameters())
 
+    lengths, batch_size = learner.data.train.lengths, trainer.plan.recipe.batch_size
+    early = settings.score_examples == "settled"
+    parts = in_random_parts(lengths, batch_size, trainer.plan.seed) if early else []
+    used = 0
+
     def losses() -> Iterator[Loss]:
-        order = _ORDERS[measure.order(settings)]
-        for rows in order(learner.data.train.lengths, trainer.plan.recipe.batch_size):
+        nonlocal used
+        order = chain(*parts) if early else _ORDERS[measure.order(settings)](lengths, batch_size)
+        for rows in order:
+            used += len(rows)
             yield partial(trainer.passes.losses, learner, rows, _PASSES[measure.gradients])
 
     cost = trainer.result.cost
@@ -60,7 +68,9 @@ def score(trainer: Trainer, settings: ScoringSettings, start: Callable[[], PreTr
                 start=lambda parameter: before()[names[id(parameter)]].detach(),
                 settings=settings,
                 seed=trainer.plan.seed,
+                parts=tuple(accumulate(sum(map(len, part)) for part in parts)),
             )
         )
+    trainer.result.scored_on = (used, len(lengths)) if early else None
     cost.scoring_flops = cost.flops - before_scoring
     return found

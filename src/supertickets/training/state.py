@@ -33,12 +33,17 @@ class Cost:
 
 @dataclass
 class Training:
-    """What came out. `predictions[task][split]` are outputs `[epochs, examples, outputs]`; epochs count from 1."""
+    """What came out. `predictions[task][split]` are outputs `[epochs, examples, outputs]`; epochs count from 1.
+
+    `scored_on` says of how many training examples importance was measured, and how many there are, where it may have
+    stopped early.
+    """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     predictions: dict[str, dict[str, list[NDArray[np.float32]]]] = field(default_factory=dict)
     best_epoch: int = 0
     cost: Cost = field(default_factory=Cost)
+    scored_on: tuple[int, int] | None = None
 
     def take(self, other: "Training") -> None:
         """Become another one; lists and counts are copied, arrays never change."""

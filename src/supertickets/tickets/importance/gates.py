@@ -7,7 +7,7 @@ gradient. A gate of its own for each example and position makes autograd compute
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def mask_derivatives(measured: Measured) -> Iterator[Scores]:
+def mask_derivatives(measured: Measured) -> Generator[Scores]:
     """Return |dL/dxi| of each example, batch by batch: heads `[batch, layers, heads]`, FFNs `[batch, layers]`, neurons.
 
     With `absolute: token` the absolute value is taken at each position and summed over them. The model is in eval mode

@@ -36,7 +36,8 @@ class Measured:
     `ticket` is what the model was cut to: iterative pruning scores rewound tickets, not the dense model alone; `kept`
     says it by kind, of the kinds that are scored. `losses` gives the training set's batches. `by_structure` takes a
     function of a parameter that returns a tensor of its shape, and sums that over each structure's weights. `start`
-    gives a parameter's value before training.
+    gives a parameter's value before training. Where examples may be left out, `parts` are the numbers of examples at
+    which a measure may stop, all of them last; batches come in a random order then.
     """
 
     model: nn.Module
@@ -48,3 +49,4 @@ class Measured:
     start: Callable[[nn.Parameter], Tensor]
     settings: ScoringSettings
     seed: int
+    parts: tuple[int, ...] = ()

@@ -1,8 +1,11 @@
+from contextlib import closing
+
 import numpy as np
 
 from supertickets.tickets import released
 from supertickets.tickets.importance.gates import mask_derivatives
 from supertickets.tickets.importance.measured import Measure, Measured, Scores
+from supertickets.tickets.importance.settled import SettledCheck
 
 
 def sensitivity(measured: Measured) -> Scores:
@@ -20,17 +23,24 @@ def sensitivity(measured: Measured) -> Scores:
 
 
 def mean_over_examples(measured: Measured, power: int) -> Scores:
-    """Return the mean over examples of |dL(x) / d xi| to a power."""
+    """Return the mean over examples of |dL(x) / d xi| to a power.
+
+    Where the settings say so, it stops at the part of the examples after which the tickets are settled.
+    """
     total: Scores = {kind: np.zeros(kept.shape) for kind, kept in measured.kept.items()}
-    examples = 0
-    for batch in mask_derivatives(measured):
-        total = {kind: total[kind] + (values**power).sum(axis=0) for kind, values in batch.items()}
-        examples += len(batch["ffns"])
+    examples, check = 0, SettledCheck(measured) if measured.parts else None
+    with closing(mask_derivatives(measured)) as batches:
+        for batch in batches:
+            values = {kind: derivatives**power for kind, derivatives in batch.items()}
+            total = {kind: total[kind] + of_kind.sum(axis=0) for kind, of_kind in values.items()}
+            examples += len(batch["ffns"])
+            if check is not None and check.settled(values):
+                break
     return {kind: values / examples for kind, values in total.items()}
 
 
 SENSITIVITY = Measure(
     sensitivity,
-    reads=("absolute", "accumulation", "score_epoch"),
+    reads=("absolute", "accumulation", "score_epoch", "score_examples"),
     order=lambda settings: "file" if settings.accumulation == "decaying" else "length",
 )
