@@ -85,10 +85,19 @@ class ScoringSettings(Structured):
         return self
 
     @property
+    def is_mean(self) -> bool:
+        """Whether importance is a mean over examples."""
+        reads = MEASURES[self.importance].reads
+        return "score_examples" in reads and not ("accumulation" in reads and self.accumulation == "decaying")
+
+    @property
     def never_settles(self) -> bool:
-        """Whether examples may be left out, but importance is no mean over them."""
-        decays = self.accumulation == "decaying" and "accumulation" in MEASURES[self.importance].reads
-        return decays and self.score_examples == "settled"
+        """Whether examples may be left out, but their sum is one with decay."""
+        return (
+            self.score_examples == "settled"
+            and "score_examples" in MEASURES[self.importance].reads
+            and not self.is_mean
+        )
 
     def read(self) -> "ScoringSettings":
         """Return these settings with what their measure does not read put at its default.

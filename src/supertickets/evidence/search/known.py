@@ -1,0 +1,189 @@
+"""What a search knows, what it may ask for, and what a method is. No torch: methods are functions of known outcomes.
+
+A method keeps nothing to itself: what it asks for next, and which level it names, follow from what is known. So a
+search that is stopped goes on where it was, and may be asked for its best level at any time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.evidence.resampling import Floats
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A winning ticket to train to the end of an epoch; `level` and `seed` are places, epochs count from 1."""
+
+    level: int
+    seed: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The place of the best level so far, and of those that are not told apart from it."""
+
+    level: int
+    rivals: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a grid of winning tickets by levels and seeds, each trained to some epoch.
+
+    `dense` has what each dev example contributes to the score of each seed's dense run, `[seeds, epochs, examples]`
+    in percent; `winning` those of tickets, `[levels, seeds, epochs, examples]`, of which the first `done`
+    `[levels, seeds]` epochs are known and the others are NaN. `prices` `[levels]` are what an epoch costs, in any unit.
+    `budget` is the share of the whole grid's cost that may be spent, with the trainings of the level that is named in
+    all seeds to their end. A training is scored at its best epoch, or at its last (`keep_last`).
+    """
+
+    levels: tuple[float, ...]
+    dense: Floats
+    winning: Floats
+    done: NDArray[np.int64]
+    prices: Floats
+    budget: float = 0.25
+    keep_last: bool = False
+
+    @classmethod
+    def nothing(
+        cls, levels: Sequence[float], dense: Floats, prices: Floats, budget: float = 0.25, keep_last: bool = False
+    ) -> Known:
+        """Return what is known once the dense runs have ended."""
+        shape = len(levels), len(dense)
+        winning = np.full((len(levels), *dense.shape), np.nan, np.float32)
+        return cls(tuple(levels), dense, winning, np.zeros(shape, np.int64), prices, budget, keep_last)
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are."""
+        return len(self.dense)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs a whole training has."""
+        return self.dense.shape[1]
+
+    @cached_property
+    def means(self) -> Floats:
+        """The scores of tickets `[levels, seeds, epochs]`; NaN where they are not known."""
+        return np.asarray(self.winning.mean(axis=-1, dtype=np.float64))
+
+    @cached_property
+    def dense_means(self) -> Floats:
+        """The scores of dense runs, `[seeds, epochs]`."""
+        return np.asarray(self.dense.mean(axis=-1, dtype=np.float64))
+
+    def scores(self, seeds: int, epoch: int) -> Floats:
+        """Return each level's mean score over the first `seeds`, each trained to an epoch; NaN where one is not."""
+        found = scored(self.means[:, :seeds, :epoch], self.keep_last)
+        return np.asarray(np.where((self.done[:, :seeds] >= epoch).all(axis=1), found.mean(axis=1), np.nan))
+
+    def with_done(self, outcomes: Mapping[Ask, Floats]) -> Known:
+        """Return what is known with tickets trained to some epoch; their contributions are `[epoch, examples]`."""
+        winning, done = self.winning.copy(), self.done.copy()
+        for ask, contributions in outcomes.items():
+            winning[ask.level, ask.seed, : ask.epoch] = contributions
+            done[ask.level, ask.seed] = max(ask.epoch, done[ask.level, ask.seed])
+        return replace(self, winning=winning, done=done)
+
+    def missing(self, asks: Sequence[Ask]) -> list[Ask]:
+        """Return those of some asks whose outcomes are not known yet."""
+        return [ask for ask in asks if self.done[ask.level, ask.seed] < ask.epoch]
+
+    @property
+    def whole(self) -> float:
+        """What the whole grid costs."""
+        return float(self.prices.sum() * self.seeds * self.epochs)
+
+    @property
+    def spent(self) -> float:
+        """The share of the whole grid's cost that is spent."""
+        return float((self.done * self.prices[:, None]).sum()) / self.whole
+
+    def pays_for(self, asks: Sequence[Ask], candidates: Sequence[int]) -> bool:
+        """Whether the budget pays for some asks, and then for all trainings of whichever candidate is named."""
+        done = self.done.copy()
+        for ask in asks:
+            done[ask.level, ask.seed] = max(ask.epoch, done[ask.level, ask.seed])
+        left = ((self.epochs - done) * self.prices[:, None]).sum(axis=1)
+        total = float((done * self.prices[:, None]).sum()) + float(left[list(candidates)].max())
+        return total <= self.budget * self.whole * (1 + 1e-9)
+
+
+def first_levels(known: Known, epoch: int, step: int = 1) -> list[int]:
+    """Return the levels of a first look: every `step`-th, or fewer where the budget does not pay for one seed of all.
+
+    Nothing if it does not pay for two.
+    """
+    before = replace(known, done=np.zeros_like(known.done))  # later looks begin with the same ones
+    for stride in range(step, len(known.levels)):
+        levels = [*range(0, len(known.levels), stride)]
+        if before.pays_for(of_all(levels, (1, epoch)), levels):
+            return levels
+    return []
+
+
+def scored(means: Floats, keep_last: bool) -> Floats:
+    """Return the score of trainings by their scores at each epoch `[..., epochs]`."""
+    return np.asarray(means[..., -1] if keep_last else means.max(axis=-1))
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to search for the best level; its fields are what it can be tuned by."""
+
+    budgeted: bool = field(default=True, init=False, repr=False)
+    """Whether it keeps to the budget; what a search is compared with may not."""
+
+    @abstractmethod
+    def asks(self, known: Known) -> list[Ask]:
+        """Return what to train next, side by side; nothing if the search has ended, or cannot be paid for."""
+
+    @abstractmethod
+    def answer(self, known: Known) -> Answer:
+        """Return the best level by what is known, at any time."""
+
+
+def smoothed(scores: Floats, weight: float) -> Floats:
+    """Return scores by level, each averaged with its two neighbours, which count `weight` each; NaN stays so.
+
+    >>> smoothed(np.array([1.0, 4.0, np.nan, 2.0]), 0.5).round(2).tolist()
+    [2.0, 3.0, nan, 2.0]
+    """
+    there = np.isfinite(scores)
+    padded, counts = np.pad(np.where(there, scores, 0.0), 1), np.pad(there.astype(float), 1)
+    total = padded[1:-1] + weight * (padded[:-2] + padded[2:])
+    count = counts[1:-1] + weight * (counts[:-2] + counts[2:])
+    return np.where(there, total / np.maximum(count, 1e-12), np.nan)
+
+
+def looks(seeds: int, epochs: int, first: float) -> list[tuple[int, int]]:
+    """Return how far trainings have gone at each look, as (seeds, epoch): epochs double, then seeds do.
+
+    >>> looks(seeds=3, epochs=4, first=0.25)
+    [(1, 1), (1, 2), (1, 4), (2, 4), (3, 4)]
+    """
+    epoch, found = max(1, round(first * epochs)), list[tuple[int, int]]()
+    while epoch < epochs:
+        found.append((1, epoch))
+        epoch *= 2
+    seed = 1
+    while seed < seeds:
+        found.append((seed, epochs))
+        seed *= 2
+    return [*found, (seeds, epochs)]
+
+
+def of_all(levels: Sequence[int], look: tuple[int, int]) -> list[Ask]:
+    """Return what has to be known of some levels at a look."""
+    seeds, epoch = look
+    return [Ask(level, seed, epoch) for level in levels for seed in range(seeds)]
