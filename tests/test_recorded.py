@@ -13,6 +13,9 @@ import pytest
 from helpers.find_records import EXAMPLES, TARGETS, TASK, study
 from supertickets.errors import TicketError
 from supertickets.evidence.recorded import RecordedGrid, RecordedImportance, RecordedRun, record_runs
+from supertickets.evidence.search.grid import grid_of
+from supertickets.evidence.search.halving import Halving
+from supertickets.evidence.search.replay import replay
 from supertickets.studies.run import run_study
 from supertickets.tasks.metrics import evaluate
 from supertickets.tickets.drawing import normalise
@@ -102,7 +105,7 @@ def test_importance_of_a_real_study(
     script: ModuleType, tiny_model: Path, words: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {
-        "task": "words", "model": str(tiny_model), "levels": 0.5, "kinds": "winning", "seeds": 1, "epochs": 2,
+        "task": "words", "model": str(tiny_model), "levels": (0.3, 0.6), "kinds": "winning", "seeds": 1, "epochs": 2,
         "batch_size": 16, "max_length": 16, "precision": "float32", "workers": 1, "device": "cpu", **words,
     }  # fmt: skip
     folder = run_study("find", asked, out=tmp_path / "study", dropout_masks="sequential").folder
@@ -121,6 +124,10 @@ def test_importance_of_a_real_study(
     grid.save(tmp_path / "grid")
     again = RecordedGrid.load(tmp_path / "grid")
     assert np.array_equal(again.importance[7].scores["ffns"], grid.importance[7].scores["ffns"])
+    replayed = replay(Halving(), grid_of(again, "words"), budget=1.0)
+    assert [len(turn) for turn in replayed.asks] == [2]  # both levels, one epoch of two
+    first, second = (again.where(kind="winning", level=level)[0].scores[0] for level in (0.3, 0.6))
+    assert replayed.answer.level == int(second > first)
     texts = [json.loads(line)["text"] for line in words["dev_file"].read_text().splitlines()]
     content = (tmp_path / "grid").read_bytes()
     assert not any(text.encode() in content for text in [*texts, str(tmp_path)])

@@ -90,6 +90,19 @@ def check_phase_power(said: str) -> None:
     assert any(float(two) > float(nothing) for nothing, _, two in cells)
 
 
+def check_recording(said: str) -> None:
+    runs, measured, size = numbers(r"study.safetensors: (\d+) runs, (\d+) measurements of importance, (\S+) MB$", said)
+    assert (runs, measured) == (7, 10)  # a dense run and two levels of three kinds; two epochs, five shares
+    assert size < 0.1
+
+
+def check_replay(said: str) -> None:
+    cost, regret = numbers(r"^ *the whole grid +(\S+) +\S+ +(\S+)", said)
+    assert (cost, regret) == (1.0, 0.0)
+    for method in ("halving", "racing", "curve"):
+        assert 0 < numbers(rf"^ *{method} +\S+ +(\S+)", said)[0] <= 0.25
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "check"),
@@ -98,6 +111,8 @@ def check_phase_power(said: str) -> None:
         ("benchmarks/sharing.py", check_sharing),
         ("benchmarks/latency.py", check_latency),
         ("benchmarks/masking.py --memory", check_masking),
+        ("benchmarks/replay_search.py", check_replay),
+        ("scripts/record_grid.py", check_recording),
         ("scripts/same_bits.py", check_bits),
         ("scripts/coverage.py", check_coverage),
         ("scripts/phase_power.py", check_phase_power),

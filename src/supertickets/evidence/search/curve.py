@@ -15,7 +15,8 @@ _LENGTH = 0.2
 """How far apart levels are that say little of each other."""
 _STEEP = 20.0
 """Points by which a level's square may lower (or raise) the score: curves fall at heavy levels."""
-_LEAST_NOISE = 0.2
+_GUESS = 0.5
+"""The variance of a run from seed to seed, in points squared, where little is known of it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Curve(Method):
     from one to the next in the first look. The search ends where no other level is the best with a chance of `sure`.
     """
 
-    bend: float = 1.0
+    bend: float = 2.0
     early: float = 2.0
     first: float = 0.25
     step: int = 1
@@ -89,8 +90,9 @@ class Curve(Method):
         close = np.exp(-0.5 * ((at[:, None] - at[None, :]) / (2 * _LENGTH)) ** 2)
         # What an unfinished training hides: as much for all levels (wide), and less or more by level.
         hidden = both * (5.0**2 + self.early**2 * close)
-        noise = self._noise(known) * (1.0 + left)
-        of_found = self._over_levels(at, at) + hidden + np.diag(noise)
+        noise = self._noise(known)
+        of_seeds = noise * (places[:, None, 1] == places[None, :, 1])  # all gains of a seed are over one dense run
+        of_found = self._over_levels(at, at) + hidden + of_seeds + np.diag(noise * (1.0 + left))
         weights = np.linalg.solve(of_found, self._over_levels(at, levels)).T
         return weights @ np.asarray(found), prior - weights @ self._over_levels(at, levels)
 
@@ -106,10 +108,10 @@ class Curve(Method):
 
     @staticmethod
     def _noise(known: Known) -> float:
-        """Return the variance of a gain from seed to seed: two runs', as dense runs vary, and one point as a guess."""
+        """Return the variance of a run: as dense runs vary, with a guess that counts as two of them."""
         scores = scored(known.dense_means, known.keep_last)
         squares, free = float(((scores - scores.mean()) ** 2).sum()), len(scores) - 1
-        return max(_LEAST_NOISE, 2 * (squares + 2 * 1.0) / (free + 2))
+        return (squares + 2 * _GUESS) / (free + 2)
 
 
 def _chances(mean: Floats, covariance: Floats) -> Floats:

@@ -11,8 +11,9 @@ from supertickets.evidence.search.known import Answer, Ask, Known, Method, first
 class Halving(Method):
     """Train all levels a little, then the best 1 / `eta` of them longer, and so on: to more epochs, then in more seeds.
 
-    `first` is the share of a training's epochs at the first look, which has as many levels as the budget pays for. A level's score is averaged with its neighbours',
-    which count `neighbours` each: curves over levels are smooth, single runs are not.
+    `first` is the share of a training's epochs at the first look, which has as many levels as the budget pays for. A
+    level's score is averaged with its neighbours', which count `neighbours` each: curves over levels are smooth, single
+    runs are not.
     """
 
     eta: float = 2.0

@@ -48,7 +48,7 @@ class Racing(Method):
         """Return the levels in the race, best first, those that the budget left behind, and the number of looks."""
         schedule = looks(known.seeds, known.epochs, self.first)
         race, untested = first_levels(known, schedule[0][1]), list[int]()
-        for place, (seeds, epoch) in enumerate(schedule):
+        for place, (seeds, epoch) in enumerate(schedule if race else ()):
             scores = known.scores(seeds, epoch)
             on = [level for level in race if np.isfinite(scores[level])]
             if len(on) < (2 if place else len(race)):
@@ -59,7 +59,7 @@ class Racing(Method):
             limit = self.error / (len(schedule) * max(1, len(known.levels) - 1))
             best = race[0]
             race = [best, *(level for level in race[1:] if _worse(known, level, best, seeds, epoch) > limit)]
-        return race, untested, len(schedule)
+        return race, untested, len(schedule) if race else 0
 
 
 def _worse(known: Known, level: int, best: int, seeds: int, epoch: int) -> float:

@@ -28,7 +28,7 @@ FAMILIES: Mapping[str, tuple[Method, ...]] = {
     "random level": (RandomLevel(),),
     "halving": _variants(Halving, eta=(2.0, 4.0), first=(0.25, 0.5), neighbours=(0.0, 0.5, 1.0)),
     "racing": _variants(Racing, error=(0.05, 0.5), first=(0.25, 0.5), neighbours=(0.0, 0.5)),
-    "curve": _variants(Curve, bend=(0.5, 1.5), early=(1.0, 4.0), first=(0.25, 0.5), step=(1, 2)),
+    "curve": _variants(Curve, bend=(1.0, 3.0), early=(1.0, 3.0), first=(0.25, 0.5), step=(1, 2)),
 }
 """Methods by name, each with the variants that it is tuned among."""
 
