@@ -24,7 +24,8 @@ Scores = dict[Structure, NDArray[np.float64]]
 class Measure:
     """A measure of importance: `function` returns the scores of a trained model (an `importance.Measured`).
 
-    `reads` names the other settings that it reads. `gradients` says by what a backward pass takes derivatives: by gates
+    `reads` names the other settings that it reads; `score_examples` is for means over examples, which may stop early
+    (`importance.sensitivity.mean_over_examples`). `gradients` says by what a backward pass takes derivatives: by gates
     alone, or by all weights, which costs twice as much. `order` says from the settings which order of examples the
     measure depends on: examples of like length together, or as they come in the file.
     """

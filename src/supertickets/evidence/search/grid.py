@@ -28,8 +28,8 @@ class Grid:
     name: str
     group: str
     levels: tuple[float, ...]
-    winning: Floats
-    dense: Floats
+    winning: NDArray[np.float32]
+    dense: NDArray[np.float32]
     prices: Floats
     keep_last: bool = False
     left_out: tuple[int, ...] = ()
@@ -55,10 +55,9 @@ class Grid:
 
     def resampled(self, rng: np.random.Generator, seeds: bool = True, examples: bool = True) -> Grid:
         """Return the grid with seeds and examples drawn with replacement, in a random order."""
-        count = self.dense.shape[0]
-        drawn = self.of_seeds(rng.integers(count, size=count) if seeds else rng.permutation(count))
-        there = self.dense.shape[-1]
-        return drawn.of_examples(rng.integers(there, size=there)) if examples else drawn
+        count, there = self.dense.shape[0], self.dense.shape[-1]
+        drawn = self.of_seeds(rng.integers(count, size=(count,)) if seeds else rng.permutation(count))
+        return drawn.of_examples(rng.integers(there, size=(there,))) if examples else drawn
 
 
 def grid_of(recorded: RecordedGrid, name: str) -> Grid:
@@ -90,7 +89,7 @@ def grid_of(recorded: RecordedGrid, name: str) -> Grid:
     )
 
 
-def _padded(recorded: RecordedGrid, run: RecordedRun, epochs: int) -> Floats:
+def _padded(recorded: RecordedGrid, run: RecordedRun, epochs: int) -> NDArray[np.float32]:
     values = recorded.contributions(run).astype(np.float32)
     return np.concatenate([values, np.repeat(values[-1:], epochs - len(values), axis=0)])
 

@@ -46,8 +46,8 @@ class Known:
     """
 
     levels: tuple[float, ...]
-    dense: Floats
-    winning: Floats
+    dense: NDArray[np.float32]
+    winning: NDArray[np.float32]
     done: NDArray[np.int64]
     prices: Floats
     budget: float = 0.25
@@ -55,7 +55,12 @@ class Known:
 
     @classmethod
     def nothing(
-        cls, levels: Sequence[float], dense: Floats, prices: Floats, budget: float = 0.25, keep_last: bool = False
+        cls,
+        levels: Sequence[float],
+        dense: NDArray[np.float32],
+        prices: Floats,
+        budget: float = 0.25,
+        keep_last: bool = False,
     ) -> Known:
         """Return what is known once the dense runs have ended."""
         shape = len(levels), len(dense)
@@ -87,7 +92,7 @@ class Known:
         found = scored(self.means[:, :seeds, :epoch], self.keep_last)
         return np.asarray(np.where((self.done[:, :seeds] >= epoch).all(axis=1), found.mean(axis=1), np.nan))
 
-    def with_done(self, outcomes: Mapping[Ask, Floats]) -> Known:
+    def with_done(self, outcomes: Mapping[Ask, NDArray[np.float32]]) -> Known:
         """Return what is known with tickets trained to some epoch; their contributions are `[epoch, examples]`."""
         winning, done = self.winning.copy(), self.done.copy()
         for ask, contributions in outcomes.items():

@@ -1,6 +1,6 @@
 """A race of levels: one is dropped once it is worse than the best at a stated error, by the same dev examples.
 
-After Maron and Moore (Hoeffding races, NIPS 1994) and Birattari et al. (F-race, GECCO 2002), with the two-way test of
+After Maron and Moore (Hoeffding races, NIPS 1993) and Birattari et al. (F-race, GECCO 2002), with the two-way test of
 `evidence.statistics` in the place of Hoeffding's bound, since examples are shared, and Bonferroni's correction.
 """
 

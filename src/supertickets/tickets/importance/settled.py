@@ -7,8 +7,8 @@ kind of structures (the papers' levels), winning and losing ones.
 The Bayesian bootstrap (Rubin, The Annals of Statistics, 1981) gives means as other samples would have given them: with
 random exponential weights of the examples. It takes one pass, and allows for the normalisation by layer and for what
 every layer keeps, which a standard error of each structure's mean would not. Examples are drawn without replacement, so
-the error of the mean is smaller by sqrt(1 - share of the examples that are done) (Cochran, Sampling Techniques, 1977,
-section 2.6), and zero once all are done.
+the error of the mean is smaller by sqrt(1 - share of the examples that are done), and zero once all are (Cochran,
+Sampling Techniques, 1977, chapter 2).
 """
 
 from __future__ import annotations
