@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +39,17 @@ class Known:
 
     `dense` has what each dev example contributes to the score of each seed's dense run, `[seeds, epochs, examples]`
     in percent; `winning` those of tickets, `[levels, seeds, epochs, examples]`, of which the first `done`
-    `[levels, seeds]` epochs are known and the others are NaN. `prices` `[levels]` are what an epoch costs, in any unit.
+    `[levels, seeds]` epochs are known and the others are NaN. `dense_means` and `means` are the scores, which are their
+    means over examples. `prices` `[levels]` are what an epoch costs, in any unit.
     `budget` is the share of the whole grid's cost that may be spent, with the trainings of the level that is named in
     all seeds to their end. A training is scored at its best epoch, or at its last (`keep_last`).
     """
 
     levels: tuple[float, ...]
     dense: NDArray[np.float32]
+    dense_means: Floats
     winning: NDArray[np.float32]
+    means: Floats
     done: NDArray[np.int64]
     prices: Floats
     budget: float = 0.25
@@ -63,9 +65,18 @@ class Known:
         keep_last: bool = False,
     ) -> Known:
         """Return what is known once the dense runs have ended."""
-        shape = len(levels), len(dense)
-        winning = np.full((len(levels), *dense.shape), np.nan, np.float32)
-        return cls(tuple(levels), dense, winning, np.zeros(shape, np.int64), prices, budget, keep_last)
+        shape = (len(levels), *dense.shape)
+        return cls(
+            levels=tuple(levels),
+            dense=dense,
+            dense_means=_means(dense),
+            winning=np.full(shape, np.nan, np.float32),
+            means=np.full(shape[:-1], np.nan),
+            done=np.zeros(shape[:2], np.int64),
+            prices=prices,
+            budget=budget,
+            keep_last=keep_last,
+        )
 
     @property
     def seeds(self) -> int:
@@ -77,16 +88,6 @@ class Known:
         """How many epochs a whole training has."""
         return self.dense.shape[1]
 
-    @cached_property
-    def means(self) -> Floats:
-        """The scores of tickets `[levels, seeds, epochs]`; NaN where they are not known."""
-        return np.asarray(self.winning.mean(axis=-1, dtype=np.float64))
-
-    @cached_property
-    def dense_means(self) -> Floats:
-        """The scores of dense runs, `[seeds, epochs]`."""
-        return np.asarray(self.dense.mean(axis=-1, dtype=np.float64))
-
     def scores(self, seeds: int, epoch: int) -> Floats:
         """Return each level's mean score over the first `seeds`, each trained to an epoch; NaN where one is not."""
         found = scored(self.means[:, :seeds, :epoch], self.keep_last)
@@ -94,11 +95,12 @@ class Known:
 
     def with_done(self, outcomes: Mapping[Ask, NDArray[np.float32]]) -> Known:
         """Return what is known with tickets trained to some epoch; their contributions are `[epoch, examples]`."""
-        winning, done = self.winning.copy(), self.done.copy()
+        winning, means, done = self.winning.copy(), self.means.copy(), self.done.copy()
         for ask, contributions in outcomes.items():
             winning[ask.level, ask.seed, : ask.epoch] = contributions
+            means[ask.level, ask.seed, : ask.epoch] = _means(contributions)
             done[ask.level, ask.seed] = max(ask.epoch, done[ask.level, ask.seed])
-        return replace(self, winning=winning, done=done)
+        return replace(self, winning=winning, means=means, done=done)
 
     def missing(self, asks: Sequence[Ask]) -> list[Ask]:
         """Return those of some asks whose outcomes are not known yet."""
@@ -135,6 +137,10 @@ def first_levels(known: Known, epoch: int, step: int = 1) -> list[int]:
         if before.pays_for(of_all(levels, (1, epoch)), levels):
             return levels
     return []
+
+
+def _means(contributions: NDArray[np.float32]) -> Floats:
+    return np.asarray(contributions.mean(axis=-1, dtype=np.float64))
 
 
 def scored(means: Floats, keep_last: bool) -> Floats:
