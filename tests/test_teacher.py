@@ -333,11 +333,12 @@ def test_outputs_may_come_as_bytes_and_others_are_refused(bench: Workbench, dens
     away = taught_by(replace(dense, folder=tmp_path / "no such folder"))
     assert away.key == here.key
     content = (dense.folder / LOGITS).read_bytes()
-    assert same(here, run(bench, away, tmp_path / "sent", logits=content))
+    digest = dense.files[LOGITS]
+    assert same(here, run(bench, away, tmp_path / "sent", sent={digest: content}))
     with pytest.raises(TicketError, match="outputs that this training learns from were deleted"):
         run(bench, away, tmp_path / "gone")
     with pytest.raises(TicketError, match="outputs that this training learns from have changed"):
-        run(bench, away, tmp_path / "other", logits=content[:-1] + b"x")
+        run(bench, away, tmp_path / "other", sent={digest: content[:-1] + b"x"})
     short = with_outputs(dense, load_file(dense.folder / LOGITS)["logits"][:-1], tmp_path / "short")
     with pytest.raises(TicketError, match=r"those on 63 examples; expected 64, as in the training set of task 'words'"):
         run(bench, taught_by(short), tmp_path)
@@ -347,25 +348,26 @@ def test_a_machine_of_a_cluster_is_sent_the_outputs(
     bench: Workbench, dense: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = taught_by(dense)
-    assert on_ray._files_of(trial) == [None, None, (dense.folder / LOGITS, dense.files[LOGITS])]
-    assert on_ray._files_of(dense.trial) == [None, None, None]
+    digest = dense.files[LOGITS]
+    assert on_ray._files_of(trial) == {digest: dense.folder / LOGITS}
+    assert on_ray._files_of(dense.trial) == {}
     ray = SimpleNamespace(get=lambda value: value)
     monkeypatch.setattr(on_ray, "require_ray", lambda: ray)
     monkeypatch.setattr(on_ray, "_FOLDER", tmp_path / f"{on_ray._PREFIX}x")
     mailbox = SimpleNamespace(put=SimpleNamespace(remote=lambda message: None))
     away = Job(taught_by(replace(dense, folder=tmp_path / "no such folder")), tmp_path, False, "x")
-    sent = (dense.folder / LOGITS).read_bytes()
+    content = (dense.folder / LOGITS).read_bytes()
 
-    def there(logits: bytes | None) -> tuple[Any, Any]:
+    def there(sent: dict[str, bytes]) -> tuple[Any, Any]:
         options = {"device": "cpu"}
-        return on_ray._run_remotely(away, None, None, logits, None, frozenset(), [{}], [{}], options, mailbox)
+        return on_ray._run_remotely(away, sent, None, frozenset(), [{}], [{}], options, mailbox)
 
-    message, files = there(sent)
+    message, files = there({digest: content})
     assert message == ("done", trial.key, None)
     here = run(bench, trial, tmp_path)
     name = "predictions.safetensors"
     assert files[f"trials/{trial.key}/{name}"] == (here.folder / name).read_bytes()
-    assert there(None)[0][0] == "refused"  # control: it cannot be read there
+    assert there({})[0][0] == "refused"  # control: it cannot be read there
 
 
 def test_a_trial_says_what_a_teacher_may_be(dense: Outcome) -> None:
