@@ -64,6 +64,16 @@ def check_latency(said: str) -> None:
         assert 0 <= median <= worst
 
 
+def check_targets(said: str) -> None:
+    rows = re.findall(r"^default +\S+ +\w+ +1 +(\S+) % +(\S+) % +(\S+) % +(\S+) %", said, re.MULTILINE)
+    assert len(rows) == 4
+    for unused, exceeded, kept, same_share in rows:
+        assert float(unused) < 1
+        assert float(exceeded) == 0
+        assert float(kept) >= float(same_share)
+    assert len(re.findall(r"saved files take -0\.\d\d to -0\.\d\d % more", said)) == 2
+
+
 def check_kills(said: str) -> None:
     found = json.loads(said[said.index("{") : said.rindex("}") + 1])
     assert found["kills"] == 1
@@ -110,6 +120,7 @@ def check_replay(said: str) -> None:
         ("benchmarks/throughput.py", check_throughput),
         ("benchmarks/sharing.py", check_sharing),
         ("benchmarks/latency.py", check_latency),
+        ("benchmarks/targets.py", check_targets),
         ("benchmarks/masking.py --memory", check_masking),
         ("benchmarks/replay_search.py", check_replay),
         ("scripts/record_grid.py", check_recording),

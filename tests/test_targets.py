@@ -155,6 +155,18 @@ def test_thousands_of_neurons_come_near_the_bound_and_more_is_kept_than_with_one
     assert drawn.kept > kept / sum(float(scores[kind].sum()) for kind in sizes) + 0.01
 
 
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """HiGHS does in some draws, whatever its options say; commands print JSON."""
+    rng = np.random.default_rng(3)
+    sizes: dict[Structure, Units] = {"heads": Units(12, 12, 9.0), "ffns": Units(12, 1, 100.0, one_stays=False)}
+    prices = _prices(sizes, {"heads": [9.0] * 12, "ffns": [100.0] * 12})
+    for share in np.linspace(0.4, 0.9, 12):
+        scores: Scores = {"heads": rng.gamma(0.5, size=(12, 12)), "ffns": rng.gamma(0.5, size=12)}
+        cap = Cap("x", prices, share * prices.of(Ticket.full(12, 12)))
+        assert cap.holds(draw_under(scores, [cap], (12, 12), sizes).ticket)
+    assert capfd.readouterr().out == ""
+
+
 def test_a_price_with_steps_is_used_up_to_the_step() -> None:
     scores: Scores = {"heads": np.array([[4.0, 3, 2, 1]]), "ffns": np.array([1.0])}
     steps = Prices("seconds", 0.0, {"heads": np.array([[0.0, 2, 2, 4, 4]])})  # two heads cost what one does

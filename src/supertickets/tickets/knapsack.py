@@ -7,7 +7,10 @@ they were measured: those by mask variables are all derivatives of the loss (Sup
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +23,12 @@ from supertickets.tickets.prices import Prices
 from supertickets.tickets.scoring import Scores
 from supertickets.tickets.ticket import Ticket, check_scores
 
-NODES = 2000
+NODES = 200
 """Branches that are searched at most; a number, not a time, so that the same ticket is drawn on any machine."""
 _ROUNDS = 50
-_NEAR, _SMALL, _CLOSE = 8, 1000, 1e-4
-"""How many choices of a layer and kind are looked at first; up to how many in all the best is proved; and else how much
-of its importance a ticket may lack of the bound."""
+_NEAR, _FEW, _SMALL, _CLOSE = 8, 32, 1000, 1e-4
+"""How many choices of a layer and kind are looked at first, and at last where there are many; up to how many in all the
+best is proved; and else how much of its importance a ticket may lack of the bound before more are looked at."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def _solve(groups: Sequence[_Group], most: Sequence[float], caps: Sequence[Cap])
         lacks = max(0.0, bound - worth)
         if small and np.isin(np.flatnonzero(loss <= lacks + 1e-12), among).all():
             return chosen, 0.0
-        if near >= problem.owner.size or (not small and lacks <= _CLOSE * worth):
+        if near >= (problem.owner.size if small else _FEW) or (not small and lacks <= _CLOSE * worth):
             return chosen, lacks / max(worth, 1e-300)
         near *= 4
 
@@ -223,21 +226,36 @@ class _Problem:
         from scipy.sparse import csr_matrix
 
         owner = self.owner[among]
-        solved = milp(
-            -self.value[among],
-            constraints=[
-                LinearConstraint(csr_matrix((np.ones(owner.size), (owner, np.arange(owner.size)))), 1, 1),
-                LinearConstraint(self.costs[:, among], -np.inf, self.most),
-            ],
-            integrality=np.ones(owner.size, int),
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": gap, "node_limit": NODES},
-        )
+        with _nothing_printed():
+            solved = milp(
+                -self.value[among],
+                constraints=[
+                    LinearConstraint(csr_matrix((np.ones(owner.size), (owner, np.arange(owner.size)))), 1, 1),
+                    LinearConstraint(self.costs[:, among], -np.inf, self.most),
+                ],
+                integrality=np.ones(owner.size, int),
+                bounds=Bounds(0, 1),
+                options={"mip_rel_gap": gap, "node_limit": NODES},
+            )
         if solved.x is None:
             raise _none_holds(caps)
         taken = among[solved.x > 0.5]
         starts = np.searchsorted(self.owner, np.arange(self.owner[-1] + 1))
         return (taken - starts).tolist(), float(self.value[taken].sum())
+
+
+@contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keep what HiGHS prints out of the output of commands: it says some things whatever its options are."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _none_holds(caps: Sequence[Cap]) -> TicketError:
