@@ -85,9 +85,9 @@ def measured(settings: Any, base: BaseModel, task: Task, prices_of: Any = None) 
     if not any(target.quantity == "latency" for target in settings.targets):
         return found
     if prices_of is None:
-        from supertickets.lab import cost_table
+        from supertickets.lab.cost_table import latency_prices
 
-        prices_of = cost_table.latency_prices
+        prices_of = latency_prices
     batch, length = map(int, settings.latency_of.split("x"))
     prices = prices_of(base, settings.structures, batch, length, settings.threads, settings.precision, settings.device)
     return found.model_copy(update={"latency": MeasuredPrices.of(prices)})
