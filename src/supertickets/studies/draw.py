@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from supertickets.studies.config import parse
 from supertickets.studies.draws import ByLevel, ForTarget
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.inputs import open_study
+from supertickets.studies.study import full_ticket
 from supertickets.studies.targets import caps_of, measured
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
@@ -22,7 +23,7 @@ from supertickets.tickets.folder import SharedTicket, base_entry
 from supertickets.tickets.scoring import Scores
 
 if TYPE_CHECKING:
-    from supertickets.evidence.runs import Runs
+    from supertickets.evidence.runs import Runs, TaskInfo
 
 
 def draw_ticket(
@@ -42,45 +43,64 @@ def draw_ticket(
     without scores, a target that no ticket reaches, or a folder that is not empty.
     """
     from supertickets.evidence.reached import importance_kept
-    from supertickets.lab.workbench import versions
 
-    opened = open_study(study)
-    settings = opened.settings
-    if not isinstance(settings, FindSettings):
-        raise TicketError(
-            f"{study}: a study of `{opened.name}` has no importance scores to draw from; expected `find`."
-        )
     if bool(target) == (level is not None):
         raise TicketError("expected either --target or --level, which say how much the ticket keeps.")
-    runs = opened.replay()
-    scores = scores_of(runs, seed)
     asked: dict[str, Any] = {"target": tuple(target)} if target else {"levels": (level,)}
     asked |= {"structures": tuple(structures)} if structures else {}
-    checked = parse(FindSettings, asked)
-    settings = settings.model_copy(update={name: getattr(checked, name) for name in asked} | {"target": checked.target})
+    settings, runs = _opened(study, asked)
+    scores = scores_of(runs, seed)
     if lacking := [kind for kind in settings.structures if kind not in scores]:
         raise TicketError(
             f"{study}: there are no scores of {lacking[0]}; expected --structures of {', '.join(scores)}, or a study "
             f"with --structures {','.join(settings.structures)}."
         )
-    task = runs.task
     out = user_path(out)
     check_free(out)
-    found: dict[str, Any] = {"folder": str(out), "targets": []}
-    full = Ticket.full(*task.shape.of_tickets)
-    if target:
-        base = find_model(settings.model, settings.layers)
-        caps = caps_of(settings, task.shape, measured(settings, base, load_task(task.source)))
-        draws = ForTarget(settings, task.shape, caps)
-        ticket = draws.ranked("winning", draws.level, scores, full)
-        found["targets"] = [
-            {"target": cap.name, "unit": cap.prices.unit, "cost": cap.of(ticket), "at_most": cap.most} for cap in caps
-        ]
-    else:
-        at = ByLevel(settings, task.shape)
-        (number,) = at.about
-        ticket = at.ranked("winning", number, scores, full)
-    found["kept"] = importance_kept(scores, ticket, settings.structures)
+    ticket, targets = _drawn(settings, runs.task, scores)
+    _save(_shared(settings, runs.task, ticket, scores, asked | {"seed": seed}), out)
+    kept = importance_kept(scores, ticket, settings.structures)
+    return {"folder": str(out), "targets": targets, "kept": kept, "ticket": ticket}
+
+
+def _opened(study: Path | str, asked: Mapping[str, Any]) -> tuple[FindSettings, Runs]:
+    """Return a study's settings with those that are asked for in their place, and its runs.
+
+    Raises TicketError for a study of another kind, and for values that are wrong.
+    """
+    opened = open_study(study)
+    if not isinstance(opened.settings, FindSettings):
+        raise TicketError(
+            f"{study}: a study of `{opened.name}` has no importance scores to draw from; expected `find`."
+        )
+    checked = parse(FindSettings, asked)
+    changed = {name: getattr(checked, name) for name in asked} | {"target": checked.target}
+    return opened.settings.model_copy(update=changed), opened.replay()
+
+
+def _drawn(settings: FindSettings, task: TaskInfo, scores: Scores) -> tuple[Ticket, list[dict[str, Any]]]:
+    """Return the winning ticket of the settings' target or level, and what it costs of each target."""
+    full = full_ticket(task)
+    if not settings.target:
+        by_level = ByLevel(settings, task.shape)
+        (number,) = by_level.about
+        return by_level.ranked("winning", number, scores, full), []
+    base = find_model(settings.model, settings.layers)
+    caps = caps_of(settings, task.shape, measured(settings, base, load_task(task.source)))
+    draws = ForTarget(settings, task.shape, caps)
+    ticket = draws.ranked("winning", draws.level, scores, full)
+    return ticket, [
+        {"target": cap.name, "unit": cap.prices.unit, "cost": cap.of(ticket), "at_most": cap.most} for cap in caps
+    ]
+
+
+def _shared(
+    settings: FindSettings, task: TaskInfo, ticket: Ticket, scores: Scores, asked: Mapping[str, Any]
+) -> SharedTicket[Ticket]:
+    """Return a drawn ticket with where it comes from; `asked` says what was drawn, in settings and a seed."""
+    from supertickets.lab.workbench import versions
+
+    drawn = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
     origin = {
         "task": task.task,
         "data_hash": task.data_hash,
@@ -88,14 +108,11 @@ def draw_ticket(
         "metrics": list(task.metrics),
         "preset": settings.preset,
         "recipe": settings.recipe.model_dump(),
-        "drawn": {**{name: list(value) for name, value in asked.items()}, "seed": seed, "trained": False},
+        "drawn": {**drawn, "trained": False},
     }
     by_kind = {str(kind): values for kind, values in scores.items()}
-    shared = SharedTicket(
-        ticket, base_entry(task.model, task.weight_hash, task.model_type, task.layers), origin, versions(), by_kind
-    )
-    _save(shared, out)
-    return found | {"ticket": ticket}
+    base = base_entry(task.model, task.weight_hash, task.model_type, task.layers)
+    return SharedTicket(ticket, base, origin, versions(), by_kind)
 
 
 def scores_of(runs: Runs, seed: int | None) -> Scores:
