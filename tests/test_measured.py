@@ -356,7 +356,7 @@ def test_a_cache_that_cannot_be_written_changes_nothing(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"length": 41}, "--lengths 41: model .* reads 1 to 40 tokens; the nearest is 40."),
+        ({"length": 41}, "--latency-of 41: model .* reads 1 to 40 tokens; the nearest is 40."),
         ({"device": "cuda:9"}, "--device cuda:9: this machine has no such device"),
     ],
 )

@@ -322,5 +322,37 @@ def test_measured_times_are_kept_and_read_again(
     times[0] = 100.0  # the machine is busy now: with these times nothing could be reached
     again = supertickets.run_study("find", **asked)
     assert again.table["trial"].tolist() == first.table["trial"].tolist()
+    # Another study's times are none of its own, and nothing is measured for a folder that is refused.
+    with pytest.raises(TicketError, match=r"--target was latency=0\.8 and is now parameters=0\.8"):
+        supertickets.run_study("find", **asked | {"target": ("parameters=0.8",)})
+    of_size = asked | {"target": ("parameters=0.8",), "out": tmp_path / "size"}
+    supertickets.run_study("find", **of_size)
+    with pytest.raises(TicketError, match=r"--target was parameters=0\.8 and is now latency=0\.8"):
+        supertickets.run_study("find", **of_size | {"target": ("latency=0.8",)})
     with pytest.raises(TicketError, match="smallest ticket"):  # the control: another folder is measured anew
         supertickets.run_study("find", **asked | {"out": tmp_path / "t"})
+
+
+def test_times_are_those_of_the_precision_that_is_trained_with(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from supertickets.lab import cost_table
+    from supertickets.studies.find import Find
+    from supertickets.training import devices
+
+    asked: dict[str, Any] = {"model": str(tiny_model), **words, "target": ("latency=0.8",), "latency_of": "1x8"}
+    seen = []
+
+    def measured(base: Any, structures: Any, batch: Any, conditions: Any, repeats: int) -> Any:
+        seen.append(conditions.precision)
+        raise TicketError("enough")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cost_table, "measure_table", measured)
+    for precision in ("bfloat16", "float32"):
+        monkeypatch.setattr(devices, "choose_precision", lambda *_, chosen=precision: chosen)
+        with pytest.raises(TicketError, match="enough"):
+            Find.prepare(asked | {"out": tmp_path / precision})
+    assert seen == ["bfloat16", "float32"]
+    with pytest.raises(TicketError, match="--latency-of 128: .* the nearest is 40"):
+        Find.prepare(asked | {"latency_of": "1x128", "out": tmp_path / "long"})

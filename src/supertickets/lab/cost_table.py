@@ -126,7 +126,7 @@ def latency_prices(
         Batch(batch_size=batch_size, length=length),
         Conditions(threads=threads, precision=precision, device=_named(device)),
     )
-    check_lengths(base, [length])
+    check_lengths(base, [length], "--latency-of")
     about = _about(base, structures, batch, conditions, repeats)
     found = _remembered(about)
     if found is None:

@@ -64,16 +64,18 @@ def with_targets(request: Request, prices_of: Any = None) -> Request:
     """Return a request with what its targets need to know of the model; one without targets as it is.
 
     `prices_of` measures latency (`lab.cost_table.latency_prices`). Raises TicketError for a target that no ticket
-    reaches, or that the dense model reaches already.
+    reaches, or that the dense model reaches already, and for the folder of another study, whose numbers are not these.
     """
-    settings = request.settings
-    if not settings.target:
+    if not request.settings.target:
         return request
-    (task,) = request.tasks.values()
-    inputs = TargetInputs.load(settings.folder) or measured(settings, request.base, task, prices_of)
-    caps = caps_of(settings, request.base.shape, inputs)
+    from supertickets.evidence.runs import TaskInfo
+    from supertickets.studies.checks import check_folder
     from supertickets.studies.draws import ForTarget
 
+    ((source, task),) = request.tasks.items()
+    settings = check_folder(request.settings, [TaskInfo.of(request.base, source, task)])  # times are of one precision
+    inputs = TargetInputs.load(settings.folder) or measured(settings, request.base, task, prices_of)
+    caps = caps_of(settings, request.base.shape, inputs)
     ForTarget(settings, request.base.shape, caps)  # raises where it cannot be reached
     return replace(request, inputs=inputs)
 
