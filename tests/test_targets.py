@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 import supertickets
 from helpers.models import HEADS, LAYERS, tiny_config
+from supertickets.anatomy import Shape
 from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import (
     flops_prices,
@@ -23,11 +24,15 @@ from supertickets.anatomy.cost import (
 )
 from supertickets.cli import main
 from supertickets.errors import TicketError
+from supertickets.evidence.reached import importance_kept
 from supertickets.models import dense_size, find_model
+from supertickets.studies.draws import ForTarget
+from supertickets.studies.find_settings import FindSettings
+from supertickets.studies.targets import TargetInputs, caps_of
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import draw_ranked, normalise
 from supertickets.tickets.kinds import Structure, Units
-from supertickets.tickets.knapsack import Cap, draw_under, lightest_level
+from supertickets.tickets.knapsack import Cap, draw_under, lightest_level, worth_of
 from supertickets.tickets.prices import Prices
 from supertickets.tickets.scoring import Scores
 from supertickets.tickets.targets import Target, Targets
@@ -44,6 +49,7 @@ from supertickets.tickets.targets import Target, Targets
         ("size=1.5 MiB", "size=1.5MiB", 1.5 * 2**20, False),
         ("latency=12ms", "latency=12ms", 0.012, False),
         ("flops=0.6", "flops=0.6", 0.6, True),
+        ("flops=0.99999999", "flops=0.99999999", 0.99999999, True),
     ],
 )
 def test_targets_are_read(text: str, kept: str, value: float, is_share: bool) -> None:
@@ -66,6 +72,8 @@ def test_targets_are_read(text: str, kept: str, value: float, is_share: bool) ->
         ("latency=3min", "s, ms, us"),
         ("flops=3G", "expected a share in (0, 1), got"),
         ("size=1.2.3MB", "got '1.2.3MB'"),
+        ("parameters=120%", "a share in (0, 1)"),
+        ("parameters=100%", "a share in (0, 1)"),
     ],
 )
 def test_what_is_no_target_is_said(text: str, said: str) -> None:
@@ -165,6 +173,30 @@ def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         cap = Cap("x", prices, share * prices.of(Ticket.full(12, 12)))
         assert cap.holds(draw_under(scores, [cap], (12, 12), sizes).ticket)
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("below", [0.0, 10.0, 1000.0])
+def test_negative_scores_count_from_the_lowest_of_their_kind(below: float) -> None:
+    rng = np.random.default_rng(3)
+    scores: Scores = {"heads": rng.random((2, 4)), "ffns": rng.random(2)}
+    moved: Scores = {kind: values - values.min() - below for kind, values in scores.items()}
+    sizes: dict[Structure, Units] = {"heads": Units(2, 4, 10.0), "ffns": Units(2, 1, 40.0, one_stays=False)}
+    by: dict[Structure, Any] = {"heads": np.tile(10.0 * np.arange(5), (2, 1)), "ffns": np.tile([0.0, 40.0], (2, 1))}
+    caps = [Cap("parameters=0.8", Prices("parameters", 0.0, by), 105.0)]
+    found, same = (draw_under(of, caps, (2, 4), sizes) for of in (moved, worth_of(moved)))
+    assert (found.ticket, found.kept, found.gap) == (same.ticket, pytest.approx(same.kept), 0.0)
+    assert caps[0].of(found.ticket) == 100  # no less is kept than may be
+    assert importance_kept(moved, found.ticket, ("heads", "ffns")) == pytest.approx(found.kept)
+    assert 0.5 < found.kept < 1
+
+
+def test_a_target_near_the_whole_model_is_no_dense_run() -> None:
+    shape = Shape(layers=12, heads=12, hidden=768, ffn=3072)
+    settings = FindSettings(target=("encoder-parameters=0.99999",), structures=("heads", "neurons"))
+    caps = caps_of(settings, shape, TargetInputs(parameters=110_000_000, size=440_000_000))
+    ((level, ticket),) = ForTarget(settings, shape, caps).about.items()
+    assert level > 0
+    assert not ticket.is_full
 
 
 def test_a_price_with_steps_is_used_up_to_the_step() -> None:
@@ -293,6 +325,10 @@ def test_draws_that_cannot_be_are_refused(
         ({"target": ("parameters=0.9",), "kinds": ()}, "no tickets are drawn"),
         ({"target": ("parameters=0.9",), "control": "equal-budget"}, "pay for no dense training"),
         ({"latency_of": "8x8", "levels": (0.1,)}, "there is no --target latency"),
+        (
+            {"target": ("parameters=0.9",), "control": "best-of-k"},
+            "--control: it would change nothing, since there are no levels to choose among",
+        ),
         ({"target": ("parameters=0.9",), "latency_of": "8"}, "BATCHxTOKENS"),
     ],
 )
@@ -354,5 +390,5 @@ def test_times_are_those_of_the_precision_that_is_trained_with(
         with pytest.raises(TicketError, match="enough"):
             Find.prepare(asked | {"out": tmp_path / precision})
     assert seen == ["bfloat16", "float32"]
-    with pytest.raises(TicketError, match="--latency-of 128: .* the nearest is 40"):
+    with pytest.raises(TicketError, match=r"--latency-of 128: .* the nearest is 40"):
         Find.prepare(asked | {"latency_of": "1x128", "out": tmp_path / "long"})

@@ -14,7 +14,7 @@ from supertickets.evidence.runs import DENSE, Runs
 from supertickets.lab.steps import Run
 from supertickets.tickets import Ticket
 from supertickets.tickets.kinds import Structure
-from supertickets.tickets.knapsack import Cap
+from supertickets.tickets.knapsack import Cap, worth_of
 from supertickets.tickets.scoring import Scores
 
 
@@ -82,7 +82,8 @@ def _share(scores: dict[int, Scores], runs: dict[int, Run], structures: Sequence
 
 
 def importance_kept(scores: Scores, ticket: Ticket, structures: Sequence[Structure]) -> float:
-    """Return which share of the importance of some kinds of structures a ticket keeps, as measured."""
+    """Return which share of the importance of some kinds of structures a ticket keeps (see `knapsack.worth_of`)."""
+    scores = worth_of(scores)
     width = scores["neurons"].shape[1] if "neurons" in scores else 1
     kept = {"heads": ticket.heads, "ffns": ticket.ffns, "neurons": ticket.neurons_of(width)}
     every = sum(float(scores[kind].sum()) for kind in structures)

@@ -62,7 +62,7 @@ class ForTarget:
         self._settings, self._shape, self.caps = settings, shape, caps
         self._units = settings.units(shape)
         found, self._first = lightest_level(self._random_at(0), caps, self._units)
-        self.level = round(found, 4)
+        self.level = max(round(found, 4), 0.0001)  # 0 would be the dense model
 
     @property
     def about(self) -> Mapping[float, Ticket]:

@@ -88,7 +88,7 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         if self.target and self.control == "equal-budget":
             raise ValueError(
                 f"--control equal-budget: --target {','.join(self.target)} trains one winning ticket a seed, whose "
-                "FLOPs pay for no dense training; use --control none or best-of-k"
+                "FLOPs pay for no dense training; use --control none"
             )
         if self.target and not self.kinds:
             raise ValueError("--target: no tickets are drawn with --kinds none; expected winning among --kinds")
@@ -156,6 +156,7 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         if self.target:
             why = "--target says what a ticket keeps"
             idle |= dict.fromkeys(("levels", "counts", "schedule"), why)
+            idle["control"] = "there are no levels to choose among with --target"
         if not any(target.quantity == "latency" for target in self.targets):
             idle["latency_of"] = "there is no --target latency"
         if not self.kinds:

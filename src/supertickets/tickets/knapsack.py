@@ -2,7 +2,9 @@
 
 Structures of a kind in one layer cost the same, so of each layer the most important stay, and what is to be chosen is
 how many: one number for each layer and kind (a multiple-choice knapsack). Scores of different kinds are compared as
-they were measured: those by mask variables are all derivatives of the loss (Super Tickets paper, section 3).
+they were measured: those by mask variables are all derivatives of the loss (Super Tickets paper, section 3). Where some
+of a kind are negative, as those of `movement` may be, a structure counts by how far it is above the lowest of its kind:
+a sum of negative scores would be the larger the less is kept.
 """
 
 from __future__ import annotations
@@ -78,15 +80,24 @@ class _Group:
     """`[caps, choices]`"""
 
 
+def worth_of(scores: Scores) -> Scores:
+    """Return what structures count in a ticket's importance: scores as measured, from the lowest of a kind if negative.
+
+    >>> worth_of({"ffns": np.array([-2.0, 1.0]), "heads": np.array([[1.0, 3.0]])})
+    {'ffns': array([0., 3.]), 'heads': array([[1., 3.]])}
+    """
+    return {kind: values - min(0.0, float(values.min())) for kind, values in scores.items()}
+
+
 def draw_under(scores: Scores, caps: Sequence[Cap], shape: tuple[int, ...], units: Mapping[Structure, Units]) -> Drawn:
     """Return the ticket that keeps the most importance and costs no more than every cap says.
 
-    `scores` are taken as measured, not normalised; `units` say which kinds are pruned and in blocks of how many
-    neighbours; other kinds stay whole. Each layer keeps a head (and a neuron), as in all draws. Solved as a mixed
-    integer program (HiGHS): exactly for heads and FFNs, and with thousands of neurons up to a stated gap. Raises
+    `scores` are taken as measured, not normalised (see `worth_of`); `units` say which kinds are pruned and in blocks of
+    how many neighbours; other kinds stay whole. Each layer keeps a head (and a neuron), as in all draws. Solved as a
+    mixed integer program (HiGHS): exactly for heads and FFNs, and with thousands of neurons up to a stated gap. Raises
     TicketError for a cap that no ticket holds, with the smallest cost that there is.
     """
-    found = check_scores({kind: scores[kind] for kind in {"heads": 0, "ffns": 0, **units}})
+    found = worth_of(check_scores({kind: scores[kind] for kind in {"heads": 0, "ffns": 0, **units}}))
     groups = [group for kind, of in units.items() for group in _groups(kind, found[kind], of, caps)]
     for place, cap in enumerate(caps):
         least = cap.prices.fixed + sum(group.costs[place].min() for group in groups)

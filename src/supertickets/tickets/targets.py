@@ -64,11 +64,12 @@ class Target:
             raise ValueError(f"{name}: expected {expected}, got {written!r}") from error
         unit = "" if parts is None or parts[2] == "%" else parts[2]
         share = not unit and number <= 1
-        if not number > 0 or (not share and unit not in factors) or (share and number == 1):
+        too_much = number >= 1 and (share or written.endswith("%"))  # 120 % are no amount of 1.2
+        if not number > 0 or (not share and unit not in factors) or too_much:
             near = next((known for known in factors if known.lower() == unit.lower() and known != unit), None)
             hint = f"; write {near}" if near else ""
             raise ValueError(f"{name}: expected {expected}, got {written!r}{hint}")
-        normal = f"{number:g}" if share else f"{number:.12g}{unit}"
+        normal = f"{number:.12g}" if share else f"{number:.12g}{unit}"
         return cls(f"{quantity}={normal}", quantity, number * (1 if share else factors[unit]), share)
 
     def most(self, dense: float) -> float:
