@@ -26,7 +26,7 @@ from supertickets.lab import Lab, Trial
 from supertickets.lab.jobs import Job
 from supertickets.lab.on_ray import _files_of
 from supertickets.lab.outcome import WEIGHTS, Outcome, load_outcome
-from supertickets.lab.steps import Step
+from supertickets.lab.steps import Done, Step
 from supertickets.lab.trial import Mean
 from supertickets.lab.workbench import Workbench
 from supertickets.reports.find import find_sections
@@ -357,6 +357,19 @@ def test_one_level_and_two_trainings() -> None:
     assert found.barriers["barrier_std"].isna().all()
     runs = study(invented, control="none", levels=(0.1,), soup=2, seeds=1)
     assert "At level 10%, the soup" in analyse_find(runs).verdict
+
+
+def test_a_mean_names_the_places_of_its_study_and_not_those_where_its_members_ran() -> None:
+    runs = study(invented, control="none", levels=(0.1,), soup=2, seeds=1)
+    moved = {
+        run.step: replace(run, outcome=replace(run.result, trial=run.result.trial.but(model="gone")))
+        for run in runs.runs
+    }
+    for run in runs.every(stage="soup", member=None):
+        assert not isinstance(run.step.make, Trial)
+        found = run.step.make(Done(moved.__getitem__))
+        assert found is not None
+        assert (found.key, found.model) == (run.result.key, "m")
 
 
 # --- a study ----------------------------------------------------------------------------------------------------------

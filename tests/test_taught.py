@@ -1,6 +1,7 @@
 """Taught tickets in studies of `find`: what is trained, what is compared, what is said and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -253,6 +254,8 @@ def test_taught_and_other_studies_are_not_mixed() -> None:
     assert trend.reason == "only one of rte and rte, taught has taught tickets (--teacher)"
     (other,) = trends([renamed(usual(), "rte", train=10), renamed(usual(), "rte", {"teacher_weight": 1.0})])
     assert "--teacher-weight (0.5, 1.0)" in other.sentence()
+    (other,) = trends([renamed(usual(), "rte", train=10), renamed(usual(), "rte", {"target": ["flops=0.6"]})])
+    assert "also differ in --target (none, flops=0.6)" in other.sentence()
 
 
 # --- end to end -------------------------------------------------------------------------------------------------------
@@ -311,6 +314,21 @@ def test_outputs_that_are_gone_come_again(done: Result) -> None:
         changed = {name for name in before if before[name] != after.get(name)}
         assert {Path(name).name for name in changed} <= {"outcome.json"}  # seconds
         assert {Path(name).parts[-2] for name in changed} <= {dense}
+
+
+def test_a_study_that_was_moved_trains_its_tickets_again(done: Result, tmp_path: Path) -> None:
+    """What a trial says of its teacher's place was true when it ran; shipping needs the weights, which are gone."""
+    moved = tmp_path / "moved"
+    shutil.move(done.folder, moved)
+    try:
+        shutil.rmtree(moved / "super-ticket")
+        for path in moved.glob("trials/*/weights.safetensors"):
+            path.unlink()
+        again = supertickets.find(moved / "settings.yaml", out=moved)
+        assert again.shipped["ticket"].is_dir()
+        assert again.verdict == done.verdict
+    finally:
+        shutil.move(moved, done.folder)
 
 
 def test_regression_end_to_end(tiny_model: Path, tmp_path: Path) -> None:

@@ -238,8 +238,13 @@ def _of_seeds(gain: Gain, seeds: Sequence[int]) -> Gain:
 def _other_settings(studies: Sequence[AnalysedStudy]) -> Iterator[str]:
     """Yield which other settings of training and drawing are not the same in all studies, with their values."""
     recipe = next(run.trial.recipe for run in studies[0].runs.runs if run.trial is not None)
-    taught = ("teacher_weight", "teacher_temperature")
-    for name in ("fraction_seed", *taught, *recipe.model_dump(), *Drawing.model_fields, *ScoringSettings.model_fields):
-        values = list(dict.fromkeys(str(one.runs.settings.get(name)) for one in studies))
+    more = ("fraction_seed", "teacher_weight", "teacher_temperature", "target")
+    for name in (*more, *recipe.model_dump(), *Drawing.model_fields, *ScoringSettings.model_fields):
+        values = list(dict.fromkeys(_typed(one.runs.settings.get(name)) for one in studies))
         if len(values) > 1 and name != "threads":
             yield f"--{name.replace('_', '-')} ({', '.join(values)})"
+
+
+def _typed(value: Any) -> str:
+    """Return a setting's value about as it is typed."""
+    return (",".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)

@@ -15,6 +15,7 @@ from supertickets.anatomy.cost import BACKWARD
 from supertickets.evidence.labels import LINE, MEMBER, ON_LINE, SOUP
 from supertickets.lab.steps import Done, Label, Step
 from supertickets.lab.trial import Mean, Trial
+from supertickets.studies.study import trial_of
 
 if TYPE_CHECKING:
     from supertickets.evidence.runs import TaskInfo
@@ -41,7 +42,7 @@ def soup_steps(settings: FindSettings, task: TaskInfo, first: Step) -> Iterator[
     means += [({LINE: share}, (1 - share, share)) for share in ON_LINE]
     for more, shares in means:
         of = tuple(members[: len(shares)])
-        make_mean = partial(_mean, of, shares)
+        make_mean = partial(_mean, settings, task, of, shares)
         yield Step({**labels, **more}, make_mean, starts_from=of, keep=keep, cost=evaluation, evaluates=True)
 
 
@@ -55,10 +56,13 @@ def _trained_again(first: Step, number: int, done: Done) -> Trial | None:
     return None if trial is None else trial.but(member=number, scoring=None, logits=False)
 
 
-def _mean(members: Sequence[Step], shares: tuple[float, ...], done: Done) -> Trial | None:
+def _mean(
+    settings: FindSettings, task: TaskInfo, members: Sequence[Step], shares: tuple[float, ...], done: Done
+) -> Trial | None:
     """Return the evaluation of a mean of trained weights; None if a training diverged."""
     outcomes = [outcome for member in members if (outcome := done.get(member)) is not None]
     if len(outcomes) < len(members):
         return None
+    first = outcomes[0].trial  # what it says of places was true when it ran
     mean = Mean(starts=tuple(outcome.start(0) for outcome in outcomes), shares=shares)
-    return outcomes[0].trial.but(scoring=None, logits=False, teacher=None, mean=mean)
+    return trial_of(settings, task, first.ticket, first.seed, mean=mean)

@@ -219,7 +219,7 @@ def _model(found: _Found, seed: int, place: Path, quiet: bool) -> Path:
     if not quiet and not outcome.has_weights:
         print(f"{settings.task}, {run.step}: its trained weights were not kept; it is trained again.", file=sys.stderr)
     with hold(folder), Lab(folder, machine_of(settings, base, {settings.source: task})) as lab:
-        save_trained_model(lab.with_weights(outcome.trial), base, task, place)
+        save_trained_model(lab.with_weights(run.trial or outcome.trial), base, task, place)
     return place
 
 
