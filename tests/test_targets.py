@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
@@ -188,6 +189,23 @@ def test_negative_scores_count_from_the_lowest_of_their_kind(below: float) -> No
     assert caps[0].of(found.ticket) == 100  # no less is kept than may be
     assert importance_kept(moved, found.ticket, ("heads", "ffns")) == pytest.approx(found.kept)
     assert 0.5 < found.kept < 1
+
+
+def test_a_search_that_was_stopped_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    solve = scipy.optimize.milp
+
+    def stopped(*asked: Any, **more: Any) -> Any:
+        found = solve(*asked, **more)
+        found.status = 1
+        return found
+
+    scores: Scores = {"heads": np.arange(1.0, 9).reshape(2, 4), "ffns": np.array([3.0, 5.0])}
+    sizes: dict[Structure, Units] = {"heads": Units(2, 4, 10.0), "ffns": Units(2, 1, 40.0, one_stays=False)}
+    by: dict[Structure, Any] = {"heads": np.tile(10.0 * np.arange(5), (2, 1)), "ffns": np.tile([0.0, 40.0], (2, 1))}
+    caps = [Cap("parameters=0.7", Prices("parameters", 0.0, by), 115.0)]
+    assert draw_under(scores, caps, (2, 4), sizes).gap == 0
+    monkeypatch.setattr(scipy.optimize, "milp", stopped)
+    assert draw_under(scores, caps, (2, 4), sizes).gap > 0
 
 
 def test_a_target_near_the_whole_model_is_no_dense_run() -> None:

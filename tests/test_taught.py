@@ -24,7 +24,7 @@ from supertickets.evidence.runs import Runs
 from supertickets.evidence.statistics import two_way_test
 from supertickets.evidence.tables import AnalysedStudy, names_of, task_average
 from supertickets.evidence.trend import trends
-from supertickets.lab.outcome import LOGITS, load_outcome
+from supertickets.lab.outcome import LOGITS, WEIGHTS, load_outcome
 from supertickets.lab.trial import Trial
 from supertickets.reports.find import find_sections
 from supertickets.studies.plan import plan_study
@@ -227,6 +227,19 @@ def test_a_narrow_study_says_it_of_winning_tickets() -> None:
 
 def page_of(findings: FindFindings, runs: Runs) -> str:
     return "".join(str(block.__html__()) for part in find_sections(findings, runs) for block in part.blocks)
+
+
+def test_soups_of_taught_tickets_are_not_set_against_untaught_ones_without_a_word() -> None:
+    def outcome(trial: Trial) -> Made:
+        found = made(trial, 0.7 if trial.ticket.is_full else 0.76, 1 if trial.mean else trial.recipe.epochs)
+        return replace(found, files={**found.files, WEIGHTS: trial.key}, folder=Path("/nowhere"))
+
+    asked: dict[str, Any] = {"control": "none", "soup": 2, "levels": (0.1,)}
+    said = "The dense model and its soup were not taught"
+    verdict = analyse_find(study(outcome, **asked, teacher="dense")).verdict
+    assert "the soup of a taught winning ticket" in verdict
+    assert said in verdict
+    assert said not in analyse_find(study(outcome, **asked)).verdict
 
 
 def test_the_page_has_both_gains() -> None:

@@ -152,9 +152,9 @@ def _solve(groups: Sequence[_Group], most: Sequence[float], caps: Sequence[Cap])
     near, small = _NEAR, problem.owner.size <= _SMALL
     while True:
         among = np.flatnonzero(problem.nearest(loss, near) | problem.cheapest())
-        chosen, worth = problem.whole(among, caps, 1e-9 if small else _CLOSE / 10)
+        chosen, worth, proved = problem.whole(among, caps, 1e-9 if small else _CLOSE / 10)
         lacks = max(0.0, bound - worth)
-        if small and np.isin(np.flatnonzero(loss <= lacks + 1e-12), among).all():
+        if small and proved and np.isin(np.flatnonzero(loss <= lacks + 1e-12), among).all():
             return chosen, 0.0
         if near >= (problem.owner.size if small else _FEW) or (not small and lacks <= _CLOSE * worth):
             return chosen, lacks / max(worth, 1e-300)
@@ -231,8 +231,11 @@ class _Problem:
         """Return which choices are the smallest of their group: with them something is always possible."""
         return np.diff(self.owner, prepend=-1) > 0
 
-    def whole(self, among: NDArray[np.int64], caps: Sequence[Cap], gap: float) -> tuple[list[int], float]:
-        """Return the place of each group's choice in its group, of the best ticket with choices `among` these."""
+    def whole(self, among: NDArray[np.int64], caps: Sequence[Cap], gap: float) -> tuple[list[int], float, bool]:
+        """Return the place of each group's choice in its group, of the best ticket with choices `among` these.
+
+        Also its worth, and whether it was proved to be the best up to `gap`: not where the `NODES` did not suffice.
+        """
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_matrix
 
@@ -252,7 +255,7 @@ class _Problem:
             raise _none_holds(caps)
         taken = among[solved.x > 0.5]
         starts = np.searchsorted(self.owner, np.arange(self.owner[-1] + 1))
-        return (taken - starts).tolist(), float(self.value[taken].sum())
+        return (taken - starts).tolist(), float(self.value[taken].sum()), solved.status == 0
 
 
 @contextmanager
