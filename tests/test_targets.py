@@ -292,7 +292,7 @@ def test_a_study_reaches_its_target(studied: Any) -> None:
     assert len(target.kept) == 2
     assert all(one >= other - 1e-9 for one, other in zip(target.kept, target.kept_same_share, strict=True))
     assert "The target is encoder-parameters=0.6" in result.verdict
-    assert "Over tickets of the same share" in result.verdict
+    assert "Against tickets of the same share, the gain is" in result.verdict
     assert "importance" in (result.report).read_text(encoding="utf-8")
     assert list(table["stage"].dropna().unique()) == ["same share"]
     # It goes on: nothing is trained or drawn anew.
@@ -319,7 +319,7 @@ def test_tickets_are_drawn_from_stored_scores(studied: Any, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--target", "parameters=0.0001"], "the smallest ticket has"),
+        (["--target", "parameters=0.0001"], "the smallest ticket takes"),
         (["--target", "size=100GB"], "holds it already"),
         (["--target", "sise=3MB"], "--target: expected parameters"),
         (["--target", "size=3MB", "--level", "0.1"], "either --target or --level"),
@@ -338,7 +338,7 @@ def test_draws_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"target": ("parameters=0.01",)}, "the smallest ticket has"),
+        ({"target": ("parameters=0.01",)}, "the smallest ticket takes"),
         ({"target": ("parameters=0.9",), "levels": (0.1,)}, "--levels"),
         ({"target": ("parameters=0.9",), "kinds": ()}, "no tickets are drawn"),
         ({"target": ("parameters=0.9",), "control": "equal-budget"}, "pay for no dense training"),

@@ -64,6 +64,7 @@ def draw(
     `transfer` trains it.
     """
     from supertickets.studies.draw import draw_ticket
+    from supertickets.tickets.prices import amount
 
     def several(text: str | None) -> list[str]:
         return [part.strip() for part in (text or "").split(",") if part.strip()]
@@ -75,7 +76,10 @@ def draw(
         return
     click.echo(f"{out}: {ticket!r} keeps {made['kept']:.1%} of the importance.")
     for one in made["targets"]:
-        click.echo(f"{one['target']}: {one['cost']:,.6g} {one['unit']}, at most {one['at_most']:,.6g}.")
+        click.echo(
+            f"{one['target']}: the model takes {amount(one['cost'], one['unit'])}, at most "
+            f"{amount(one['at_most'], one['unit'])}."
+        )
 
 
 @click.command()

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from supertickets.evidence.looks import Look, of_looks
 from supertickets.evidence.statistics import Paired
 from supertickets.tasks.tables import counted
+from supertickets.tickets.prices import amount
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _environment() -> Environment:
         "barrier": lambda value: f"{value:.2g}" if known(value) else "not known",
         "interval": interval,
         "g": "{:g}".format,
-        "amount": "{:,.6g}".format,
+        "amount": amount,
         "known": known,
     }
     found.tests |= {"known": known}

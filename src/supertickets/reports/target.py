@@ -7,13 +7,14 @@ import pandas as pd
 from supertickets.evidence.cells import tested
 from supertickets.evidence.reached import Reached
 from supertickets.reports.sections import WORDS, Section, Table, Words
+from supertickets.tickets.prices import amount
 
 
 def target_section(found: Reached) -> Section:
     """Return the section of a target: what tickets cost, and how the two ways of drawing compare."""
-    costs = found.costs.copy()
-    for name in costs.columns[2:]:
-        costs[name] = [f"{value:,.6g}" for value in costs[name]]
+    costs = found.costs.drop(columns="unit")
+    for name in costs.columns[1:]:
+        costs[name] = [amount(*pair) for pair in zip(costs[name], found.costs["unit"], strict=True)]
     shares = [pd.Series(one, dtype=float) for one in (found.kept, found.kept_same_share)]
     rows = [
         (name, f"{share.mean():.1%}" if len(share) else "-")

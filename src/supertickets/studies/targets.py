@@ -16,7 +16,7 @@ from supertickets.studies.study import Inputs, Kept, Request
 from supertickets.tickets import Ticket
 from supertickets.tickets.kinds import Structure
 from supertickets.tickets.knapsack import Cap
-from supertickets.tickets.prices import Prices
+from supertickets.tickets.prices import Prices, amount
 from supertickets.tickets.targets import UNITS, Target, Targets
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _cap(target: Target, settings: Any, shape: Shape, inputs: TargetInputs) -> C
     dense, most = prices.of(full), target.most(prices.of(full))
     if dense <= most:
         raise TicketError(
-            f"--target {target.text}: the dense model has {dense:.6g} {prices.unit} and holds it already; choose a "
+            f"--target {target.text}: the dense model takes {amount(dense, prices.unit)} and holds it already; choose a "
             "smaller target."
         )
     return Cap(target.text, prices, most, exactly)

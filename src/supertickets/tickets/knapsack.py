@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from supertickets.errors import TicketError
 from supertickets.tickets.kinds import Structure, Units
 from supertickets.tickets.levels import Counts, counts_at
-from supertickets.tickets.prices import Prices
+from supertickets.tickets.prices import Prices, amount
 from supertickets.tickets.scoring import Scores
 from supertickets.tickets.ticket import Ticket, check_scores
 
@@ -119,8 +119,9 @@ def draw_under(scores: Scores, caps: Sequence[Cap], shape: tuple[int, ...], unit
 def unreachable(cap: Cap, least: float) -> TicketError:
     """Return the error that says of a cap that no ticket holds it, and what the smallest costs."""
     return TicketError(
-        f"--target {cap.name}: the smallest ticket has {least:.6g} {cap.prices.unit}, more than {cap.most:.6g}: each "
-        "layer keeps a head (or neuron) and what is outside them stays; choose a larger target or more --structures."
+        f"--target {cap.name}: the smallest ticket takes {amount(least, cap.prices.unit)}, more than "
+        f"{amount(cap.most, cap.prices.unit)}, as each layer keeps a head (or neuron) and what is not pruned stays; choose "
+        "a larger target or more --structures."
     )
 
 

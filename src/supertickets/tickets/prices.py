@@ -42,3 +42,14 @@ def _kept(ticket: Ticket, kind: Structure, most: int) -> NDArray[np.int64]:
     """Return how many structures of a kind each layer keeps."""
     kept = {"heads": ticket.heads, "ffns": ticket.ffns[:, None]}
     return np.asarray((ticket.neurons_of(most) if kind == "neurons" else kept[kind]).sum(axis=1))
+
+
+def amount(value: float, unit: str) -> str:
+    """Return a cost with its unit as people write it.
+
+    >>> amount(79_840_900, "bytes"), amount(0.01234, "seconds"), amount(22_713_986, "parameters")
+    ('79.84 MB', '12.34 ms', '22,713,986 parameters')
+    """
+    if unit == "bytes":
+        return f"{value / 1e6:.2f} MB"
+    return f"{1e3 * value:.2f} ms" if unit == "seconds" else f"{value:,.0f} {unit}"
