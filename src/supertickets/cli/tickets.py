@@ -63,8 +63,7 @@ def draw(
     allows, with `--level` it is the paper's winning ticket of that level. `apply` cuts it out of the base model, and
     `transfer` trains it.
     """
-    from supertickets.studies.draw import draw_ticket
-    from supertickets.tickets.prices import amount
+    from supertickets.studies.draw import draw_ticket, said_of
 
     def several(text: str | None) -> list[str]:
         return [part.strip() for part in (text or "").split(",") if part.strip()]
@@ -76,10 +75,7 @@ def draw(
         return
     click.echo(f"{out}: {ticket!r} keeps {made['kept']:.1%} of the importance.")
     for one in made["targets"]:
-        click.echo(
-            f"{one['target']}: the model takes {amount(one['cost'], one['unit'])}, at most "
-            f"{amount(one['at_most'], one['unit'])}."
-        )
+        click.echo(said_of(one))
 
 
 @click.command()

@@ -20,6 +20,7 @@ from supertickets.studies.targets import caps_of, measured
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, base_entry
+from supertickets.tickets.prices import amount
 from supertickets.tickets.scoring import Scores
 
 if TYPE_CHECKING:
@@ -113,6 +114,12 @@ def _shared(
     by_kind = {str(kind): values for kind, values in scores.items()}
     base = base_entry(task.model, task.weight_hash, task.model_type, task.layers)
     return SharedTicket(ticket, base, origin, versions(), by_kind)
+
+
+def said_of(target: Mapping[str, Any]) -> str:
+    """Return a sentence about one of the `targets` that `draw_ticket` returns."""
+    cost, most = (amount(target[name], target["unit"]) for name in ("cost", "at_most"))
+    return f"{target['target']}: the model takes {cost}, at most {most}."
 
 
 def scores_of(runs: Runs, seed: int | None) -> Scores:

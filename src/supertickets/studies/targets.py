@@ -119,8 +119,8 @@ def _cap(target: Target, settings: Any, shape: Shape, inputs: TargetInputs) -> C
     dense, most = prices.of(full), target.most(prices.of(full))
     if dense <= most:
         raise TicketError(
-            f"--target {target.text}: the dense model takes {amount(dense, prices.unit)} and holds it already; choose a "
-            "smaller target."
+            f"--target {target.text}: the dense model takes {amount(dense, prices.unit)} and holds it already; choose "
+            "a smaller target."
         )
     return Cap(target.text, prices, most, exactly)
 

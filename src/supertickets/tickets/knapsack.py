@@ -120,8 +120,8 @@ def unreachable(cap: Cap, least: float) -> TicketError:
     """Return the error that says of a cap that no ticket holds it, and what the smallest costs."""
     return TicketError(
         f"--target {cap.name}: the smallest ticket takes {amount(least, cap.prices.unit)}, more than "
-        f"{amount(cap.most, cap.prices.unit)}, as each layer keeps a head (or neuron) and what is not pruned stays; choose "
-        "a larger target or more --structures."
+        f"{amount(cap.most, cap.prices.unit)}, as each layer keeps a head (or neuron) and what is not pruned stays; "
+        "choose a larger target or more --structures."
     )
 
 
