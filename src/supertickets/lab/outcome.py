@@ -24,6 +24,7 @@ OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK, LOGITS = (
     "logits.safetensors",
 )
 CHECKPOINT, PARTIAL, FAILURE = "checkpoint.safetensors", "partial.json", "failure.json"
+PARTIAL_PREDICTIONS = "partial.safetensors"
 SCORED_ON = "examples"
 """In scores.safetensors: how many training examples were scored, and how many there are, if it may have been fewer."""
 SCHEMA = 2
@@ -246,9 +247,12 @@ def forget(folder: Path) -> None:
             path.unlink()
 
 
-def drop_checkpoint(folder: Path) -> None:
-    """Delete what a trial that has ended needs no more: its checkpoint, and what it said before."""
-    for name in (PARTIAL, CHECKPOINT):
+def drop_checkpoint(folder: Path, finished: bool = True) -> None:
+    """Delete what a trial that has ended needs no more: its checkpoint, and what it said before.
+
+    One that diverged (not `finished`) has no predictions but those from before, which stay.
+    """
+    for name in (*((PARTIAL, PARTIAL_PREDICTIONS) if finished else ()), CHECKPOINT):
         (folder / name).unlink(missing_ok=True)
 
 

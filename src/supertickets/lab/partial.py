@@ -7,7 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supertickets.lab.outcome import PARTIAL, Outcome, load_record, outcome_of, save_record
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.lab.outcome import (
+    PARTIAL,
+    PARTIAL_PREDICTIONS,
+    PREDICTIONS,
+    Outcome,
+    has_digest,
+    load_record,
+    of_task,
+    outcome_of,
+    save_record,
+)
 from supertickets.lab.trial import Trial
 
 SCHEMA = 1
@@ -18,7 +31,8 @@ SCHEMA = 1
 class Partial:
     """A trial on its way. `fraction` is the share of its steps that are done, at least what was asked for.
 
-    `epochs` has the epochs that were evaluated by then, as an outcome has them; `cost` what it took until now.
+    `epochs` has the epochs that were evaluated by then, as an outcome has them; `cost` what it took until now; `files`
+    the checksums of the files beside it.
     """
 
     key: str
@@ -27,16 +41,37 @@ class Partial:
     fraction: float
     epochs: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    def predictions(self, task: int = 0) -> dict[str, NDArray[np.float32]]:
+        """Return a task's outputs on each evaluation set at the epochs that were evaluated, `[epochs, examples, outputs]`.
+
+        They are there also if the trial has ended since. Nothing where no epoch was: the training diverged before.
+        """
+        from safetensors.numpy import load_file
+
+        if not self.epochs:
+            return {}
+        for name in (PARTIAL_PREDICTIONS, PREDICTIONS):
+            if (self.folder / name).is_file():
+                found = of_task(load_file(self.folder / name), task)
+                return {split: outputs[: len(self.epochs)] for split, outputs in found.items()}
+        return {}
 
 
 def save_partial(partial: Partial) -> None:
-    """Write `partial.json`; the checkpoint must be there."""
+    """Write `partial.json`; the checkpoint and the files that it names must be there."""
     save_record(partial.folder / PARTIAL, SCHEMA, partial)
 
 
 def load_partial(folder: Path) -> Partial | None:
-    """Return what a trial in a folder says until now, or None if it was not trained to a part, or has ended since."""
-    return load_record(folder / PARTIAL, SCHEMA, Partial)
+    """Return what a trial in a folder says until now.
+
+    None if it was not trained to a part, has ended since, or its files are not as they were written.
+    """
+    partial = load_record(folder / PARTIAL, SCHEMA, Partial)
+    whole = partial is not None and all(has_digest(folder / name, hashed) for name, hashed in partial.files.items())
+    return partial if whole else None
 
 
 def part_of(ended: Outcome | Partial, until: float) -> Partial:
@@ -49,8 +84,10 @@ def part_of(ended: Outcome | Partial, until: float) -> Partial:
 def partial_of(trial: Trial, folder: Path, until: float) -> Partial | None:
     """Return what a trial below a folder of trials said at a share of its steps; None if it is not that far."""
     outcome = outcome_of(trial, folder)
-    if outcome is not None:
+    if outcome is not None and outcome.finished:
         return part_of(outcome, until)
     partial = load_partial(folder / trial.key)
     there = partial is not None and partial.trial.content() == trial.content() and partial.fraction >= until - 1e-9
-    return part_of(partial, until) if partial is not None and there else None
+    if partial is not None and there:
+        return part_of(partial, until)
+    return None if outcome is None else part_of(outcome, until)

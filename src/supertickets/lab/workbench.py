@@ -23,6 +23,7 @@ from supertickets.lab.outcome import (
     CHECKPOINT,
     LOGITS,
     MASK,
+    PARTIAL_PREDICTIONS,
     PREDICTIONS,
     SCORED_ON,
     SCORES,
@@ -198,20 +199,19 @@ class Workbench:
         if begun.job.trial.logits:
             kept = ({"logits": as_stored(trainer.taught(learner))} for learner in trainer.learners)
             found[LOGITS] = {name: of for task, one in enumerate(kept) for name, of in named(one, task).items()}
-        found[PREDICTIONS] = {
-            name: np.stack(outputs)
-            for task, predictions in enumerate(trainer.result.predictions.values())
-            for name, outputs in named(predictions, task).items()
-        }
+        found[PREDICTIONS] = _predictions(trainer)
         return found
 
     @staticmethod
     def _pause(begun: _Begun, trainer: Trainer) -> Partial:
         """Write where a trial stands and what it says until now."""
         trainer.save()
-        job, result = begun.job, trainer.result
+        job, result, files = begun.job, trainer.result, dict[str, str]()
+        if predictions := _predictions(trainer):
+            content = arrays_to_bytes(predictions)
+            files[PARTIAL_PREDICTIONS] = write_atomically(job.folder / PARTIAL_PREDICTIONS, content)
         done = trainer.state.step / trainer.total
-        partial = Partial(job.trial.key, job.trial, job.folder, done, result.epochs, vars(result.cost))
+        partial = Partial(job.trial.key, job.trial, job.folder, done, result.epochs, vars(result.cost), files)
         save_partial(partial)
         return partial
 
@@ -240,7 +240,7 @@ class Workbench:
             files={name: write_atomically(job.folder / name, data) for name, data in files.items()},
         )
         save_outcome(outcome)
-        drop_checkpoint(job.folder)
+        drop_checkpoint(job.folder, finished)
         return outcome
 
     def _source(self, trial: Trial) -> ModelSource:
@@ -274,6 +274,16 @@ class Workbench:
             "precision": trial.recipe.precision,
             **versions(),
         }
+
+
+def _predictions(trainer: Trainer) -> dict[str, np.ndarray]:
+    """Return a training's outputs at its evaluated epochs, under the names that they have in a trial's files."""
+    return {
+        name: np.stack(outputs)
+        for task, predictions in enumerate(trainer.result.predictions.values())
+        for name, outputs in named(predictions, task).items()
+        if outputs
+    }
 
 
 def _weight_ticket(job: Job, source: ModelSource) -> WeightTicket | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from supertickets.lab.lab import replay
 from supertickets.lab.lock import hold, holder
-from supertickets.lab.outcome import CHECKPOINT, OUTCOME, PARTIAL, WEIGHTS, load_outcome
+from supertickets.lab.outcome import CHECKPOINT, OUTCOME, PARTIAL, PARTIAL_PREDICTIONS, WEIGHTS, load_outcome
 from supertickets.lab.progress import PROGRESS
 from supertickets.storage import is_left_over
 from supertickets.studies.inputs import open_study
@@ -71,7 +71,10 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
     with hold(folder):
         before = disk_use(folder)
         trials = [path.parent for path in (folder / "trials").glob(f"*/{OUTCOME}")]
-        gone = [trial / name for trial in trials for name in (CHECKPOINT, PARTIAL)]
+        gone = [trial / CHECKPOINT for trial in trials]
+        gone += [trial / name for trial in trials if _finished(trial) for name in (PARTIAL, PARTIAL_PREDICTIONS)]
+        if study.begun and study.replay().complete:  # trainings that a search has stopped
+            gone += [path for path in folder.glob(f"trials/*/{CHECKPOINT}") if path not in gone]
         gone += [path for path in folder.glob("trials/*/.*") if is_left_over(path)]
         if study.study.has_shipped(folder):
             gone += [trial / WEIGHTS for trial in trials if not _is_shared(trial)]
@@ -81,6 +84,12 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
             for path in gone:
                 path.unlink()
     return {"folder": str(folder), "files": [str(path) for path in gone], "freed": freed, "bytes": before - freed}
+
+
+def _finished(trial: Path) -> bool:
+    """Whether a trial finished; what one that diverged said before is needed."""
+    outcome = load_outcome(trial)
+    return outcome is None or outcome.finished
 
 
 def _is_shared(trial: Path) -> bool:

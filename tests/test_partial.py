@@ -1,0 +1,76 @@
+"""Trials that were trained to a part: what they say of every dev example, then and after they have gone on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.trials import make_trial
+from supertickets.lab import Lab, Trial
+from supertickets.lab.outcome import PARTIAL, PARTIAL_PREDICTIONS, drop_checkpoint, load_outcome
+from supertickets.lab.partial import Partial, load_partial, partial_of, save_partial
+from supertickets.lab.steps import Step
+from supertickets.storage import digest
+
+
+@pytest.fixture
+def trial(tiny_model: Path, words: dict[str, Path]) -> Trial:
+    return make_trial(tiny_model, words, learning_rate=1e-2, epochs=4)
+
+
+def run(folder: Path, trial: Trial, until: float | None = None) -> Partial | None:
+    with Lab(folder) as lab:
+        (one,) = lab.run([Step({"kind": "x"}, trial, until=until)]).runs
+    return one.partial
+
+
+def said(partial: Partial | None) -> np.ndarray:
+    assert partial is not None
+    return partial.predictions()["dev"]
+
+
+def test_a_part_has_the_outputs_of_the_whole_training(tmp_path: Path, trial: Trial) -> None:
+    half = said(run(tmp_path / "parts", trial, until=0.5))
+    run(tmp_path / "whole", trial)
+    whole = load_outcome(tmp_path / "whole" / "trials" / trial.key)
+    assert whole is not None
+    outputs = whole.predictions()["dev"]
+    assert half.shape == (2, *outputs.shape[1:])
+    assert half.tobytes() == outputs[:2].tobytes() != outputs[2:].tobytes()
+    folder = tmp_path / "parts" / "trials"
+    assert said(run(tmp_path / "parts", trial, until=0.75)).tobytes() == outputs[:3].tobytes()
+    assert said(partial_of(trial, folder, 0.5)).tobytes() == half.tobytes()  # cut, as it has gone on
+    run(tmp_path / "parts", trial)
+    assert not (folder / trial.key / PARTIAL_PREDICTIONS).exists()
+    assert said(partial_of(trial, folder, 0.5)).tobytes() == half.tobytes()
+
+
+def test_a_part_whose_outputs_are_not_as_written_is_made_again(tmp_path: Path, trial: Trial) -> None:
+    first = said(run(tmp_path, trial, until=0.5))
+    folder = tmp_path / "trials" / trial.key
+    (folder / PARTIAL_PREDICTIONS).write_bytes(b"half written")
+    assert load_partial(folder) is None
+    assert partial_of(trial, folder.parent, 0.5) is None
+    assert said(run(tmp_path, trial, until=0.5)).tobytes() == first.tobytes()
+
+
+def test_parts_written_before_there_were_outputs_are_read(tmp_path: Path, trial: Trial) -> None:
+    save_partial(Partial(trial.key, trial, tmp_path / trial.key, 0.5))
+    path = tmp_path / trial.key / PARTIAL
+    content = json.loads(path.read_text())
+    del content["files"], content["digest"]
+    path.write_text(json.dumps({**content, "digest": digest(content)}))
+    found = partial_of(trial, tmp_path, 0.25)
+    assert found is not None
+    assert found.predictions() == {}
+
+
+def test_what_a_training_said_before_it_diverged_stays(tmp_path: Path, trial: Trial) -> None:
+    for name in (PARTIAL, PARTIAL_PREDICTIONS):
+        (tmp_path / name).write_text("x")
+    drop_checkpoint(tmp_path, finished=False)
+    assert (tmp_path / PARTIAL).exists()
+    assert (tmp_path / PARTIAL_PREDICTIONS).exists()
+    drop_checkpoint(tmp_path)
+    assert not list(tmp_path.iterdir())
