@@ -60,6 +60,8 @@ def status(folder: Path, as_json: bool) -> None:
         return
     click.echo(f"{folder}: {found['title']} on {found['model']}, {found['state']}; {size(found['bytes'])} on disk.")
     click.echo(describe(found))
+    if found["standing"]:
+        click.echo(found["standing"])
     for line in found["running"]:
         click.echo(f"  {line['name']}: {describe_running(line)}")
     for name, reason in found["failures"].items():

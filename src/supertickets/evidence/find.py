@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from supertickets.evidence.reached import Reached
 from supertickets.evidence.resampling import Floats, bootstrap_weights, weighted_scores
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.evidence.sampling import Selection, seen_by_choice, selection_of
+from supertickets.evidence.searched import Searched
 from supertickets.evidence.selection import candidates, epochs_chosen, select_super
 from supertickets.evidence.soup import Soups, soups
 from supertickets.evidence.statistics import Paired, bootstrap_interval
@@ -55,7 +57,8 @@ class FindFindings(Findings):
     model with always giving the same answer (None: not known). `target` says how a target was reached (None: tickets
     were drawn at levels), `taught` what a teacher gives, `soups` are means of several trainings' weights (None: not
     asked for). `scored` is the least and the largest share of the training examples that importance was measured on
-    (None: on all, as no measure could stop early).
+    (None: on all, as no measure could stop early). Where a `search` trained a part of the grid only, it has the gain,
+    and what the whole grid says is missing.
     """
 
     means: pd.DataFrame
@@ -78,6 +81,7 @@ class FindFindings(Findings):
     taught: Taught | None = None
     soups: Soups | None = None
     scored: tuple[float, float] | None = None
+    search: Searched | None = None
 
     text = "find.txt.jinja"
     shown = SPREAD_SAID
@@ -136,15 +140,17 @@ class FindFindings(Findings):
     def main_test(self) -> Paired | None:
         """The test of the cross-fitted gain; with one level that was fixed beforehand, of its gain."""
         gain = self.cross_fitted if self.narrow is None else self.narrow.over.get(DENSE)
+        gain = gain if self.search is None else self.search.over.get(DENSE)
         return None if gain is None else gain.test
 
     @property
     def tested(self) -> pd.DataFrame:
         """The finished winning tickets and dense runs of the seeds that are tested."""
-        if self.cross_fitted is None:
+        gain = self.cross_fitted if self.search is None else self.search.over.get(DENSE)
+        if gain is None:
             return self.runs.iloc[:0]
         own = self._grid
-        of = own["seed"].isin(self.cross_fitted.seeds) & own["kind"].isin([DENSE, "winning"])
+        of = own["seed"].isin(gain.seeds) & own["kind"].isin([DENSE, "winning"])
         return own[of & (own["status"] == "finished")]
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -153,6 +159,7 @@ class FindFindings(Findings):
         more |= {} if self.tuned is None else {"equal budget": self.tuned.budgets}
         more |= {} if self.taught is None else {"taught": self.taught.gains}
         more |= {} if self.target is None else {"target": self.target.costs}
+        more |= {} if self.search is None else {"search": self.search.turns}
         more |= {} if self.soups is None else {"soups": self.soups.gains, "barriers": self.soups.barriers}
         return {"means": self.means, **self.paper_tables, **self.spread, **more}
 
@@ -197,6 +204,13 @@ def analyse_find(runs: Runs) -> FindFindings:
         soups=soups(all_runs, phases.light),
         scored=_scored_shares(runs),
     )
+
+
+def without_grid(findings: FindFindings, search: Searched) -> FindFindings:
+    """Return findings of a search: without what only the whole grid says, which are the paper's gain and phases."""
+    none = find_phases(findings.runs.iloc[:0])
+    left_out: dict[str, Any] = dict.fromkeys(("paper", "cross_fitted", "choice", "taught", "soups", "tuned"))
+    return replace(findings, **left_out, phases=none, search=search)
 
 
 def _scored_shares(runs: Runs) -> tuple[float, float] | None:

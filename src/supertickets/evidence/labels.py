@@ -12,5 +12,7 @@ SOUP, MEMBER, LINE = "soup", "member", "line"
 """Stage of soups and of trainings for them, and labels: which training; which share of the second one a mean has."""
 ON_LINE = (0.25, 0.5, 0.75)
 """Which shares these are."""
+LOOK, TURN, EPOCH = "look", "turn", "epoch"
+"""Stage of the trainings that a search for a level looks at, and labels: in which of its turns, after which epoch."""
 MT_DNN, TICKET_SHARE = "MT-DNN", "Ticket-Share"
 """What `share` trains on all tasks: the dense model, and the one with tickets."""

@@ -151,6 +151,10 @@ def task_average(studies: Sequence[AnalysedStudy]) -> Average:
         return Average(reason="No average over tasks: tickets are taught (--teacher) in some of the studies only.")
     if reason := why_not_averaged(tasks, names):
         return Average(reason=reason)
+    if any(one.findings.search is not None for one in studies):
+        return Average(
+            reason="No average over tasks: some of the studies trained a part of the levels only (--search)."
+        )
     unfinished = [name for name, one in zip(names, studies, strict=True) if one.findings.paper is None]
     if unfinished:
         return Average(reason=f"No average over tasks: no winning ticket of {', '.join(unfinished)} finished.")

@@ -44,7 +44,7 @@ class Partial:
     files: dict[str, str] = field(default_factory=dict)
 
     def predictions(self, task: int = 0) -> dict[str, NDArray[np.float32]]:
-        """Return a task's outputs on each evaluation set at the epochs that were evaluated, `[epochs, examples, outputs]`.
+        """Return a task's outputs on each evaluation set at its epochs, `[epochs, examples, outputs]`.
 
         They are there also if the trial has ended since. Nothing where no epoch was: the training diverged before.
         """

@@ -19,6 +19,7 @@ from supertickets.reports.measured import measured_sections
 from supertickets.reports.page import anchor
 from supertickets.reports.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
 from supertickets.reports.plots import DENSE as DENSE_STYLE
+from supertickets.reports.search import search_section
 from supertickets.reports.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
 from supertickets.reports.soup import soup_section
 from supertickets.reports.target import target_section
@@ -46,13 +47,15 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
         "Scores of all runs": Figure(score_distribution(own.table, measure), *_SAID["distribution"]),
         "Score and cost": Figure(cost_against_score(own.table, measure), *_SAID["cost"]),
     }
+    curves = [Figure(phase_curves(means, measure), *_SAID["phases"])] if findings.search is None else []
     sections = [
         Section("Gain over the dense model", _remains(findings)),
+        *([] if findings.search is None else [search_section(findings.search)]),
         *([] if findings.taught is None else [taught_section(findings.taught, findings.cross_fitted)]),
         *([] if findings.tuned is None else [equal_budget_section(findings.tuned)]),
         *([] if findings.target is None else [target_section(findings.target)]),
         *([] if findings.soups is None else [soup_section(findings.soups)]),
-        Section("Phases", [Figure(phase_curves(means, measure), *_SAID["phases"]), Table(table, "mean scores")]),
+        Section("Phases" if curves else "Mean scores", [*curves, Table(table, "mean scores")]),
         *(Section(title, [figure]) for title, figure in figures.items()),
         Section("Heads and FFNs kept by winning tickets", _maps(findings, own)),
         Section(
@@ -91,6 +94,10 @@ def _remains(findings: FindFindings) -> list[Block]:
         for kind, gain in narrow.over.items():
             how = f"level {narrow.level:.3g}, fixed beforehand, over {kind}"
             rows.append((how, f"{gain.mean:+.2f}", *tested(gain.test)))
+    elif (search := findings.search) is not None:
+        for kind, gain in search.over.items():
+            how = f"level {search.level:.3g}, found by a search, over {kind}, on examples that it did not see"
+            rows.append((how, f"{gain.mean:+.2f}", *tested(gain.test)))
     elif findings.paper is not None and findings.cross_fitted is not None:
         on, choice = findings.selection, findings.choice
         where = f"a random sample of the dev set, {on.size} examples" if on.sampled else "the dev set that scores it"
@@ -101,9 +108,10 @@ def _remains(findings: FindFindings) -> list[Block]:
             often = f"below 0.05 in {choice.significant:.0%} of studies" if choice.seeds > 1 else "-"
             name = f"choosing alone: best of {choice.among} dense runs (± standard deviation of studies)"
             rows.insert(1, (name, f"{choice.gain:+.2f} ± {choice.spread:.2f}", "-", often))
-    first = "super ticket chosen by" if narrow is None else "winning tickets"
+    first = "super ticket chosen by" if narrow is None and findings.search is None else "winning tickets"
     table = pd.DataFrame(rows, columns=[first, "gain", "95 % interval", "p"])
-    return [Table(table, "gain over the dense model", wrap=True), Words(_SAID["remains"], "quiet")] if rows else []
+    words = _SAID["remains" if findings.search is None else "found"]
+    return [Table(table, "gain over the dense model", wrap=True), Words(words, "quiet")] if rows else []
 
 
 def _maps(findings: FindFindings, runs: Runs) -> list[Block]:

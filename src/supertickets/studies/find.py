@@ -16,6 +16,8 @@ from supertickets.studies.config import Overrides
 from supertickets.studies.draws import ByLevel, Draws, ForTarget
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
 from supertickets.studies.find_settings import FindSettings
+from supertickets.studies.search import LevelSearch, budget_of, check_dev_set, search_outlook
+from supertickets.studies.search_budget import prices_of
 from supertickets.studies.selection import settle_selection
 from supertickets.studies.settings import part
 from supertickets.studies.soup import soup_steps
@@ -61,7 +63,7 @@ class Find(Study[FindSettings]):
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
         """Return the study that is asked for; levels are chosen on the whole dev set where a share is too small."""
-        request = settle_selection(super().prepare(overrides, quiet, dry), overrides)
+        request = check_dev_set(settle_selection(super().prepare(overrides, quiet, dry), overrides))
         return with_targets(settle_teacher(request, overrides))
 
     def draws(self, settings: FindSettings, task: TaskInfo) -> Draws:
@@ -75,6 +77,8 @@ class Find(Study[FindSettings]):
         (task,) = tasks
         draws = self.draws(settings, task)
         steps = list(grid(settings, task, draws=draws))
+        if settings.searches:
+            steps = list(LevelSearch(settings, task, draws, steps).steps())
         for step in steps:
             yield step
             yield from soup_steps(settings, task, step)
@@ -94,7 +98,8 @@ class Find(Study[FindSettings]):
                 own = [step for step in steps if step.labels["seed"] == seed]
                 first, *winning = (step for step in own if step.labels["kind"] in ("dense", "winning"))
                 yield from tuned_steps(settings, task, seed, first, winning)
-        yield from _rates(settings, task, [step for step in steps if step.labels["kind"] == "winning"])
+        own = [step for step in steps if "stage" not in step.labels]
+        yield from _rates(settings, task, [step for step in own if step.labels["kind"] == "winning"])
 
     def outlook(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> str:
         """Say what gain the study can see (see `evidence.design`); nothing of language modelling's blocks."""
@@ -104,12 +109,14 @@ class Find(Study[FindSettings]):
         (task,) = tasks
         if not settings.kinds or (not task.labels and task_name(task.task) in text.NAMES):
             return ""
-        design = Design(settings.seeds, len(task.targets), task.metrics, assumed_variance(), settings.light)
-        return f"{design.sentence()} (See `supertickets design` for what this assumes.)"
+        examples = len(task.targets) - len(task.targets) // 2 if settings.searches else len(task.targets)
+        design = Design(settings.seeds, examples, task.metrics, assumed_variance(), settings.light)
+        said = f"{design.sentence()} (See `supertickets design` for what this assumes.)"
+        return f"{search_outlook(settings, task, self.draws(settings, task))} {said}" if settings.searches else said
 
     def analyse(self, runs: Runs, settings: FindSettings) -> FindFindings:
         """Return means, gains, phases (see `evidence.find`); without tickets, means alone."""
-        from supertickets.evidence.find import analyse_find
+        from supertickets.evidence.find import analyse_find, without_grid
         from supertickets.evidence.tables import AnalysedStudy, paper_tables
 
         runs.check_some_finished("dense training", kind="dense")
@@ -117,6 +124,12 @@ class Find(Study[FindSettings]):
         if not settings.kinds:
             return replace(findings, base_model=runs.folder / BASE_MODEL, measure=runs.task.measure)
         draws = self.draws(settings, runs.task)
+        if settings.searches:
+            from supertickets.evidence.searched import searched
+
+            prices = prices_of(draws.about, runs.task.shape)
+            found = searched(runs, settings.search, prices, budget_of(settings, len(prices)))
+            return without_grid(findings, found)
         if isinstance(draws, ForTarget):
             from supertickets.evidence.reached import reached
 
@@ -141,6 +154,15 @@ class Find(Study[FindSettings]):
             ticket = super_ticket(done.runs, best, done.settings)
             ship(ticket, outcome, done.base, done.tasks[done.runs.task.source], folder)
         return {"ticket": folder}
+
+    def standing(self, runs: Runs, settings: FindSettings) -> str:
+        """Return the best level so far of a search, and what it does not know."""
+        if not settings.searches:
+            return ""
+        from supertickets.evidence.searched import searched
+
+        prices = prices_of(self.draws(settings, runs.task).about, runs.task.shape)
+        return searched(runs, settings.search, prices, budget_of(settings, len(prices))).sentence
 
     def has_shipped(self, folder: Path) -> bool:
         """Whether the super ticket's model, or the base model, is there."""

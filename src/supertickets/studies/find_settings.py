@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import forward_flops
 from supertickets.studies.budget import check_pays
+from supertickets.studies.search_budget import check_budget, check_search, prices_of, readable
 from supertickets.studies.settings import DrawnSettings, Grows, NoEffect, RateSettings, part
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import KINDS, Drawing, Kind, draw_random
@@ -65,6 +66,17 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         description="train the dense model and each winning ticket this many times from the same initial weights, with "
         "other orders of batches and dropout, and evaluate the mean of the weights (a soup); 0: none",
     )
+    search: NoEffect[Literal["none", "halving", "racing", "curve"]] = Field(
+        "none",
+        description="train only a part of the winning tickets to find the best level: the better half of the levels "
+        "longer and longer (halving), those that no test has dropped (racing), or where a model of scores by level is "
+        "least sure (curve); one half of the dev set is searched on, the other confirms the level; none: train all",
+    )
+    budget: NoEffect[Annotated[str, AfterValidator(readable)]] = Field(
+        "0.25",
+        description="what --search may spend, with all trainings of the level it finds: a fraction of what all winning "
+        "tickets cost (0.25), or a number of trainings (20trainings)",
+    )
     keep: NoEffect[Literal["none", "super", "dense", "all"]] = Field(
         "super",
         description="trained weights to keep on disk: those of the super ticket (super), of the dense models (dense), "
@@ -82,6 +94,11 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         if soup == 1:
             raise ValueError("expected 0 (no soup) or at least 2 trainings, got 1")
         return soup
+
+    @model_validator(mode="after")
+    def _a_search_is_of_levels(self) -> Self:
+        check_search(self)
+        return self
 
     @model_validator(mode="after")
     def _a_target_is_one_level(self) -> Self:
@@ -108,6 +125,8 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         """Raise TicketError also for levels that are too cheap for an equal-budget control."""
         if not self.target:
             super().check_model(shape)
+        if self.searches:
+            check_budget(self, prices_of(self.random_tickets(shape), shape))
         if self.control == "equal-budget":
             check_pays(self.levels, self._default_levels(), self.epochs, partial(_share_of_dense, self, shape))
 
@@ -134,7 +153,11 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
     @property
     def light(self) -> int:
         """How many light levels the phase test has; none where one level is fixed beforehand."""
-        return 0 if self.design == "narrow" or self.target else -(-sum(bool(level) for level in self.levels) // 2)
+        return (
+            0
+            if self.design == "narrow" or self.target or self.searches
+            else -(-sum(bool(level) for level in self.levels) // 2)
+        )
 
     def random_ticket(self, shape: Shape, level: float, counts: Counts, seed: int) -> Ticket:
         """Return a seed's random ticket of a level."""
@@ -160,17 +183,30 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         if not any(target.quantity == "latency" for target in self.targets):
             idle["latency_of"] = "there is no --target latency"
         if not self.kinds:
-            drawn = ("levels", "control", "selection", "learning_rates", "teacher", "soup", *Drawing.model_fields)
+            drawn = (
+                "levels",
+                "control",
+                "selection",
+                "learning_rates",
+                "teacher",
+                "soup",
+                "search",
+                *Drawing.model_fields,
+            )
             drawn += (*ScoringSettings.model_fields,)
             idle |= dict.fromkeys(drawn, "no tickets are drawn (--kinds none)")
         else:
             idle |= self.unread([self.importance], "random" in self.kinds, self.kinds != ("random",))
             if "winning" not in self.kinds or not any(self.levels):
                 idle["soup"] = "there are no winning tickets above level 0 (--kinds, --levels)"
-            if not self.chooses:
+            if self.searches:
+                idle["selection"] = "--search chooses the level, on one half of the dev set"
+            elif not self.chooses:
                 idle["selection"] = "there are fewer than two levels of winning tickets to choose among"
         if "selection" in idle or self.selection == "whole":
             idle["selection_share"] = idle.get("selection", "levels are chosen on the whole dev set (--selection)")
+        if not self.searches:
+            idle["budget"] = idle.get("search", "it is used with --search only")
         if not self.teaches:
             why = idle.get("teacher", "it is used with --teacher dense only")
             idle |= dict.fromkeys(("teacher_weight", "teacher_temperature"), why)
@@ -182,9 +218,15 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
         return self.teacher == "dense" and bool(self.kinds)
 
     @property
+    def searches(self) -> bool:
+        """Whether only a part of the winning tickets is trained, to find the best level."""
+        return self.search != "none" and bool(self.kinds)
+
+    @property
     def chooses(self) -> bool:
-        """Whether there are levels to choose among."""
-        return "winning" in self.kinds and not self.target and sum(bool(level) for level in self.levels) > 1
+        """Whether there are levels to choose among when all runs have ended."""
+        several = "winning" in self.kinds and sum(bool(level) for level in self.levels) > 1
+        return several and not self.target and not self.searches
 
 
 def _share_of_dense(settings: FindSettings, shape: Shape, level: float | str) -> float:

@@ -11,7 +11,7 @@ from supertickets.lab.outcome import CHECKPOINT, OUTCOME, PARTIAL, PARTIAL_PREDI
 from supertickets.lab.progress import PROGRESS
 from supertickets.storage import is_left_over
 from supertickets.studies.inputs import open_study
-from supertickets.studies.run import RESULTS
+from supertickets.studies.run import RESULTS, runs_of
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def status(folder: Path) -> dict[str, Any]:
 
     `state` is running, finished or stopped; `total` and `done` count trainings, and `failed` those that failed (names
     and reasons are under `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `bytes` is what
-    the folder takes up.
+    the folder takes up, `standing` a sentence on what is known so far (of a search).
     """
     study = open_study(folder)
     folder, who = study.folder, holder(study.folder)
@@ -42,7 +42,11 @@ def status(folder: Path) -> dict[str, Any]:
         "seconds_left": None,
         "holder": who,
         "bytes": disk_use(folder),
+        "standing": "",
     }
+    if study.begun:
+        runs = runs_of(study.study, study.settings, study.tasks, execution)
+        found["standing"] = study.study.standing(runs, study.settings)
     if who:
         with suppress(FileNotFoundError):  # it has just begun, or just ended
             found |= json.loads((folder / PROGRESS).read_text(encoding="utf-8"))

@@ -127,6 +127,10 @@ class Study(ABC, Generic[S]):
         """Return what the study can see, in a sentence that the dry run prints; nothing by default."""
         return ""
 
+    def standing(self, runs: Runs, settings: S) -> str:
+        """Return what is known so far, in a sentence that `status` prints; nothing by default."""
+        return ""
+
     def title(self, runs: Runs) -> str:
         """Return the title of the study's page."""
         names = [task.task for task in runs.tasks]

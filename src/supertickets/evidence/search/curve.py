@@ -68,6 +68,19 @@ class Curve(Method):
         rivals = [level for level in range(len(mean)) if level != best and chances[level] >= self.sure]
         return Answer(best, tuple(sorted(rivals, key=lambda level: -chances[level])))
 
+    def possible(self, known: Known) -> list[list[Ask]]:
+        """Return what each turn may ask for: after the first look one training that goes on, while the budget lasts."""
+        begin, every = max(1, round(self.first * known.epochs)), range(len(known.levels))
+        goes_on = [begin]
+        while goes_on[-1] < known.epochs:
+            goes_on.append(min(known.epochs, 2 * goes_on[-1]))
+        chain = [(seed, epoch) for seed in range(known.seeds) for epoch in goes_on]
+        costs = np.diff([0, *goes_on]).tolist() * known.seeds
+        cheapest = np.sort(np.outer(known.prices, costs).ravel())
+        turns = int(np.searchsorted(cheapest.cumsum(), known.budget * known.whole * (1 + 1e-9), side="right"))
+        later = [[Ask(level, *at) for level in every for at in chain[: turn + 1]] for turn in range(1, turns + 1)]
+        return [of_all([*every], (1, begin)), *later]
+
     def _next(self, known: Known, level: int, begin: int) -> Ask | None:
         """Return how a level's trainings go on: one seed to its end, by doubling, then the next seed."""
         for seed in range(known.seeds):

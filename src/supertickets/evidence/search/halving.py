@@ -4,7 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from supertickets.evidence.search.known import Answer, Ask, Known, Method, first_levels, looks, of_all, smoothed
+from supertickets.evidence.search.known import (
+    Answer,
+    Ask,
+    Known,
+    Method,
+    first_levels,
+    looks,
+    of_all,
+    possible_looks,
+    smoothed,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,10 @@ class Halving(Method):
         """
         left, place = self._standing(known)
         return Answer(left[0], tuple(left[1:])) if place else Answer(0, tuple(range(1, len(known.levels))))
+
+    def possible(self, known: Known) -> list[list[Ask]]:
+        """Return what each turn may ask for."""
+        return possible_looks(known, self.first)
 
     def _standing(self, known: Known) -> tuple[list[int], int]:
         """Return the levels that are left, best first, and how many looks there were."""

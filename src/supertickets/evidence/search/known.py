@@ -139,6 +139,17 @@ def first_levels(known: Known, epoch: int, step: int = 1) -> list[int]:
     return []
 
 
+def least_budget(known: Known, epoch: int) -> float:
+    """Return the smallest budget with which a first look has two levels."""
+    found = []
+    for stride in range(1, len(known.levels)):
+        levels = [*range(0, len(known.levels), stride)]
+        first = epoch * known.prices[levels]
+        rest = (known.seeds * known.epochs - epoch) * known.prices[levels]
+        found.append(float(first.sum() + rest.max()) / known.whole)
+    return min(found, default=np.inf)
+
+
 def _means(contributions: NDArray[np.float32]) -> Floats:
     return np.asarray(contributions.mean(axis=-1, dtype=np.float64))
 
@@ -162,6 +173,10 @@ class Method(ABC):
     @abstractmethod
     def answer(self, known: Known) -> Answer:
         """Return the best level by what is known, at any time."""
+
+    def possible(self, known: Known) -> list[list[Ask]]:
+        """Return what each turn may ask for, whatever comes of those before; known are levels, dense runs, prices."""
+        return [self.asks(known)]
 
 
 def smoothed(scores: Floats, weight: float) -> Floats:
@@ -192,6 +207,17 @@ def looks(seeds: int, epochs: int, first: float) -> list[tuple[int, int]]:
         found.append((seed, epochs))
         seed *= 2
     return [*found, (seeds, epochs)]
+
+
+def possible_looks(known: Known, first: float) -> list[list[Ask]]:
+    """Return what each turn may ask for where a turn is a look.
+
+    A level may come back to an earlier look: where a training of another one has diverged.
+    """
+    every, found = [*range(len(known.levels))], list[list[Ask]]()
+    for look in looks(known.seeds, known.epochs, first):
+        found.append(list(dict.fromkeys([*(found[-1] if found else []), *of_all(every, look)])))
+    return found
 
 
 def of_all(levels: Sequence[int], look: tuple[int, int]) -> list[Ask]:

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from supertickets.evidence.search.known import Answer, Ask, Known, Method, first_levels, looks, of_all, scored, smoothed
+from supertickets.evidence.search.known import (
+    Answer,
+    Ask,
+    Known,
+    Method,
+    first_levels,
+    looks,
+    of_all,
+    possible_looks,
+    scored,
+    smoothed,
+)
 from supertickets.evidence.statistics import crossed_variance
 
 
@@ -43,6 +54,10 @@ class Racing(Method):
         if not place:
             return Answer(0, tuple(range(1, len(known.levels))))
         return Answer(race[0], (*race[1:], *untested))
+
+    def possible(self, known: Known) -> list[list[Ask]]:
+        """Return what each turn may ask for."""
+        return possible_looks(known, self.first)
 
     def _standing(self, known: Known) -> tuple[list[int], list[int], int]:
         """Return the levels in the race, best first, those that the budget left behind, and the number of looks."""
