@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from helpers.weight_records import task_info
 from supertickets.evidence.runs import Runs
 from supertickets.lab.outcome import LOGITS, Outcome
+from supertickets.lab.partial import Partial, part_of
 from supertickets.lab.steps import Execution
 from supertickets.lab.trial import Trial
 from supertickets.studies.find import Find, FindSettings
@@ -42,6 +43,21 @@ class Made(Outcome):
         return {"heads": rng.random(self.trial.ticket.heads.shape), "ffns": rng.random(self.trial.ticket.ffns.shape)}
 
 
+@dataclass(frozen=True)
+class MadePart(Partial):
+    """What an invented training said when it was trained to a part."""
+
+    said: NDArray[np.float32] | None = None
+
+    def predictions(self, task: int = 0) -> dict[str, NDArray[np.float32]]:
+        assert self.said is not None
+        return {"dev": self.said[: len(self.epochs)]} if self.epochs else {}
+
+
+def part(outcome: Made, until: float) -> MadePart:
+    return MadePart(**vars(part_of(outcome, until)), said=outcome.said)
+
+
 def made(trial: Trial, ability: float, epochs: int, status: str = "finished") -> Made:
     """A training that ended after so many epochs: right where an example is not too difficult, a few times by luck."""
     flops = {"flops": training_flops(TASK, trial.ticket, epochs)}
@@ -65,16 +81,21 @@ def made(trial: Trial, ability: float, epochs: int, status: str = "finished") ->
 
 def study(
     outcome: Callable[[Trial], Made | None] = lambda trial: made(trial, ability(trial), trial.recipe.epochs),
+    stop: int | None = None,
     **more: Any,
 ) -> Runs:
-    """A study of `find` whose trainings end as `outcome` says; None for one that fails."""
+    """A study of `find` whose trainings end as `outcome` says; None for one that fails. It may `stop` after some."""
     settings = FindSettings(**{**MADE, **more})
     execution = Execution(Find().steps(settings, (TASK,)))
     waiting = deque(execution.begin())
-    while waiting:
-        order = waiting.popleft()
+    ended = 0
+    while waiting and ended != stop:
+        order, ended = waiting.popleft(), ended + 1
         came = outcome(order.trial)
-        waiting.extend(execution.end(order.id, came, failure=None if came else "out of memory"))
+        if came is not None and order.until is not None:
+            waiting.extend(execution.end(order.id, partial=part(came, order.until)))
+        else:
+            waiting.extend(execution.end(order.id, came, failure=None if came else "out of memory"))
     shown = {"study": "find", **settings.model_dump(mode="json")}
     return Runs((TASK,), Path(), shown, execution.runs, execution.complete)
 

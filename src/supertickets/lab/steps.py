@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +36,8 @@ class Step:
 
     labels: Mapping[str, Label]
     make: Trial | Callable[[Done], Trial | None]
-    needs: tuple[Step, ...] = ()
-    starts_from: tuple[Step, ...] = ()
+    needs: tuple[Step, ...] = field(default=(), repr=False)  # whose own are many: steps of steps
+    starts_from: tuple[Step, ...] = field(default=(), repr=False)
     keep: Literal["no", "best", "yes"] = "no"
     until: float | None = None
     elsewhere: Path | None = None

@@ -182,6 +182,8 @@ class Method(ABC):
 def smoothed(scores: Floats, weight: float) -> Floats:
     """Return scores by level, each averaged with its two neighbours, which count `weight` each; NaN stays so.
 
+    They are rounded to nine decimals, so that those which are equal are.
+
     >>> smoothed(np.array([1.0, 4.0, np.nan, 2.0]), 0.5).round(2).tolist()
     [2.0, 3.0, nan, 2.0]
     """
@@ -189,7 +191,7 @@ def smoothed(scores: Floats, weight: float) -> Floats:
     padded, counts = np.pad(np.where(there, scores, 0.0), 1), np.pad(there.astype(float), 1)
     total = padded[1:-1] + weight * (padded[:-2] + padded[2:])
     count = counts[1:-1] + weight * (counts[:-2] + counts[2:])
-    return np.where(there, total / np.maximum(count, 1e-12), np.nan)
+    return np.where(there, total / np.maximum(count, 1e-12), np.nan).round(9)
 
 
 def looks(seeds: int, epochs: int, first: float) -> list[tuple[int, int]]:

@@ -1,0 +1,293 @@
+"""`find --search`: it does what its method does on the whole grid, keeps to its budget, and says what it knows."""
+
+from collections import defaultdict
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from helpers.find_records import EPOCHS, EXAMPLES, TASK, Made, made, study
+from supertickets.anatomy.cost import forward_flops
+from supertickets.errors import TicketError
+from supertickets.evidence.find import FindFindings
+from supertickets.evidence.labels import EPOCH, LOOK, TURN
+from supertickets.evidence.recorded import record_runs
+from supertickets.evidence.runs import Runs
+from supertickets.evidence.search.course import METHODS, half_for_gain, half_for_search, seen
+from supertickets.evidence.search.grid import Grid, grid_of
+from supertickets.evidence.search.known import Ask
+from supertickets.evidence.search.replay import replay
+from supertickets.evidence.searched import Searched
+from supertickets.lab.trial import Trial
+from supertickets.reports.find import find_sections
+from supertickets.studies.draws import ByLevel
+from supertickets.studies.find import Find
+from supertickets.studies.find_settings import FindSettings
+from supertickets.studies.search_budget import prices_of, readable, share_of
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+GRID: dict[str, Any] = {"levels": LEVELS, "control": "none", "seeds": 3}
+
+
+def clear(trial: Trial) -> Made:
+    """Tickets are best at 40 %, by far."""
+    kept = forward_flops(TASK.shape, trial.ticket, 1, 32) / 1e5
+    of_levels = {forward_flops(TASK.shape, one, 1, 32) / 1e5: level for level, one in tickets().items()}
+    level = of_levels.get(kept, 0.0)
+    return made(trial, 0.7 if not level else 0.85 - 0.5 * abs(level - 0.4), EPOCHS)
+
+
+def equal(trial: Trial) -> Made:
+    """No ticket is better than the dense model."""
+    return made(trial, 0.7, EPOCHS)
+
+
+@cache
+def tickets() -> dict[float, Any]:
+    return dict(ByLevel(settings(search="none"), TASK.shape).about)
+
+
+def settings(**more: Any) -> FindSettings:
+    return FindSettings(**{"task": "words", "model": "m", "kinds": ("winning",), "epochs": EPOCHS, "patience": 0,
+                           "precision": "float32", **GRID, **more})  # fmt: skip
+
+
+def searching(method: str, outcome: Any = clear, **more: Any) -> Runs:
+    return study(outcome, **{**GRID, "search": method, **more})
+
+
+def findings(runs: Runs) -> FindFindings:
+    return Find().analyse(runs, FindSettings(**{name: of for name, of in runs.settings.items() if name != "study"}))
+
+
+def search_of(runs: Runs) -> Searched:
+    found = findings(runs).search
+    assert found is not None
+    return found
+
+
+def searched_grid(outcome: Any = clear, **more: Any) -> Grid:
+    """The whole grid of the same study, on the half of its dev set that a search sees, with the search's prices."""
+    grid = grid_of(record_runs(study(outcome, **{**GRID, **more})), "words")
+    prices = prices_of(tickets(), TASK.shape)
+    assert grid.levels == tuple(prices)
+    return replace(grid.of_examples(half_for_search(EXAMPLES)), prices=np.array([*prices.values()]))
+
+
+def asks(runs: Runs) -> list[set[Ask]]:
+    """What each turn trained."""
+    turns: dict[int, set[Ask]] = defaultdict(set)
+    for run in runs.every(stage=LOOK, kind="winning"):
+        if run.trial is not None:
+            labels = run.step.labels
+            turns[labels[TURN]].add(Ask(LEVELS.index(labels["level"]), labels["seed"], labels[EPOCH]))
+    return [turns[turn] for turn in sorted(turns)]
+
+
+@pytest.mark.parametrize("outcome", [clear, equal])
+@pytest.mark.parametrize("budget", [0.25, 0.5])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_is_the_replay_of_its_method_on_the_whole_grid(method: str, budget: float, outcome: Any) -> None:
+    runs = searching(method, outcome, budget=str(budget))
+    grid = searched_grid(outcome)
+    played = replay(METHODS[method], grid, budget)
+    assert asks(runs) == [set(turn) for turn in played.asks]
+    found = search_of(runs)
+    assert found.ended
+    assert found.level == LEVELS[played.answer.level]
+    assert found.rivals == tuple(sorted(LEVELS[place] for place in played.answer.rivals))
+    assert (found.spent, found.with_level) == pytest.approx((played.cost, played.whole_cost))
+    other = replay(METHODS[method], replace(grid, winning=np.roll(grid.winning, 3, axis=0)), budget)  # control
+    assert outcome is equal or other.answer.level != played.answer.level
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_its_trials_are_the_grids_and_it_keeps_to_its_budget(method: str) -> None:
+    kinds = ("winning", "random", "losing")
+    runs, grid = searching(method, kinds=kinds, budget="25%"), study(clear, **{**GRID, "kinds": kinds})
+    keys = {run.trial.key for run in runs.runs if run.trial is not None}
+    of_grid = {run.trial.key for run in grid.runs if run.trial is not None}
+    assert keys < of_grid
+    level = search_of(runs).level
+    for kind in kinds:
+        assert {run.step.labels["level"] for run in runs.only(stage=None).where(kind=kind)} == {level}
+        assert len(runs.only(stage=None).where(kind=kind)) == 3
+    trained: dict[str, int] = {}
+    for run in runs.every(kind="winning"):
+        if run.trial is not None:
+            epoch = int(run.step.labels.get(EPOCH, EPOCHS))
+            trained[run.trial.key] = max(epoch, trained.get(run.trial.key, 0))
+    price = {run.trial.key: forward_flops(TASK.shape, run.trial.ticket, 1, 32) for run in runs.runs if run.trial}
+    whole = sum(forward_flops(TASK.shape, run.trial.ticket, 1, 32) for run in grid.where(kind="winning") if run.trial)
+    spent = sum(price[key] * epochs for key, epochs in trained.items()) / (whole * EPOCHS)
+    assert search_of(runs).with_level == pytest.approx(spent, rel=0.05)  # tickets of a level differ a little by seed
+    assert 0.1 < spent <= 0.25 * 1.05
+    assert len(runs.where()) < len(grid.where()) / 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_that_is_stopped_says_what_it_knows(method: str) -> None:
+    whole = searching(method)
+    before = searching(method, stop=2)
+    assert not search_of(before).ended
+    assert "no level is known" in Find().standing(before, settings(search=method))
+    begun = searching(method, stop=8)  # the dense runs, the first turn, and a part of what follows
+    found = search_of(begun)
+    assert len(found.turns) >= 1
+    assert found.level in LEVELS
+    assert found.over == {}
+    assert "the best level so far is" in findings(begun).verdict
+    assert "goes on with it" in findings(begun).verdict
+    last = search_of(whole)
+    assert last.turns.iloc[: len(found.turns)].equals(found.turns)
+    assert "so far" not in last.sentence
+    assert last.why in findings(whole).verdict
+
+
+def test_the_gain_is_on_examples_that_the_search_did_not_see() -> None:
+    half, rest = half_for_search(EXAMPLES), half_for_gain(EXAMPLES)
+    assert sorted([*half, *rest]) == [*range(EXAMPLES)]
+    runs = searching("halving")
+    gain = search_of(runs).over["dense"]
+    assert gain.mean > 5
+    assert gain.differences is not None
+    assert gain.differences.shape == (3, len(rest))
+
+    def without(trial: Trial, lost: Any) -> Made:
+        came = clear(trial)
+        if trial.ticket.is_full:
+            return came
+        said = came.said.copy()  # type: ignore[union-attr]
+        said[:, lost] = said[:, lost, ::-1]
+        return replace(came, said=said)
+
+    assert search_of(searching("halving", lambda trial: without(trial, rest))).level == search_of(runs).level
+    assert search_of(searching("halving", lambda trial: without(trial, rest))).over["dense"].mean < -20
+    assert search_of(searching("halving", lambda trial: without(trial, half))).over["dense"].mean > 0  # control
+
+
+@pytest.mark.slow
+def test_a_level_found_by_luck_gains_nothing() -> None:
+    seen_gains, gains = [], []
+    for first in range(0, 60, 3):
+        runs = searching("halving", equal, first_seed=first, budget="0.6")
+        found = search_of(runs)
+        gains.append(found.over["dense"].mean)
+        winning, dense = (
+            np.mean([seen(TASK, run.result, EPOCHS).mean(axis=1).max() for run in runs.only(stage=None).where(**of)])
+            for of in ({"kind": "winning", "level": found.level}, {"kind": "dense"})
+        )
+        seen_gains.append(winning - dense)
+    error = np.std(gains, ddof=1) / np.sqrt(len(gains))
+    assert abs(np.mean(gains)) < 3 * error
+    assert np.mean(seen_gains) > 3 * np.std(seen_gains, ddof=1) / np.sqrt(len(gains))  # control: where it was chosen
+
+
+def test_seeds_that_no_look_has_seen_are_shown_apart() -> None:
+    found = search_of(searching("halving"))
+    assert found.new_seeds is not None
+    assert 0 not in found.new_seeds.seeds
+    assert "looked at no ticket" in findings(searching("halving")).verdict
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_that_diverges_is_never_the_best(method: str) -> None:
+    before = searching(method)
+    best = search_of(before).level
+    (run,) = before.only(stage=None).where(kind="winning", level=best or 0.0, seed=0)
+
+    def breaks(trial: Trial) -> Made:
+        return made(trial, 0.7, 0, status="diverged") if trial.key == run.result.key else clear(trial)
+
+    found = search_of(searching(method, breaks))
+    assert found.ended
+    assert found.level is not None
+    assert found.level != best
+
+
+def test_a_training_that_fails_stops_the_search() -> None:
+    runs = searching("halving", lambda trial: None if not trial.ticket.is_full and trial.seed == 0 else clear(trial))
+    assert not search_of(runs).ended
+    assert runs.failures
+    assert not runs.only(stage=None).where(kind="winning")
+
+
+def test_what_only_the_whole_grid_says_is_not_said() -> None:
+    runs = searching("racing", kinds=("winning", "random"))
+    found = findings(runs)
+    assert found.paper is None
+    assert found.main_test is not None
+    assert "phase transition" not in found.verdict
+    assert "are not computed from a part of them" in found.verdict
+    assert "random ones score" in found.verdict
+    assert set(found.tables()) == {"means", "search"}
+    titles = {section.title: section for section in find_sections(found, runs)}
+    assert "Phases" not in titles
+    page = "".join(block.__html__() for block in titles["Search"].blocks)
+    assert "to epoch" in page
+    assert found.search is not None
+    assert found.search.why in page
+    whole = Find().analyse(study(clear, **GRID), settings())
+    assert whole.search is None
+    assert "Phases" in {section.title for section in find_sections(whole, study(clear, **GRID))}  # control
+
+
+def test_the_dry_run_says_how_much_is_trained_at_most() -> None:
+    said = Find().outlook(settings(search="halving", kinds=("winning", "random")), (TASK,))
+    assert "at most 0.25 of what all 24 trainings of them cost" in said
+    assert "then follow 3 trainings of random tickets" in said
+    assert "--search" not in Find().outlook(settings(), (TASK,))
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "share"), [("0.25", 0.25), ("25%", 0.25), ("6trainings", 0.25), ("1 training", 1 / 24), (".5", 0.5)]
+)
+def test_budgets_are_read(budget: str, share: float) -> None:
+    assert share_of(readable(budget), 24) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("budget", ["2h", "1e15flops", "1.5", "0", "150%", "-1", "much", ""])
+def test_other_budgets_are_refused(budget: str) -> None:
+    with pytest.raises(ValidationError, match=r"expected a fraction .* or a number of trainings"):
+        settings(search="halving", budget=budget)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"kinds": ("random",)}, "winning"),
+        ({"levels": (0.0, 0.3)}, "at least two levels"),
+        ({"schedule": "iterative"}, "--schedule iterative"),
+        ({"target": ("parameters=0.8",)}, "--target"),
+        ({"soup": 2}, "--soup"),
+        ({"teacher": "dense"}, "--teacher dense"),
+        ({"control": "equal-budget"}, "--control equal-budget"),
+        ({"control": "best-of-k"}, "--control best-of-k"),
+        ({"task": "mlm"}, "language modelling"),
+        ({"design": "narrow", "levels": (0.1,)}, "--design narrow"),
+    ],
+)
+def test_what_a_search_is_not_worked_out_for_is_refused(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        settings(search="halving", **more)
+
+
+def test_a_budget_that_pays_for_no_search_names_the_smallest() -> None:
+    for unit, step in (("", 0.001), ("trainings", 1)):
+        with pytest.raises(TicketError, match="does not pay for a first look at two levels") as error:
+            settings(search="halving", budget=f"{step}{unit}").check_model(TASK.shape)
+        said = str(error.value).rsplit("expected at least ", 1)[1].removesuffix(".")
+        assert said.endswith(unit)
+        settings(search="halving", budget=said).check_model(TASK.shape)
+        assert len(search_of(searching("halving", budget=said)).turns)
+        less = f"{float(said.removesuffix(unit)) - step:g}{unit}"
+        with pytest.raises(TicketError, match=f"--budget {less}"):
+            settings(search="halving", budget=less).check_model(TASK.shape)  # control
+    with pytest.raises(TicketError, match="nothing is left out"):
+        settings(search="halving", budget="24trainings").check_model(TASK.shape)
