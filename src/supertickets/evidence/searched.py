@@ -103,7 +103,7 @@ def searched(runs: Runs, method: str, prices: Mapping[float, float], budget: flo
     course = begun(METHODS[method], known).after(partial(_came, _looks(runs), levels, seeds, task))
     answer, done = course.answer, course.known.done
     name = levels.__getitem__
-    over, new = _gains(runs, levels[answer.level], seeds, done.any(axis=0))
+    over, new = _gains(runs, levels[answer.level], seeds, np.asarray(done.any(axis=0)))
     return Searched(
         method=method,
         budget=budget,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import forward_flops
@@ -13,12 +13,34 @@ from supertickets.errors import TicketError
 from supertickets.tasks import task_name, text
 from supertickets.tickets import Ticket
 
-if TYPE_CHECKING:
-    from supertickets.studies.find_settings import FindSettings
-
 LEAST_EXAMPLES = 20
 """Of a dev set, half of which is searched on: fewer than ten tell no levels apart (as in `evidence.sampling`)."""
 _BUDGET = re.compile(r"(?P<number>\d*\.?\d+(e[+-]?\d+)?) *(?P<unit>%|trainings?)?")
+
+
+class Searching(Protocol):
+    """What is read of the settings of `find`."""
+
+    task: str
+    levels: tuple[float | str, ...]
+    kinds: tuple[Any, ...]
+    seeds: int
+    epochs: int
+    target: tuple[str, ...]
+    design: Any
+    schedule: Any
+    soup: int
+    control: Any
+    search: Any
+    budget: str
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is a search."""
+
+    @property
+    def teaches(self) -> bool:
+        """Whether tickets are taught."""
 
 
 def readable(budget: str) -> str:
@@ -58,7 +80,7 @@ def prices_of(about: Mapping[float, Ticket], shape: Shape) -> dict[float, float]
     return {level: forward_flops(shape, ticket, 1, 32) / whole for level, ticket in searched.items()}
 
 
-def check_search(settings: FindSettings) -> None:
+def check_search(settings: Searching) -> None:
     """Raise ValueError where a search makes no sense, or is not worked out."""
     if not settings.searches:
         return
@@ -83,7 +105,7 @@ def check_search(settings: FindSettings) -> None:
         raise ValueError(f"{name}: expected at least two levels above 0 to search among (--levels), got {given}")
 
 
-def check_budget(settings: FindSettings, prices: Mapping[float, float]) -> None:
+def check_budget(settings: Searching, prices: Mapping[float, float]) -> None:
     """Raise TicketError for a budget that pays for no search, or for the whole grid."""
     import numpy as np
 
