@@ -19,7 +19,7 @@ from supertickets.evidence.labels import EPOCH, LOOK, TURN
 from supertickets.evidence.runs import DENSE, TaskInfo
 from supertickets.evidence.search.course import METHODS, Course, begun, known_at_first, seen
 from supertickets.evidence.search.known import Ask, Known
-from supertickets.lab.steps import Done, Step
+from supertickets.lab.steps import Done, Label, Step
 from supertickets.lab.trial import Trial
 from supertickets.studies.draws import Draws
 from supertickets.studies.find_settings import FindSettings
@@ -59,7 +59,7 @@ class LevelSearch:
             yield from self._turns[-1].values()
             # Where a turn ends: what comes after it waits for this one alone.
             made = tuple(self._turns[-1].values())
-            labels = {"stage": LOOK, "kind": TURN, "level": 0.0, TURN: turn + 1}
+            labels: dict[str, Label] = {"stage": LOOK, "kind": TURN, "level": 0.0, TURN: turn + 1}
             self._ends.append(Step(labels, _nothing, needs=made, spare=True))
             yield self._ends[-1]
         for step in self._grid:

@@ -22,7 +22,7 @@ from supertickets.evidence.search.racing import Racing
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.partial import Partial
 
-METHODS: Mapping[str, Method] = {"halving": Halving(), "racing": Racing(), "curve": Curve()}
+METHODS: Mapping[str, Halving | Racing | Curve] = {"halving": Halving(), "racing": Racing(), "curve": Curve()}
 """What `find --search` takes."""
 Came = Callable[[int, Ask], NDArray[np.float32] | None]
 """Gives the contributions `[epochs, examples]` that came of what a turn asked for, None while they are not there."""
