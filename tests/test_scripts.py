@@ -106,6 +106,12 @@ def check_recording(said: str) -> None:
     assert size < 0.1
 
 
+def check_keeping(said: str) -> None:
+    found = re.findall(r"(\S+): (\S+) MB", said)
+    assert [name for name, _ in found] == ["outcomes.safetensors", "results.csv", "settings.yaml", "verdict.txt"]
+    assert sum(float(size) for _, size in found) < 0.1
+
+
 def check_replay(said: str) -> None:
     cost, regret = numbers(r"^ *the whole grid +(\S+) +\S+ +(\S+)", said)
     assert (cost, regret) == (1.0, 0.0)
@@ -123,6 +129,7 @@ def check_replay(said: str) -> None:
         ("benchmarks/targets.py", check_targets),
         ("benchmarks/masking.py --memory", check_masking),
         ("benchmarks/replay_search.py", check_replay),
+        ("scripts/keep_results.py", check_keeping),
         ("scripts/record_grid.py", check_recording),
         ("scripts/same_bits.py", check_bits),
         ("scripts/coverage.py", check_coverage),
