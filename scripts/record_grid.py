@@ -126,7 +126,7 @@ def main() -> int:
             options.out = options.out or Path(temporary) / "grids"
         if not options.studies or options.out is None:
             parser.error("expected one STUDY or more, and --out")
-        names = [folder.resolve().name for folder in options.studies]
+        names = [folder.absolute().name for folder in options.studies]
         if len(set(names)) < len(names):
             parser.error(f"two studies are in folders of the same name, after which their grids are named: {names}")
         options.out.mkdir(parents=True, exist_ok=True)
