@@ -36,6 +36,8 @@ from test_settings import KINDS, other
 REFUSED_ALONE = {
     **{("find", name): "the dev set is too small for a sample" for name in ("selection", "selection_share")},
     ("find", "latency_of"): "there is no --target latency",
+    ("find", "search"): "it does not pay for a first look",
+    ("find", "budget"): "--budget",
     ("share", "random"): "no random tickets are drawn",
     ("imp", "pretrain"): "the task is not masked language modelling",
     ("transfer", "embeddings"): "no ticket of the sources has masks of embeddings",

@@ -45,6 +45,9 @@ OTHER: dict[str, Any] = {
     "tickets": (Path("runs/a"), Path("runs/b")),
     "track": ("tensorboard", "mlflow"),
     "workers": 3,
+    "target": ("parameters=0.8", "flops=0.7"),
+    "latency_of": "8x16",
+    "budget": "0.5",
     "labels": ("b", "a"),
 }
 """A value that is not the default, where none can be made from the field's type."""

@@ -18,7 +18,7 @@ def _without_times(path: Path) -> bytes:
         del content["cost"]["seconds"], content["digest"]  # the digest covers the time
         (content["trial"]["start"] or {}).pop("folder", None)
         (content["trial"]["mask"] or {}).pop("path", None)
-        for start in (content["trial"]["mean"] or {}).get("starts", ()):
+        for start in (content["trial"].get("mean") or {}).get("starts", ()):
             start.pop("folder")
         return json.dumps(content).encode()
     return path.read_bytes()

@@ -18,8 +18,8 @@ def mean_loss(metrics: Sequence[str], targets: NDArray[Any], outputs: NDArray[An
     squared error in the targets' units, and of a corpus the mean over predicted tokens. Of questions' answers and of
     tagged words, outputs are what was judged, and have no loss.
 
-    >>> round(mean_loss(("accuracy",), np.array([0, 1]), np.zeros((2, 4))), 4) == round(np.log(4), 4)
-    True
+    >>> round(mean_loss(("accuracy",), np.array([0, 1]), np.zeros((2, 4))), 4)  # log 4
+    1.3863
     """
     found = outputs.astype(np.float64)
     if "perplexity" in metrics:
