@@ -13,13 +13,12 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from record_grid import tiny_study
+from record_grid import finished, tiny_study
 
 from supertickets.errors import TicketError
 from supertickets.evidence.examples import plain
 from supertickets.evidence.recorded import record_runs
 from supertickets.storage import write_atomically
-from supertickets.studies.inputs import open_study
 from supertickets.studies.pages import as_csv
 
 PLACES = ("out", "data", "train_file", "dev_file", "address", "track")
@@ -28,12 +27,7 @@ PLACES = ("out", "data", "train_file", "dev_file", "address", "track")
 
 def keep(folder: Path, out: Path) -> list[Path]:
     """Write what a finished study shows; raises TicketError for one that is not finished or of another kind."""
-    opened = open_study(folder)
-    if opened.name != "find":
-        raise TicketError(f"{folder}: a study of `{opened.name}`; expected one of `find`.")
-    runs = opened.replay()
-    if not runs.complete:
-        raise TicketError(f"{folder}: the study is not finished; run its command again first.")
+    opened, runs = finished(folder)
     findings = opened.study.analyse(runs, opened.settings)
     said = {name: value for name, value in opened.settings.model_dump(mode="json").items() if name not in PLACES}
     write_atomically(out / "settings.yaml", yaml.safe_dump(said, sort_keys=False))

@@ -25,7 +25,7 @@ from supertickets.evidence.runs import DENSE, Runs
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.workbench import Workbench
-from supertickets.studies.inputs import open_study
+from supertickets.studies.inputs import OpenStudy, open_study
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.devices import undisturbed
 from supertickets.training.loop import Trainer
@@ -77,14 +77,20 @@ def _after_epoch(
     return found
 
 
-def record(folder: Path, device: str, importance: bool = True) -> RecordedGrid:
-    """Return the grid of a finished study; raises TicketError if there is none, or if it is not finished."""
+def finished(folder: Path) -> tuple[OpenStudy, Runs]:
+    """Return a finished study of `find` with its runs; raises TicketError for another, or if it is not finished."""
     opened = open_study(folder)
     if opened.name != "find":
         raise TicketError(f"{folder}: a study of `{opened.name}` has no grid; expected one of `find`.")
     runs = opened.replay()
     if not runs.complete:
         raise TicketError(f"{folder}: the study is not finished; run its command again first.")
+    return opened, runs
+
+
+def record(folder: Path, device: str, importance: bool = True) -> RecordedGrid:
+    """Return the grid of a finished study; raises TicketError if there is none, or if it is not finished."""
+    _, runs = finished(folder)
     bench = Workbench(device)
     found = [one for outcome in _dense(runs) for one in importance_of(outcome, bench)] if importance else []
     return record_runs(runs, found)
