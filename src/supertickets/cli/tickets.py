@@ -65,10 +65,7 @@ def draw(
     """
     from supertickets.studies.draw import draw_ticket, said_of
 
-    def several(text: str | None) -> list[str]:
-        return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-    made = draw_ticket(study, out, several(target), level, seed, several(structures))
+    made = draw_ticket(study, out, target or (), level, seed, structures or ())
     ticket = made.pop("ticket")
     if as_json:
         click.echo(json.dumps(made | {"ticket": ticket.as_dict()}))

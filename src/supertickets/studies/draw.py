@@ -11,7 +11,7 @@ import numpy as np
 from supertickets.errors import TicketError
 from supertickets.models import find_model
 from supertickets.storage import atomic_folder, check_free, user_path
-from supertickets.studies.config import parse
+from supertickets.studies.config import parse, read_value
 from supertickets.studies.draws import ByLevel, ForTarget
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.inputs import open_study
@@ -30,25 +30,29 @@ if TYPE_CHECKING:
 def draw_ticket(
     study: Path | str,
     out: Path | str,
-    target: Sequence[str] = (),
+    target: Sequence[str] | str = (),
     level: float | str | None = None,
     seed: int | None = None,
-    structures: Sequence[str] = (),
+    structures: Sequence[str] | str = (),
 ) -> dict[str, Any]:
     """Draw a winning ticket from the importance scores of a finished study of `find`, and write its folder.
 
     It keeps the most importance that `target` allows (see `tickets.targets`), or is the paper's at `level`. The scores
     are those of the dense run of `seed`, or else the mean over all seeds. `structures` are the kinds to prune; by
-    default the study's. Nothing is trained: the ticket is one to train with `transfer`, or to cut with `apply`. Returns
-    the folder, the ticket, and for each target what it costs and what was allowed. Raises TicketError for a study
-    without scores, a target that no ticket reaches, or a folder that is not empty.
+    default the study's; lists may be texts with commas. Nothing is trained: the ticket is one to train with
+    `transfer`, or to cut with `apply`. Returns the folder, the ticket, and for each target what it costs and what was
+    allowed. Raises TicketError for a study without scores, a target that no ticket reaches, or a folder that is not
+    empty.
     """
     from supertickets.evidence.reached import importance_kept
 
-    if bool(target) == (level is not None):
+    given = {"target": target, "structures": structures}
+    asked: dict[str, Any] = {
+        name: read for name, value in given.items() if (read := read_value(FindSettings, name, value))
+    }
+    if ("target" in asked) == (level is not None):
         raise TicketError("expected either --target or --level, which say how much the ticket keeps.")
-    asked: dict[str, Any] = {"target": tuple(target)} if target else {"levels": (level,)}
-    asked |= {"structures": tuple(structures)} if structures else {}
+    asked |= {"levels": (level,)} if level is not None else {}
     settings, runs = _opened(study, asked)
     scores = scores_of(runs, seed)
     if lacking := [kind for kind in settings.structures if kind not in scores]:
