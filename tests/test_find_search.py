@@ -1,8 +1,10 @@
 """`find --search`: it does what its method does on the whole grid, keeps to its budget, and says what it knows."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from supertickets.reports.find import find_sections
 from supertickets.studies.draws import ByLevel
 from supertickets.studies.find import Find
 from supertickets.studies.find_settings import FindSettings
-from supertickets.studies.search_budget import prices_of, readable, share_of
+from supertickets.studies.search_budget import Whole, check_budget, prices_of, readable, whole_of
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 GRID: dict[str, Any] = {"levels": LEVELS, "control": "none", "seeds": 3}
@@ -246,15 +248,21 @@ def test_the_dry_run_says_how_much_is_trained_at_most() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "share"), [("0.25", 0.25), ("25%", 0.25), ("6trainings", 0.25), ("1 training", 1 / 24), (".5", 0.5)]
-)
+    ("budget", "share"),
+    [
+        ("0.25", 0.25), ("25%", 0.25), ("6trainings", 0.25), ("1 training", 1 / 24), (".5", 0.5),
+        ("1.8e14flops", 0.25), ("1.8e14 FLOPs", 0.25), ("2.5hours", 0.5), ("1hour", 0.2), ("1h", 0.2),
+    ],
+)  # fmt: skip
 def test_budgets_are_read(budget: str, share: float) -> None:
-    assert share_of(readable(budget), 24) == pytest.approx(share)
+    assert Whole(24, 72.0, 1e13, seconds=250.0).share(readable(budget)) == pytest.approx(share)
+    before = Whole(24, 72.0, 1e13).share(readable(budget))
+    assert before is None if "h" in budget else before == pytest.approx(share)
 
 
-@pytest.mark.parametrize("budget", ["2h", "1e15flops", "1.5", "0", "150%", "-1", "much", ""])
+@pytest.mark.parametrize("budget", ["2days", "0flops", "1.5", "0", "150%", "-1", "much", ""])
 def test_other_budgets_are_refused(budget: str) -> None:
-    with pytest.raises(ValidationError, match=r"expected a fraction .* or a number of trainings"):
+    with pytest.raises(ValidationError, match=r"expected a fraction .* or of hours of training"):
         settings(search="halving", budget=budget)
 
 
@@ -278,16 +286,57 @@ def test_what_a_search_is_not_worked_out_for_is_refused(more: dict[str, Any], sa
         settings(search="halving", **more)
 
 
-def test_a_budget_that_pays_for_no_search_names_the_smallest() -> None:
-    for unit, step in (("", 0.001), ("trainings", 1)):
-        with pytest.raises(TicketError, match="does not pay for a first look at two levels") as error:
-            settings(search="halving", budget=f"{step}{unit}").check_model(TASK.shape)
-        said = str(error.value).rsplit("expected at least ", 1)[1].removesuffix(".")
-        assert said.endswith(unit)
-        settings(search="halving", budget=said).check_model(TASK.shape)
-        assert len(search_of(searching("halving", budget=said)).turns)
-        less = f"{float(said.removesuffix(unit)) - step:g}{unit}"
-        with pytest.raises(TicketError, match=f"--budget {less}"):
-            settings(search="halving", budget=less).check_model(TASK.shape)  # control
-    with pytest.raises(TicketError, match="nothing is left out"):
-        settings(search="halving", budget="24trainings").check_model(TASK.shape)
+def checked(budget: str, dense: Sequence[Any] = ()) -> None:
+    asked = settings(search="halving", budget=budget)
+    prices = prices_of(tickets(), TASK.shape)
+    check_budget(asked, prices, whole_of(asked, TASK.shape, TASK.train, prices, dense))
+
+
+def ran(seconds: float) -> Any:
+    """A dense run whose epochs took so long, and half as long again the scoring."""
+    cost = {"seconds": EPOCHS * seconds * 1.5, "flops": 3e9, "scoring_flops": 1e9}
+    return SimpleNamespace(cost=cost, epochs=[{}] * EPOCHS)
+
+
+@pytest.mark.parametrize(("unit", "less"), [("", 0.99), ("trainings", 0.8), ("flops", 0.98), ("hours", 0.98)])
+def test_a_budget_that_pays_for_no_search_names_the_smallest(unit: str, less: float) -> None:
+    dense = [ran(40), ran(60)]
+    with pytest.raises(TicketError, match="does not pay for a first look at two levels") as error:
+        checked(f"1e-3{unit}", dense)
+    said = str(error.value).rsplit("expected at least ", 1)[1].removesuffix(".")
+    assert said.endswith(unit)
+    checked(said, dense)
+    with pytest.raises(TicketError, match="does not pay"):
+        checked(f"{float(said.removesuffix(unit)) * less:g}{unit}", dense)  # control
+    if unit:
+        with pytest.raises(TicketError, match="nothing is left out"):
+            checked(f"1e20{unit}", dense)
+
+
+def test_hours_are_those_of_the_dense_runs_pace() -> None:
+    checked("1e-9hours")  # not known before they have ended
+    asked, prices = settings(search="halving"), prices_of(tickets(), TASK.shape)
+    whole = whole_of(asked, TASK.shape, TASK.train, prices, [ran(40), ran(60)])
+    assert whole.seconds == pytest.approx(50)
+    hours = 0.3 * sum(prices.values()) * asked.seeds * asked.epochs * 50 / 3600
+    assert whole.share(f"{hours}hours") == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_in_flops_or_hours_buys_the_same_search(method: str) -> None:
+    asked, prices = settings(search=method), prices_of(tickets(), TASK.shape)
+    by_share = searching(method, budget="0.4")
+    dense = [run.result for run in by_share.only(stage=None).where(kind="dense")]
+    whole = whole_of(asked, TASK.shape, TASK.train, prices, dense)
+    assert whole.seconds is not None
+    for one in (f"{0.4 * whole.epochs * whole.flops!r}flops", f"{0.4 * whole.epochs * whole.seconds / 3600!r}hours"):
+        assert asks(searching(method, budget=one)) == asks(by_share)
+    assert asks(searching(method, budget="0.25")) != asks(by_share)  # control
+
+
+def test_a_search_without_a_dense_run_says_so() -> None:
+    def lost(trial: Trial) -> Made:
+        return clear(trial) if trial.seed != 1 else made(trial, 0.7, EPOCHS, "diverged")
+
+    runs = searching("halving", lost)
+    assert "cannot begin, since the dense training of seed 1 diverged" in search_of(runs).sentence

@@ -89,7 +89,7 @@ def test_a_killed_search_ends_with_the_same_bytes_and_grows_into_the_grid(
     ("flags", "said"),
     [
         (["--levels", "0.3"], "at least two levels"),
-        (["--budget", "2h"], "FLOPs and hours cannot be given"),
+        (["--budget", "2days"], "of hours of training"),
         (["--budget", "0.01"], "expected at least"),
         (["--search", "half"], "halving"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -45,7 +45,8 @@ class Searched:
 
     `over` are the gains of winning tickets at the level over dense and random ones, on the dev examples that the search
     did not see (`unseen` of all `examples`); each run's epoch is chosen on the others. `new_seeds` is the gain over the
-    dense model in those seeds alone in which the search looked at no ticket (None: there are none).
+    dense model in those seeds alone in which the search looked at no ticket (None: there are none). `diverged` are the
+    seeds whose dense training did, without which a search does not begin.
     """
 
     method: str
@@ -63,10 +64,17 @@ class Searched:
     unseen: int = 0
     over: Mapping[str, Gain] = field(default_factory=dict)
     new_seeds: Gain | None = None
+    diverged: tuple[int, ...] = ()
 
     @property
     def sentence(self) -> str:
         """How far the search is, in words."""
+        if self.diverged:
+            seeds = ", ".join(map(str, self.diverged))
+            return (
+                f"The search ({self.method}) cannot begin, since the dense training of seed {seeds} diverged; use "
+                "other seeds (--first-seed) or a lower --learning-rate."
+            )
         if self.level is None or not len(self.turns):
             return f"The search ({self.method}) has not ended its first turn: no level is known to be the best."
         told = f"not told apart from it: {_listed(self.rivals)}" if self.rivals else "all others are told apart from it"
@@ -97,7 +105,8 @@ def searched(runs: Runs, method: str, prices: Mapping[float, float], budget: flo
     dense = runs.only(stage=None).every(kind=DENSE)
     outcomes = [run.result for run in dense if run.finished]
     if len(outcomes) < len(dense):
-        return found
+        ended = [run for run in dense if run.outcome is not None and not run.finished]
+        return replace(found, diverged=tuple(int(run.step.labels["seed"]) for run in ended))
     seeds = [int(run.step.labels["seed"]) for run in dense]
     known = known_at_first(task, outcomes, levels, np.array([*prices.values()]), budget)
     course = begun(METHODS[method], known).after(partial(_came, _looks(runs), levels, seeds, task))

@@ -16,7 +16,7 @@ from supertickets.studies.config import Overrides
 from supertickets.studies.draws import ByLevel, Draws, ForTarget
 from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
 from supertickets.studies.find_settings import FindSettings
-from supertickets.studies.search import LevelSearch, budget_of, check_dev_set, search_outlook
+from supertickets.studies.search import LevelSearch, budget_of, check_searchable, search_outlook
 from supertickets.studies.search_budget import prices_of
 from supertickets.studies.selection import settle_selection
 from supertickets.studies.settings import part
@@ -32,6 +32,7 @@ from supertickets.tickets.folder import MODEL_FOLDER, SUPER_TICKET, TICKET_JSON,
 if TYPE_CHECKING:
     from supertickets.evidence.find import FindFindings
     from supertickets.evidence.runs import Runs, TaskInfo
+    from supertickets.evidence.searched import Searched
     from supertickets.lab.outcome import Outcome
     from supertickets.lab.trial import Trial
     from supertickets.training.recipe import Recipe
@@ -63,7 +64,7 @@ class Find(Study[FindSettings]):
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
         """Return the study that is asked for; levels are chosen on the whole dev set where a share is too small."""
-        request = check_dev_set(settle_selection(super().prepare(overrides, quiet, dry), overrides))
+        request = check_searchable(settle_selection(super().prepare(overrides, quiet, dry), overrides))
         return with_targets(settle_teacher(request, overrides))
 
     def draws(self, settings: FindSettings, task: TaskInfo) -> Draws:
@@ -125,11 +126,7 @@ class Find(Study[FindSettings]):
             return replace(findings, base_model=runs.folder / BASE_MODEL, measure=runs.task.measure)
         draws = self.draws(settings, runs.task)
         if settings.searches:
-            from supertickets.evidence.searched import searched
-
-            prices = prices_of(draws.about, runs.task.shape)
-            found = searched(runs, settings.search, prices, budget_of(settings, len(prices)))
-            return without_grid(findings, found)
+            return without_grid(findings, self._searched(runs, settings))
         if isinstance(draws, ForTarget):
             from supertickets.evidence.reached import reached
 
@@ -159,10 +156,14 @@ class Find(Study[FindSettings]):
         """Return the best level so far of a search, and what it does not know."""
         if not settings.searches:
             return ""
+        return self._searched(runs, settings).sentence
+
+    def _searched(self, runs: Runs, settings: FindSettings) -> Searched:
         from supertickets.evidence.searched import searched
 
+        dense = [run.result for run in runs.only(stage=None).where(kind="dense")]
         prices = prices_of(self.draws(settings, runs.task).about, runs.task.shape)
-        return searched(runs, settings.search, prices, budget_of(settings, len(prices))).sentence
+        return searched(runs, settings.search, prices, budget_of(settings, runs.task, prices, dense) or 1.0)
 
     def has_shipped(self, folder: Path) -> bool:
         """Whether the super ticket's model, or the base model, is there."""

@@ -7,7 +7,7 @@ a search can go on as a grid, and a grid's trainings are a search's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,18 +19,21 @@ from supertickets.evidence.labels import EPOCH, LOOK, TURN
 from supertickets.evidence.runs import DENSE, TaskInfo
 from supertickets.evidence.search.course import METHODS, Course, begun, known_at_first, seen
 from supertickets.evidence.search.known import Ask, Known
+from supertickets.lab.outcome import Outcome
 from supertickets.lab.steps import Done, Label, Step
 from supertickets.lab.trial import Trial
 from supertickets.studies.draws import Draws
 from supertickets.studies.find_settings import FindSettings
-from supertickets.studies.search_budget import LEAST_EXAMPLES, prices_of, share_of
+from supertickets.studies.search_budget import LEAST_EXAMPLES, check_budget, prices_of, whole_of
 from supertickets.studies.study import Request, full_ticket, training_flops
 from supertickets.tasks.tables import counted
 
 
-def budget_of(settings: FindSettings, levels: int) -> float:
-    """Return the share of the grid's cost that a search may spend."""
-    return share_of(settings.budget, settings.seeds * levels)
+def budget_of(
+    settings: FindSettings, task: TaskInfo, prices: Mapping[float, float], dense: Sequence[Outcome] = ()
+) -> float | None:
+    """Return the share of the grid's cost that a search may spend; None for hours, before the dense runs have ended."""
+    return whole_of(settings, task.shape, task.train, prices, dense).share(settings.budget)
 
 
 class LevelSearch:
@@ -69,7 +72,9 @@ class LevelSearch:
 
     def _known(self, dense: NDArray[np.float32]) -> Known:
         """Return what is known before the search."""
-        budget, last = budget_of(self._settings, len(self.levels)), self._settings.keep_epoch == "last"
+        # What hours pay for is not known before the dense runs have ended: then all that may come is planned.
+        budget = budget_of(self._settings, self._task, self._prices) or 1.0
+        last = self._settings.keep_epoch == "last"
         return Known.nothing(self.levels, dense, np.array([*self._prices.values()]), budget, last)
 
     def _look(self, turn: int, ask: Ask, needs: tuple[Step, ...]) -> Step:
@@ -106,7 +111,10 @@ class LevelSearch:
             if not turn:
                 dense = [done[step] for step in self._dense]
                 prices = np.array([*self._prices.values()])
-                budget = budget_of(self._settings, len(self.levels))
+                whole = whole_of(self._settings, self._task.shape, self._task.train, self._prices, dense)
+                check_budget(self._settings, self._prices, whole)
+                budget = whole.share(self._settings.budget)
+                assert budget is not None
                 known = known_at_first(self._task, dense, self.levels, prices, budget)
                 self._courses[turn] = begun(self.method, known)
             else:
@@ -131,10 +139,14 @@ def _nothing(done: Done) -> None:
     """Make no trial: the step stands for the end of those that it needs."""
 
 
-def check_dev_set(request: Request) -> Request:
-    """Return a request; raises TicketError for a search on a dev set that is too small to be halved."""
+def check_searchable(request: Request) -> Request:
+    """Return a request; raises TicketError for a budget that makes no sense, or a dev set too small to be halved."""
     settings, (task,) = request.settings, request.tasks.values()
-    if settings.searches and len(task.dev.targets) < LEAST_EXAMPLES:
+    if not settings.searches:
+        return request
+    prices = prices_of(settings.random_tickets(request.base.shape), request.base.shape)
+    check_budget(settings, prices, whole_of(settings, request.base.shape, len(task.train), prices))
+    if len(task.dev.targets) < LEAST_EXAMPLES:
         raise TicketError(
             f"--search {settings.search}: it sees one half of the dev set, and the other confirms the level; expected "
             f"at least {LEAST_EXAMPLES} dev examples, got {len(task.dev.targets)}."
@@ -145,7 +157,10 @@ def check_dev_set(request: Request) -> Request:
 def search_outlook(settings: FindSettings, task: TaskInfo, draws: Draws) -> str:
     """Say how much a search trains at most, beside the dense runs."""
     prices, first = prices_of(draws.about, task.shape), METHODS[settings.search].first
-    levels, share = len(prices), budget_of(settings, len(prices))
+    levels, share = len(prices), budget_of(settings, task, prices)
+    name = f"This counts the dense runs alone: --search {settings.search} then trains winning tickets"
+    if share is None:
+        return f"{name} for {settings.budget} at most, at the pace of the dense runs."
     begin = max(1, round(first * settings.epochs))
     all_prices = np.repeat(sorted(prices.values()), settings.seeds)
     whole = float(all_prices.sum()) * settings.epochs
@@ -153,9 +168,8 @@ def search_outlook(settings: FindSettings, task: TaskInfo, draws: Draws) -> str:
     flops = share * whole * training_flops(task, full_ticket(task), 1)
     others = [kind for kind in settings.kinds if kind != "winning"]
     said = (
-        f"This counts the dense runs alone: --search {settings.search} then trains winning tickets for at most "
-        f"{share:.3g} of what all {counted(levels * settings.seeds, 'training')} of them cost, which is about "
-        f"{flops:.2g} FLOPs for at most {counted(most, 'training')}, many of them stopped early"
+        f"{name} for at most {share:.3g} of what all {counted(levels * settings.seeds, 'training')} of them cost, which "
+        f"is about {flops:.2g} FLOPs for at most {counted(most, 'training')}, many of them stopped early"
     )
     more = f"; then follow {counted(len(others) * settings.seeds, 'training')} of {' and '.join(others)} tickets"
     return f"{said}{more if others else ''}."

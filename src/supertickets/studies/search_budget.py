@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from supertickets.anatomy import Shape
-from supertickets.anatomy.cost import forward_flops
+from supertickets.anatomy.cost import BACKWARD, forward_flops
 from supertickets.errors import TicketError
 from supertickets.tasks import task_name, text
 from supertickets.tickets import Ticket
 
+if TYPE_CHECKING:
+    from supertickets.lab.outcome import Outcome
+
 LEAST_EXAMPLES = 20
 """Of a dev set, half of which is searched on: fewer than ten tell no levels apart (as in `evidence.sampling`)."""
-_BUDGET = re.compile(r"(?P<number>\d*\.?\d+(e[+-]?\d+)?) *(?P<unit>%|trainings?)?")
+_BUDGET = re.compile(r"(?P<number>\d*\.?\d+(e[+-]?\d+)?) *(?P<unit>%|trainings?|flops|hours?|h)?", re.I)
 
 
 class Searching(Protocol):
@@ -51,26 +55,78 @@ def readable(budget: str) -> str:
     """
     found = _BUDGET.fullmatch(budget.strip())
     expected = (
-        "expected a fraction of what all winning tickets cost (0.25 or 25%) or a number of trainings (20trainings)"
+        "expected a fraction of what all winning tickets cost (0.25 or 25%), a number of trainings (20trainings), of "
+        "FLOPs (3e15flops) or of hours of training (1.5hours)"
     )
     if found is None:
-        raise ValueError(f"{expected}; FLOPs and hours cannot be given, got {budget!r}")
+        raise ValueError(f"{expected}, got {budget!r}")
     number, unit = float(found["number"]), found["unit"]
-    if unit in ("%", None) and not 0 < number < (100 if unit else 1):
+    if not number:
+        raise ValueError(f"{expected}, above 0, got {budget!r}")
+    if unit in ("%", None) and not number < (100 if unit else 1):
         raise ValueError(f"{expected}, with the fraction above 0 and below 1, got {budget!r}")
     return budget.strip()
 
 
-def share_of(budget: str, trainings: int) -> float:
-    """Return a budget as the share of what a grid of so many trainings costs.
+@dataclass(frozen=True)
+class Whole:
+    """What all winning tickets cost: the number of their trainings, and in dense epochs.
 
-    >>> share_of("25%", 24), share_of("0.5", 24), share_of("6trainings", 24)
-    (0.25, 0.5, 0.25)
+    A dense epoch takes `flops`, and `seconds` in the dense runs; None: these have not ended.
     """
+
+    trainings: int
+    epochs: float
+    flops: float
+    seconds: float | None = None
+
+    def share(self, budget: str) -> float | None:
+        """Return the share of it that a budget pays for; None for hours, before the dense runs have ended.
+
+        >>> whole = Whole(24, 72.0, 1e12, seconds=50.0)
+        >>> [whole.share(budget) for budget in ("25%", "0.5", "6trainings", "3.6e13flops", "0.1hours")]
+        [0.25, 0.5, 0.25, 0.5, 0.1]
+        """
+        number, unit = _read(budget)
+        one = {"": 1.0, "%": 100.0, "t": self.trainings, "f": self.epochs * self.flops}
+        if unit != "h":
+            return number / one[unit]
+        return None if self.seconds is None else number * 3600 / (self.epochs * self.seconds)
+
+    def budget(self, share: float, like: str) -> str:
+        """Return at least a share as a budget, in the unit that another one has."""
+        _, unit = _read(like)
+        if unit == "t":
+            return f"{math.ceil(share * self.trainings - 1e-9)}trainings"
+        if unit == "f":
+            return f"{share * self.epochs * self.flops * 1.005:.2e}flops"
+        if unit == "h":
+            assert self.seconds is not None
+            return f"{share * self.epochs * self.seconds / 3600 * 1.005:.2e}hours"
+        return f"{math.ceil(share * 1000 - 1e-9) / 1000:g}"
+
+
+def _read(budget: str) -> tuple[float, str]:
+    """Return a budget's number, and the first letter of its unit."""
     found = _BUDGET.fullmatch(budget)
     assert found is not None
-    number, unit = float(found["number"]), found["unit"]
-    return number if unit is None else number / 100 if unit == "%" else number / trainings
+    return float(found["number"]), (found["unit"] or "")[:1].lower()
+
+
+def whole_of(
+    settings: Searching, shape: Shape, examples: int, prices: Mapping[float, float], dense: Sequence[Outcome] = ()
+) -> Whole:
+    """Return what all winning tickets of a study cost, with so many training examples; the pace is the dense runs'."""
+    epochs = sum(prices.values()) * settings.epochs * settings.seeds
+    flops = forward_flops(shape, Ticket.full(*shape.of_tickets), examples, 32) * (1 + BACKWARD)
+    paces = [_epoch_seconds(one) for one in dense]
+    return Whole(settings.seeds * len(prices), epochs, float(flops), sum(paces) / len(paces) if paces else None)
+
+
+def _epoch_seconds(outcome: Outcome) -> float:
+    """Return how long an epoch took; the time of scoring is left out as its share of the FLOPs."""
+    cost = outcome.cost
+    return cost["seconds"] * (1 - cost.get("scoring_flops", 0) / cost["flops"]) / len(outcome.epochs)
 
 
 def prices_of(about: Mapping[float, Ticket], shape: Shape) -> dict[float, float]:
@@ -105,8 +161,11 @@ def check_search(settings: Searching) -> None:
         raise ValueError(f"{name}: expected at least two levels above 0 to search among (--levels), got {given}")
 
 
-def check_budget(settings: Searching, prices: Mapping[float, float]) -> None:
-    """Raise TicketError for a budget that pays for no search, or for the whole grid."""
+def check_budget(settings: Searching, prices: Mapping[float, float], whole: Whole) -> None:
+    """Raise TicketError for a budget that pays for no search, or for the whole grid.
+
+    Hours can be checked when the dense runs have ended.
+    """
     import numpy as np
 
     from supertickets.evidence.search.course import METHODS
@@ -117,24 +176,19 @@ def check_budget(settings: Searching, prices: Mapping[float, float]) -> None:
             f"--search {settings.search}: fewer than two of --levels {', '.join(map(str, settings.levels))} prune "
             "anything of this model; add larger ones."
         )
-    trainings = settings.seeds * len(prices)
-    share, method = share_of(settings.budget, trainings), METHODS[settings.search]
+    share, method = whole.share(settings.budget), METHODS[settings.search]
+    if share is None:
+        return
     if share >= 1:
         raise TicketError(
-            f"--budget {settings.budget}: all winning tickets are {trainings} trainings, so nothing is left out; "
-            "expected fewer, or --search none."
+            f"--budget {settings.budget}: it pays for all {whole.trainings} trainings of winning tickets, so nothing "
+            "is left out; expected less, or --search none."
         )
     nothing = np.zeros((settings.seeds, settings.epochs, 1), np.float32)
     known = Known.nothing([*prices], nothing, np.array([*prices.values()]))
     least = least_budget(known, max(1, round(method.first * settings.epochs)))
     if share < least:
-        in_unit = f"{math.ceil(least * trainings)}trainings" if "training" in settings.budget else f"{_up(least):g}"
         raise TicketError(
             f"--budget {settings.budget}: it does not pay for a first look at two levels and all {settings.seeds} "
-            f"trainings of one; expected at least {in_unit}."
+            f"trainings of one; expected at least {whole.budget(least, settings.budget)}."
         )
-
-
-def _up(share: float) -> float:
-    """Return a share rounded up to three decimals."""
-    return math.ceil(share * 1000 - 1e-9) / 1000
