@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.evidence.reached import importance_kept
 from supertickets.models import dense_size, find_model
+from supertickets.studies.draw import draw_ticket
 from supertickets.studies.draws import ForTarget
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.targets import TargetInputs, caps_of
@@ -311,9 +313,24 @@ def test_tickets_are_drawn_from_stored_scores(studied: Any, tmp_path: Path, caps
     drawn = supertickets.load_ticket(tmp_path / "t").ticket
     assert (drawn.kept_heads, drawn.kept_neurons) == (row["heads"], row["neurons"])
     assert said["targets"][0]["cost"] <= said["targets"][0]["at_most"]
+    assert said["gap"] == pytest.approx(0, abs=0.01)
+    assert main(["draw", folder, "--target", "encoder-parameters=0.6", "--out", str(tmp_path / "v")]) == 0
+    assert "No ticket within this keeps more" in capsys.readouterr().out
     assert main(["draw", folder, "--level", "0.5", "--out", str(tmp_path / "u")]) == 0
     assert "has not been trained" in (tmp_path / "u" / "README.md").read_text(encoding="utf-8")
     assert supertickets.load_ticket(tmp_path / "u").ticket.kept_heads == round(LAYERS * HEADS / 2)
+
+
+def test_costs_are_of_the_model_that_the_study_had(
+    studied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(*names: Any) -> Any:
+        return replace(find_model(*names), weight_hash="0" * 64)
+
+    monkeypatch.setattr("supertickets.studies.draw.find_model", changed)
+    with pytest.raises(TicketError, match=r"has weights 000000000000\.\.\., but the study's had"):
+        draw_ticket(studied[0].folder, tmp_path / "t", target="encoder-parameters=0.6")
+    draw_ticket(studied[0].folder, tmp_path / "t", level=0.5)  # of no cost
 
 
 @pytest.mark.parametrize(
@@ -325,6 +342,8 @@ def test_tickets_are_drawn_from_stored_scores(studied: Any, tmp_path: Path, caps
         (["--target", "size=3MB", "--level", "0.1"], "either --target or --level"),
         (["--target", "encoder-parameters=0.6", "--structures", "heads,ffns", "--seed", "9"], "choose 1"),
         (["--level", "0.1", "--structures", "ffn"], "--structures"),
+        (["--level", "0.1", "--latency-of", "8x8"], "there is no --target latency"),
+        (["--target", "latency=0.5", "--latency-of", "8"], "--latency-of"),
     ],
 )
 def test_draws_that_cannot_be_are_refused(

@@ -390,3 +390,13 @@ def test_outputs_too_large_for_half_precision_are_stored_whole(dense: Outcome) -
     large = np.array([[1e5, -2.0]], np.float32)
     assert np.array_equal(as_stored(large), large)
     assert as_stored(large / 10).dtype == np.float16
+
+
+def test_a_teacher_is_found_where_its_study_was_moved_to(dense: Outcome, tmp_path: Path) -> None:
+    trial, here = taught_by(dense), tmp_path / "trials" / dense.key
+    here.mkdir(parents=True)
+    moved = trial.found_in(tmp_path / "trials")
+    assert moved.teacher is not None
+    assert moved.teacher.folder == here.resolve()
+    assert moved.key == trial.key
+    assert trial.found_in(tmp_path / "elsewhere") == trial  # control

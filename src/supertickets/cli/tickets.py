@@ -43,6 +43,9 @@ def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, a
 @click.command()
 @click.argument("study", type=FOLDER)
 @click.option("--target", help="what the smaller model may cost at most, as for `find`: parameters=0.8, size=70MB, ...")
+@click.option(
+    "--latency-of", help="batch size and number of tokens that --target latency is about [default: the study's]"
+)
 @click.option("--level", help="in place of --target, a level as for `find --levels`: 0.3, heads=0.1+neurons=0.2, ...")
 @click.option("--structures", help="kinds of structures to prune [default: the study's]")
 @click.option("--seed", type=int, help="seed whose importance scores are used [default: the mean of all seeds]")
@@ -51,6 +54,7 @@ def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, a
 def draw(
     study: Path,
     target: str | None,
+    latency_of: str | None,
     level: str | None,
     structures: str | None,
     seed: int | None,
@@ -65,7 +69,7 @@ def draw(
     """
     from supertickets.studies.draw import draw_ticket, said_of
 
-    made = draw_ticket(study, out, target or (), level, seed, structures or ())
+    made = draw_ticket(study, out, target or (), level, seed, structures or (), latency_of)
     ticket = made.pop("ticket")
     if as_json:
         click.echo(json.dumps(made | {"ticket": ticket.as_dict()}))
@@ -73,6 +77,9 @@ def draw(
     click.echo(f"{out}: {ticket!r} keeps {made['kept']:.1%} of the importance.")
     for one in made["targets"]:
         click.echo(said_of(one))
+    if made["gap"] is not None:
+        best = "No ticket within this keeps more"
+        click.echo(f"{best}." if not made["gap"] else f"{best} than {made['gap']:.2%} above that.")
 
 
 @click.command()

@@ -147,6 +147,8 @@ def task_average(studies: Sequence[AnalysedStudy]) -> Average:
         return Average(reason="No average over tasks: the studies have different base models.")
     if len({one.runs.settings.get("fraction", 1.0) for one in studies}) > 1:
         return Average(reason="No average over tasks: the studies train on different fractions of their training sets.")
+    if len({tuple(one.runs.settings.get("target", ())) for one in studies}) > 1:
+        return Average(reason="No average over tasks: the studies have different targets (--target).")
     if len({one.findings.taught is None for one in studies}) > 1:
         return Average(reason="No average over tasks: tickets are taught (--teacher) in some of the studies only.")
     if reason := why_not_averaged(tasks, names):

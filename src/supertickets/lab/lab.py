@@ -169,7 +169,7 @@ class Lab(AbstractContextManager["Lab"]):
         made = None
         if before is not None and start.folder.parent.resolve() == self.folder.resolve():
             self.watcher.say(f"{start.folder}: its trained weights were deleted, so it is trained again.")
-            made = self.with_weights(before.trial)
+            made = self.with_weights(before.trial.found_in(self.folder))
         if made is None or made.files[WEIGHTS] != start.weights:
             if made is not None and made.folder.parent.name == RETRAINED:
                 forget_all(made.folder)  # of no use here, and where the first came from the same ones may come again

@@ -194,6 +194,18 @@ class Trial(_Value):
         """Return this trial with other values of some fields, and its own key (which `model_copy` would keep)."""
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
 
+    def found_in(self, trials: Path) -> Self:
+        """Return this trial with what it starts and learns from in a folder of trials, as far as it is there.
+
+        Paths are not part of the key: a study's folder may have been moved since the trial ran.
+        """
+
+        def here(one: Any) -> Any:
+            there = trials / one.trial if one is not None else None
+            return one if there is None or not there.is_dir() else one.model_copy(update={"folder": there.resolve()})
+
+        return self.but(start=here(self.start), teacher=here(self.teacher))
+
     @property
     def ticket(self) -> Ticket:
         """What its model keeps: the union of its tasks' tickets."""

@@ -34,15 +34,18 @@ def draw_ticket(
     level: float | str | None = None,
     seed: int | None = None,
     structures: Sequence[str] | str = (),
+    latency_of: str | None = None,
 ) -> dict[str, Any]:
     """Draw a winning ticket from the importance scores of a finished study of `find`, and write its folder.
 
     It keeps the most importance that `target` allows (see `tickets.targets`), or is the paper's at `level`. The scores
     are those of the dense run of `seed`, or else the mean over all seeds. `structures` are the kinds to prune; by
-    default the study's; lists may be texts with commas. Nothing is trained: the ticket is one to train with
-    `transfer`, or to cut with `apply`. Returns the folder, the ticket, and for each target what it costs and what was
-    allowed. Raises TicketError for a study without scores, a target that no ticket reaches, or a folder that is not
-    empty.
+    default the study's; lists may be texts with commas. `latency_of` is the batch size and number of tokens that a
+    target of latency is about (`1x128`); by default the study's. Nothing is trained: the ticket is one to train with
+    `transfer`, or to cut with `apply`. Returns the folder, the ticket, for each target what it costs and what was
+    allowed, and how much more importance the best ticket within it may keep at most (`gap`, a share; 0: none does; None
+    for a level). Raises TicketError for a study without scores, a target that no ticket reaches, a base model that is
+    no longer the study's, or a folder that is not empty.
     """
     from supertickets.evidence.reached import importance_kept
 
@@ -53,6 +56,9 @@ def draw_ticket(
     if ("target" in asked) == (level is not None):
         raise TicketError("expected either --target or --level, which say how much the ticket keeps.")
     asked |= {"levels": (level,)} if level is not None else {}
+    asked |= {"latency_of": latency_of} if latency_of is not None else {}
+    if latency_of is not None and not any(one.startswith("latency") for one in asked.get("target", ())):
+        raise TicketError("--latency-of: there is no --target latency; leave it out.")
     settings, runs = _opened(study, asked)
     scores = scores_of(runs, seed)
     if lacking := [kind for kind in settings.structures if kind not in scores]:
@@ -62,10 +68,10 @@ def draw_ticket(
         )
     out = user_path(out)
     check_free(out)
-    ticket, targets = _drawn(settings, runs.task, scores)
+    ticket, targets, gap = _drawn(settings, runs.task, scores)
     _save(_shared(settings, runs.task, ticket, scores, asked | {"seed": seed}), out)
     kept = importance_kept(scores, ticket, settings.structures)
-    return {"folder": str(out), "targets": targets, "kept": kept, "ticket": ticket}
+    return {"folder": str(out), "targets": targets, "kept": kept, "gap": gap, "ticket": ticket}
 
 
 def _opened(study: Path | str, asked: Mapping[str, Any]) -> tuple[FindSettings, Runs]:
@@ -83,20 +89,26 @@ def _opened(study: Path | str, asked: Mapping[str, Any]) -> tuple[FindSettings, 
     return opened.settings.model_copy(update=changed), opened.replay()
 
 
-def _drawn(settings: FindSettings, task: TaskInfo, scores: Scores) -> tuple[Ticket, list[dict[str, Any]]]:
-    """Return the winning ticket of the settings' target or level, and what it costs of each target."""
+def _drawn(settings: FindSettings, task: TaskInfo, scores: Scores) -> tuple[Ticket, list[dict[str, Any]], float | None]:
+    """Return the winning ticket of the settings' target or level, what it costs of each target, and the draw's gap."""
     full = full_ticket(task)
     if not settings.target:
         by_level = ByLevel(settings, task.shape)
         (number,) = by_level.about
-        return by_level.ranked("winning", number, scores, full), []
+        return by_level.ranked("winning", number, scores, full), [], None
     base = find_model(settings.model, settings.layers)
+    if base.weight_hash != task.weight_hash:
+        raise TicketError(
+            f"--target: model {base.called} has weights {base.weight_hash[:12]}..., but the study's had "
+            f"{task.weight_hash[:12]}..., so its costs are not those of the ticket; put the old weights back."
+        )
     caps = caps_of(settings, task.shape, measured(settings, base, load_task(task.source)))
     draws = ForTarget(settings, task.shape, caps)
-    ticket = draws.ranked("winning", draws.level, scores, full)
-    return ticket, [
-        {"target": cap.name, "unit": cap.prices.unit, "cost": cap.of(ticket), "at_most": cap.most} for cap in caps
+    drawn = draws.under(scores)
+    costs = [
+        {"target": cap.name, "unit": cap.prices.unit, "cost": cap.of(drawn.ticket), "at_most": cap.most} for cap in caps
     ]
+    return drawn.ticket, costs, drawn.gap
 
 
 def _shared(
@@ -130,6 +142,12 @@ def scores_of(runs: Runs, seed: int | None) -> Scores:
     """Return the importance that a seed's dense run measured, or the mean over all seeds' dense runs."""
     there = {int(run.step.labels["seed"]): run.result for run in runs.only(stage=None).where(kind="dense")}
     scored = {one: outcome.scores() for one, outcome in there.items() if outcome.trial.scoring is not None}
+    if there and not scored:
+        kinds = ",".join(runs.settings.get("kinds", ())) or "none"
+        raise TicketError(
+            f"{runs.folder}: importance was not measured, since no tickets were drawn from it (--kinds {kinds}); "
+            "run `supertickets find` again with --kinds winning."
+        )
     if not scored:
         raise TicketError(f"{runs.folder}: no dense run has finished with importance scores; run the study first.")
     if seed is not None and seed not in scored:

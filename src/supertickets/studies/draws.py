@@ -9,7 +9,7 @@ from supertickets.anatomy import Shape
 from supertickets.studies.find_settings import FindSettings
 from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Kind, draw_ranked, normalise
-from supertickets.tickets.knapsack import Cap, draw_under, lightest_level
+from supertickets.tickets.knapsack import Cap, Drawn, draw_under, lightest_level
 from supertickets.tickets.levels import Counts
 from supertickets.tickets.scoring import Scores
 
@@ -75,9 +75,11 @@ class ForTarget:
 
     def ranked(self, kind: Kind, level: float, scores: Scores, within: Ticket) -> Ticket:
         """Return the winning ticket that keeps the most importance, or the losing one of the same share."""
-        if kind == "winning":
-            return draw_under(scores, self.caps, self._shape.of_tickets, self._units).ticket
-        return self.same_share(kind, scores)
+        return self.under(scores).ticket if kind == "winning" else self.same_share(kind, scores)
+
+    def under(self, scores: Scores) -> Drawn:
+        """Return the winning ticket, with what is known of better ones."""
+        return draw_under(scores, self.caps, self._shape.of_tickets, self._units)
 
     def same_share(self, kind: Kind, scores: Scores) -> Ticket:
         """Return the ticket of the lightest level that reaches the target, drawn as the paper draws it."""

@@ -183,6 +183,8 @@ def _counted(run: Run, first: bool) -> dict[str, int]:
 def _disk(execution: Execution, base: BaseModel, infos: Sequence[TaskInfo]) -> int:
     """Return about how many bytes a study's folder has in the end: weights, outputs of every epoch, the page.
 
+    Dense runs that teach also have their outputs on the training set, in 16 bits.
+
     Of the weights that a study keeps, one model is there twice: as trained and as shipped.
     """
     weights = _weights(base)
@@ -191,7 +193,9 @@ def _disk(execution: Execution, base: BaseModel, infos: Sequence[TaskInfo]) -> i
     outputs = max(len(info.targets) * max(1, len(info.labels)) for info in infos) * 4 * epochs
     copies = kept.count("yes") + ("best" in kept) + any(keep != "no" for keep in kept)
     trials = execution.total + execution.evaluations
-    return int(copies * weights + trials * outputs + _PAGE)
+    teachers = sum(run.trial is not None and run.trial.logits for run in execution.runs)
+    taught = teachers * sum(info.train * max(1, len(info.labels)) for info in infos) * 2
+    return int(copies * weights + trials * outputs + taught + _PAGE)
 
 
 def _held(execution: Execution, base: BaseModel, side_by_side: int) -> int:

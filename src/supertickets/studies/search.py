@@ -167,9 +167,10 @@ def search_outlook(settings: FindSettings, task: TaskInfo, draws: Draws) -> str:
     most = int(np.searchsorted((begin * all_prices).cumsum(), share * whole * (1 + 1e-9), side="right"))
     flops = share * whole * training_flops(task, full_ticket(task), 1)
     others = [kind for kind in settings.kinds if kind != "winning"]
+    every = counted(levels * settings.seeds, "training")
     said = (
-        f"{name} for at most {share:.3g} of what all {counted(levels * settings.seeds, 'training')} of them cost, which "
-        f"is about {flops:.2g} FLOPs for at most {counted(most, 'training')}, many of them stopped early"
+        f"{name} for at most {share:.3g} of what all {every} of them cost, which is about "
+        f"{flops:.2g} FLOPs for at most {counted(most, 'training')}, many of them stopped early"
     )
     more = f"; then follow {counted(len(others) * settings.seeds, 'training')} of {' and '.join(others)} tickets"
     return f"{said}{more if others else ''}."
