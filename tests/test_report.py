@@ -274,6 +274,9 @@ def test_what_does_not_average_is_refused_with_a_reason() -> None:
     part = made_up("sst2", [1, 2], [2, 4])
     part.runs.settings["fraction"] = 0.1  # type: ignore[index]
     assert "different fractions" in task_average([rte, part]).reason
+    other = made_up("sst2", [1, 2], [2, 4])
+    other.runs.settings["target"] = ["parameters=0.9"]  # type: ignore[index]
+    assert "different targets" in task_average([rte, other]).reason
     table = paper_tables([rte, mine])["table 1"]
     assert table["Average Score"].tolist()[:3] == ["-", "-", "-"]
 
