@@ -44,7 +44,7 @@ class TextTask(TaskLoader):
         dev = next((train.with_name(name) for name in _DEV if train.with_name(name).is_file()), None)
         if dev is None:
             raise TicketError(f"{train.parent}: there is {train.name} and no {' or '.join(_DEV)} in it.")
-        return self._task(*_lines(train, dev))
+        return self._task(*read_lines(train, dev))
 
     def _task(self, parts: list[list[str]], notices: tuple[str, ...] = ()) -> Task:
         train, dev = (Split(lines, None, np.zeros(len(lines))) for lines in parts)
@@ -58,8 +58,8 @@ NAMES = tuple(task.name for task in (MLM, CLM))
 def _from_files(train_file: Path, dev_file: Path | None, dev_share: float) -> _Lines:
     """Load plain text; without a dev file the last lines, a share of them, become the dev set."""
     if dev_file is not None:
-        return _lines(train_file, dev_file)
-    (lines,), notices = _lines(train_file)
+        return read_lines(train_file, dev_file)
+    (lines,), notices = read_lines(train_file)
     cut = round(dev_share * len(lines))
     if not 1 <= cut < len(lines):
         raise TicketError(
@@ -69,7 +69,7 @@ def _from_files(train_file: Path, dev_file: Path | None, dev_share: float) -> _L
     return [lines[:-cut], lines[-cut:]], notices
 
 
-def _lines(*paths: Path) -> _Lines:
+def read_lines(*paths: Path) -> _Lines:
     """Return the lines of each file that are not blank, stripped, and a sentence on each file."""
     found, notices = [], []
     for path in paths:
