@@ -271,7 +271,7 @@ def test_a_join_that_is_missing_is_seen(made: dict[str, Any], monkeypatch: pytes
         return right(tokenizer, set(sorted(used)[:-3]), config)
 
     monkeypatch.setattr(vocabulary, "cut_tokenizer", wrong)
-    with pytest.raises(StudyError, match="reads .* otherwise than the whole one"):
+    with pytest.raises(StudyError, match=r"reads .* otherwise than the whole one"):
         cut_vocabulary(model_for("bpe", made["bpe"]), made["bpe"], TEXTS)
 
 
@@ -294,13 +294,18 @@ def logits_of(model: PreTrainedModel, tokenizer: Any, **more: Any) -> torch.Tens
     [pytest.param(one, marks=[] if one in SOON else pytest.mark.slow) for one in (*FAMILIES, *OTHERS)],
 )
 def test_every_family(family: str, tmp_path: Path) -> None:
-    model, tokenizer = loud(family), word_tokenizer(tmp_path, family)
+
+    def loaded(name: str) -> PreTrainedModel:
+        return AutoModelForSequenceClassification.from_pretrained(tmp_path / name, dtype=torch.float64, num_labels=2)
+
+    loud(family).save_pretrained(tmp_path / "old")
+    model, tokenizer = loaded("old"), word_tokenizer(tmp_path, family)
     before = logits_of(model, tokenizer)
     done = cut_vocabulary(model, tokenizer, SIMPLE)
     assert len(done.kept) < 30
     assert torch.equal(logits_of(model, done.tokenizer), before)
     model.save_pretrained(tmp_path / "new")
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "new", dtype=torch.float64)
+    again = loaded("new")
     assert again.num_parameters() == done.parameters
     assert torch.equal(logits_of(again, done.tokenizer), before)
 
@@ -355,7 +360,7 @@ def test_a_model_that_was_cut_to_a_ticket(tmp_path: Path) -> None:
 
 
 def test_ids_in_configs_are_kept_and_renumbered(made: dict[str, Any]) -> None:
-    """Rows behind the tokenizer's entries that the config names stay; lists and ids beyond all rows are as they were."""
+    """Rows behind the tokenizer's entries that the config names stay; an id beyond all rows is as it was."""
     old = made["wordpiece"]
     model = model_for("wordpiece", old)
     row = len(old) + 2
@@ -366,7 +371,6 @@ def test_ids_in_configs_are_kept_and_renumbered(made: dict[str, Any]) -> None:
     assert torch.equal(model.get_input_embeddings().weight[model.config.bos_token_id], old_row)
     assert done.kept[model.config.eos_token_id].tolist() == [3, 4]
     assert model.config.decoder_start_token_id == 5000
-    assert "[unused0]" not in done.tokenizer.get_vocab()
 
 
 def test_positions_after_padding_are_counted_as_before(made: dict[str, Any]) -> None:
@@ -381,12 +385,12 @@ def test_other_tokenizers_are_refused(made: dict[str, Any], monkeypatch: pytest.
     content = json.loads(made["wordpiece"].backend_tokenizer.to_str())
     content["model"]["type"] = "Other"
     with pytest.raises(
-        TicketError, match="model is Other; its vocabulary can be cut for WordPiece, BPE, Unigram, Word"
+        TicketError, match=r"model is Other; its vocabulary can be cut for WordPiece, BPE, Unigram, Word"
     ):
         keep_entries(content, set())
     monkeypatch.setattr(BertTokenizer, "is_fast", False)
     with pytest.raises(
-        TicketError, match="only the vocabulary of a fast tokenizer .* BertTokenizer; .*--vocabulary all"
+        TicketError, match=r"only the vocabulary of a fast tokenizer .* BertTokenizer; .*--vocabulary all"
     ):
         cut_vocabulary(model, made["wordpiece"], TEXTS)
 
@@ -425,7 +429,7 @@ def test_other_choices_are_refused(which: str, corpus: str | None, message: str)
 
 
 def test_a_built_in_task(made: dict[str, Any]) -> None:
-    texts = vocabulary_texts("used", [load_task(TaskSource(task="order"))]).texts
+    texts = vocabulary_texts("used", [load_task(TaskSource(task="acceptability"))]).texts
     assert texts
     old = made["unigram"]
     done = cut_vocabulary(model_for("unigram", old), old, texts)

@@ -25,17 +25,21 @@ from supertickets.errors import TicketError
 _Entries = Mapping[str, int]  # a model's own entries, with their ids
 
 
-def cut_tokenizer(tokenizer: Any, used: Collection[int], config: Any) -> Any:
-    """Return a tokenizer with the tokens `used` (ids), special and added ones, and what any text falls back on.
-
-    It is as transformers loads it from its files beside a model's `config`. Entries keep their order. Raises
-    TicketError if it is not a fast one, or of another kind than WordPiece, BPE, Unigram and WordLevel.
-    """
+def check_fast(tokenizer: Any) -> None:
+    """Raise TicketError unless a tokenizer is a fast one, whose entries can be cut."""
     if not getattr(tokenizer, "is_fast", False):
         raise TicketError(
             f"only the vocabulary of a fast tokenizer can be cut (a tokenizer.json in the model's folder), and this "
             f"one is a {type(tokenizer).__name__}; leave the vocabulary whole with --vocabulary all."
         )
+
+
+def cut_tokenizer(tokenizer: Any, used: Collection[int], config: Any) -> Any:
+    """Return a tokenizer with the tokens `used` (ids), special and added ones, and what any text falls back on.
+
+    It is as transformers loads it from its files beside a model's `config`. Entries keep their order. Raises
+    TicketError if it is of another kind than WordPiece, BPE, Unigram and WordLevel.
+    """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     names = {place: token for token, place in tokenizer.get_vocab().items()}
     around: set[int] = set()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.errors import StudyError, TicketError, unknown_value
-from supertickets.export.fewer_tokens import cut_tokenizer
+from supertickets.export.fewer_tokens import check_fast, cut_tokenizer
 from supertickets.models import new_modules
 from supertickets.storage import user_path
 from supertickets.tasks import Task
@@ -135,6 +135,7 @@ def cut_vocabulary(model: "PreTrainedModel", tokenizer: Any, texts: Iterable[Tex
     language modelling there are fewer of them, so that probabilities are over fewer tokens. Raises TicketError for a
     tokenizer that is not a fast one or of an unknown kind, or one that cannot read a text.
     """
+    check_fast(tokenizer)
     texts = list(texts)
     whole = int(model.get_input_embeddings().weight.shape[0])
     read = _ids_read(model, whole)
