@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from supertickets.export.unshare import unshare
     from supertickets.lab.steps import Step
     from supertickets.studies.design import design
+    from supertickets.studies.exporting import export_model
     from supertickets.studies.measure import measure
     from supertickets.studies.plan import plan_study
     from supertickets.studies.report import report
@@ -44,6 +45,7 @@ _HOME = {
     "apply_ticket": "export.apply",
     "cut": "surgery.cut",
     "design": "studies.design",
+    "export_model": "studies.exporting",
     "load_shared": "export.shared",
     "load_ticket": "tickets.folder",
     "load_weight_ticket": "tickets.folder",
@@ -68,6 +70,7 @@ __all__ = [
     "compare",
     "cut",
     "design",
+    "export_model",
     "find",
     "imp",
     "load_shared",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,20 +15,19 @@ from supertickets.cli.printing import AS_JSON, FOLDER
 @click.argument("ticket", type=FOLDER)
 @click.option("--model", help="base model [default: the one named in the ticket]")
 @click.option("--out", type=FOLDER, default=Path("small-model"), help="folder for the small model", show_default=True)
-@click.option("--to", default="transformers", help="the format to write", show_default=True)
 @click.option(
     "--any-base", is_flag=True, help="accept a base model whose weights differ from those the ticket was drawn from"
 )
 @AS_JSON
-def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, as_json: bool) -> None:
-    """Apply a ticket to its base model and save the smaller encoder.
+def apply(ticket: Path, model: str | None, out: Path, any_base: bool, as_json: bool) -> None:
+    """Apply a ticket to its pre-trained base model and save the smaller encoder.
 
     TICKET is a ticket folder. A ticket of heads and FFNs gives a smaller model; a ticket of single weights gives a
-    model of the same size in which the pruned weights are zero.
+    model of the same size in which the pruned weights are zero. `export` writes other formats, and trained models.
     """
-    from supertickets.export import EXPORTERS
+    from supertickets.export.apply import apply_ticket
 
-    made = EXPORTERS[to](ticket, model, out, any_base)
+    made = apply_ticket(ticket, model, out, any_base)
     for notice in made["notices"]:
         click.echo(notice, err=True)
     if as_json:
@@ -38,6 +38,42 @@ def apply(ticket: Path, model: str | None, out: Path, to: str, any_base: bool, a
         if made.get("zeros"):
             said = f"{kept:,} of {dense:,} parameters are not zero ({kept / dense:.1%})."
         click.echo(f"{made['folder']}: {said}")
+
+
+@click.command()
+@click.argument("path")
+@click.option("--to", required=True, help="the format: onnx, dense, transformers or ticket")
+@click.option("--out", type=FOLDER, help="folder to write [default: exported-FORMAT]")
+@click.option("--model", help="base model of a ticket without a trained model [default: the one named in the ticket]")
+@click.option(
+    "--any-base", is_flag=True, help="accept a base model whose weights differ from those the ticket was drawn from"
+)
+@click.option("--int8", is_flag=True, help="with `--to onnx`: write a file with 8-bit weights too")
+@AS_JSON
+def export(path: str, to: str, as_json: bool, **options: Any) -> None:
+    """Write a model in a format that runs elsewhere.
+
+    PATH is a finished study's folder (its trained model of the super ticket), a ticket folder (its trained model, or
+    without one the ticket on its pre-trained base model), or a model: a folder, a model id on the hub, or `default`.
+
+    Formats: `onnx` is one file for onnxruntime, of any batch and length, with tokenizer, labels and an example that
+    needs neither transformers nor supertickets. `dense` has the dense model's shape with zeros for what the ticket
+    lacks, so that transformers loads it without supertickets. `transformers` is the small model, which loads after
+    `import supertickets`. `ticket` is the ticket folder without a model. Other packages can add formats.
+
+    Before the folder is there, its outputs on 100 texts are compared with the model's.
+    """
+    from supertickets.studies.exporting import export_model
+
+    made = export_model(path, to, **options)
+    for notice in made["notices"]:
+        click.echo(notice, err=True)
+    if as_json:
+        click.echo(json.dumps(made))
+        return
+    click.echo(f"{made['folder']}: {made['what']}; {made['bytes'] / 1e6:,.1f} MB.")
+    for sentence in made.get("said", []):
+        click.echo(sentence)
 
 
 @click.command()

@@ -6,6 +6,17 @@ from typing import Any
 from supertickets.registry import Registry
 
 EXPORTERS: Registry[Callable[..., dict[str, Any]]] = Registry(
-    "export format", "exporters", {"transformers": "supertickets.export.apply:apply_ticket"}
+    "export format",
+    "exporters",
+    {
+        "onnx": "supertickets.export.to_onnx:write_onnx",
+        "dense": "supertickets.export.formats:write_dense",
+        "transformers": "supertickets.export.formats:write_transformers",
+        "ticket": "supertickets.export.formats:write_ticket",
+    },
 )
-"""What puts a ticket on its base model and writes the result, by the name of the format (see `export.apply`)."""
+"""What writes a format, by its name: a function of an `export.source.Exported` and a new, empty folder.
+
+It returns what it has to say: `said`, sentences that are printed, `notices`, and other values that JSON can have. If it
+raises, nothing is left. A function with a keyword `int8` takes `--int8`.
+"""

@@ -1,7 +1,8 @@
 """A shared ticket put on its pre-trained base model: a smaller encoder, or a plain one with zeros in it."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supertickets.anatomy.cost import unlike
 from supertickets.errors import TicketError
@@ -19,6 +20,20 @@ from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, load_any_ticket
 from supertickets.tickets.weights import check_tensors
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A ticket on its pre-trained base model: the encoder, its tokenizer, and what became of its parameters."""
+
+    model: "PreTrainedModel"
+    tokenizer: Any
+    dense_parameters: int
+    zeros: int
+    notices: tuple[str, ...]
+
 
 def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_base: bool = False) -> dict[str, Any]:
     """Put a shared ticket on its pre-trained base model and save the encoder in `out`.
@@ -26,35 +41,41 @@ def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_bas
     A ticket of heads and FFNs is cut out; one of single weights leaves zeros where it has nothing. `model` None means
     the one the ticket names. Returns the folder, how many parameters there are (but zeros) and were, how many became
     zeros, and notices about the base. Raises TicketError if the base's weights are not those the ticket was drawn from
-    (unless `any_base`), if the ticket does not fit, or if `out` is not empty.
+    (unless `any_base`), if the ticket does not fit, or if `out` is not empty. `supertickets.export_model` writes other
+    formats, and trained models.
     """
+    out, shared = user_path(out), load_any_ticket(ticket)
+    base = base_of(shared, model, any_base)
+    check_free(out)
+    made = applied(shared, base)
+    with atomic_folder(out) as new, quiet_transformers():
+        made.model.save_pretrained(new)
+        made.tokenizer.save_pretrained(new)
+    return {
+        "folder": str(out),
+        "parameters": made.model.num_parameters() - made.zeros,
+        "dense_parameters": made.dense_parameters,
+        "zeros": made.zeros,
+        "notices": list(made.notices),
+    }
+
+
+def applied(shared: SharedTicket[Any], base: BaseModel) -> Applied:
+    """Return a shared ticket on a base model that it fits (see `base_of`)."""
     from transformers import AutoModel
 
     from supertickets.surgery.cut import cut
     from supertickets.surgery.masks import zero
 
-    out, shared = user_path(out), load_any_ticket(ticket)
-    base = base_of(shared, model, any_base)
-    check_free(out)
     fitted, loaded = load_tokenizer(base.name, base.folder), load_model(base, AutoModel, "auto")
-    with atomic_folder(out) as new, quiet_transformers():
-        encoder = loaded.model
-        before, zeros = encoder.num_parameters(), 0
-        if isinstance(shared.ticket, Ticket):
-            cut(encoder, shared.ticket)
-        else:
-            zero(encoder, shared.ticket)
-            zeros = shared.ticket.total - shared.ticket.kept
-        encoder.save_pretrained(new)
-        fitted.tokenizer.save_pretrained(new)
-    notices = [*fitted.notices, *loaded.notices]
-    return {
-        "folder": str(out),
-        "parameters": encoder.num_parameters() - zeros,
-        "dense_parameters": before,
-        "zeros": zeros,
-        "notices": notices,
-    }
+    encoder, zeros = loaded.model, 0
+    before = encoder.num_parameters()
+    if isinstance(shared.ticket, Ticket):
+        cut(encoder, shared.ticket)
+    else:
+        zero(encoder, shared.ticket)
+        zeros = shared.ticket.total - shared.ticket.kept
+    return Applied(encoder, fitted.tokenizer, before, zeros, (*fitted.notices, *loaded.notices))
 
 
 def base_of(shared: SharedTicket[Any], model: str | None, any_base: bool) -> BaseModel:

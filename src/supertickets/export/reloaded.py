@@ -57,7 +57,7 @@ def outputs_again(
     import transformers
 
     from supertickets.training.devices import find_device, undisturbed
-    from supertickets.training.evaluation import EVALUATED_AT_ONCE, judged_on
+    from supertickets.training.evaluation import EVALUATED_AT_ONCE
     from supertickets.training.objectives import Sequences, objective_of
 
     with undisturbed(threads), quiet_transformers():
@@ -68,6 +68,25 @@ def outputs_again(
         # The saved model predicts in the targets' own units: nothing is to be rescaled.
         whole = task.form == "sequence"
         objective = Sequences(task.is_regression, task.outputs) if whole else objective_of(task)
-        encoded = objective.encode(task.dev, load_tokenizer(str(folder), folder).tokenizer, max_length)
-        judged = judged_on(encoded, model.to(device), objective, EVALUATED_AT_ONCE * batch_size, precision, device)
-        return objective.finish(judged, encoded)
+        tokenizer, at_once = load_tokenizer(str(folder), folder).tokenizer, EVALUATED_AT_ONCE * batch_size
+        return dev_outputs(model.to(device), objective, task, tokenizer, max_length, at_once, precision, device)
+
+
+def dev_outputs(
+    model: Any,
+    objective: Any,
+    task: Task,
+    tokenizer: Any,
+    max_length: int,
+    batch_size: int,
+    precision: Precision,
+    device: Any,
+) -> NDArray[np.float32]:
+    """Return what a model, or anything that is called as one, gives for a task's dev set, as evaluations keep it."""
+    from supertickets.training.evaluation import judged_on
+
+    encoded = objective.encode(task.dev, tokenizer, max_length)
+    found: NDArray[np.float32] = objective.finish(
+        judged_on(encoded, model, objective, batch_size, precision, device), encoded
+    )
+    return found

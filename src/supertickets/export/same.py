@@ -1,0 +1,101 @@
+"""Whether an exported model computes what the model does: both are asked about texts, in batches with padding."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from supertickets.errors import StudyError, TicketError
+from supertickets.export.source import Exported
+from supertickets.tasks import Form
+from supertickets.tasks.builtin import sentences
+from supertickets.training.devices import undisturbed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TEXTS, AT_ONCE = 100, 8
+"""How many texts are asked about, and how many at once."""
+_LONGEST = 512
+"""Longer inputs than so many tokens take too long to compare."""
+TOLERANCE = 1e-4
+"""How far outputs in float32 may be apart, as a share of the largest one or of 1: sums are made in another order."""
+_NAMES: dict[Form | None, tuple[str, ...]] = {None: ("last_hidden_state",), "spans": ("start_logits", "end_logits")}
+
+Texts = tuple[list[str], list[str] | None]
+Outputs = Mapping[str, NDArray[Any]]
+Run = Callable[[Mapping[str, Tensor]], Outputs]
+
+
+def output_names(form: Form | None) -> tuple[str, ...]:
+    """Return what a stock model of a form calls its outputs."""
+    return _NAMES.get(form, ("logits",))
+
+
+def texts_for(exported: Exported) -> Texts:
+    """Return texts to ask about, and second ones: of the task's dev set where it can be read, else of built-in tasks.
+
+    The built-in ones are of 1 to 12 sentences; the last is as long as the model reads.
+    """
+    if exported.examples is not None:
+        try:
+            dev = exported.examples().dev
+        except TicketError:
+            pass  # whoever needs the dev set itself says so
+        else:
+            rows = np.unique(np.linspace(0, len(dev) - 1, TEXTS).astype(int))
+            some = dev.take(rows)
+            return some.text, some.pair
+    told = iter(sentences("dev"))
+    texts = [" ".join(islice(told, 1 + row % 12)) for row in range(TEXTS - 1)]
+    return [*texts, " ".join(texts)], None
+
+
+def batches_of(exported: Exported, texts: Texts) -> Iterator[dict[str, Tensor]]:
+    """Yield texts as inputs, padded to the longest of each batch; the last text is also a batch of its own."""
+    first, second = texts
+    longest = min(exported.tokenizer.model_max_length, _LONGEST)
+    for rows in [*(slice(at, at + AT_ONCE) for at in range(0, len(first), AT_ONCE)), slice(-1, None)]:
+        pair = None if second is None else second[rows]
+        yield dict(
+            exported.tokenizer(
+                first[rows], pair, padding=True, truncation=True, max_length=longest, return_tensors="pt", verbose=False
+            )
+        )
+
+
+def run_of(model: "PreTrainedModel", form: Form | None) -> Run:
+    """Return what a model computes, in its own precision."""
+
+    def run(inputs: Mapping[str, Tensor]) -> Outputs:
+        with torch.inference_mode(), undisturbed():
+            found = model(**inputs)
+        return {name: found[name].numpy() for name in output_names(form)}
+
+    return run
+
+
+def check_same(exported: Exported, expected: Run, found: Run, written: str) -> float:
+    """Return the largest difference between two runs' outputs on texts, as a share of the largest output or of 1.
+
+    Outputs of tokens count where there is a token. `written` is what `found` runs. Raises StudyError if the difference
+    is above `TOLERANCE`, or a number is not finite.
+    """
+    largest, difference = 1.0, 0.0
+    for inputs in batches_of(exported, texts_for(exported)):
+        wanted, got = expected(inputs), found(inputs)
+        there = inputs["attention_mask"].bool().numpy()
+        for name, values in wanted.items():
+            pair = [one[there] if exported.form != "sequence" else one for one in (values, got[name])]
+            largest = max(largest, float(np.abs(pair[0]).max()))
+            difference = max(difference, float(np.nan_to_num(np.abs(pair[0] - pair[1]), nan=np.inf).max()))
+    if not difference <= TOLERANCE * largest:
+        raise StudyError(
+            f"{written}: its outputs differ from the model's by up to {difference / largest:.2g} of the largest one "
+            f"(allowed: {TOLERANCE:g}), so it is not written; please report this with the output of `supertickets env`."
+        )
+    return difference / largest
