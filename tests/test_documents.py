@@ -282,7 +282,8 @@ def test_the_recipes_for_other_packages_work(
     assert main(["status", "runs/parity-longer"]) == 0
     assert "2 of 2 trainings done" in capsys.readouterr().out
     assert main(["find", *small, "--importance", "depth", "--levels", "0.4", "--kinds", "winning"]) == 0
-    assert main(["apply", "runs/parity/super-ticket", "--model", model, "--to", "half", "--out", "half"]) == 0
+    assert main(["export", "runs/parity", "--to", "half", "--out", "half"]) == 0
+    assert "Its weights have 16 bits." in capsys.readouterr().out
     runpy.run_module("my_package.check")
     attention = FAMILIES["layoutlm"].attention  # the control: heads are counted by another axis
     misread = replace(attention, parts=tuple(replace(part, axes="d h") for part in attention.parts))

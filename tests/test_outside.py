@@ -165,7 +165,7 @@ def test_what_another_package_has_wrong_is_named_and_the_rest_works(study: list[
         (["find", "--out", str(out), "--task"], "task", "twice"),
         ([*asked, "--importance"], "measure", "lost"),
         ([*elsewhere], "backend", "lost"),
-        (["apply", str(tmp_path), "--out", str(out), "--to"], "format", "twice"),
+        (["export", str(tmp_path), "--out", str(out), "--to"], "format", "twice"),
     ):
         done = run(site, *command, name)
         assert done.returncode == 2, (command, done.stderr)
@@ -178,7 +178,7 @@ def test_what_another_package_has_wrong_is_named_and_the_rest_works(study: list[
         ([*asked, "--importance", "sensitivty"], "sensitivity"),
         (["find", "--task", "entailmnt", "--out", str(out)], "entailment"),
         ([*elsewhere, "rai"], "ray"),
-        (["apply", str(tmp_path), "--to", "transformer", "--out", str(out)], "transformers"),
+        (["export", str(tmp_path), "--to", "transformer", "--out", str(out)], "transformers"),
     ):
         done = run(site, *wrong)
         assert done.returncode == 2, (wrong, done.stderr)

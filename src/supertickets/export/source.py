@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supertickets.anatomy import Family, Shape, family_of
+from supertickets.anatomy import Family, family_of
 from supertickets.errors import TicketError
 from supertickets.export.apply import applied, base_of
 from supertickets.models import STOCK_CLASSES, find_model, load_model, load_tokenizer, quiet_transformers
@@ -45,11 +45,6 @@ class Exported:
         """The ticket that its model was cut to; None for one in the dense model's shape."""
         cut = getattr(self.model.config, "quantization_config", None)
         return None if cut is None else Ticket.from_dict(cut.ticket)
-
-    @property
-    def shape(self) -> Shape:
-        """Layers, heads and widths of the dense model."""
-        return self.family.shape(self.model.config.to_dict())
 
     @property
     def family(self) -> Family:
