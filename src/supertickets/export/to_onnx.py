@@ -197,6 +197,6 @@ def _dev_scores(exported: Exported, paths: list[Path]) -> tuple[dict[str, dict[s
 def _on_dev(exported: Exported, task: Task, path: Path) -> dict[str, float]:
     # What is exported predicts in the targets' own units: a number is an output like any other.
     objective = Sequences(False, task.outputs) if task.form == "sequence" else objective_of(task)
-    where, asked = torch.device("cpu"), (exported.tokenizer, exported.max_length, _DEV_AT_ONCE)
-    found = dev_outputs(_AsModel(_session(path)), objective, task, *asked, "float32", where)
+    model, tokenizer, where = _AsModel(_session(path)), exported.tokenizer, torch.device("cpu")
+    found = dev_outputs(model, objective, task, tokenizer, exported.max_length, _DEV_AT_ONCE, "float32", where)
     return evaluate(task.metrics, task.dev.targets, found)
