@@ -77,6 +77,7 @@ def test_zeros_compute_what_the_cut_model_does(family: str) -> None:
         assert float((dense(ids).logits - expected).abs().max()) > 1e-6 * scale
 
 
+@pytest.mark.slow
 def test_a_dense_folder_needs_no_supertickets(ticket: Path, tmp_path: Path) -> None:
     made = export_model(ticket, "dense", tmp_path / "dense")
     small = AutoModelForSequenceClassification.from_pretrained(ticket / "model")

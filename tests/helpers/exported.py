@@ -38,7 +38,10 @@ def save_ticket(folder: Path, base: Path | str, labels: tuple[str, ...] = LABELS
     describe_outputs(model.config, labels, "single_label_classification")
     cut(model, ticket).save_pretrained(folder / MODEL_FOLDER)
     source.tokenizer.save_pretrained(folder / MODEL_FOLDER)
-    origin = {"task": "words", "reloaded": {"largest_difference": 0.0}, "recipe": {"max_length": 16}}
+    origin = {
+        "task": "words", "kind": "winning", "level": 0.3, "seed": 0, "score": 50.0, "metrics": ["accuracy"],
+        "reloaded": {"largest_difference": 0.0}, "recipe": {"max_length": 16, "precision": "float32"},
+    }  # fmt: skip
     shared = SharedTicket(ticket, base_entry(found.name, found.weight_hash, found.config["model_type"]), origin, {})
     shared.save(folder, "a ticket")
     return shared

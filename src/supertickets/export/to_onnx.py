@@ -90,8 +90,12 @@ class _Outputs(nn.Module):
         super().__init__()
         self.model, self.names = model, names
 
-    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        found = self.model(**inputs)
+    # By name: of arguments that are not, the exporter takes no free sizes.
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments)
         return tuple(found[name] for name in self.names)
 
 
@@ -108,16 +112,19 @@ def _export(exported: Exported, model: Any, path: Path) -> None:
                 kwargs=inputs,
                 input_names=list(inputs),
                 output_names=list(names),
-                dynamic_shapes={"inputs": {name: {0: "batch", 1: "length"} for name in inputs}},
+                dynamic_shapes={name: {0: "batch", 1: "length"} for name in inputs},
                 dynamo=True,
                 external_data=size > _ONE_FILE,
                 verbose=False,
             )
     except Exception as error:  # the exporter's own, and whatever tracing a model raises
-        said = " ".join(str(error).split())[:300]
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the outer ones are advice to whoever wrote the model
+            cause = cause.__cause__
+        said = " ".join(str(cause).split())[:300]
         raise StudyError(
             f"{exported.what}: torch {torch.__version__} cannot export a {model.config.model_type} model to ONNX "
-            f"({type(error).__name__}: {said}); --to transformers and --to dense need no exporter."
+            f"({type(cause).__name__}: {said}); --to transformers and --to dense need no exporter."
         ) from error
 
 
