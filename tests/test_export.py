@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -27,6 +28,7 @@ from supertickets.studies.exporting import export_model
 from supertickets.surgery.cut import cut
 from supertickets.tickets.folder import load_ticket
 
+EMBEDDING = "bert.embeddings.word_embeddings.weight"
 TEXTS = ["w1 w2 w3", "w4", "w9 w8 w7 w6 w5 w4 w3", "w30 w31"]
 
 
@@ -43,6 +45,27 @@ def logits(folder: Path) -> np.ndarray:
     inputs = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         return model(**inputs).logits.numpy()
+
+
+@pytest.mark.parametrize("to", ["dense", "transformers"])
+def test_a_cut_vocabulary_computes_the_same_on_its_texts(ticket: Path, tmp_path: Path, to: str) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("".join(f"{text}\n" for text in TEXTS))
+    whole, small = tmp_path / "whole", tmp_path / "small"
+    export_model(ticket, to, whole)
+    made = export_model(ticket, to, small, vocabulary="corpus", corpus=corpus)
+    np.testing.assert_array_equal(logits(small), logits(whole))
+    sizes = [load_file(folder / "model.safetensors")[EMBEDDING].shape[0] for folder in (small, whole)]
+    assert sizes[0] < sizes[1]
+    assert f"The vocabulary keeps {sizes[0]} of {sizes[1]} rows" in made["said"][0]
+    assert "On other texts of this kind" in made["said"][1]
+    before, now = (AutoTokenizer.from_pretrained(folder) for folder in (whole, small))
+    assert [before.tokenize(text) == now.tokenize(text) for text in ("w3 w1", "w33")] == [True, False]  # control
+    with pytest.raises(TicketError, match="--vocabulary used needs the texts of a task"):
+        export_model(ticket, to, tmp_path / "no", vocabulary="used")
+    with pytest.raises(TicketError, match="--to ticket writes no model"):
+        export_model(ticket, "ticket", tmp_path / "no", vocabulary="used")
+    assert not (tmp_path / "no").exists()
 
 
 # --- dense ------------------------------------------------------------------------------------------------------------

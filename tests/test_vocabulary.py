@@ -418,7 +418,7 @@ def test_the_texts_that_are_named(tmp_path: Path) -> None:
     [
         ("usde", None, "--vocabulary: unknown value 'usde'; did you mean 'used'"),
         ("used", None, "--vocabulary used needs the texts of a task"),
-        ("corpus", None, "--vocabulary corpus has no file with it; expected --vocabulary corpus FILE"),
+        ("corpus", None, "--vocabulary corpus has no file with it; expected --vocabulary corpus --corpus FILE"),
         ("all", "x.txt", "--vocabulary all takes no file, and x.txt was given"),
         ("corpus", "missing.txt", "missing.txt"),
     ],

@@ -49,6 +49,13 @@ def apply(ticket: Path, model: str | None, out: Path, any_base: bool, as_json: b
     "--any-base", is_flag=True, help="accept a base model whose weights differ from those the ticket was drawn from"
 )
 @click.option("--int8", is_flag=True, help="with `--to onnx`: write a file with 8-bit weights too")
+@click.option(
+    "--vocabulary",
+    default="all",
+    show_default=True,
+    help="tokens that the model keeps: all; those used by the study's task (used); or those of --corpus (corpus)",
+)
+@click.option("--corpus", type=FOLDER, help="text file with a text in each line, for `--vocabulary corpus`")
 @AS_JSON
 def export(path: str, to: str, as_json: bool, **options: Any) -> None:
     """Write a model in a format that runs elsewhere.
@@ -60,6 +67,9 @@ def export(path: str, to: str, as_json: bool, **options: Any) -> None:
     needs neither transformers nor supertickets. `dense` has the dense model's shape with zeros for what the ticket
     lacks, so that transformers loads it without supertickets. `transformers` is the small model, which loads after
     `import supertickets`. `ticket` is the ticket folder without a model. Other packages can add formats.
+
+    With `--vocabulary` embeddings of tokens that the texts do not need are left out: on these texts the model computes
+    the same, and in others unknown words are read as shorter pieces.
 
     Before the folder is there, its outputs on 100 texts are compared with the model's.
     """

@@ -102,7 +102,9 @@ def vocabulary_texts(which: str, tasks: Sequence[Task] = (), corpus: Path | str 
         raise unknown_value("--vocabulary", which, CHOICES)
     if (which == "corpus") != (corpus is not None):
         what = "has no file with it" if corpus is None else f"takes no file, and {corpus} was given"
-        raise TicketError(f"--vocabulary {which} {what}; expected --vocabulary corpus FILE with one text in each line.")
+        raise TicketError(
+            f"--vocabulary {which} {what}; expected --vocabulary corpus --corpus FILE, with one text in each line."
+        )
     if corpus is not None:
         (lines,), notices = read_lines(user_path(corpus))
         return VocabularyTexts(lines, notices)
@@ -111,7 +113,7 @@ def vocabulary_texts(which: str, tasks: Sequence[Task] = (), corpus: Path | str 
     if not tasks:
         raise TicketError(
             "--vocabulary used needs the texts of a task, and there is none beside a ticket folder or a model; export "
-            "a study's folder, or use --vocabulary corpus FILE."
+            "a study's folder, or use --vocabulary corpus --corpus FILE."
         )
     return VocabularyTexts([text for task in tasks for text in _texts(task)])
 
@@ -166,6 +168,21 @@ def texts_that_differ(old: Any, new: Any, texts: Iterable[Text]) -> Differences:
             differ += before != now
             unknown += now.count(new.unk_token) > before.count(old.unk_token)
     return Differences(number, differ, unknown, float(lengths[1] / max(1, lengths[0])))
+
+
+def differences_elsewhere(model: "PreTrainedModel", tokenizer: Any, texts: Sequence[Text]) -> Differences | None:
+    """Return on how many of one half of the texts tokens would differ if the vocabulary were cut for the other half.
+
+    That is what other texts of the same kind may expect, or less: a vocabulary for all of the texts has more tokens.
+    The halves are random and always the same; None for fewer than two texts.
+    """
+    if len(texts) < 2:
+        return None
+    order = np.random.default_rng(0).permutation(len(texts))
+    half, rest = ([texts[place] for place in places] for places in np.array_split(order, 2))
+    used = _ids_read(model, int(model.get_input_embeddings().weight.shape[0]))
+    used = used.union(*(found for some in _chunks(half) for found in encode_texts(tokenizer, some)))
+    return texts_that_differ(tokenizer, cut_tokenizer(tokenizer, used, model.config), rest)
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[Text]) -> list[list[int]]:

@@ -31,13 +31,17 @@ def export_model(
     model: str | None = None,
     any_base: bool = False,
     int8: bool = False,
+    vocabulary: str = "all",
+    corpus: Path | str | None = None,
 ) -> dict[str, Any]:
     """Write what `path` names in the format `to`, into the folder `out` (default: `exported-FORMAT`).
 
     `path` is a finished study (its trained model of the super ticket), a ticket folder (its trained model; without one,
     the ticket on its pre-trained base model: `model`, if not the one that it names, and `any_base` one of other
     weights) or a model: a folder, an id on the hub, or `default`. Formats are in `supertickets.export.EXPORTERS`:
-    `onnx` (with `int8` a file of 8-bit weights too), `dense`, `transformers`, `ticket`.
+    `onnx` (with `int8` a file of 8-bit weights too), `dense`, `transformers`, `ticket`. `vocabulary` says which tokens
+    the model keeps: `all`, those that the study's task has `used`, or those of the texts in the lines of the file
+    `corpus` (see `export.vocabulary`).
 
     What is written is compared with the model before the folder is there. Returns the folder, what it is, its size in
     bytes, what the format says of it, and notices. Raises TicketError for an unknown format, for what a format cannot
@@ -49,12 +53,34 @@ def export_model(
             raise TicketError(f"--{name}: it does not apply to --to {to}; expected --to onnx.")
     out = user_path(f"exported-{to}" if out is None else out)
     check_free(out)
-    exported = open_exported(path, model, any_base)
+    if to == "ticket" and vocabulary != "all":
+        raise TicketError(f"--vocabulary {vocabulary}: --to ticket writes no model whose vocabulary could be cut.")
+    exported, said = _with_vocabulary(open_exported(path, model, any_base), vocabulary, corpus)
     with atomic_folder(out) as new:
         made = exporter(exported, new, **options)
         size = sum(one.stat().st_size for one in new.rglob("*") if one.is_file())
-    notices = [*exported.notices, *made.get("notices", [])]
-    return {"folder": str(out), "format": to, "what": exported.what, "bytes": size, **made, "notices": notices}
+    made |= {"said": [*said, *made.get("said", [])], "notices": [*exported.notices, *made.get("notices", [])]}
+    return {"folder": str(out), "format": to, "what": exported.what, "bytes": size, **made}
+
+
+def _with_vocabulary(exported: Exported, which: str, corpus: Path | str | None) -> tuple[Exported, list[str]]:
+    """Return a model with the tokens that its texts need, and what was left out, in sentences."""
+    from supertickets.export.vocabulary import cut_vocabulary, differences_elsewhere, vocabulary_texts
+
+    tasks = [exported.examples()] if which == "used" and exported.examples is not None else []
+    found = vocabulary_texts(which, tasks, corpus)
+    if found.texts is None:
+        return exported, []
+    elsewhere = differences_elsewhere(exported.model, exported.tokenizer, found.texts)
+    made = cut_vocabulary(exported.model, exported.tokenizer, found.texts)
+    said = [made.sentence]
+    if elsewhere is not None:
+        said.append(
+            "On other texts of this kind (for which the vocabulary of one half of these is read on the other half), "
+            f"{elsewhere.sentence}"
+        )
+    notices = (*exported.notices, *found.notices)
+    return replace(exported, model=made.model, tokenizer=made.tokenizer, notices=notices), said
 
 
 def open_exported(path: Path | str, model: str | None = None, any_base: bool = False) -> Exported:
