@@ -27,6 +27,10 @@ class DivergedError(StudyError):
     """A training's loss became NaN or infinite; it ends that trial and no other."""
 
 
+class StoppedError(StudyError):
+    """A training was asked to stop and made a checkpoint; the message says by what."""
+
+
 def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """Return the error for `name`, which is no `what`, with the nearest known name first and all of them after."""
     names = sorted(known)

@@ -4,9 +4,10 @@ import time
 import traceback
 from typing import Any
 
-from supertickets.errors import NoSpaceError, TicketError
+from supertickets.errors import NoSpaceError, StoppedError, TicketError
 from supertickets.lab.jobs import Job, NextJob, Send
 from supertickets.lab.partial import Partial
+from supertickets.lab.stopping import asked_to_stop, halted, heeding
 
 _REPORT_EVERY = 0.3  # seconds between two progress messages of one trial
 
@@ -25,6 +26,8 @@ def run_job(bench: Any, job: Job, send: Send) -> None:
         made = bench.run(job, report)
     except NoSpaceError as error:
         send(("halt", job.trial.key, str(error)))
+    except StoppedError as error:
+        send(("stopped", job.trial.key, str(error)))
     except TicketError as error:
         send(("refused", job.trial.key, str(error)))
     except Exception:
@@ -44,14 +47,18 @@ class InProcess:
         self._bench: Any = None
 
     def run(self, next_job: NextJob, send: Send) -> None:
-        """Run jobs until there is none left."""
-        while (job := next_job()) is not None:
-            if self._bench is None:
-                from supertickets.lab.workbench import Workbench
+        """Run jobs until there is none left, or a signal asks to stop."""
+        with heeding():
+            while (job := next_job()) is not None:
+                if self._bench is None:
+                    from supertickets.lab.workbench import Workbench
 
-                self._bench = Workbench(**self._options)
-            send(("started", job.trial.key, None))
-            run_job(self._bench, job, send)
+                    self._bench = Workbench(**self._options)
+                send(("started", job.trial.key, None))
+                run_job(self._bench, job, send)
+                if (why := asked_to_stop()) is not None:
+                    send(("halt", job.trial.key, halted(why)))
+                    return
 
     def close(self) -> None:
         """Nothing to end."""

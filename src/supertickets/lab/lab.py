@@ -256,6 +256,11 @@ class _Queue:
             watcher.message(message)
             return
         order = self._running.pop(key)
+        if what == "stopped":  # each time at least a step further
+            watcher.message(message)
+            self._tries[order.id] -= 1
+            self.waiting.appendleft(order)
+            return
         if what in ("done", "partial") and (came := _remembered(order, [self._lab.folder], self._execution)) is None:
             what, detail = "failed", "its outcome file is missing or damaged"
         if what == "failed" and self._tries[order.id] < TRIES:

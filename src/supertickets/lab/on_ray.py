@@ -19,6 +19,7 @@ from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.machine import Machine
 from supertickets.lab.memory import keep_freed_memory
 from supertickets.lab.outcome import CHECKPOINT, LOGITS, OUTCOME, PARTIAL, WEIGHTS, drop_checkpoint, load_outcome
+from supertickets.lab.stopping import heeding
 from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
@@ -72,7 +73,7 @@ def _run_remotely(
             last.append(message)
 
     mailbox.put.remote(("started", job.trial.key, None))
-    with _work_folder() as here:
+    with heeding(), _work_folder() as here:
         unpacked = {key: _unpack(model, here / key) for key, model in ray.get(models[0]).items()}
         if _bench_for != (hashes, options):
             _bench = Workbench(models=unpacked, tasks=ray.get(tasks[0]), **options)

@@ -67,9 +67,9 @@ class Board:
             if line["share_at_start"] is None:
                 line["share_at_start"] = share  # a trial that goes on from a checkpoint did not do that much just now
             line.update(detail, share=share)
-        elif what in ("done", "partial", "failed", "refused", "again"):
+        elif what in ("done", "partial", "failed", "refused", "again", "stopped"):
             ended = self.running.pop(key, None)  # None: a trial lost on its way to a machine never started
-            if what == "again":
+            if what in ("again", "stopped"):
                 return
             self._ended.add(key)
             self._cost_gone += self.execution.cost(key)
@@ -188,8 +188,9 @@ class ProgressDisplay(Watcher):
         board.message(message)
         if what == "progress" and begins and detail["step"] > 1:  # a training's first report is never left out
             self.say(f"{name}: resumes from step {detail['step'] - 1} of {detail['steps']}")
-        if what in ("failed", "refused", "again") or (what in ("done", "partial") and not self._console.is_terminal):
-            states = {"done": "done", "partial": "partly trained", "again": "failed, will be retried"}
+        if what in ("failed", "refused", "again", "stopped") or (what in ("done", "partial") and not self._console.is_terminal):
+            states = {"done": "done", "partial": "partly trained", "stopped": "stopped at a checkpoint"}
+            states["again"] = "failed, will be retried"
             state = states.get(what, "failed")
             reason = f": {detail.strip().splitlines()[-1]}" if isinstance(detail, str) and detail else ""
             count, left = f"[{board.done + board.failed}/{board.execution.total}]", board.seconds_left()

@@ -35,6 +35,7 @@ from supertickets.lab.outcome import (
     task_weights,
 )
 from supertickets.lab.partial import Partial, save_partial
+from supertickets.lab.stopping import asked_to_stop
 from supertickets.lab.tracking import Tracking
 from supertickets.lab.trial import Prune, Start, TaskTicket, Trial
 from supertickets.models import BaseModel, ModelSource, find_model
@@ -141,7 +142,7 @@ class Workbench:
         Goes on from a checkpoint that an earlier run of the same trial left, stopped or asked for a part. A job that
         asks for a part which does not end the trial gives a `Partial`. A loss that becomes NaN gives an outcome with
         status `diverged`. Raises TicketError if the model or the data are not what the trial names any
-        more, NoSpaceError if the disk is full.
+        more, NoSpaceError if the disk is full, StoppedError if a signal stopped the training (see `lab.stopping`).
         """
         with undisturbed(job.trial.recipe.threads):
             return self._run(job, report)
@@ -186,7 +187,7 @@ class Workbench:
             trial.span,
             trial.scoring.score_epoch if trial.scoring is not None else None,
         )
-        checkpoints = Checkpoints(begun.job.folder / CHECKPOINT, trial.key, self._checkpoint_every)
+        checkpoints = Checkpoints(begun.job.folder / CHECKPOINT, trial.key, self._checkpoint_every, asked_to_stop)
         return Trainer(learners, plan, self.device, checkpoints)
 
     def _arrays(self, begun: _Begun, trainer: Trainer) -> dict[str, dict[str, np.ndarray]]:

@@ -15,20 +15,24 @@ from typing import Any
 from supertickets.lab.in_process import run_job
 from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.memory import keep_freed_memory
+from supertickets.lab.stopping import asked_to_stop, halted, heeding
 
 SPAWN = mp.get_context("spawn")  # fork would copy a process whose torch has threads
 
 
 def _serve(jobs: Connection, options: dict[str, Any]) -> None:
-    """A worker's life: take a job, run it, tell. It ends when its pipe does, with the parent or as it wishes."""
+    """A worker's life: take a job, run it, tell. It ends when its pipe does, with the parent or as it wishes.
+
+    A signal that asks to stop ends it after its job.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
-    from supertickets.lab.workbench import Workbench
+    with heeding(), suppress(EOFError, BrokenPipeError):
+        from supertickets.lab.workbench import Workbench
 
-    bench = Workbench(**options)
-    with suppress(EOFError, BrokenPipeError):
-        while True:
+        bench = Workbench(**options)
+        while asked_to_stop() is None:
             run_job(bench, jobs.recv(), jobs.send)
 
 
@@ -88,7 +92,7 @@ class _Worker:
 class WorkerPool:
     """Runs jobs in processes, one for each entry of `devices`.
 
-    A worker that dies takes one try of one trial with it and is replaced.
+    A worker that dies takes one try of one trial with it and is replaced. A signal that asks to stop goes to all of them.
     """
 
     def __init__(self, devices: Sequence[str], options: dict[str, Any]) -> None:
@@ -96,10 +100,16 @@ class WorkerPool:
         self.side_by_side = len(devices)
 
     def run(self, next_job: NextJob, send: Send) -> None:
-        """Run jobs until there is none left; `next_job` is asked whenever a worker is free."""
+        """Run jobs until there is none left, or a signal asks to stop; `next_job` is asked whenever a worker is free."""
+        with heeding(self._tell):
+            self._run(next_job, send)
+            if (why := asked_to_stop()) is not None:
+                send(("halt", "", halted(why)))
+
+    def _run(self, next_job: NextJob, send: Send) -> None:
         while True:
             for i, worker in enumerate(self._workers):
-                if worker.job is None and (job := next_job()) is not None:
+                if worker.job is None and asked_to_stop() is None and (job := next_job()) is not None:
                     if not worker.process.is_alive():
                         self._workers[i] = worker = _Worker(worker.options)
                     with suppress(BrokenPipeError):  # it died just now: its pipe's end will say so
@@ -123,7 +133,17 @@ class WorkerPool:
             return ("failed", key, f"the worker process died (exit code {code})")
         if message[0] != "progress":
             worker.job = None
+        if message[0] == "stopped" and asked_to_stop() is None:  # the signal was for this worker, which ends
+            worker.stop()
+            self._workers[self._workers.index(worker)] = _Worker(worker.options)
         return message
+
+    def _tell(self, number: int) -> None:
+        """Send a signal to all workers; one that has just got a job, too."""
+        for pid in [worker.process.pid for worker in self._workers]:
+            if pid is not None:
+                with suppress(OSError):
+                    os.kill(pid, number)
 
     def close(self) -> None:
         """End all workers, busy ones too."""

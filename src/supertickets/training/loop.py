@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from supertickets.anatomy.blocks import encoder_of
 from supertickets.anatomy.cost import BACKWARD
-from supertickets.errors import DivergedError
+from supertickets.errors import DivergedError, StoppedError
 from supertickets.surgery.masks import keep_zero
 from supertickets.surgery.sharing import SharedStructures
 from supertickets.tickets.weights import WeightTicket
@@ -54,11 +54,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The file in which a training is saved every `every` seconds; one with the same `identity` goes on from it."""
+    """The file in which a training is saved every `every` seconds; one with the same `identity` goes on from it.
+
+    `stop` says, after each step, whether the training is to be saved and stopped there, and by what.
+    """
 
     path: Path
     identity: str = ""
     every: float = 120.0
+    stop: Callable[[], str | None] = lambda: None
 
 
 class Trainer:
@@ -136,7 +140,8 @@ class Trainer:
 
         Stops at the training's end, where the models have the weights that the recipe keeps, or after the update with
         the number `until` (and the evaluation, if an epoch ends there). May be called again: it goes on where the
-        training stands. Raises DivergedError when a loss is NaN or infinite.
+        training stands. Raises DivergedError when a loss is NaN or infinite, StoppedError where its checkpoints are
+        asked to stop.
         """
         last = self.total if until is None else until
         while not self.finished:
@@ -171,8 +176,13 @@ class Trainer:
         self._saved = time.monotonic()
 
     def _save_if_due(self) -> None:
-        if self._checkpoints is not None and time.monotonic() - self._saved >= self._checkpoints.every:
+        if self._checkpoints is None:
+            return
+        why = self._checkpoints.stop()
+        if why is not None or time.monotonic() - self._saved >= self._checkpoints.every:
             self.save()
+        if why is not None:
+            raise StoppedError(why)
 
     def evaluate(self) -> None:
         """Evaluate the models as they are, in place of a training: the one entry is that of epoch 0, without a loss.
