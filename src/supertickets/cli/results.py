@@ -66,6 +66,9 @@ def status(folder: Path, as_json: bool) -> None:
         click.echo(f"  {line['name']}: {describe_running(line)}")
     for name, reason in found["failures"].items():
         click.echo(f"  {name} failed: {reason}")
+    if found["jobs"]:
+        on = "" if found["holder"] else "; the same command again attaches to those that still run"
+        click.echo(f"Slurm jobs that have not told their end: {', '.join(found['jobs'])}{on}.")
     if found["holder"]:
         click.echo("It runs in process {pid} on {host} since {since}.".format(**found["holder"]))
 

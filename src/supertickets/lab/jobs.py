@@ -31,9 +31,9 @@ class Job:
 
 Message = tuple[str, str, Any]
 """(what, trial key, detail). What: `started`, `progress` with a report, `done`, `partial` with the share of its steps
-that a trial was trained to, as its job asked, `stopped` with the signal that stopped it (it goes on from its checkpoint,
-which takes no try), `failed` with a traceback (worth another try), `refused` with a sentence
-(another try would end the same), `halt` with a sentence (nothing can go on)."""
+that a trial was trained to, as its job asked, `stopped` with the signal that stopped it (it goes on from its
+checkpoint, which takes no try), `failed` with a traceback (worth another try), `refused` with a sentence (another try
+would end the same), `halt` with a sentence (nothing can go on)."""
 Send = Callable[[Message], None]
 NextJob = Callable[[], Job | None]
 

@@ -27,6 +27,7 @@ from supertickets.lab.outcome import (
     save_outcome,
 )
 from supertickets.lab.partial import partial_of
+from supertickets.lab.slurm_job import may_run
 from supertickets.lab.steps import Execution, Order, Step
 from supertickets.lab.trial import Start, Trial
 from supertickets.storage import read_json, write_atomically
@@ -242,7 +243,8 @@ class _Queue:
         self._running[key] = order
         self._tries[order.id] = self._tries.get(order.id, 0) + 1
         folder = self._lab.folder / key
-        forget(folder)
+        if not may_run(folder):  # a job on a cluster that outlived the last process writes here; a new one forgets
+            forget(folder)
         keep = self._execution.keeps(order.id)
         return Job(order.trial, folder, keep, self._execution.name(key), until=order.until)
 

@@ -1,4 +1,4 @@
-"""Where trials run: in this process, in worker processes, on Ray. The choice never changes a result."""
+"""Where trials run: in this process, in worker processes, on Ray, on Slurm. The choice never changes a result."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -23,8 +23,9 @@ class Machine:
 
     `workers` is a number or `auto`: one for each `threads` cores, as a small model's steps are too short to spread over
     threads; on GPUs as many a device as its free memory holds, at most four. `cpus` and `gpus` are what one trial takes
-    on Ray (fractions of a GPU share it). `models` and `tasks` are what trials name by hash; on Ray they travel with the
-    study, so that no shared disk is needed.
+    on a cluster (on Ray, fractions of a GPU share it). On Slurm, a job has also a `partition`, a `time_limit` in
+    minutes, `memory` in GB and more options of sbatch (`slurm`, see `lab.slurm_options`). `models` and `tasks` are what
+    trials name by hash; on Ray they travel with the study, so that no shared disk is needed.
     """
 
     backend: str = "local"
@@ -34,13 +35,17 @@ class Machine:
     address: str | None = None
     cpus: float | None = None
     gpus: float = 0.0
+    partition: str | None = None
+    time_limit: float = 240.0
+    memory: float | None = None
+    slurm: tuple[str, ...] = ()
     trackers: tuple[str, ...] = ()
     checkpoint_every: float = 120.0
     models: Mapping[str, BaseModel] = field(default_factory=dict)
     tasks: Mapping[str, Task] = field(default_factory=dict)
 
     def runner(self) -> Runner:
-        """Return what runs jobs (see `RUNNERS`). Raises TicketError if Ray is asked for and not installed."""
+        """Return what runs jobs (see `RUNNERS`). Raises TicketError if what it needs is not installed."""
         return RUNNERS[self.backend](self)
 
     @property
@@ -58,6 +63,9 @@ class Machine:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the choice made, to be recorded."""
+        if self.backend == "slurm":
+            more = {name: getattr(self, name) for name in ("partition", "time_limit", "memory", "slurm")}
+            return {"backend": self.backend, "cpus": self.cpus_each, "gpus": self.gpus, **more}
         if self.backend != "local":
             return {"backend": self.backend, "address": self.address, "cpus": self.cpus_each, "gpus": self.gpus}
         return {"backend": "local", "devices": self.devices(), "threads": self.threads}
@@ -114,7 +122,11 @@ def local_runner(machine: Machine) -> Runner:
 RUNNERS: Registry[Callable[[Machine], Runner]] = Registry(
     "backend",
     "runners",
-    {"local": "supertickets.lab.machine:local_runner", "ray": "supertickets.lab.on_ray:RayRunner"},
+    {
+        "local": "supertickets.lab.machine:local_runner",
+        "ray": "supertickets.lab.on_ray:RayRunner",
+        "slurm": "supertickets.lab.on_slurm:SlurmRunner",
+    },
 )
 """What makes a runner (see `lab.jobs.Runner`) of a machine, by the name of its backend.
 

@@ -23,6 +23,13 @@ from supertickets.tasks.tables import counted
 PROGRESS = "progress.json"
 MACHINE = "machine.json"
 _WRITE_EVERY = 2.0  # seconds
+_STATES = {
+    "done": "done",
+    "partial": "partly trained",
+    "again": "failed, will be retried",
+    "stopped": "stopped at a checkpoint",
+}
+"""What is said of a trial that has ended; of any other message that it failed."""
 
 
 def duration(seconds: float) -> str:
@@ -188,10 +195,9 @@ class ProgressDisplay(Watcher):
         board.message(message)
         if what == "progress" and begins and detail["step"] > 1:  # a training's first report is never left out
             self.say(f"{name}: resumes from step {detail['step'] - 1} of {detail['steps']}")
-        if what in ("failed", "refused", "again", "stopped") or (what in ("done", "partial") and not self._console.is_terminal):
-            states = {"done": "done", "partial": "partly trained", "stopped": "stopped at a checkpoint"}
-            states["again"] = "failed, will be retried"
-            state = states.get(what, "failed")
+        ended = what in ("done", "partial") and not self._console.is_terminal
+        if ended or what in ("failed", "refused", "again", "stopped"):
+            state = _STATES.get(what, "failed")
             reason = f": {detail.strip().splitlines()[-1]}" if isinstance(detail, str) and detail else ""
             count, left = f"[{board.done + board.failed}/{board.execution.total}]", board.seconds_left()
             rest = f", about {duration(left)} left" if left else ""

@@ -21,8 +21,8 @@ _depth = 0
 def heeding(tell: Callable[[int], None] = lambda number: None) -> Iterator[None]:
     """Within the context these signals do not end the process: they are remembered, for trainings to see.
 
-    `tell` is called with a signal's number when it comes. May be nested; the outermost forgets. Changes nothing outside the main thread, where
-    Python has no signal handlers.
+    `tell` is called with a signal's number when it comes. May be nested; the outermost forgets. Changes nothing outside
+    the main thread, where Python has no signal handlers.
     """
     global _depth
     if threading.current_thread() is not threading.main_thread():

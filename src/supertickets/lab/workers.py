@@ -92,7 +92,7 @@ class _Worker:
 class WorkerPool:
     """Runs jobs in processes, one for each entry of `devices`.
 
-    A worker that dies takes one try of one trial with it and is replaced. A signal that asks to stop goes to all of them.
+    A worker that dies takes one try of one trial with it and is replaced. A signal that asks to stop goes to all.
     """
 
     def __init__(self, devices: Sequence[str], options: dict[str, Any]) -> None:
@@ -100,7 +100,10 @@ class WorkerPool:
         self.side_by_side = len(devices)
 
     def run(self, next_job: NextJob, send: Send) -> None:
-        """Run jobs until there is none left, or a signal asks to stop; `next_job` is asked whenever a worker is free."""
+        """Run jobs until there is none left, or a signal asks to stop.
+
+        `next_job` is asked whenever a worker is free.
+        """
         with heeding(self._tell):
             self._run(next_job, send)
             if (why := asked_to_stop()) is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from supertickets.errors import TicketError
 from supertickets.evidence.runs import RESULTS, TaskInfo, load_tasks
 from supertickets.lab.machine import RUNNERS, check_device
+from supertickets.lab.on_slurm import check_no_jobs
 from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel
 from supertickets.studies.config import EXAMPLES, SETTINGS_FILE, S, check_same, differences, load_settings, named_by
@@ -25,6 +26,8 @@ def check_runner(settings: StudySettings) -> None:
     check = getattr(RUNNERS[settings.backend], "check", None)
     if check is not None:
         check(settings.address)
+    if settings.backend != "slurm":
+        check_no_jobs(settings.folder, settings.backend)
     check_device(settings.device)
 
 

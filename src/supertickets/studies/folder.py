@@ -9,6 +9,7 @@ from supertickets.lab.lab import replay
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.outcome import CHECKPOINT, OUTCOME, PARTIAL, PARTIAL_PREDICTIONS, WEIGHTS, load_outcome
 from supertickets.lab.progress import PROGRESS
+from supertickets.lab.slurm_job import unfinished
 from supertickets.storage import is_left_over
 from supertickets.studies.inputs import open_study
 from supertickets.studies.run import RESULTS, runs_of
@@ -19,7 +20,8 @@ def status(folder: Path) -> dict[str, Any]:
 
     `state` is running, finished or stopped; `total` and `done` count trainings, and `failed` those that failed (names
     and reasons are under `failures`); while it runs, `running`, `seconds_left` and `holder` tell more. `bytes` is what
-    the folder takes up, `standing` a sentence on what is known so far (of a search).
+    the folder takes up, `standing` a sentence on what is known so far (of a search), `jobs` the ids of Slurm jobs that
+    have not told their end.
     """
     study = open_study(folder)
     folder, who = study.folder, holder(study.folder)
@@ -43,6 +45,7 @@ def status(folder: Path) -> dict[str, Any]:
         "holder": who,
         "bytes": disk_use(folder),
         "standing": "",
+        "jobs": [record["id"] for record in unfinished(folder) if record["id"] is not None],
     }
     if study.begun:
         runs = runs_of(study.study, study.settings, study.tasks, execution)

@@ -13,6 +13,7 @@ from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import units
 from supertickets.errors import TicketError
 from supertickets.lab.machine import RUNNERS
+from supertickets.lab.slurm_options import checked_options
 from supertickets.models import DEFAULT_MODEL, counted_layers
 from supertickets.storage import UserPath
 from supertickets.studies.presets import Preset, preset_values
@@ -74,7 +75,8 @@ class Running(BaseModel):
 
     workers: NoEffect[int | Literal["auto"]] = Field(
         "auto",
-        description="trainings that run at the same time: a number, or auto (one per core; on GPUs, as many as fit)",
+        description="trainings that run at the same time: a number, or auto (one per core; on GPUs, as many as fit; on "
+        "Slurm, 100 jobs)",
     )
     device: NoEffect[str] = Field(
         "auto", description="device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."
@@ -85,9 +87,19 @@ class Running(BaseModel):
     address: NoEffect[str | None] = Field(
         None, description="address of the Ray cluster; default: the cluster of this machine, or a new local one"
     )
-    cpus: NoEffect[float | None] = Field(None, ge=0, description="CPUs per training on Ray; default: --threads")
+    cpus: NoEffect[float | None] = Field(None, ge=0, description="CPUs per training on a cluster; default: --threads")
     gpus: NoEffect[float] = Field(
-        0.0, ge=0, description="GPUs per training on Ray; with a fraction, several trainings share a GPU"
+        0.0, ge=0, description="GPUs per training on a cluster; on Ray, trainings share one if this is a fraction"
+    )
+    partition: NoEffect[str | None] = Field(None, description="Slurm partition; default: the cluster's")
+    time_limit: NoEffect[float] = Field(
+        240.0,
+        ge=5,
+        description="minutes that a Slurm job may take; a training that takes longer goes on in another job",
+    )
+    memory: NoEffect[float | None] = Field(None, gt=0, description="GB of memory per Slurm job; default: the cluster's")
+    slurm: NoEffect[Annotated[tuple[str, ...], AfterValidator(checked_options)]] = Field(
+        (), description="other options of sbatch, such as account=NAME,qos=NAME,gres=gpu:a100:1"
     )
     track: NoEffect[tuple[str, ...]] = Field(
         (), description="experiment trackers to log to: tensorboard, mlflow, wandb, trackio, ..."
@@ -103,6 +115,14 @@ class Running(BaseModel):
         if isinstance(workers, int) and workers < 1:
             raise ValueError(f"expected `auto` or at least 1 worker, got {workers}")
         return workers
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        for name in ("cpus", "gpus"):
+            asked = getattr(self, name)
+            if self.backend == "slurm" and asked is not None and asked != int(asked):
+                raise ValueError(f"--{name} {asked:g}: Slurm gives whole numbers to a job; only Ray shares one")
+        return self
 
 
 class StudySettings(Recipe, Running):
@@ -170,9 +190,14 @@ class StudySettings(Recipe, Running):
 
         `asked` are the values that were asked for, as they were written.
         """
+        slurm = dict.fromkeys(("partition", "time_limit", "memory", "slurm"), "it is used with --backend slurm only")
+        address = {"address": "it is used with --backend ray only"}
+        if self.backend == "slurm":
+            return address
         if self.backend != "local":
-            return {"workers": "on a cluster, --cpus and --gpus decide how many trainings run at the same time"}
-        return dict.fromkeys(("address", "cpus", "gpus"), "it is used with --backend ray only")
+            why = "on a cluster, --cpus and --gpus decide how many trainings run at the same time"
+            return {"workers": why, **slurm}
+        return {**address, **slurm, **dict.fromkeys(("cpus", "gpus"), "it is used with --backend ray or slurm only")}
 
 
 def slug(name: str) -> str:
