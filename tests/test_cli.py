@@ -156,7 +156,7 @@ def test_what_is_installed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert version("supertickets") in capsys.readouterr().out
     assert main(["env"]) == 0
     said = capsys.readouterr().out
-    for word in ("python 3", "torch 2", "CPU core", "studies: find, share", "runners: local, ray"):
+    for word in ("python 3", "torch 2", "CPU core", "studies: find, share", "runners: local, ray, slurm"):
         assert word in said
 
 

@@ -104,6 +104,7 @@ def test_wrong_python_is_found() -> None:
 
 ONLY_PARSED = {
     "--backend ray": "needs a Ray cluster (tests/test_ray.py has one)",
+    "--backend slurm": "needs Slurm (tests/test_slurm.py has a stand-in)",
     "--config study.yaml": "runs inside a Slurm job",
 }
 """Commands that have this in them are parsed with all their flags, and not run."""

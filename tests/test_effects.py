@@ -181,6 +181,7 @@ def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a setting is read beside, where it is refused alone."""
     glue = {"task": "rte", "train_file": None, "dev_file": None}
     ray = {key: {"backend": "ray"} for key in ("address", "cpus", "gpus")}
+    ray |= {key: {"backend": "slurm"} for key in ("partition", "time_limit", "memory", "slurm")}
     search = ("levels", "importance", "absolute", "accumulation", "counts", "schedule", "score_epoch", "find_epochs")
     search += ("structures", "score_examples")
     searched = {key: {"tickets": (), "tasks": None} for key in search}
@@ -268,6 +269,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, d
     monkeypatch.setattr("supertickets.studies.run._run", _stop)
     monkeypatch.setattr("supertickets.studies.checks.check_trackers", lambda names: None)
     monkeypatch.setattr("supertickets.lab.on_ray.RayRunner.check", lambda address: None)
+    monkeypatch.setattr("supertickets.lab.on_slurm.SlurmRunner.check", lambda address: None)
     return plan
 
 
@@ -316,7 +318,12 @@ def test_a_setting_that_is_ignored_would_be_seen(
 
 IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
     "find": [
-        ({"cpus": 2}, "--cpus: it would change nothing, since it is used with --backend ray only"),
+        ({"cpus": 2}, "--cpus: it would change nothing, since it is used with --backend ray or slurm only"),
+        ({"memory": 2}, "--memory: it would change nothing, since it is used with --backend slurm only"),
+        ({"backend": "ray", "partition": "gpu"}, "--partition: .* used with --backend slurm only"),
+        ({"backend": "slurm", "address": "here:1"}, "--address: .* used with --backend ray only"),
+        ({"backend": "slurm", "gpus": 0.5}, "--gpus 0.5: Slurm gives whole numbers to a job; only Ray shares one"),
+        ({"slurm": "acount=me"}, "--slurm: did you mean 'account'"),
         ({"address": "here:1"}, "--address"),
         ({"gpus": 1}, "--gpus"),
         ({"backend": "ray", "workers": 2}, "--workers: it would change nothing, since on a cluster, --cpus"),
@@ -452,6 +459,7 @@ MISUSE: dict[str, tuple[Callable[[Path, dict[str, Any]], dict[str, Any]], str]] 
         lambda out, places: {"backend": "ray", "address": "no:1", "out": out},
         "--address no:1: no Ray cluster",
     ),
+    "no Slurm": (lambda out, places: {"backend": "slurm", "out": out}, "--backend slurm: `sbatch` is not in PATH"),
     "length": (lambda out, places: {"max_length": 500, "out": out}, "--max-length: 500 is beyond the 40 positions"),
 }
 STARTS = [*STUDIES, "imp of a model without an output layer", "share without tickets"]
@@ -474,6 +482,9 @@ def started(start: str, places: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def test_a_misuse_of_a_study_leaves_everything_as_it_was(
     start: str, case: str, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if case == "no Slurm":
+        monkeypatch.setattr("supertickets.lab.on_slurm.require_submitit", lambda: None)
+        monkeypatch.setenv("PATH", str(tmp_path))
     ray = pytest.importorskip("ray") if case == "cluster" else None
     if ray is not None:
 

@@ -26,6 +26,7 @@ FIELDS = [(study, name) for study, kind in KINDS.items() for name in kind.model_
 OTHER: dict[str, Any] = {
     "backend": "ray",
     "address": "ray://somewhere",
+    "slurm": ("qos=high", "account=me"),
     "baselines": ("random",),
     "choices": ("order", "importance=fisher"),
     "control_sparsities": (0.3, 0.5),
