@@ -45,6 +45,7 @@ def trial_of(tiny_model: Path, words: dict[str, Path]) -> Callable[..., Trial]:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_slurm, "_POLL", 0.05)
     monkeypatch.setattr(on_slurm, "_ASK", 0.0)
+    monkeypatch.setattr(on_slurm, "_TO_ARRIVE", 0.0)
 
 
 # --- the runner, without a cluster ------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def test_jobs_that_outlived_their_study_are_found_again(
     queue: dict[str, str] = {}
     made = cluster("RUNNING", "RUNNING", ("done", None), queue=queue)
     jobs = [job_of(trial_of(seed), tmp_path) for seed in range(2)]
-    first, waiting = SlurmRunner(Machine(backend="slurm")), list(jobs)
+    first, waiting = SlurmRunner(Machine(backend="slurm", workers="auto")), list(jobs)
     first._fill(lambda: waiting.pop(0) if waiting else None, lambda message: None)
     assert made.handles == ["101", "102"]  # and then its process is killed
     record = load_job(place_of(jobs[0].folder))
@@ -201,7 +202,7 @@ def test_jobs_that_outlived_their_study_are_found_again(
     queue[record["name"]] = "101"
     made.tell("101", PROGRESS, event={"step": 3})
 
-    again, waiting, said = SlurmRunner(Machine(backend="slurm")), list(jobs), list[Message]()
+    again, waiting, said = SlurmRunner(Machine(backend="slurm", workers="auto")), list(jobs), list[Message]()
 
     def send(message: Message) -> None:
         said.append(message)
@@ -254,7 +255,9 @@ def test_what_sbatch_refuses_ends_the_study_or_waits(
         lab.run([step_of(trial_of())])
     assert not (place_of(tmp_path / "trials" / trial_of().key) / JOB).exists()
     made = cluster(("done", None), RuntimeError("QOSMaxSubmitJobPerUserLimit"), ("done", None))
-    said = run(SlurmRunner(Machine(backend="slurm")), [job_of(trial_of(seed), tmp_path) for seed in range(2)])
+    said = run(
+        SlurmRunner(Machine(backend="slurm", workers="auto")), [job_of(trial_of(seed), tmp_path) for seed in range(2)]
+    )
     assert [message[0] for message in said] == ["done", "done"]
     assert len(made.jobs) == 2
 

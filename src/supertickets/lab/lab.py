@@ -243,7 +243,7 @@ class _Queue:
         self._running[key] = order
         self._tries[order.id] = self._tries.get(order.id, 0) + 1
         folder = self._lab.folder / key
-        if not may_run(folder):  # a job on a cluster that outlived the last process writes here; a new one forgets
+        if self._lab.machine.backend != "slurm" or not may_run(folder):  # a job that outlived its study writes here
             forget(folder)
         keep = self._execution.keeps(order.id)
         return Job(order.trial, folder, keep, self._execution.name(key), until=order.until)

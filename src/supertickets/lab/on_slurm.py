@@ -10,11 +10,13 @@ place at a time. It may be killed: jobs run on, and it finds them again by the n
 
 import json
 import math
+import os
 import secrets
 import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 from supertickets.errors import StudyError, TicketError
 from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.machine import Machine
+from supertickets.lab.outcome import OUTCOME, PARTIAL
 from supertickets.lab.slurm_job import (
     ENDED,
     JOB,
@@ -42,6 +45,7 @@ _ASK = 30.0  # seconds between two questions to Slurm
 _AT_A_TIME = 100  # jobs that `auto` has submitted
 _SIGNAL = 90  # seconds before the time limit
 _TO_END = 180.0  # seconds that Slurm has to say why it stopped a job
+_TO_ARRIVE = 60.0  # seconds that a shared disk has to show what a job has written
 _LINES = 20  # of a log
 _COMMANDS = ("sbatch", "srun", "squeue", "sacct", "scancel")
 _LIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "READY", "UNKNOWN", "")
@@ -96,7 +100,7 @@ class _Running:
     started: bool = False
     event: Any = None
     gone: int = 0  # how often Slurm said that it has ended, while it had told nothing
-    stopped: float | None = None  # since when it is known to have stopped
+    since: float | None = None  # when it was first seen to have told its end
 
     @property
     def key(self) -> str:
@@ -117,7 +121,7 @@ class SlurmRunner:
         self.side_by_side = _AT_A_TIME if machine.workers == "auto" else machine.workers
         self._running: dict[str, _Running] = {}
         self._waits: Job | None = None  # one that Slurm did not take, while others run
-        self._asked = 0.0
+        self._asked = self._refused = -_ASK  # when Slurm was asked, and when it did not take a job
 
     @staticmethod
     def check(address: str | None) -> None:
@@ -148,6 +152,8 @@ class SlurmRunner:
 
     def _fill(self, next_job: NextJob, send: Send) -> None:
         while len(self._running) < self.side_by_side:
+            if self._waits and self._running and time.monotonic() - self._refused < _ASK:
+                return
             job, self._waits = self._waits or next_job(), None
             if job is None:
                 return
@@ -159,7 +165,7 @@ class SlurmRunner:
                 if not self._running:
                     send(("halt", job.trial.key, f"Slurm did not take a job: {_last(str(error))}"))
                     return
-                self._waits = job  # a limit of jobs, say
+                self._waits, self._refused = job, time.monotonic()  # a limit of jobs, say
                 return
             self._running[one.key] = one
 
@@ -176,7 +182,7 @@ class SlurmRunner:
             (place / name).unlink(missing_ok=True)
         _write(place, record)
         try:
-            with self._submitit.helpers.clean_env():  # this process may be in a job itself
+            with self._submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else nullcontext():
                 handle = self._executor(place.parent.parent, record["name"]).submit(
                     run, str(place.resolve()), record["token"]
                 )
@@ -214,8 +220,11 @@ class SlurmRunner:
             ended = told(one.place, ENDED, one.record["token"])
             if not ended:
                 self._progress(one, send)
-            if ended.get("what") not in (None, "stopped") or (ended and ended["detail"] != "SIGTERM"):
-                self._end(one, (ended["what"], one.key, ended["detail"]), send)
+            elif one.since is None:
+                one.since = time.monotonic()
+            if ended and (ended["what"], ended["detail"]) != ("stopped", "SIGTERM"):
+                if _has_arrived(one, ended["what"]):
+                    self._end(one, (ended["what"], one.key, ended["detail"]), send)
             elif ask:  # one question is about all jobs
                 state = _state(one.handle, "force" if time.monotonic() - self._asked >= _ASK else "cache")
                 self._asked = time.monotonic()
@@ -223,9 +232,8 @@ class SlurmRunner:
 
     def _judge(self, one: _Running, state: str, stopped: bool, send: Send) -> None:
         """End a job that Slurm has ended: stopped by SIGTERM, or without a word."""
-        if stopped:
-            one.stopped = one.stopped or time.monotonic()
-            if state in _LIVE and time.monotonic() - one.stopped < _TO_END:
+        if stopped and one.since is not None:
+            if state in _LIVE and time.monotonic() - one.since < _TO_END:
                 return
         elif state in _LIVE:
             one.gone = 0
@@ -253,6 +261,13 @@ class SlurmRunner:
         del self._running[one.key]
         _write(one.place, one.record | {"over": message[0]})
         send(message)
+
+
+def _has_arrived(one: _Running, what: str) -> bool:
+    """Return whether what a job has left is there to be read, or too long on its way."""
+    name = {"done": OUTCOME, "partial": PARTIAL}.get(what)
+    late = one.since is not None and time.monotonic() - one.since >= _TO_ARRIVE
+    return late or name is None or (one.job.folder / name).is_file()
 
 
 def explain(state: str, id: str, machine: Machine, log: Sequence[str]) -> tuple[str, str]:
