@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from helpers.study_files import contents
 from helpers.trials import make_trial, step_of
 from supertickets.errors import StudyError
+from supertickets.lab import on_ray
 from supertickets.lab.in_process import InProcess
 from supertickets.lab.jobs import Job, Message
 from supertickets.lab.lab import Lab
@@ -134,6 +136,21 @@ def test_one_worker_that_is_told_to_stop_is_replaced(trial_of: Callable[[int], T
         pool.close()
     assert at.ends == ["stopped", "done"]
     assert pool._workers[0].process.pid != first
+
+
+def test_a_worker_of_ray_sends_its_checkpoint_back(
+    trial_of: Callable[[int], Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Ray: it gives back what it is given."""
+    for name, value in (("_bench", None), ("_bench_for", None), ("_FOLDER", tmp_path / f"{on_ray._PREFIX}mine")):
+        monkeypatch.setattr(on_ray, name, value)
+    monkeypatch.setattr(on_ray, "require_ray", lambda: SimpleNamespace(get=lambda value: value))
+    at = _SignalAt(signal.SIGTERM, 3)
+    mailbox = SimpleNamespace(put=SimpleNamespace(remote=at))
+    job = Job(trial_of(0), tmp_path, False, "x")
+    message, files = on_ray._run_remotely(job, {}, None, frozenset(), [{}], [{}], {"device": "cpu"}, mailbox)
+    assert message == ("stopped", job.trial.key, "SIGTERM")
+    assert [Path(name).name for name in files] == [CHECKPOINT]
 
 
 def test_what_is_stopped_takes_no_try(trial_of: Callable[[int], Trial], tmp_path: Path) -> None:
