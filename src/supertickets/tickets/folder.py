@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from supertickets.errors import TicketError
 from supertickets.storage import read_json, user_path, write_atomically
+from supertickets.tickets.hub import ticket_folder
 from supertickets.tickets.ticket import Ticket
 from supertickets.tickets.weights import WeightTicket
 
@@ -92,16 +93,22 @@ def base_entry(name: str, weight_hash: str, model_type: str, layers: int | None 
 
 
 def load_ticket(folder: Path | str) -> SharedTicket[Ticket]:
-    """Read a ticket folder; raises TicketError if it is none, is damaged, or was written by a newer version."""
-    folder = user_path(folder)
+    """Read a ticket folder, or the one in a repository on the hub (`org/name`, `org/name@revision`; `tickets.hub`).
+
+    Raises TicketError if there is none, or if it is damaged or was written by a newer version.
+    """
+    folder = ticket_folder(folder)
     if is_of_weights(folder):
         raise TicketError(f"{folder}: this is a ticket of single weights; expected one of heads and FFNs.")
     return load_any_ticket(folder)
 
 
 def load_weight_ticket(folder: Path | str) -> SharedTicket[WeightTicket]:
-    """Read a folder with a ticket of weights; raises TicketError if it is none, or is damaged."""
-    folder = user_path(folder)
+    """Read a folder with a ticket of weights, or a repository on the hub, as `load_ticket` does.
+
+    Raises TicketError if there is none, or if it is damaged.
+    """
+    folder = ticket_folder(folder)
     if not is_of_weights(folder):
         raise TicketError(f"{folder}: not a ticket of single weights (it has no {TICKET_JSON} that says so).")
     return load_any_ticket(folder)
