@@ -54,6 +54,25 @@ def paired_t_test(first: Sequence[float], second: Sequence[float], alternative: 
     return Paired(mean, p, mean - half, mean + half)
 
 
+def prediction_interval(scores: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the interval that has one new score in it with probability 0.95, as independent as these.
+
+    It is mean ± t * s * sqrt(1 + 1/n) of n scores with standard deviation s, t with n - 1 degrees of freedom (the
+    prediction interval of normal scores, e.g. Hahn and Meeker, 1991, "Statistical Intervals", section 4.7). Of fewer
+    than two scores both ends are NaN.
+
+    >>> [round(end, 2) for end in prediction_interval([60.0, 61.0, 62.0])]
+    [56.03, 65.97]
+    """
+    from scipy.special import stdtrit
+
+    if len(scores) < 2:
+        return np.nan, np.nan
+    n, mean, spread = len(scores), float(np.mean(scores)), float(np.std(scores, ddof=1))
+    half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * spread * float(np.sqrt(1 + 1 / n))
+    return mean - half, mean + half
+
+
 def two_way_test(
     differences: NDArray[np.float64], mean: float, alternative: Alternative = "two-sided", tasks: Sequence[int] = ()
 ) -> Paired:

@@ -25,7 +25,7 @@ def import_masks(path: Path, model: str, task: str, out: Path, zeros: bool = Fal
     beyond the names and shapes of its weights. Raises TicketError for a file that is no set of masks of the model (see
     `tickets.mask_files`), or a full `out`.
     """
-    from supertickets.lab.workbench import versions
+    from supertickets.lab.environment import versions
 
     path, out = user_path(path), user_path(out)
     check_free(out)

@@ -27,11 +27,11 @@ from transformers import AutoModel, PreTrainedModel
 
 from supertickets.anatomy import Shape
 from supertickets.errors import NoSpaceError, TicketError
+from supertickets.lab.environment import versions
 from supertickets.lab.forward import prepared
 from supertickets.lab.latency import WARM_UP, check_lengths, seconds_of
 from supertickets.lab.machine import check_device
 from supertickets.lab.measured import Batch, Conditions, Quartiles
-from supertickets.lab.workbench import versions
 from supertickets.models import BaseModel, quiet_transformers
 from supertickets.models.checkpoint import read_config
 from supertickets.storage import cache_folder, digest, write_atomically

@@ -17,6 +17,9 @@ from supertickets.training.recipe import Recipe, Sharing, Span
 SCHEMA = 3
 """Goes into every key: raise it when the same trial would give another outcome."""
 
+PLACES = ("data", "train_file", "dev_file")
+"""What of a task's source says where its files lie."""
+
 TicketField = Annotated[
     Ticket,
     BeforeValidator(lambda value: Ticket.from_dict(value) if isinstance(value, dict) else value),
@@ -205,6 +208,27 @@ class Trial(_Value):
             return one if there is None or not there.is_dir() else one.model_copy(update={"folder": there.resolve()})
 
         return self.but(start=here(self.start), teacher=here(self.teacher))
+
+    def without_places(self) -> Self:
+        """Return this trial without saying where its model, examples and other trials' files lie; its key is the same.
+
+        So it can be shown to others. Where it is to be trained again, `but` says where they are.
+        """
+        nowhere = {"folder": Path()}
+        tasks = (
+            task.model_copy(update={"source": task.source.model_copy(update=dict.fromkeys(PLACES))})
+            for task in self.tasks
+        )
+        mean = self.mean
+        return self.but(
+            model="",
+            tasks=tuple(tasks),
+            start=self.start and self.start.model_copy(update=nowhere),
+            teacher=self.teacher and self.teacher.model_copy(update=nowhere),
+            mask=self.mask and self.mask.model_copy(update={"path": None}),
+            mean=mean
+            and mean.model_copy(update={"starts": tuple(one.model_copy(update=nowhere) for one in mean.starts)}),
+        )
 
     @property
     def ticket(self) -> Ticket:

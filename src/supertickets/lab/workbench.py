@@ -1,12 +1,9 @@
 """Running one trial. A workbench keeps base weights, examples and token ids in memory from one trial to the next."""
 
 import hashlib
-import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +15,7 @@ from transformers import PreTrainedModel
 
 from supertickets.anatomy.blocks import encoder_of
 from supertickets.errors import DivergedError, TicketError
+from supertickets.lab.environment import environment
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import (
     CHECKPOINT,
@@ -237,7 +235,7 @@ class Workbench:
             epochs=training.epochs,
             best_epoch=training.best_epoch if finished else None,
             cost=vars(training.cost),
-            environment=self._environment(job.trial),
+            environment=environment(self.device, job.trial.recipe),
             files={name: write_atomically(job.folder / name, data) for name, data in files.items()},
         )
         save_outcome(outcome)
@@ -267,14 +265,6 @@ class Workbench:
         if key not in self._encoded:
             self._encoded[key] = encode(self._tasks[of.data_hash], source.tokenizer, trial.recipe.max_length)
         return self._encoded[key]
-
-    def _environment(self, trial: Trial) -> dict[str, Any]:
-        return {
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
-            "threads": trial.recipe.threads,
-            "precision": trial.recipe.precision,
-            **versions(),
-        }
 
 
 def _predictions(trainer: Trainer) -> dict[str, np.ndarray]:
@@ -388,9 +378,3 @@ def _tied(model: PreTrainedModel) -> set[str]:
     for name, parameter in sorted(every, key=lambda one: not one[0].startswith(f"{model.base_model_prefix}.")):
         first.setdefault(id(parameter), name)
     return {name for name, parameter in every if first[id(parameter)] != name}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that results depend on."""
-    libraries = ("supertickets", "torch", "transformers", "numpy")
-    return {"python": platform.python_version(), **{library: version(library) for library in libraries}}

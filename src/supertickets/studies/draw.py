@@ -115,7 +115,7 @@ def _shared(
     settings: FindSettings, task: TaskInfo, ticket: Ticket, scores: Scores, asked: Mapping[str, Any]
 ) -> SharedTicket[Ticket]:
     """Return a drawn ticket with where it comes from; `asked` says what was drawn, in settings and a seed."""
-    from supertickets.lab.workbench import versions
+    from supertickets.lab.environment import versions
 
     drawn = {name: list(value) if isinstance(value, tuple) else value for name, value in asked.items()}
     origin = {

@@ -327,7 +327,7 @@ def _rates(settings: FindSettings, task: TaskInfo, winning: Sequence[Step]) -> I
 
 def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket[Ticket]:
     """Return the ticket of a winning run, with the scores it was drawn by and where it comes from."""
-    from supertickets.lab.workbench import versions
+    from supertickets.lab.environment import versions
 
     scored = next(one.result for one in runs.runs if one.step is run.step.needs[0])
     scores = scored.scores()

@@ -160,7 +160,7 @@ def _ship(done: Shipping, run: Run, ticket: WeightTicket) -> None:
     """Write the folder of a run's ticket, unless it is there already."""
     from supertickets.export.ship import ship
     from supertickets.export.weights import named_base
-    from supertickets.lab.workbench import versions
+    from supertickets.lab.environment import versions
 
     settings, task, findings, folder = done.settings, done.runs.task, done.findings, done.runs.folder / TICKET
     if (outcome := done.unshipped(folder, run)) is None:

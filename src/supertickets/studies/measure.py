@@ -140,8 +140,8 @@ def _measured(
     repeats: int,
 ) -> Measured:
     """Return what is measured of a subject; `where` is the number of threads, the device and the precision asked."""
+    from supertickets.lab.environment import versions
     from supertickets.lab.latency import WARM_UP, check_lengths, dense_and_cut, measure_passes, measure_sizes
-    from supertickets.lab.workbench import versions
     from supertickets.training.devices import choose_precision, device_name, find_device
 
     base, ticket, (threads, asked, precision) = subject.base, subject.ticket, where
