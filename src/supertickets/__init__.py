@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from supertickets.studies.report import report
     from supertickets.studies.run import Result, run_study
     from supertickets.studies.study import Study, study
+    from supertickets.studies.verify import verify
     from supertickets.surgery.cut import cut
     from supertickets.tickets import Ticket
     from supertickets.tickets.folder import load_ticket, load_weight_ticket
@@ -55,6 +56,7 @@ _HOME = {
     "run_study": "studies.run",
     "study": "studies.study",
     "unshare": "export.unshare",
+    "verify": "studies.verify",
 }
 
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "study",
     "transfer",
     "unshare",
+    "verify",
 ]
 
 

@@ -20,6 +20,7 @@ OWN = {
     "export": ("Write a model in a format that runs elsewhere.", "tickets"),
     "unshare": ("Save a model such as ALBERT with weights of its own in each layer.", "tickets"),
     "measure": ("Measure the time, memory and size of a model and of its ticket.", "measure"),
+    "verify": ("Check a ticket, and train it again to compare scores.", "verify"),
     "import-masks": ("Convert a file of pruning masks into a ticket folder.", "tickets"),
     "env": ("Print library versions and this machine's devices, for bug reports.", "system"),
     "completion": ("Print a shell script that completes commands and flags.", "system"),
@@ -30,6 +31,7 @@ _PANELS = {
     "results": "Results",
     "tickets": "Tickets and models",
     "measure": "Tickets and models",
+    "verify": "Tickets and models",
     "system": "Help",
 }
 

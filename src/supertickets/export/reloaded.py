@@ -1,5 +1,6 @@
 """What is shipped is what was measured: a saved model is loaded again and asked the dev set's questions again."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from supertickets.lab.outcome import Outcome
 from supertickets.models import STOCK_CLASSES, load_tokenizer, quiet_transformers
 from supertickets.tasks import Task
 from supertickets.tasks.metrics import evaluate
+from supertickets.tickets import Ticket
+from supertickets.tickets.weights import WeightTicket
 from supertickets.training.recipe import Precision
 
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """How far outputs may be from those measured, as a share of the largest one: the study may have run on another machine.
 On the same one they are the same bit for bit."""
-_SCORES = 1.0
+SCORES_APART = 1.0
 """How far scores of answers and of masked tokens may be apart, in percent, for the same reason."""
 
 
@@ -38,7 +41,7 @@ def check_reloaded(folder: Path, outcome: Outcome, task: Task, place: int = 0) -
         allowed = _TOLERANCE[recipe.precision] * max(1.0, float(np.abs(measured).max()))
     else:  # of tokens only judgements are kept: a near tie that falls otherwise moves an answer
         scores = [evaluate(task.metrics, task.dev.targets, outputs)["score"] for outputs in (found, measured)]
-        difference, allowed = abs(scores[0] - scores[1]), _SCORES
+        difference, allowed = abs(scores[0] - scores[1]), SCORES_APART
     if not difference <= allowed:
         raise StudyError(
             f"{folder}: the outputs of the saved model on the dev set differ from those measured after training "
@@ -50,7 +53,13 @@ def check_reloaded(folder: Path, outcome: Outcome, task: Task, place: int = 0) -
 
 
 def outputs_again(
-    folder: Path, task: Task, max_length: int, batch_size: int, precision: Precision, threads: int
+    folder: Path,
+    task: Task,
+    max_length: int,
+    batch_size: int,
+    precision: Precision,
+    threads: int,
+    device_name: str = "auto",
 ) -> NDArray[np.float32]:
     """Return a saved model's outputs on a task's dev set, as a training's evaluation computes and keeps them."""
     import torch
@@ -64,7 +73,7 @@ def outputs_again(
         model = getattr(transformers, STOCK_CLASSES[task.form]).from_pretrained(
             folder, local_files_only=True, dtype=torch.float32
         )
-        device = find_device()
+        device = find_device(device_name)
         # The saved model predicts in the targets' own units: nothing is to be rescaled.
         whole = task.form == "sequence"
         objective = Sequences(task.is_regression, task.outputs) if whole else objective_of(task)
@@ -90,3 +99,36 @@ def dev_outputs(
         judged_on(encoded, model, objective, batch_size, precision, device), encoded
     )
     return found
+
+
+
+def fault_of_model(folder: Path, ticket: Ticket | WeightTicket) -> str:
+    """Return what is wrong with a ticket folder's saved model, in words; nothing if it loads and fits the ticket.
+
+    It must load by the stock class that its config names, with every weight; be cut to the ticket; or, of a ticket of
+    single weights, be zero where the ticket has nothing. No pickle is read, and no code in the folder is run.
+    """
+    import transformers
+
+    from supertickets.surgery.masks import not_zero
+    from supertickets.training.devices import undisturbed
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (name,) = config["architectures"]
+        said = config.get("quantization_config", {}).get("ticket")
+        kind = getattr(transformers, name)
+        if not issubclass(kind, transformers.PreTrainedModel):
+            return f"{name} is no class of models"
+        with undisturbed(), quiet_transformers():
+            model, info = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+    except Exception as error:  # transformers raises many kinds for a folder that is no model
+        return f"it does not load ({type(error).__name__}: {(str(error).strip() or 'no reason').splitlines()[0]})"
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if info.get(what):
+            return f"its weights do not fit its config ({what.replace('_', ' ')}: {sorted(map(str, info[what]))[0]})"
+    if isinstance(ticket, Ticket):
+        return "" if said == ticket.as_dict() else "it is cut to another ticket"
+    return next((f"{name} is not zero where the ticket has nothing" for name in not_zero(model, ticket)), "")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.export.card import ticket_card
+from supertickets.export.evidence_file import Outputs, Training, write_evidence
 from supertickets.export.reloaded import check_reloaded
 from supertickets.lab.outcome import WEIGHTS, Outcome, task_weights
 from supertickets.models import BaseModel, ModelSource, load_model, own_files, quiet_transformers
@@ -21,19 +22,28 @@ if TYPE_CHECKING:
 
 
 def ship(
-    shared: SharedTicket[Any], outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0
+    shared: SharedTicket[Any],
+    outcome: Outcome,
+    base: BaseModel,
+    task: Task,
+    folder: Path,
+    place: int = 0,
+    trainings: Sequence[Training] = (),
 ) -> None:
     """Write a ticket folder with the outcome's trained model in `model/`, if it has its weights.
 
     It is a small model, or of a ticket of weights a plain one with zeros where the ticket has nothing. `place` is the
-    task's among those of the outcome's trial. A crash leaves the folder as it was, or the whole new one. Raises
-    StudyError if the model, loaded again, does not give what was measured.
+    task's among those of the outcome's trial, `trainings` are what others may check (see `export.evidence_file`). A
+    crash leaves the folder as it was, or the whole new one. Raises StudyError if the model, loaded again, does not give
+    what was measured.
     """
+    model = Outputs.of(outcome, place) if outcome.has_weights else None
     with atomic_folder(folder, ours=own_files(MODEL_FOLDER)) as new:
         if outcome.has_weights:
             reloaded = save_trained_model(outcome, base, task, new / MODEL_FOLDER, place)
             shared = replace(shared, origin={**shared.origin, "reloaded": reloaded})
         shared.save(new, ticket_card(shared, with_model=outcome.has_weights, form=task.form))
+        write_evidence(new, trainings, model)
 
 
 def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError
+from supertickets.export.evidence_file import Training
 from supertickets.lab.lab import TRIALS, Lab
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import Outcome
@@ -103,6 +104,12 @@ def origin_of(runs: Runs, run: Run, settings: Any) -> dict[str, Any]:
         "recipe": trial.recipe.model_dump(),
         **({"teacher": trial.teacher.model_dump(exclude={"folder"})} if trial.teacher is not None else {}),
     }
+
+
+def trainings_like(runs: Runs, run: Run) -> list[Training]:
+    """Return every seed's finished training of the same kind and size as a run's, seeds rising, for others to check."""
+    labels = {name: value for name, value in run.step.labels.items() if name != "seed"}
+    return sorted((Training.of(one.result) for one in runs.where(**labels)), key=lambda training: training.seed)
 
 
 def is_shipped(folder: Path, trial: Trial, with_model: bool) -> bool:

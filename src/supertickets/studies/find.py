@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from supertickets.errors import TicketError
 from supertickets.evidence.labels import RATES, SAME_SHARE
+from supertickets.export.evidence_file import update_evidence
 from supertickets.lab.steps import Done, Label, Run, Step
 from supertickets.studies.budget import tuned_steps
 from supertickets.studies.config import Overrides
 from supertickets.studies.draws import ByLevel, Draws, ForTarget
-from supertickets.studies.exchange import FoundTicket, Shipping, TrainedModel, origin_of, ticket_in, trained_model
+from supertickets.studies.exchange import (
+    FoundTicket,
+    Shipping,
+    TrainedModel,
+    origin_of,
+    ticket_in,
+    trained_model,
+    trainings_like,
+)
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.search import LevelSearch, budget_of, check_searchable, search_outlook
 from supertickets.studies.search_budget import prices_of
@@ -145,11 +154,15 @@ class Find(Study[FindSettings]):
         best, folder = best_run(done.runs.only(stage=None)), done.runs.folder / TICKET
         if best is None:
             return {}
+        trainings = trainings_like(done.runs.only(stage=None), best)
         if (outcome := done.unshipped(folder, best)) is not None:
             from supertickets.export.ship import ship
 
             ticket = super_ticket(done.runs, best, done.settings)
-            ship(ticket, outcome, done.base, done.tasks[done.runs.task.source], folder)
+            task = done.tasks[done.runs.task.source]
+            ship(ticket, outcome, done.base, task, folder, trainings=trainings)
+        else:
+            update_evidence(folder, trainings)
         return {"ticket": folder}
 
     def standing(self, runs: Runs, settings: FindSettings) -> str:

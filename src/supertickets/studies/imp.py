@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supertickets.errors import TicketError
+from supertickets.export.evidence_file import update_evidence
 from supertickets.models import ModelSource, find_model
 from supertickets.studies.config import Overrides, load_settings, named_by
-from supertickets.studies.exchange import FoundTicket, Shipping, origin_of
+from supertickets.studies.exchange import FoundTicket, Shipping, origin_of, trainings_like
 from supertickets.studies.imp_settings import ImpSettings
 from supertickets.studies.rounds import Rounds
 from supertickets.studies.settings import SourceSettings, part
@@ -163,7 +164,9 @@ def _ship(done: Shipping, run: Run, ticket: WeightTicket) -> None:
     from supertickets.lab.environment import versions
 
     settings, task, findings, folder = done.settings, done.runs.task, done.findings, done.runs.folder / TICKET
+    trainings = trainings_like(done.runs, run)
     if (outcome := done.unshipped(folder, run)) is None:
+        update_evidence(folder, trainings)
         return
     matches = findings.highest.get("") is not None
     why = "The highest sparsity that matches the dense model" if matches else "No ticket matches; the best"
@@ -172,4 +175,4 @@ def _ship(done: Shipping, run: Run, ticket: WeightTicket) -> None:
         "search": {name: getattr(settings, name) for name in _SEARCH} | part(settings, Pruning).model_dump(),
     }
     shared = SharedTicket(ticket, named_base(done.base), origin, versions())
-    ship(shared, outcome, done.base, done.tasks[task.source], folder)
+    ship(shared, outcome, done.base, done.tasks[task.source], folder, trainings=trainings)

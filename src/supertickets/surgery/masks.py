@@ -41,6 +41,13 @@ def zero(model: PreTrainedModel, ticket: WeightTicket) -> None:
                 parameter.mul_(torch.tensor(mask, device=parameter.device))
 
 
+def not_zero(model: PreTrainedModel, ticket: WeightTicket) -> list[str]:
+    """Return the tensors of a model that are not zero somewhere where a ticket has nothing, by their names."""
+    parameters = dict(model.base_model.named_parameters())
+    masks = {name: torch.tensor(mask) for name, mask in ticket.masks.items() if name in parameters}
+    return [name for name, mask in masks.items() if bool(parameters[name].detach()[~mask].any())]
+
+
 def keep_zero(encoder: PreTrainedModel, ticket: WeightTicket, rows: Mapping[str, NDArray[np.int64]]) -> None:
     """Keep the weights that a ticket lacks at zero while an encoder is trained: their gradients become zero.
 
