@@ -88,16 +88,15 @@ def prepare_rerun(
         raise TicketError(f"--retrain: the training of seed {trial.seed} cannot be repeated from this folder: {why}.")
     if trial.files_hash not in ("", base.files_hash):
         raise TicketError(
-            f"--retrain: model {base.name!r} has the recorded weights, but another config or tokenizer than the one the "
+            f"--retrain: model {base.name!r} has the recorded weights, but another config or tokenizer than the "
             "ticket was trained with; expected the same files."
         )
     (own,) = trial.tasks
     found = _source(training, places, source)
     task = load_task(found)
     if task.fingerprint() != own.data_hash:
-        named = " ".join(
-            f"--{name.replace('_', '-')} {getattr(found, name)}" for name in PLACES if getattr(found, name)
-        )
+        where = {name.replace("_", "-"): getattr(found, name) for name in PLACES}
+        named = " ".join(f"--{name} {path}" for name, path in where.items() if path is not None)
         raise TicketError(
             f"{named or '--retrain'}: these are not the examples that the ticket was trained on (their hash is "
             f"{task.fingerprint()[:12]}..., the recorded one {own.data_hash[:12]}...); expected the same files."
@@ -157,7 +156,10 @@ def compare_model(rerun: Rerun) -> tuple[Literal["ok", "wrong", "cannot be check
     recorded = rerun.evidence.model
     place = rerun.folder / MODEL_FOLDER
     if recorded is None or not place.is_dir():
-        return "cannot be checked", "the folder has no model" if recorded is None else "its outputs are not recorded"
+        return (
+            "cannot be checked",
+            "no outputs of a model are recorded" if recorded is None else "the folder has no model",
+        )
     recipe, task = rerun.trial.recipe, rerun.task
     sizes = recipe.max_length, recipe.batch_size, recipe.precision, recipe.threads
     outputs = outputs_again(place, task, *sizes, device_name=rerun.device)
@@ -174,7 +176,10 @@ def compare_model(rerun: Rerun) -> tuple[Literal["ok", "wrong", "cannot be check
 
 
 def repeat(rerun: Rerun, quiet: bool = True) -> Retrained:
-    """Train a recorded training again, in a folder that is gone afterwards, and compare. Raises StudyError if it fails."""
+    """Train a recorded training again, in a folder that is gone afterwards, and compare.
+
+    Raises StudyError if it fails.
+    """
     from rich.console import Console
 
     from supertickets.lab.progress import ProgressDisplay
@@ -215,8 +220,8 @@ def compared(recorded: Training, scores: Sequence[float], made: Outcome) -> Retr
         return Retrained("agree", "outputs", seed, score, was, n, other, said)
     if not other:
         said = (
-            f"trained again on the same kind of machine with the same versions, seed {seed} gave other outputs on the dev "
-            f"set than recorded: {figures}."
+            f"trained again on the same kind of machine with the same versions, seed {seed} gave other outputs on the "
+            f"dev set than recorded: {figures}."
         )
         return Retrained("disagree", "outputs", seed, score, was, n, other, said)
     why = f"Bits are not compared, since {in_words(other)}."
@@ -226,18 +231,16 @@ def compared(recorded: Training, scores: Sequence[float], made: Outcome) -> Retr
     mean, deviation, (low, high) = float(np.mean(scores)), float(np.std(scores, ddof=1)), prediction_interval(scores)
     inside = low - _SAME <= score <= high + _SAME
     said = (
-        f"trained again, seed {seed}: {figures}. {why} By the spread of the {n} recorded seeds (mean {mean:.2f}, standard "
-        f"deviation {deviation:.2f}), one new training scores between {low:.2f} and {high:.2f} in 95 of 100 cases."
+        f"trained again, seed {seed}: {figures}. {why} By the spread of the {n} recorded seeds (mean {mean:.2f}, "
+        f"standard deviation {deviation:.2f}), one new training scores between {low:.2f} and {high:.2f} in 95 of 100 cases."
     )
     verdict: Literal["agree", "disagree"] = "agree" if inside else "disagree"
     return Retrained(verdict, "score", seed, score, was, n, other, said, mean, deviation, low, high)
 
 
 def _equal(value: float, recorded: float | None) -> bool:
-    """Return whether two metrics are equal; one that is not defined equals another."""
-    return recorded is not None and (
-        isclose(value, recorded, abs_tol=_SAME) or (value != value and recorded != recorded)
-    )
+    """Return whether a metric is the recorded one."""
+    return recorded is not None and isclose(value, recorded, abs_tol=_SAME)
 
 
 def in_words(other: Mapping[str, tuple[Any, Any]]) -> str:

@@ -125,8 +125,8 @@ def _ticket_of(study: Path) -> Path:
     found = sorted(path.parent for path in study.glob(f"*/{TICKET_JSON}"))
     if not found:
         raise TicketError(
-            f"{study}: the study has no ticket folder; expected a finished study of `find` or `imp`, or a ticket folder "
-            "(of `share`: one in its models/)."
+            f"{study}: the study has no ticket folder; expected a finished study of `find` or `imp`, or a ticket "
+            "folder (of `share`: one in its models/)."
         )
     return found[0]
 
@@ -183,7 +183,7 @@ def _files(folder: Path, evidence: Evidence | None) -> Iterator[Check]:
 
 
 def _base(shared: SharedTicket[Any], model: str | None) -> Check:
-    """Compare the base model's weights with those that the ticket was drawn from, and the ticket's shape with its own."""
+    """Compare the base model's weights with those that the ticket was drawn from, and its shape with the ticket's."""
     try:
         find_model(model if model is not None else str(shared.base["name"]))
     except TicketError as error:
