@@ -17,7 +17,7 @@ from supertickets import Result
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.evidence.statistics import prediction_interval
-from supertickets.export.evidence_file import EVIDENCE, Evidence, Outputs, hashes_of, load_evidence
+from supertickets.export.evidence_file import EVIDENCE, Evidence, Outputs, hashes_of, load_evidence, rehash
 from supertickets.lab.environment import versions
 from supertickets.lab.lab import replay
 from supertickets.studies.verify import Verification, verify
@@ -292,6 +292,20 @@ def test_other_data_is_a_sentence_and_exit_code_2(
     assert "--seed 1 is used only with --retrain" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nothing")]) == 2
     assert "no ticket folder" in capsys.readouterr().err
+
+
+def test_a_copy_to_publish_is_hashed_again(ticket: Path) -> None:
+    (ticket / "README.md").write_text("# A card for a hub\n")
+    shutil.rmtree(ticket / "model")
+    assert set(told(verify(ticket))) > {"README.md", "model/config.json"}
+    rehash(ticket)
+    found = verify(ticket)
+    assert not found.wrong
+    assert told(found, "cannot be checked") == ["model"]
+    assert evidence_of(ticket).model is None
+    (ticket / EVIDENCE).unlink()
+    rehash(ticket)
+    assert not (ticket / EVIDENCE).exists()
 
 
 def test_another_base_model_is_told(study: Result, ticket: Path, tmp_path: Path) -> None:

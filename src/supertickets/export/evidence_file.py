@@ -21,6 +21,7 @@ from supertickets.errors import TicketError
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.trial import PLACES, SCHEMA, Trial
 from supertickets.storage import digest, file_digest, write_atomically
+from supertickets.tickets.folder import MODEL_FOLDER
 
 EVIDENCE = "evidence.json"
 FORMAT = 1
@@ -156,6 +157,16 @@ def update_evidence(folder: Path, trainings: Sequence[Training]) -> None:
         write_evidence(folder, trainings)
     elif before.trainings != tuple(trainings):
         before.but(trainings=tuple(trainings), schema_of_keys=SCHEMA).save(folder)
+
+
+def rehash(folder: Path) -> None:
+    """Record the files of a ticket folder as they are now: of a copy to publish, with another README or no model.
+
+    Nothing is written where there is no evidence. Raises TicketError if it is damaged.
+    """
+    if (before := load_evidence(folder)) is not None:
+        model = before.model if (folder / MODEL_FOLDER).is_dir() else None
+        before.but(files=hashes_of(folder), model=model).save(folder)
 
 
 def hashes_of(folder: Path) -> dict[str, str]:

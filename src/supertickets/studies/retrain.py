@@ -155,11 +155,10 @@ def compare_model(rerun: Rerun) -> tuple[Literal["ok", "wrong", "cannot be check
 
     recorded = rerun.evidence.model
     place = rerun.folder / MODEL_FOLDER
-    if recorded is None or not place.is_dir():
-        return (
-            "cannot be checked",
-            "no outputs of a model are recorded" if recorded is None else "the folder has no model",
-        )
+    if recorded is None:
+        return "cannot be checked", "no outputs of a model are recorded"
+    if not place.is_dir():
+        return "cannot be checked", "the folder has no model"
     recipe, task = rerun.trial.recipe, rerun.task
     sizes = recipe.max_length, recipe.batch_size, recipe.precision, recipe.threads
     outputs = outputs_again(place, task, *sizes, device_name=rerun.device)
@@ -232,7 +231,8 @@ def compared(recorded: Training, scores: Sequence[float], made: Outcome) -> Retr
     inside = low - _SAME <= score <= high + _SAME
     said = (
         f"trained again, seed {seed}: {figures}. {why} By the spread of the {n} recorded seeds (mean {mean:.2f}, "
-        f"standard deviation {deviation:.2f}), one new training scores between {low:.2f} and {high:.2f} in 95 of 100 cases."
+        f"standard deviation {deviation:.2f}), one new training scores between {low:.2f} and {high:.2f} "
+        "in 95 of 100 cases."
     )
     verdict: Literal["agree", "disagree"] = "agree" if inside else "disagree"
     return Retrained(verdict, "score", seed, score, was, n, other, said, mean, deviation, low, high)
