@@ -349,3 +349,30 @@ def test_a_study_that_grows_or_is_of_an_earlier_version_gets_its_evidence(
     supertickets.find(asked, seeds=3)
     assert [training.seed for training in evidence_of(ticket).trainings] == [0, 1, 2]
     assert not verify(folder).wrong
+
+
+def test_a_ticket_of_weights(words: dict[str, Path], tmp_path: Path) -> None:
+    """The ticket's own seed can be trained again; the masks of other seeds are not in the folder."""
+    from safetensors.numpy import load_file, save_file
+
+    small = {name: value for name, value in SMALL.items() if name not in ("levels", "kinds")} | {"epochs": 1}
+    model = str(save_tiny_model(tmp_path / "model"))
+    made = supertickets.imp(small, model=model, sparsities=(0.5,), controls=(), out=tmp_path / "out", **words)
+    ticket = made.shipped["ticket"]
+    assert [training.seed for training in evidence_of(ticket).trainings] == [0, 1]
+    found = verify(ticket, retrain=True, **words)
+    assert not told(found, "cannot be checked")
+    assert found.retrained is not None
+    assert (found.retrained.verdict, found.retrained.seed) == ("agree", 0)
+    with pytest.raises(TicketError, match="the folder has the ticket of another seed"):
+        verify(ticket, retrain=True, seed=1, **words)
+    path = ticket / "model" / "model.safetensors"
+    arrays = load_file(path)
+    name = next(name for name in arrays if name.endswith("layer.0.output.dense.weight"))
+    save_file(arrays | {name: arrays[name] + np.float32(1)}, path, metadata={"format": "pt"})
+    forge(ticket)
+    (wrong,) = [check for check in verify(ticket).checks if check.verdict == "wrong"]
+    assert (wrong.what, wrong.said) == (
+        "model",
+        f"{name.removeprefix('bert.')} is not zero where the ticket has nothing",
+    )
