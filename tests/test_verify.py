@@ -291,7 +291,7 @@ def test_other_data_is_a_sentence_and_exit_code_2(
     assert main(["verify", str(ticket), "--seed", "1"]) == 2
     assert "--seed 1 is used only with --retrain" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nothing")]) == 2
-    assert "no ticket folder" in capsys.readouterr().err
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_a_copy_to_publish_is_hashed_again(ticket: Path) -> None:

@@ -21,6 +21,7 @@ OWN = {
     "unshare": ("Save a model such as ALBERT with weights of its own in each layer.", "tickets"),
     "measure": ("Measure the time, memory and size of a model and of its ticket.", "measure"),
     "verify": ("Check a ticket, and train it again to compare scores.", "verify"),
+    "push": ("Publish a ticket and its trained model on the hub.", "push"),
     "import-masks": ("Convert a file of pruning masks into a ticket folder.", "tickets"),
     "env": ("Print library versions and this machine's devices, for bug reports.", "system"),
     "completion": ("Print a shell script that completes commands and flags.", "system"),
@@ -32,6 +33,7 @@ _PANELS = {
     "tickets": "Tickets and models",
     "measure": "Tickets and models",
     "verify": "Tickets and models",
+    "push": "Tickets and models",
     "system": "Help",
 }
 

@@ -59,12 +59,12 @@ class Numbers(click.ParamType):
 def measure(path: str, as_json: bool, out: Path | None, **options: Any) -> None:
     """Measure the time, memory and size of a model and of its ticket.
 
-    PATH is a model (a folder, a model id on the hub, or `default`), a ticket folder, or the folder of a finished study
-    of `find`. For a ticket, the dense encoder and the one that is cut to the ticket take turns, so that other load on
-    the machine slows both; medians and quartiles are printed, and the quartiles of the ratio of each pair. Texts have
-    random tokens and no padding; there is no output layer. Memory is that of a fresh process that loads the model and
-    computes the largest batch, without what it takes to start. For a study, the result is also written into its folder
-    (measured.json) and shown in its report.
+    PATH is a model (a folder, a model id on the hub, or `default`), a ticket (a folder, or org/name or
+    org/name@revision on the hub), or the folder of a finished study of `find`. For a ticket, the dense encoder and the
+    one that is cut to the ticket take turns, so that other load on the machine slows both; medians and quartiles are
+    printed, and the quartiles of the ratio of each pair. Texts have random tokens and no padding; there is no output
+    layer. Memory is that of a fresh process that loads the model and computes the largest batch, without what it takes
+    to start. For a study, the result is also written into its folder (measured.json) and shown in its report.
     """
     from supertickets.evidence.measured import size_table, throughput_table, time_table
     from supertickets.lab.measured import MEASURED

@@ -22,8 +22,9 @@ from supertickets.cli.printing import AS_JSON, FOLDER
 def apply(ticket: Path, model: str | None, out: Path, any_base: bool, as_json: bool) -> None:
     """Apply a ticket to its pre-trained base model and save the smaller encoder.
 
-    TICKET is a ticket folder. A ticket of heads and FFNs gives a smaller model; a ticket of single weights gives a
-    model of the same size in which the pruned weights are zero. `export` writes other formats, and trained models.
+    TICKET is a ticket folder, or a repository on the hub (org/name or org/name@revision). A ticket of heads and FFNs
+    gives a smaller model; a ticket of single weights gives a model of the same size in which the pruned weights are
+    zero. `export` writes other formats, and trained models.
     """
     from supertickets.export.apply import apply_ticket
 

@@ -17,7 +17,8 @@ from supertickets.models import (
 )
 from supertickets.storage import atomic_folder, check_free, user_path
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import SharedTicket, load_any_ticket
+from supertickets.tickets.folder import UNNAMED_BASE, SharedTicket, load_any_ticket
+from supertickets.tickets.hub import ticket_folder
 from supertickets.tickets.weights import check_tensors
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ class Applied:
 def apply_ticket(ticket: Path | str, model: str | None, out: Path | str, any_base: bool = False) -> dict[str, Any]:
     """Put a shared ticket on its pre-trained base model and save the encoder in `out`.
 
-    A ticket of heads and FFNs is cut out; one of single weights leaves zeros where it has nothing. `model` None means
-    the one the ticket names. Returns the folder, how many parameters there are (but zeros) and were, how many became
-    zeros, and notices about the base. Raises TicketError if the base's weights are not those the ticket was drawn from
-    (unless `any_base`), if the ticket does not fit, or if `out` is not empty. `supertickets.export_model` writes other
-    formats, and trained models.
+    `ticket` is a ticket folder, or a repository on the hub as org/name or org/name@revision (see `tickets.hub`). A
+    ticket of heads and FFNs is cut out; one of single weights leaves zeros where it has nothing. `model` None means the
+    one the ticket names. Returns the folder, how many parameters there are (but zeros) and were, how many became zeros,
+    and notices about the base. Raises TicketError if the base's weights are not those the ticket was drawn from (unless
+    `any_base`), if the ticket does not fit, or if `out` is not empty. `supertickets.export_model` writes other formats,
+    and trained models.
     """
-    out, shared = user_path(out), load_any_ticket(ticket)
+    out, shared = user_path(out), load_any_ticket(ticket_folder(ticket))
     base = base_of(shared, model, any_base)
     check_free(out)
     made = applied(shared, base)
@@ -84,6 +86,11 @@ def base_of(shared: SharedTicket[Any], model: str | None, any_base: bool) -> Bas
     Raises TicketError if its weights are not those the ticket was drawn from (unless `any_base`), or if the ticket does
     not fit.
     """
+    if model is None and shared.base["name"] == UNNAMED_BASE:
+        raise TicketError(
+            "the ticket was drawn from a model that has no name on the hub, with weights "
+            f"{shared.base['weight_hash'][:12]}...; name that model with --model."
+        )
     base = find_model(model if model is not None else shared.base["name"])
     base = first_layers(base, shared.base.get("layers"), "the ticket was drawn with --layers")
     if base.weight_hash != shared.base["weight_hash"] and not any_base:

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -11,27 +13,121 @@ from supertickets.models import DEFAULT_MODEL, STOCK_CLASSES
 from supertickets.storage import user_path
 from supertickets.tasks import Form
 from supertickets.tasks.metrics import scored
-from supertickets.tickets.folder import SharedTicket
+from supertickets.tickets.folder import MODEL_FOLDER, UNNAMED_BASE, SharedTicket
 from supertickets.tickets.weights import WeightTicket
 
 
-def ticket_card(shared: SharedTicket[Any], with_model: bool, form: Form = "sequence") -> str:
-    """Return the model card: what was kept, how it scored, how to load it; `form` is that of the model's task."""
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of scores: what was trained, by its labels, the mean score and each seed's with its seed."""
+
+    labels: tuple[str, ...]
+    mean: float
+    seeds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the card of a repository on the hub says beside that of a ticket folder.
+
+    `repository` is its name, `place` that with a revision, `what` it has: ticket, model or both. `sentences` are the
+    study's verdict, `rows` every seed's score by the labels in `columns`. `metrics` are the shipped training's by name,
+    in percent; `dataset` is the hub's name of the dataset and its configuration, None for examples of one's own.
+    """
+
+    repository: str
+    place: str
+    what: str
+    sentences: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    dataset: tuple[str, str] | None = None
+
+
+_ON_HUB = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+"""What the hub calls metrics where the name is another one."""
+_PIPELINES: dict[Form, str] = {
+    "sequence": "text-classification",
+    "spans": "question-answering",
+    "masked": "fill-mask",
+    "causal": "text-generation",
+    "tokens": "token-classification",
+}
+
+
+def ticket_card(
+    shared: SharedTicket[Any], with_model: bool, form: Form = "sequence", published: Published | None = None
+) -> str:
+    """Return the model card: what was kept, how it scored, how to load it; `form` is that of the model's task.
+
+    `published`: the card of a repository on the hub, with metadata that the hub shows.
+    """
     base = shared.base
-    on_hub = not user_path(base["name"]).is_dir() and base["name"] != DEFAULT_MODEL
+    more = {} if published is None else _metadata(shared, form, published)
     header = ModelCardData(
         library_name="supertickets",
-        base_model=base["name"] if on_hub else None,
+        base_model=base["name"] if is_on_hub(base["name"]) else None,
         tags=["supertickets", "lottery-ticket", "pruning"],
+        **more,
     )
     # Markdown for people, no HTML: names are put in code spans, backticks taken out of them.
     environment = Environment(loader=PackageLoader("supertickets.export"), undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"code": _code, "plain": _plain, "quote": shlex.quote, "scored": scored}
     template = "weights.md.jinja" if isinstance(shared.ticket, WeightTicket) else "card.md.jinja"
+    model_at = f'"{MODEL_FOLDER}"'
+    if published is not None:
+        model_at = f'"{published.repository}"' + ("" if published.what == "model" else f', subfolder="{MODEL_FOLDER}"')
+        revision = published.place.partition("@")[2]
+        model_at += f', revision="{revision}"' if revision else ""
     card = environment.get_template(template).render(
-        vars(shared), header=header.to_yaml(), with_model=with_model, stock_class=STOCK_CLASSES[form]
+        vars(shared),
+        header=header.to_yaml(),
+        with_model=with_model,
+        with_ticket=published is None or published.what != "model",
+        place="." if published is None else published.place,
+        model_at=model_at,
+        published=published,
+        unnamed=UNNAMED_BASE,
+        stock_class=STOCK_CLASSES[form],
     )
     return f"{card}\n"
+
+
+def is_on_hub(name: str) -> bool:
+    """Return whether a base model's name is one on the hub: not `default`, and no folder's."""
+    return name != DEFAULT_MODEL and not user_path(name).is_dir() and _HUB_ID.fullmatch(name) is not None
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.A)
+
+
+def _metadata(shared: SharedTicket[Any], form: Form, published: Published) -> dict[str, Any]:
+    """Return what the hub shows beside tags and base model: dataset, metrics, results."""
+    from huggingface_hub import EvalResult
+
+    task, pipeline = str(shared.origin.get("task", "task")), _PIPELINES[form]
+    dataset, configuration = published.dataset or (task, None)
+    results = [
+        EvalResult(
+            task_type=pipeline,
+            dataset_type=dataset,
+            dataset_name=task,
+            dataset_config=configuration,
+            dataset_split="validation" if published.dataset else None,
+            metric_type=_ON_HUB.get(name, name),
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for name, value in published.metrics.items()
+    ]
+    return {
+        "pipeline_tag": None if published.what == "ticket" else pipeline,
+        "datasets": [published.dataset[0]] if published.dataset else None,
+        "metrics": [_ON_HUB.get(name, name) for name in published.metrics] or None,
+        "model_name": published.repository.partition("/")[2],
+        "eval_results": results or None,
+    }
 
 
 def _code(name: Any) -> str:

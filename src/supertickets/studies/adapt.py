@@ -22,6 +22,7 @@ from supertickets.studies.study import Inputs, Kept, Request, Study, study, trai
 from supertickets.tasks import Task, TaskFiles, TaskSource, count_of, load_task, take_part, task_name
 from supertickets.tasks.metrics import JUDGED
 from supertickets.tasks.task import CORPORA
+from supertickets.tickets.hub import hub_name
 from supertickets.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -179,6 +180,12 @@ class Adapt(Study[AdaptSettings]):
             raise TicketError("--task: name the task to adapt to, such as snli, or your own file with --train-file.")
         if not first.sources:
             raise TicketError("--sources: name the folder of a finished study of `find` or `share`.")
+        for path in first.sources:
+            if not path.exists() and hub_name(path) is not None:
+                raise TicketError(
+                    f"--sources {path}: no such folder; expected a finished study's folder on this machine, since a "
+                    "ticket on the hub has no trainings to go on from (`transfer` takes it with --tickets)."
+                )
         with named_by("--sources"):
             sources = [open_study(path) for path in first.sources]
             models = [model for source in sources for model in source.models()]

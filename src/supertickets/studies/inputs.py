@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from supertickets.studies.run import runs_of
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Study
 from supertickets.tickets import Ticket
+from supertickets.tickets.hub import ticket_folder
 from supertickets.tickets.weights import WeightTicket
 
 
@@ -77,31 +78,30 @@ def open_study(folder: Path | str) -> OpenStudy:
 
 
 def open_tickets(path: Path, sparsity: float | None = None) -> list[FoundTicket]:
-    """Return the tickets of a finished study or of a ticket folder, which --tickets names.
+    """Return the tickets of a finished study, of a ticket folder or of a repository on the hub, which --tickets names.
 
     Of a study of single weights they are those of one sparsity, one for each way of rewinding. Raises TicketError if
-    there is no such folder, or if it has no ticket.
+    there is neither such a folder nor such a repository, or if it has no ticket.
     """
-    with _naming(path) as is_study:
-        return open_study(path).tickets(sparsity) if is_study else [ticket_in(path)]
+    with _naming(path) as (folder, is_study):
+        return open_study(path).tickets(sparsity) if is_study else [replace(ticket_in(folder), where=path)]
 
 
 def open_sparsities(path: Path) -> list[float]:
-    """Return the sparsities at which a study or a ticket folder has tickets of weights; nothing for other tickets."""
-    with _naming(path) as is_study:
+    """Return the sparsities at which what --tickets names has tickets of weights; nothing for other tickets."""
+    with _naming(path) as (folder, is_study):
         if is_study:
             return open_study(path).sparsities()
-        ticket = ticket_in(path).ticket
+        ticket = ticket_in(folder).ticket
         return [ticket.sparsity] if isinstance(ticket, WeightTicket) else []
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[bool]:
-    """Say whether a folder is a study's; TicketErrors raised meanwhile begin with --tickets, which names it."""
-    if not path.is_dir():
-        raise TicketError(f"--tickets {path}: no such folder.")
+def _naming(path: Path) -> Iterator[tuple[Path, bool]]:
+    """Give the folder that --tickets names, and whether it is a study's; TicketErrors raised meanwhile say so."""
     with named_by("--tickets"):
-        yield (path / SETTINGS_FILE).is_file()
+        folder = ticket_folder(path)
+        yield folder, (folder / SETTINGS_FILE).is_file()
 
 
 def check_base(found: FoundTicket, base: BaseModel) -> None:

@@ -22,6 +22,7 @@ from supertickets.studies.exchange import FoundTicket, ticket_in
 from supertickets.studies.inputs import open_study
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import TICKET_JSON
+from supertickets.tickets.hub import hub_name, ticket_folder
 
 BATCH_SIZES, LENGTHS, REPEATS = (1, 32), (16, 128), 20
 PRECISIONS = ("float32", "bfloat16")
@@ -70,11 +71,12 @@ def measure(
 ) -> Measured:
     """Measure what a dense encoder costs on this machine and, beside it, what a ticket leaves of it.
 
-    `path` is a model (folder, id on the hub, `default`), a ticket folder, or the folder of a finished study that ships
-    one (`find`); `model` is the ticket's base model, if not the one that it names (`any_base`: one of other weights
-    too). Every batch size is measured with every length (default: 16 and 128 tokens, or as many as the model can read);
-    the models' passes take turns. `precision` is by default that of the ticket's training, for models float32. The
-    result is written to `out`, and for a study also into its folder, whose page is built again.
+    `path` is a model (folder, id on the hub, `default`), a ticket (a folder, or org/name or org/name@revision on the
+    hub), or the folder of a finished study that ships one (`find`); `model` is the ticket's base model, if not the one
+    that it names (`any_base`: one of other weights too). Every batch size is measured with every length (default: 16
+    and 128 tokens, or as many as the model can read); the models' passes take turns. `precision` is by default that of
+    the ticket's training, for models float32. The result is written to `out`, and for a study also into its folder,
+    whose page is built again.
 
     Raises TicketError for a device that is not there, a length that the model cannot read, numbers below 1, a ticket of
     single weights, and a study without a ticket; StudyError where a model needs more memory than there is.
@@ -111,7 +113,7 @@ def _check_numbers(asked: dict[str, Sequence[int]]) -> None:
 
 def _opened(path: Path | str, model: str | None, any_base: bool) -> _Subject:
     """Return what a path names; raises TicketError if it is nothing that can be measured."""
-    folder = user_path(path)
+    folder = _folder(path, ticket=model is not None or any_base)
     study = folder if (folder / SETTINGS_FILE).is_file() else None
     if study is None and not (folder / TICKET_JSON).is_file():
         if model is not None or any_base:
@@ -129,6 +131,22 @@ def _opened(path: Path | str, model: str | None, any_base: bool) -> _Subject:
             "model does; expected a ticket of heads, FFNs or neurons."
         )
     return _Subject(base_of(found.shared, model, any_base), found, study)
+
+
+def _folder(path: Path | str, ticket: bool) -> Path:
+    """Return the folder that a path names: one of this machine, or that of a ticket on the hub, which is downloaded.
+
+    A name on the hub may be a model's too, which is a folder to come; not so if it has a revision or must be a
+    `ticket`.
+    """
+    folder, asked = user_path(path), hub_name(path)
+    if folder.exists() or asked is None or (asked.revision is None and folder.parent.is_dir()):
+        return folder
+    if ticket or asked.revision is not None:
+        return ticket_folder(path)
+    with suppress(TicketError):  # if it is no model either, that is told
+        return ticket_folder(path)
+    return folder
 
 
 def _measured(

@@ -37,7 +37,9 @@ class TransferSettings(_TargetSettings, Pruning):
     compared_apart = frozenset({"tickets", "sparsity", "preset", *RECIPE})  # as a plan: masks and recipes
 
     tickets: tuple[UserPath, ...] = Field(
-        (), description="finished studies of `imp` or `find`, or ticket folders, whose tickets to train on other tasks"
+        (),
+        description="finished studies of `imp` or `find`, ticket folders, or repositories on the hub (org/name or "
+        "org/name@revision), whose tickets to train on other tasks",
     )
     tasks: tuple[str, ...] = Field((), description="tasks to train on; default: the tasks that tickets were found on")
     data: UserPath | None = Field(None, description="folder with the files of tasks that no study of --tickets has")

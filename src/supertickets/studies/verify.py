@@ -15,7 +15,6 @@ from supertickets.lab.lab import TRIALS
 from supertickets.lab.outcome import OUTCOME, load_outcome
 from supertickets.lab.trial import SCHEMA
 from supertickets.models import find_model
-from supertickets.storage import user_path
 from supertickets.studies.config import SETTINGS_FILE
 from supertickets.studies.inputs import open_study
 from supertickets.studies.retrain import Retrained, compare_model, prepare_rerun, repeat
@@ -23,6 +22,7 @@ from supertickets.tasks import TaskSource
 from supertickets.tasks.tables import counted
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, SharedTicket, load_any_ticket
+from supertickets.tickets.hub import ticket_folder
 
 Verdict = Literal["ok", "wrong", "cannot be checked"]
 
@@ -93,7 +93,7 @@ def verify(
     if asked and not retrain:
         name = asked[0]
         raise TicketError(f"--{name.replace('_', '-')} {given[name]} is used only with --retrain; add it.")
-    folder = user_path(path)  # a name on a hub becomes a folder here
+    folder = ticket_folder(path, with_model=True)
     source: TaskSource | None = None
     checks: list[Check] = []
     if (folder / SETTINGS_FILE).is_file():

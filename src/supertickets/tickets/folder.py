@@ -26,6 +26,8 @@ WEIGHTS_KIND = "weights"
 _SIZES = ("layers", "heads", "attentions")
 """What the numbers of a ticket's shape are called."""
 TICKET_JSON, TICKET_ARRAYS, MODEL_FOLDER = "ticket.json", "ticket.safetensors", "model"
+UNNAMED_BASE = "(a local folder)"
+"""What a published ticket calls a base model that has no name on the hub."""
 SUPER_TICKET = "super-ticket"
 """The ticket folder that a study of `find` ships."""
 SHARED_MODEL, SHARED_JSON = "shared-model", "shared.json"
@@ -61,6 +63,7 @@ class SharedTicket(Generic[T]):
             **kind,
             "base": dict(self.base),
             **about,
+            "sha256": hashlib.sha256(arrays).hexdigest(),
             "origin": dict(self.origin),
             "versions": dict(self.versions),
         }
@@ -75,7 +78,7 @@ class SharedTicket(Generic[T]):
         ticket = self.ticket
         if isinstance(ticket, WeightTicket):
             about = {"tensors": len(ticket.masks), "weights": ticket.total, "kept": ticket.kept}
-            return ticket.to_bytes(), {**about, "sparsity": ticket.sparsity, "sha256": ticket.digest}
+            return ticket.to_bytes(), {**about, "sparsity": ticket.sparsity}
         arrays: dict[str, NDArray[Any]] = {"heads": ticket.heads.astype(np.uint8), "ffns": ticket.ffns.astype(np.uint8)}
         shape = dict(zip(_SIZES, ticket.shape, strict=False))
         kept = {"heads": ticket.kept_heads, "ffns": ticket.kept_ffns}
@@ -134,9 +137,11 @@ def load_any_ticket(folder: Path | str) -> SharedTicket[Any]:
         found = (folder / TICKET_ARRAYS).read_bytes()
         ticket: Ticket | WeightTicket
         scores = {}
-        if content.get("kind") == WEIGHTS_KIND:
-            if hashlib.sha256(found).hexdigest() != _entry(content, "sha256", str):
-                raise TicketError(f"{folder}: the checksum of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
+        of_weights = content.get("kind") == WEIGHTS_KIND
+        # Earlier versions wrote none for heads and FFNs.
+        if (of_weights or "sha256" in content) and hashlib.sha256(found).hexdigest() != _entry(content, "sha256", str):
+            raise TicketError(f"{folder}: the checksum of {TICKET_ARRAYS} does not match {TICKET_JSON}.")
+        if of_weights:
             ticket = WeightTicket.from_bytes(found, str(folder / TICKET_ARRAYS))
         else:
             arrays = load(found)

@@ -8,7 +8,7 @@ from supertickets.errors import TicketError
 from supertickets.storage import user_path
 
 _NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?", re.A)
-_OF_TICKETS = ("ticket.json", "ticket.safetensors", "README.md")
+_OF_TICKETS = ("ticket.json", "ticket.safetensors", "evidence.json", "README.md")
 _OF_MODELS = tuple(f"model/*.{ending}" for ending in ("json", "safetensors", "txt", "jinja", "model", "codes"))
 _NOT_WANTED = ("*/*/*",)
 """Of a repository only files of these names and endings are downloaded: no code, and no pickle."""
