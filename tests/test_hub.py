@@ -1,0 +1,297 @@
+"""Tickets on a hub: pushed and taken by the real client, with a server of our own."""
+
+import getpass
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+import supertickets
+from helpers.hub import TOKEN, Hub, Repository, files_in, served, use_hub
+from helpers.models import save_tiny_model
+from helpers.trials import write_words
+from supertickets import Result, Ticket, TicketError
+from supertickets.cli import main
+from supertickets.errors import StudyError
+from supertickets.export.publish import _check_private
+from supertickets.studies.inputs import open_tickets
+from supertickets.studies.verify import verify
+from supertickets.tickets.folder import SharedTicket, base_entry, load_any_ticket, load_ticket
+from supertickets.tickets.hub import HubName, hub_name, ticket_folder
+
+NAME = "me/tiny"
+SECRET = "zebracode77"
+"""In every text that is trained on."""
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base model and files of examples, whose folders and names are nobody's business."""
+    data = tmp_path_factory.mktemp("home-of-alice")
+    files = {
+        name: write_words(data / f"secret-{name}.jsonl", size, size) for name, size in (("train", 32), ("dev", 24))
+    }
+    for path in files.values():
+        path.write_text(path.read_text().replace('"text": "', f'"text": "{SECRET} '))
+    model = save_tiny_model(tmp_path_factory.mktemp("home-of-bob") / "tiny-bert")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"_name_or_path": str(model)}))
+    return {"model": model, "train_file": files["train"], "dev_file": files["dev"]}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, places: dict[str, Path]) -> Result:
+    settings: dict[str, Any] = {
+        "task": "words", "levels": (0.4,), "kinds": ("winning",), "seeds": 2, "workers": 1, "epochs": 1,
+        "batch_size": 8, "max_length": 12, "device": "cpu", "precision": "float32",
+    }  # fmt: skip
+    given = {name: str(path) for name, path in places.items()}
+    return supertickets.find(settings, out=tmp_path_factory.mktemp("runs-of-carol") / "out", **given)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with served(Hub()) as found:
+        use_hub(monkeypatch, found.address, tmp_path / "cache")
+        monkeypatch.chdir(tmp_path)
+        yield found
+
+
+@pytest.fixture
+def ticket(hub: Hub, tmp_path: Path) -> SharedTicket[Ticket]:
+    """A ticket in the repository `me/tiny`."""
+    kept = Ticket(np.array([[True, False], [True, True]]), np.array([True, False]))
+    shared = SharedTicket(kept, base_entry("org/base", "ab" * 32, "bert"), {"task": "words"}, {})
+    shared.save(tmp_path / "made", "card")
+    hub.repositories[NAME] = Repository()
+    hub.repositories[NAME].commit("main", files_in(tmp_path / "made"))
+    return shared
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("org/name", HubName("org/name")),
+        ("org/na.me_1@refs/pr/1", HubName("org/na.me_1", "refs/pr/1")),
+        *[(name, None) for name in ("name", "a/b/c", "./a/b", "../name", "~/name", "org/name@", "org/..", "/org/name")],
+    ],
+)
+def test_names_of_repositories(name: str, expected: HubName | None) -> None:
+    assert hub_name(name) == expected == hub_name(Path(name) if not name.startswith("./") else name)
+
+
+def test_a_folder_comes_before_a_repository(ticket: SharedTicket[Ticket], hub: Hub, tmp_path: Path) -> None:
+    assert load_ticket(NAME) == ticket
+    assert hub.fetched  # control
+    hub.fetched.clear()
+    shutil.copytree(tmp_path / "made", tmp_path / NAME)
+    assert ticket_folder(NAME) == Path(NAME)
+    (tmp_path / NAME).rename(tmp_path / "me" / "other")
+    for name in (NAME, "tiny", str(tmp_path / "none"), "a/b/c"):
+        with pytest.raises(TicketError, match=f"{re.escape(name)}: no such folder; expected a folder"):
+            ticket_folder(name)
+    with pytest.raises(TicketError, match=f"for a repository on the hub write {NAME}@main"):
+        ticket_folder(NAME)
+    assert not hub.fetched
+    assert load_ticket(f"{NAME}@main") == ticket
+
+
+# --- what can go wrong ------------------------------------------------------------------------------------------------
+
+
+def _private(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    hub.repositories[NAME].private = True
+    patch.delenv("HF_TOKEN")
+
+
+def _offline(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def _without(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    hub.repositories[NAME].commit("main", {"README.md": b"x", "config.json": b"{}"})
+
+
+def _tampered(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    files = hub.repositories[NAME].files()
+    arrays = bytearray(files["ticket.safetensors"])
+    arrays[-1] ^= 1  # another head or FFN
+    hub.repositories[NAME].commit("main", files | {"ticket.safetensors": bytes(arrays)})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("me/none", None, "me/none: there is neither a folder of this name here nor a repository on the hub"),
+        (NAME, _private, f"{NAME}: there is neither a folder .* log in with `hf auth login`"),
+        (f"{NAME}@v9", None, f"{NAME}@v9: the repository on the hub has no revision 'v9'"),
+        (NAME, _offline, f"{NAME}: there is no folder of this name here, and no repository .* could be downloaded"),
+        (NAME, _without, f"{NAME}: the repository on the hub has no ticket"),
+        (NAME, _tampered, "the checksum of ticket.safetensors does not match ticket.json"),
+    ],
+)
+def test_what_is_no_ticket_on_the_hub_is_told(
+    ticket: SharedTicket[Ticket],
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    change: Callable[[Hub, pytest.MonkeyPatch], None] | None,
+    said: str,
+) -> None:
+    if change is not None:
+        change(hub, monkeypatch)
+    with pytest.raises(TicketError, match=said):
+        load_ticket(name)
+    for typed in (["apply", name], ["verify", name], ["transfer", "--tickets", name], ["measure", name, "--any-base"]):
+        if change is _tampered and typed[0] == "verify":
+            continue  # has a line for it
+        assert main(typed) == 2, typed
+        assert re.search(said, capsys.readouterr().err), typed
+
+
+def test_adapt_says_that_it_takes_folders(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adapt", "--task", "sentiment", "--sources", NAME]) == 2
+    assert f"--sources {NAME}: no such folder; expected a finished study's folder" in capsys.readouterr().err
+
+
+# --- push -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_pushed(study: Result, hub: Hub, places: dict[str, Path], tmp_path: Path) -> None:
+    """Card, metadata and files are those of the study; the ticket is found by its name; nothing private is sent."""
+    assert main(["push", str(study.folder), NAME, "--message", "first"]) == 0
+    repository, shipped = hub.repositories[NAME], study.shipped["ticket"]
+    assert not repository.private and repository.messages[-1] == "first"
+    files = repository.files()
+    assert {"README.md", "ticket.json", "ticket.safetensors", "evidence.json", "model/config.json"} <= files.keys()
+    assert files["model/model.safetensors"] == (shipped / "model" / "model.safetensors").read_bytes()
+    _check_card(files["README.md"].decode(), study)
+    _check_nothing_private(hub, files, places)
+    found = load_ticket(f"{NAME}@main")
+    assert found.ticket == load_any_ticket(shipped).ticket
+    assert found.base["name"] == "(a local folder)"
+    assert open_tickets(Path(NAME))[0].where == Path(NAME)
+    checked = verify(NAME, model=str(places["model"]))
+    assert not checked.wrong, checked.checks
+    made = supertickets.apply_ticket(NAME, str(places["model"]), tmp_path / "small")
+    assert made["parameters"] < made["dense_parameters"]
+    with pytest.raises(TicketError, match="no name on the hub.*--model"):
+        supertickets.apply_ticket(NAME, None, tmp_path / "other")
+
+
+def _check_card(text: str, study: Result) -> None:
+    data, table = ModelCard(text).data, study.table
+    assert (data.library_name, data.pipeline_tag, data.metrics) == ("supertickets", "text-classification", ["accuracy"])
+    (result,) = data.eval_results
+    origin = load_any_ticket(study.shipped["ticket"]).origin
+    assert (result.dataset_type, result.metric_type) == ("words", "accuracy")
+    assert result.metric_value == round(origin["score"], 4)
+    for _, row in table.iterrows():
+        assert f"{row['seed']}: {row['score']:.2f}" in text
+    words = re.sub(r"\\(.)", r"\1", text)  # as a page shows it
+    assert all(sentence in words for sentence in study.findings.sentences)
+    assert "| learning_rate | " in text.replace("\\_", "_")
+    assert f'from_pretrained("{NAME}", subfolder="model")' in text
+    assert f"supertickets apply {NAME} --model FOLDER" in text
+
+
+def _check_nothing_private(hub: Hub, files: dict[str, bytes], places: dict[str, Path]) -> None:
+    sent = b"\n".join([*hub.received, *hub.objects.values(), *files.values()])
+    assert b"words" in sent and b"learning_rate" in sent  # control: what is sent is looked at
+    private = {SECRET, "home-of-", "runs-of-carol", "secret-train", "secret-dev", socket.gethostname(), "_name_or_path"}
+    private |= {str(Path.home()), f"/{getpass.getuser()}/", *(str(path) for path in places.values())}
+    assert not [text for text in private if text.encode() in sent]
+
+
+def test_the_next_push_replaces_what_there_was(study: Result, hub: Hub) -> None:
+    """Parts, branches, names of base models; other files of a repository stay."""
+    assert main(["push", str(study.folder), NAME, "--private"]) == 0
+    repository = hub.repositories[NAME]
+    assert repository.private
+    repository.commit("main", repository.files() | {"picture.png": b"png"})
+    before = repository.files()
+    assert main(["push", str(study.shipped["ticket"]), NAME, "--what", "model", "--revision", "v2"]) == 0
+    assert repository.files() == before
+    assert {"config.json", "model.safetensors", "README.md", "picture.png"} <= repository.files("v2").keys()
+    assert not [name for name in repository.files("v2") if name.startswith(("model/", "ticket", "evidence"))]
+    assert f'from_pretrained("{NAME}", revision="v2")' in repository.files("v2")["README.md"].decode()
+    assert main(["push", str(study.folder), NAME, "--what", "ticket", "--base", "org/base"]) == 0
+    assert repository.files().keys() == {
+        "README.md", "ticket.json", "ticket.safetensors", "evidence.json", "picture.png", ".gitattributes",
+    }  # fmt: skip
+    assert load_ticket(NAME).base["name"] == "org/base"
+    assert ModelCard(repository.files()["README.md"].decode()).data.base_model == "org/base"
+
+
+def test_what_cannot_be_pushed_is_told(
+    study: Result, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bare = Path(shutil.copytree(study.shipped["ticket"], tmp_path / "bare", ignore=shutil.ignore_patterns("model")))
+    run = str(study.folder)
+    cases = {
+        "others/tiny: the hub does not let you write to it (403)": [run, "others/tiny"],
+        "tiny: expected org/name": [run, "tiny"],
+        "the branch is named with --revision": [run, f"{NAME}@v2"],
+        "--what model: ": [str(bare), NAME, "--what", "model"],
+        "--what: unknown value 'modle'; did you mean 'model'?": [run, NAME, "--what", "modle"],
+        "--base here: expected": [run, NAME, "--base", "here"],
+        "not a ticket folder": [str(tmp_path), NAME],
+    }
+    for said, typed in cases.items():
+        assert main(["push", *typed]) == 2, said
+        assert said in capsys.readouterr().err
+    monkeypatch.delenv("HF_TOKEN")
+    assert main(["push", run, NAME]) == 2
+    assert "log in with `hf auth login`" in capsys.readouterr().err
+    assert not hub.repositories
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main(["push", str(bare), NAME]) == 0  # control
+    assert "the ticket alone is published" in capsys.readouterr().err
+
+
+def test_a_path_in_a_file_stops_it(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"a": '/home/"x"/data'}))
+    _check_private(tmp_path, ["/home/y"])
+    with pytest.raises(StudyError, match=r"a\.json has a path of this machine in it"):
+        _check_private(tmp_path, ['/home/"x"'])
+
+
+@pytest.mark.slow
+def test_other_processes_take_it_by_name(study: Result, places: dict[str, Path], tmp_path: Path) -> None:
+    """The commands in fresh processes, with the hub in the environment alone, as a user has it."""
+    load = (
+        "import supertickets, transformers as t; "
+        f"m = t.AutoModelForSequenceClassification.from_pretrained('{NAME}', subfolder='model'); "
+        "print(m.num_parameters())"
+    )
+    commands = [
+        ["-m", "supertickets", "push", str(study.folder), NAME],
+        ["-m", "supertickets", "apply", NAME, "--model", str(places["model"]), "--out", "small"],
+        ["-m", "supertickets", "measure", NAME, "--model", str(places["model"]), "--lengths", "8", "--repeats", "2"],
+        ["-m", "supertickets", "verify", f"{NAME}@main", "--model", str(places["model"])],
+        ["-c", load],
+    ]
+    with served(Hub()) as found:
+        environment = {
+            **os.environ, "HF_ENDPOINT": found.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
+        }  # fmt: skip
+        for command in commands:
+            done = subprocess.run(
+                [sys.executable, *command], capture_output=True, text=True, env=environment, cwd=tmp_path
+            )
+            assert done.returncode == 0, done.stderr
