@@ -38,8 +38,8 @@ class Repository:
         return self.commits[self.branches[branch]]
 
 
-class Refusal(Exception):
-    """An answer that is an error: its status and the hub's code for it."""
+class RefusedError(Exception):
+    """An answer that is an error: its status, the hub's code for it, and perhaps a repository's address."""
 
 
 @dataclass
@@ -55,15 +55,15 @@ class Hub:
     def find(self, name: str, token: str | None, write: bool = False) -> Repository:
         repository = self.repositories.get(name)
         if repository is None or (repository.private and token != TOKEN):
-            raise Refusal(401 if token is None else 404, "RepoNotFound")
+            raise RefusedError(401 if token is None else 404, "RepoNotFound")
         if write and token != TOKEN:
-            raise Refusal(403, "Forbidden")
+            raise RefusedError(403, "Forbidden")
         return repository
 
     def at(self, repository: Repository, revision: str) -> str:
         commit = repository.branches.get(revision, revision)
         if commit not in repository.commits:
-            raise Refusal(404, "RevisionNotFound")
+            raise RefusedError(404, "RevisionNotFound")
         return commit
 
     def get_api(self, parts: list[str], token: str | None) -> Any:
@@ -92,16 +92,16 @@ class Hub:
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
             if token != TOKEN or asked["organization"] == "others":
-                raise Refusal(403, "Forbidden")
+                raise RefusedError(403, "Forbidden")
             if name in self.repositories:
-                raise Refusal(409, "Conflict")
+                raise RefusedError(409, "Conflict", f"{self.address}/{name}")
             made = self.repositories[name] = Repository(asked.get("visibility") == "private")
             made.commit("main", {".gitattributes": b""})
             return {"url": f"{self.address}/{name}"}
         repository = self.find(name := "/".join(parts[2:4]), token, write=True)
         if parts[4] == "branch":
             if parts[5] in repository.branches:
-                raise Refusal(409, "Conflict")
+                raise RefusedError(409, "Conflict")
             repository.branches[parts[5]] = repository.branches["main"]
             return {}
         self.at(repository, parts[5])
@@ -170,8 +170,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     content = json.dumps(hub.get_api(parts, token)).encode()
                 else:
                     content = self._file(parts, token, headers)
-            except Refusal as refusal:
-                self._send(refusal.args[0], {"X-Error-Code": refusal.args[1]}, b"")
+            except RefusedError as refused:
+                status, code, *url = refused.args
+                said = json.dumps({"error": code, "url": (url or [""])[0]}).encode()
+                self._send(status, {"X-Error-Code": code}, said)
             else:
                 self._send(200, headers, content)
 
@@ -180,7 +182,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             repository = hub.find("/".join(parts[:2]), token)
             commit, path = hub.at(repository, parts[3]), "/".join(parts[4:])
             if (content := repository.commits[commit].get(path)) is None:
-                raise Refusal(404, "EntryNotFound")
+                raise RefusedError(404, "EntryNotFound")
             headers |= {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
             hub.fetched.extend([path] if self.command == "GET" else [])
             return content
