@@ -106,6 +106,7 @@ ONLY_PARSED = {
     "--backend ray": "needs a Ray cluster (tests/test_ray.py has one)",
     "--backend slurm": "needs Slurm (tests/test_slurm.py has a stand-in)",
     "--config study.yaml": "runs inside a Slurm job",
+    "you/rte-ticket": "needs a hub (tests/test_hub.py has one)",
 }
 """Commands that have this in them are parsed with all their flags, and not run."""
 

@@ -56,7 +56,11 @@ def study(tmp_path_factory: pytest.TempPathFactory, places: dict[str, Path]) -> 
         "batch_size": 8, "max_length": 12, "device": "cpu", "precision": "float32",
     }  # fmt: skip
     given = {name: str(path) for name, path in places.items()}
-    return supertickets.find(settings, out=tmp_path_factory.mktemp("runs-of-carol") / "out", **given)
+    done = supertickets.find(settings, out=tmp_path_factory.mktemp("runs-of-carol") / "out", **given)
+    for name, key in (("config.json", "_name_or_path"), ("tokenizer_config.json", "name_or_path")):
+        path = done.shipped["ticket"] / "model" / name  # as some versions of transformers write it
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: given["model"]}))
+    return done
 
 
 @pytest.fixture
@@ -181,6 +185,9 @@ def test_a_study_is_pushed(study: Result, hub: Hub, places: dict[str, Path], tmp
     assert {"README.md", "ticket.json", "ticket.safetensors", "evidence.json", "model/config.json"} <= files.keys()
     assert files["model/model.safetensors"] == (shipped / "model" / "model.safetensors").read_bytes()
     _check_card(files["README.md"].decode(), study)
+    assert b"home-of-bob" in (shipped / "ticket.json").read_bytes()  # control: these are cleaned
+    assert b"home-of-bob" in (shipped / "model" / "tokenizer_config.json").read_bytes()
+    assert b"secret-train" in (shipped / "ticket.json").read_bytes()
     _check_nothing_private(hub, files, places)
     found = load_ticket(f"{NAME}@main")
     assert found.ticket == load_any_ticket(shipped).ticket
