@@ -256,6 +256,7 @@ def test_what_cannot_be_pushed_is_told(
         "the branch is named with --revision": [run, f"{NAME}@v2"],
         "--what model: ": [str(bare), NAME, "--what", "model"],
         "--what: unknown value 'modle'; did you mean 'model'?": [run, NAME, "--what", "modle"],
+        "--revision v 2: expected": [run, NAME, "--revision", "v 2"],
         "--base here: expected": [run, NAME, "--base", "here"],
         "not a ticket folder": [str(tmp_path), NAME],
     }

@@ -18,7 +18,7 @@ from supertickets.cli.printing import AS_JSON
 @click.option("--private", is_flag=True, help="make a private repository, if there is none yet")
 @click.option("--revision", help="branch to commit to, made if there is none [default: main]")
 @click.option("--message", help="message of the commit")
-@click.option("--base", help="id on the hub of the base model, for a ticket of a model from a folder")
+@click.option("--base", help="id on the hub of the base model, in place of `default` or a folder")
 @AS_JSON
 def push(run: str, repository: str, as_json: bool, **options: Any) -> None:
     """Publish a ticket and its trained model on the hub.

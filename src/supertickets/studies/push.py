@@ -52,8 +52,8 @@ def push(
     """Publish a finished study's ticket, its trained model, or both (default: all that there is) on the hub.
 
     `path` is a finished study of `find` or `imp`, or a ticket folder; `repository` is org/name, made if there is none
-    (`private` or not), `revision` a branch of it, made too. `base` is the base model's id on the hub, for a ticket of a
-    model from a folder. The token is the one that huggingface_hub knows.
+    (`private` or not), `revision` a branch of it, made too. `base` is the base model's id on the hub, in place of
+    `default` or a folder. The token is the one that huggingface_hub knows.
 
     Task, labels, recipe, scores and the names of columns are published. No path of this machine and no example is.
 
@@ -66,6 +66,8 @@ def push(
     if asked is None or asked.revision is not None:
         hint = "the branch is named with --revision" if asked is not None else "the name of a repository on the hub"
         raise TicketError(f"{repository}: expected org/name; {hint}.")
+    if revision is not None and hub_name(f"{repository}@{revision}") is None:
+        raise TicketError(f"--revision {revision}: expected the name of a branch, such as v2.")
     if base is not None and ((named := hub_name(base)) is None or named.revision is not None):
         raise TicketError(f"--base {base}: expected the base model's id on the hub as org/name.")
     folder = user_path(path)
