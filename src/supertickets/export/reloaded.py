@@ -101,7 +101,6 @@ def dev_outputs(
     return found
 
 
-
 def fault_of_model(folder: Path, ticket: Ticket | WeightTicket) -> str:
     """Return what is wrong with a ticket folder's saved model, in words; nothing if it loads and fits the ticket.
 
