@@ -357,7 +357,9 @@ def test_a_ticket_of_weights(words: dict[str, Path], tmp_path: Path) -> None:
 
     small = {name: value for name, value in SMALL.items() if name not in ("levels", "kinds")} | {"epochs": 1}
     model = str(save_tiny_model(tmp_path / "model"))
-    made = supertickets.imp(small, model=model, sparsities=(0.5,), controls=(), out=tmp_path / "out", **words)
+    made = supertickets.imp(
+        small, model=model, sparsities=(0.5,), controls=(), keep="matching", out=tmp_path / "out", **words
+    )
     ticket = made.shipped["ticket"]
     assert [training.seed for training in evidence_of(ticket).trainings] == [0, 1]
     found = verify(ticket, retrain=True, **words)
