@@ -25,11 +25,11 @@ def verify(ctx: click.Context, folder: str, as_json: bool, **options: Any) -> No
     """Check a ticket, and train it again to compare scores.
 
     FOLDER is a ticket folder, a repository on the hub (org/name or org/name@revision), or the folder of a finished
-    study of `find` or `imp`. Each check is one line: files
-    against their recorded hashes, the ticket, the base model's weights, the saved model, the recorded trainings. With
-    `--retrain` the ticket is trained again from the pre-trained weights, on the same examples. On the same kind of
-    machine with the same versions, its outputs on the dev set must be the recorded ones bit for bit; elsewhere its
-    score must lie within the spread of the recorded seeds. The exit code is 1 if anything is wrong or disagrees.
+    study of `find` or `imp`. Each check is one line: files against their recorded hashes, the ticket, the base model's
+    weights, the saved model, the recorded trainings. With `--retrain` the ticket is trained again from the pre-trained
+    weights, on the same examples. On the same kind of machine with the same versions, its outputs on the dev set must
+    be the recorded ones bit for bit; elsewhere its score must lie within the spread of the recorded seeds. The exit
+    code is 1 if anything is wrong or disagrees.
     """
     from supertickets.studies.verify import verify as check
 
