@@ -20,6 +20,8 @@ from supertickets.evidence.statistics import prediction_interval
 from supertickets.export.evidence_file import EVIDENCE, Evidence, Outputs, hashes_of, load_evidence, rehash
 from supertickets.lab.environment import versions
 from supertickets.lab.lab import replay
+from supertickets.lab.outcome import load_outcome
+from supertickets.lab.trial import Mean, Start, Teacher
 from supertickets.studies.verify import Verification, verify
 
 SMALL: dict[str, Any] = {
@@ -378,3 +380,18 @@ def test_a_ticket_of_weights(words: dict[str, Path], tmp_path: Path) -> None:
         "model",
         f"{name.removeprefix('bert.')} is not zero where the ticket has nothing",
     )
+
+
+def test_a_trial_without_places_is_the_same_trial(study: Result) -> None:
+    (outcome, *_) = [found for path in study.folder.glob("trials/*") if (found := load_outcome(path)) is not None]
+    place = Path("/home/alice")
+    start = Start(trial="a", folder=place, weights="b", ticket=outcome.trial.ticket)
+    teacher = Teacher(trial="a", folder=place, logits="b", weight=0.5, temperature=1.0)
+    trial = outcome.trial.but(model="/home/alice/model", start=start, teacher=teacher)
+    mean = outcome.trial.but(scoring=None, mean=Mean(starts=(start, start), shares=(0.5, 0.5)))
+    for one in (trial, mean):
+        shown = one.without_places()
+        assert "alice" in one.model_dump_json()
+        assert "alice" not in shown.model_dump_json()
+        assert shown.key == one.key
+        assert type(one).model_validate_json(shown.model_dump_json()) == shown
