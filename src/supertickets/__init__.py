@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     imp: Callable[..., Result]
     transfer: Callable[..., Result]
     compare: Callable[..., Result]
+    __version__: str
 
 _HOME = {
     "Result": "studies.run",
@@ -127,6 +128,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # pyproject.toml has it, and the installed package what was in that
+        return importlib.import_module("importlib.metadata").version("supertickets")
     if name in _HOME:
         return getattr(importlib.import_module(f"supertickets.{_HOME[name]}"), name)
     # A study, ours or another package's, is called by its name: `supertickets.find(task="rte")`.

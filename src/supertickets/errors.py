@@ -2,6 +2,17 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+
+EXTRAS = {
+    "report": ("pandas", "plotly", "scipy", "tabulate"),
+    "data": ("datasets", "pyarrow"),
+    "ray": ("ray",),
+    "trackers": ("accelerate",),
+    "slurm": ("submitit",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+}
+"""The extras of pyproject.toml that parts of the package need, and the packages that each of them installs."""
 
 
 class TicketError(ValueError):
@@ -54,3 +65,16 @@ def nearest(name: object, known: Iterable[str]) -> str:
 def named_twice(names: Sequence[str]) -> str | None:
     """Return the first of some names that is there more than once."""
     return next((name for name in names if names.count(name) > 1), None)
+
+
+def needs(extra: str, what: str) -> None:
+    """Raise TicketError, which names the extra, unless all packages of an extra are installed; none is imported.
+
+    >>> needs("report", "A report")
+    """
+    if missing := [name for name in EXTRAS[extra] if find_spec(name) is None]:
+        one = len(missing) == 1
+        raise TicketError(
+            f"{what} needs the package{'' if one else 's'} {', '.join(missing)}, which {'is' if one else 'are'} not "
+            f'installed: `pip install "supertickets[{extra}]"`.'
+        )

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from supertickets.errors import TicketError
+from supertickets.errors import TicketError, needs
 from supertickets.lab.in_process import run_job
 from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.machine import Machine
@@ -37,10 +37,9 @@ Files = dict[str, bytes]
 
 def require_ray() -> Any:
     """Return the ray module; raises TicketError, saying what to install, if there is none."""
-    try:
-        import ray
-    except ImportError as error:
-        raise TicketError("--backend ray needs Ray: `pip install '.[ray]'` in your clone of supertickets.") from error
+    needs("ray", "--backend ray")
+    import ray
+
     return ray
 
 

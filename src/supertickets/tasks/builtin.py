@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from supertickets.errors import needs
 from supertickets.tasks.loader import TaskLoader
 from supertickets.tasks.source import TaskSource
 from supertickets.tasks.task import Split, Task
@@ -20,6 +21,7 @@ from supertickets.tasks.task import Split, Task
 @cache
 def _examples() -> list[dict[str, Any]]:
     """Return every task's examples, in order: task, split (train or dev), text, pair (or None), target."""
+    needs("data", "A built-in task")
     from pyarrow import parquet
 
     with resources.files("supertickets.tasks").joinpath("builtin.parquet").open("rb") as file:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from supertickets.errors import TicketError
+from supertickets.errors import TicketError, needs
 from supertickets.registry import Registry
 from supertickets.tasks.source import TaskSource
 from supertickets.tasks.task import Form, Task
@@ -75,6 +75,7 @@ def first_file(data: Path, folders: Sequence[str], names: Sequence[str]) -> Path
 
 def ask_hub(task: str, repository: str, *configuration: str, files: str) -> Any:
     """Return the splits of a dataset on the hub; raises TicketError, which asks for `files`, if it gives none."""
+    needs("data", f"task {task!r} from the hub")
     import datasets
 
     try:

@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from supertickets.errors import TicketError, unknown_name
+from supertickets.errors import TicketError, needs, unknown_name
 
 
 @dataclass(frozen=True)
@@ -221,6 +221,7 @@ def _read_jsonl(path: Path) -> Table:
 
 
 def _read_parquet(path: Path) -> Table:
+    needs("data", f"{path}: a Parquet file")
     import pyarrow
     from pyarrow import parquet
 
