@@ -16,9 +16,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MISSING = (
-    'needs the packages pandas, plotly, scipy, tabulate, which are not installed: `pip install "supertickets[report]"`.'
-)
+MISSING = 'which are not installed: `pip install "supertickets[report]"`.'
 PROBE = "import sys, supertickets; print(supertickets.__version__, 'torch' in sys.modules, *supertickets.__all__)"
 
 
