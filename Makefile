@@ -35,6 +35,13 @@ dist: .venv/dev-installed  ## build the sdist and the wheel, and try the wheel a
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) scripts/try_wheel.py dist
 
+docs: build/example/report.html  ## build the site into site/, without a warning; the report in it is of a small study
+	$(BIN)/mkdocs build --strict
+
+build/example/report.html: .venv/dev-installed
+	$(BIN)/supertickets find --task sentiment --fraction 0.25 --layers 2 --seeds 2 --levels 0.1,0.3,0.5,0.7 \
+		--kinds winning,random --epochs 3 --out build/example
+
 format: .venv/dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

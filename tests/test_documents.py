@@ -31,9 +31,14 @@ from supertickets.tasks import TASKS
 from supertickets.tickets.scoring import MEASURES
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINKING = [*DOCUMENTS, ROOT / "results" / "README.md", ROOT / "benchmarks" / "grids" / "README.md"]
 MANUALS = [path for path in DOCUMENTS if path.name not in ("CHANGELOG.md", "CONTRIBUTING.md")]
+
+
+def place(path: Path) -> str:
+    """Where a document is in the repository."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -60,7 +65,7 @@ def broken_links(path: Path, text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", LINKING, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", LINKING, ids=place)
 def test_links_lead_somewhere(path: Path) -> None:
     assert broken_links(path, path.read_text(encoding="utf-8")) == []
 
@@ -85,7 +90,7 @@ def unknown_names(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=place)
 def test_python_blocks_are_python_and_take_what_there_is(path: Path) -> None:
     for block in blocks(path.read_text(encoding="utf-8"), "python"):
         assert unknown_names(block) == [], block
@@ -127,6 +132,7 @@ EARLIER = {
     "runs/share-rte-cola-stsb": "share --tasks rte,cola,stsb --data glue",
     "runs/mlm-imp": "imp --task mlm --data wikitext-2",
     "runs/squad-imp": "imp --task squad --data squad",
+    "runs/first": "find --task sentiment --fraction 0.25 --out runs/first",
 }
 """Studies that a section takes from sections before it, and what makes them."""
 
@@ -144,7 +150,7 @@ def commands_of(path: Path) -> dict[str, list[str]]:
     return {title: lines for title, lines in found.items() if lines}
 
 
-SECTIONS = [(path.name, title, lines) for path in MANUALS for title, lines in commands_of(path).items()]
+SECTIONS = [(place(path), title, lines) for path in MANUALS for title, lines in commands_of(path).items()]
 
 
 def short(line: str) -> list[str]:
