@@ -141,3 +141,13 @@ def test_without_extras_commands_of_studies_say_so_and_others_work(tmp_path: Pat
     assert first == second
     assert first.endswith('`pip install "supertickets[report]"`.')
     assert "not a ticket folder" in third
+
+
+def test_the_oldest_versions_are_the_floors() -> None:
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    oldest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    asked = [*PROJECT["dependencies"], *(one for extra in PROJECT["optional-dependencies"].values() for one in extra)]
+    floors = dict(match.groups() for one in asked if (match := re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\d.]+)", one)))
+    assert set(oldest) <= set(floors)
+    for name, version in oldest.items():
+        assert re.fullmatch(rf"{re.escape(floors[name])}(\.0)*", version), name
