@@ -54,14 +54,14 @@ def all_help() -> str:
 
 
 def notebook_page(path: Path) -> str:
-    """Return a notebook's texts, code and printed outputs as Markdown."""
+    """Return a notebook's texts, code and what it prints as Markdown."""
     parts = []
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
             parts.append(cell.source)
             continue
         parts.append(f"```python\n{cell.source}\n```")
-        said = "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
+        said = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
         if said:
             parts.append(f"```text\n{said.rstrip()}\n```")
     where = f"The notebook: [docs/notebooks/{path.name}](../../docs/notebooks/{path.name})."

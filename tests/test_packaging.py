@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "supertickets"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = {"huggingface-hub": "huggingface_hub", "pyyaml": "yaml", "python-dateutil": "dateutil"}
-COMES_ALONG = {"pydantic_core": "pydantic", "tokenizers": "transformers"}
+COMES_ALONG = {"markupsafe": "jinja2", "pydantic_core": "pydantic", "tokenizers": "transformers"}
 """Packages that the source imports and pyproject.toml does not name, and what they come with at all times."""
 
 
