@@ -156,4 +156,6 @@ def test_a_notebook_is_stored_as_it_was_run(path: Path) -> None:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert any(cell.outputs for cell in cells)
     for cell in cells:
-        assert all(output.get("name") == "stdout" for output in cell.outputs), "no warnings, bars and paths of a machine"
+        assert all(output.get("name") == "stdout" for output in cell.outputs), (
+            "no warnings, bars and paths of a machine"
+        )

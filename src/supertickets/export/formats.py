@@ -60,7 +60,8 @@ def dense_model(exported: Exported) -> "PreTrainedModel":
     if ticket is None:
         return model
     with undisturbed(), quiet_transformers():
-        dense: PreTrainedModel = type(model)(plain_config(model)).to(model.dtype)
+        dense: PreTrainedModel = type(model)(plain_config(model))
+        torch.nn.Module.to(dense, model.dtype)  # as typed, PreTrainedModel.to is of no method
     with torch.no_grad():
         for parameter in dense.parameters():
             parameter.zero_()

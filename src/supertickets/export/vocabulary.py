@@ -139,7 +139,7 @@ def cut_vocabulary(model: "PreTrainedModel", tokenizer: Any, texts: Iterable[Tex
     """
     check_fast(tokenizer)
     texts = list(texts)
-    whole = int(model.get_input_embeddings().weight.shape[0])
+    whole = len(_words(model))
     read = _ids_read(model, whole)
     used = read.union(*(found for some in _chunks(texts) for found in encode_texts(tokenizer, some)))
     smaller = cut_tokenizer(tokenizer, used, model.config)
@@ -180,7 +180,7 @@ def differences_elsewhere(model: "PreTrainedModel", tokenizer: Any, texts: Seque
         return None
     order = np.random.default_rng(0).permutation(len(texts))
     half, rest = ([texts[place] for place in places] for places in np.array_split(order, 2))
-    used = _ids_read(model, int(model.get_input_embeddings().weight.shape[0]))
+    used = _ids_read(model, len(_words(model)))
     used = used.union(*(found for some in _chunks(half) for found in encode_texts(tokenizer, some)))
     return texts_that_differ(tokenizer, cut_tokenizer(tokenizer, used, model.config), rest)
 
@@ -236,7 +236,7 @@ def _module_fields(model: "PreTrainedModel") -> Iterator[tuple[Any, str, int]]:
     """Yield the ids of tokens that modules have copied from their config: padding's, ESM's mask."""
     from torch import nn
 
-    words = model.get_input_embeddings().weight
+    words = _words(model)
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.weight is not words:
             continue  # its padding is a position
@@ -274,7 +274,7 @@ def _keep_rows(model: "PreTrainedModel", kept: NDArray[np.int64], whole: int) ->
             setattr(config, name, renumbered if isinstance(getattr(config, name), list) else renumbered[0])
         if getattr(config, "vocab_size", None) == whole:
             config.vocab_size = len(kept)
-    of_words = model.get_input_embeddings().weight
+    of_words = _words(model)
     for parameter in _with_rows(model, whole):  # tied ones are the same object
         parameter.data = parameter.data[rows.to(parameter.device)].clone()
     for module in model.modules():
@@ -283,16 +283,22 @@ def _keep_rows(model: "PreTrainedModel", kept: NDArray[np.int64], whole: int) ->
                 if getattr(module, name, None) == whole:
                     setattr(module, name, len(kept))
         if getattr(module, "vocab_size", None) == whole:
-            module.vocab_size = len(kept)
+            vars(module)["vocab_size"] = len(kept)
         if (bias := dict(module.named_buffers(recurse=False)).get("final_logits_bias")) is not None:  # BART's
             module.final_logits_bias = bias[:, rows.to(bias.device)]
+
+
+def _words(model: "PreTrainedModel") -> "nn.Parameter":
+    """Return a model's word embeddings `[rows, width]`."""
+    weight: nn.Parameter = model.get_input_embeddings().weight  # type: ignore[assignment]
+    return weight
 
 
 def _with_rows(model: "PreTrainedModel", whole: int) -> "list[nn.Parameter]":
     """Return the parameters with a row for each token, each once: the words, and what predicts them."""
     from torch import nn
 
-    found = [model.get_input_embeddings().weight]
+    found: list[nn.Parameter] = [_words(model)]
     if (output := model.get_output_embeddings()) is not None:
         found += [one for one in (output.weight, getattr(output, "bias", None)) if one is not None]
     for module in new_modules(model):  # biases of heads that predict tokens are beside the layer, too

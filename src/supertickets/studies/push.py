@@ -121,7 +121,9 @@ def _published(
     """Return what the card says beside the ticket: every seed's score, the verdict, the dataset."""
     evidence = load_evidence(ticket)
     trainings = () if evidence is None else evidence.trainings
-    columns, sentences, rows = ("kind",), (), ()
+    columns: tuple[str, ...] = ("kind",)
+    sentences: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
     if opened is not None:
         runs = opened.replay()
         findings = with_looks(opened.study.analyse(runs, opened.settings), opened.folder)

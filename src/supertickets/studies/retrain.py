@@ -181,11 +181,15 @@ def repeat(rerun: Rerun, quiet: bool = True) -> Retrained:
 
     from supertickets.lab.progress import ProgressDisplay
 
-    known = {"models": {rerun.base.weight_hash: rerun.base}, "tasks": {rerun.task.fingerprint(): rerun.task}}
     with TemporaryDirectory(prefix="supertickets-") as place:
         folder = Path(place)
         display = ProgressDisplay(Console(stderr=True, quiet=quiet), folder)
-        machine = Machine(device=rerun.device, threads=rerun.trial.recipe.threads, **known)
+        machine = Machine(
+            device=rerun.device,
+            threads=rerun.trial.recipe.threads,
+            models={rerun.base.weight_hash: rerun.base},
+            tasks={rerun.task.fingerprint(): rerun.task},
+        )
         with Lab(folder, machine, display) as lab, display:
             (run,) = lab.run([Step({"kind": "again", "seed": rerun.trial.seed}, rerun.trial)]).runs
         if run.outcome is None:
