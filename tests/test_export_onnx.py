@@ -32,7 +32,8 @@ ALONE = """
 import runpy, sys
 for name in ("supertickets", "transformers", "torch"):
     sys.modules[name] = None
-runpy.run_path(sys.argv[1], run_name="__main__")
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
