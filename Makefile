@@ -36,7 +36,7 @@ dist: .venv/dev-installed  ## build the sdist and the wheel, and try the wheel a
 	$(PYTHON) scripts/try_wheel.py dist
 
 docs: build/example/report.html  ## build the site into site/, without a warning; the report in it is of a small study
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 build/example/report.html: .venv/dev-installed
 	$(BIN)/supertickets find --task sentiment --seeds 2 --levels 0.1,0.3,0.5,0.7 \
