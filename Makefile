@@ -39,7 +39,7 @@ docs: build/example/report.html  ## build the site into site/, without a warning
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 build/example/report.html: .venv/dev-installed
-	$(BIN)/supertickets find --task sentiment --seeds 2 --levels 0.1,0.3,0.5,0.7 \
+	$(BIN)/supertickets find --task entailment --seeds 2 --levels 0.1,0.3,0.5,0.7 \
 		--kinds winning,random --epochs 3 --out build/example
 
 format: .venv/dev-installed

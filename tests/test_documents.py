@@ -132,7 +132,7 @@ EARLIER = {
     "runs/share-rte-cola-stsb": "share --tasks rte,cola,stsb --data glue",
     "runs/mlm-imp": "imp --task mlm --data wikitext-2",
     "runs/squad-imp": "imp --task squad --data squad",
-    "runs/first": "find --task sentiment --out runs/first",
+    "runs/first": "find --task entailment --out runs/first",
 }
 """Studies that a section takes from sections before it, and what makes them."""
 
