@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from supertickets.studies.exporting import export_model
     from supertickets.studies.measure import measure
     from supertickets.studies.plan import plan_study
+    from supertickets.studies.push import push
     from supertickets.studies.report import report
     from supertickets.studies.run import Result, run_study
     from supertickets.studies.study import Study, study
@@ -53,6 +54,7 @@ _HOME = {
     "load_weight_ticket": "tickets.folder",
     "measure": "studies.measure",
     "plan_study": "studies.plan",
+    "push": "studies.push",
     "report": "studies.report",
     "run_study": "studies.run",
     "study": "studies.study",
@@ -81,6 +83,7 @@ __all__ = [
     "load_weight_ticket",
     "measure",
     "plan_study",
+    "push",
     "report",
     "run_study",
     "share",

@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from supertickets.errors import StudyError, TicketError
+from supertickets.errors import StudyError, TicketError, needs
 from supertickets.export.formats import in_float32, plain_config
 from supertickets.export.reloaded import dev_outputs
 from supertickets.export.same import Run, batches_of, check_same, output_names, run_of, texts_for
@@ -30,7 +29,6 @@ from supertickets.training.devices import undisturbed
 from supertickets.training.objectives import Sequences, objective_of
 
 MODEL, INT8 = "model.onnx", "model.int8.onnx"
-_NEEDS = ("onnx", "onnxruntime", "onnxscript")
 _ONE_FILE = 1_900_000_000
 """A file of ONNX has at most 2 GB; the weights of larger models go beside it."""
 _DEV_AT_ONCE = 32
@@ -38,8 +36,7 @@ _DEV_AT_ONCE = 32
 
 def check_installed() -> None:
     """Raise TicketError where a package is missing that writes or runs ONNX."""
-    if missing := [name for name in _NEEDS if find_spec(name) is None]:
-        raise TicketError(f"--to onnx needs {' and '.join(missing)}: `pip install 'supertickets[onnx]'`.")
+    needs("onnx", "--to onnx")
 
 
 def write_onnx(exported: Exported, folder: Path, int8: bool = False) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supertickets.errors import StudyError, TicketError
+from supertickets.errors import StudyError, TicketError, needs
 from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import OUTCOME, PARTIAL
@@ -53,12 +53,9 @@ _LIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPEND
 
 def require_submitit() -> Any:
     """Return the submitit module; raises TicketError, saying what to install, if there is none."""
-    try:
-        import submitit
-    except ImportError as error:
-        raise TicketError(
-            "--backend slurm needs submitit: `pip install '.[slurm]'` in your clone of supertickets."
-        ) from error
+    needs("slurm", "--backend slurm")
+    import submitit
+
     return submitit
 
 
