@@ -6,6 +6,7 @@ torch's exporter takes seconds even for tiny models, so these are slow tests.
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import supertickets
 from helpers.exported import LABELS, save_ticket
 from helpers.models import pads_with_1, save_tiny_model
 from helpers.optional import lack
-from supertickets.errors import StudyError
+from supertickets.errors import EXTRAS, StudyError
 from supertickets.export import to_onnx
 from supertickets.export.same import check_same, run_of
 from supertickets.export.source import open_ticket
@@ -39,8 +40,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture(autouse=True)
 def _packages() -> None:
-    for name in ("onnx", "onnxruntime", "onnxscript"):
-        if to_onnx.find_spec(name) is None:
+    for name in EXTRAS["onnx"]:
+        if find_spec(name) is None:
             lack(f"{name} is not installed")
 
 
@@ -138,7 +139,7 @@ def test_a_study_with_8_bits(words: dict[str, Path], tmp_path: Path) -> None:
     # The comparison with torch, with a graph of another model.
     other = open_ticket(result.shipped["ticket"])
     other.model.classifier.bias.data += 1.0
-    session = to_onnx._session(tmp_path / "onnx" / to_onnx.MODEL)
+    session = to_onnx.session_of(tmp_path / "onnx" / to_onnx.MODEL)
     assert check_same(exported, run_of(exported.model, "sequence"), session, "it") < 1e-4
     with pytest.raises(StudyError, match="so it is not written"):
         check_same(other, run_of(other.model, "sequence"), session, "it")

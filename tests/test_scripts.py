@@ -64,6 +64,13 @@ def check_latency(said: str) -> None:
         assert 0 <= median <= worst
 
 
+def check_runtimes(said: str) -> None:
+    rows = re.findall(r"^(\S+) +(\S+) ms +(\S+) ms +(\S+) +(\S+)$", said, re.M)
+    assert [row[0] for row in rows] == ["torch", "model.onnx", "model.int8.onnx"]
+    assert all(float(number) > 0 for row in rows for number in row[1:])
+    assert float(rows[0][4]) == 1
+
+
 def check_targets(said: str) -> None:
     rows = re.findall(r"^default +\S+ +\w+ +1 +(\S+) % +(\S+) % +(\S+) % +(\S+) %", said, re.MULTILINE)
     assert len(rows) == 4
@@ -126,6 +133,7 @@ def check_replay(said: str) -> None:
         ("benchmarks/throughput.py", check_throughput),
         ("benchmarks/sharing.py", check_sharing),
         ("benchmarks/latency.py", check_latency),
+        ("benchmarks/runtimes.py", check_runtimes),
         ("benchmarks/targets.py", check_targets),
         ("benchmarks/masking.py --memory", check_masking),
         ("benchmarks/replay_search.py", check_replay),

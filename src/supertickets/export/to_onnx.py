@@ -62,7 +62,7 @@ def write_onnx(exported: Exported, folder: Path, int8: bool = False) -> dict[str
     notices, files = [], [MODEL]
     made: dict[str, Any] = {
         "parameters": model.num_parameters(),
-        "largest_difference": check_same(exported, expected, _session(folder / MODEL), MODEL),
+        "largest_difference": check_same(exported, expected, session_of(folder / MODEL), MODEL),
     }
     if int8:
         _quantise(folder)
@@ -127,21 +127,18 @@ def _export(exported: Exported, model: Any, path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the context the exporter says nothing of packages that it does without."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [one.level for one in loggers]
+    """Within the context the exporter says nothing of packages that it does without, nor quantisation of other ways."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for one in loggers:
-            one.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for one, level in zip(loggers, levels, strict=True):
-                one.setLevel(level)
+            logging.disable(before)
 
 
-def _session(path: Path) -> Run:
+def session_of(path: Path) -> Run:
     """Return what onnxruntime computes of a file, on as many threads as torch uses."""
     import onnxruntime
 
@@ -201,6 +198,6 @@ def _dev_scores(exported: Exported, paths: list[Path]) -> tuple[dict[str, dict[s
 def _on_dev(exported: Exported, task: Task, path: Path) -> dict[str, float]:
     # What is exported predicts in the targets' own units: a number is an output like any other.
     objective = Sequences(False, task.outputs) if task.form == "sequence" else objective_of(task)
-    model, tokenizer, where = _AsModel(_session(path)), exported.tokenizer, torch.device("cpu")
+    model, tokenizer, where = _AsModel(session_of(path)), exported.tokenizer, torch.device("cpu")
     found = dev_outputs(model, objective, task, tokenizer, exported.max_length, _DEV_AT_ONCE, "float32", where)
     return evaluate(task.metrics, task.dev.targets, found)
