@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModel, PreTrainedModel
 
+from helpers.models import tiny_config
 from supertickets.anatomy import FAMILIES, Family, Shape
 from supertickets.anatomy.cost import forward_flops, parameters
 from supertickets.anatomy.family import _NO_CLASS, _NOT_YET
 from supertickets.anatomy.parts import index, size_of, width
 from supertickets.cli import main
+from supertickets.models import quiet_transformers
 from supertickets.tickets import Ticket
 
 AXES = ("h d", "3 h d", "h 3 d", "h d + g d + g d", "2 n", "n", "h", "g d", "2 h 3 d + n")
@@ -105,3 +109,24 @@ def test_transformers_classifies_texts_with_none_of_those_that_are_refused_for_i
 
     assert not set(_NOT_YET[_NO_CLASS]) & set(CLASSES)
     assert "bert" in CLASSES
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_the_longest_input_is_the_longest_that_runs(family: str) -> None:
+    """With positions in a table, one token more has none; others count them relative to each other."""
+    config = tiny_config(family)
+    longest = FAMILIES[family].max_length(config.to_dict())
+    with torch.no_grad(), quiet_transformers():
+        model = AutoModel.from_config(config).eval()
+        tables = [one for one in model.modules() if isinstance(one, torch.nn.Embedding) and one.num_embeddings in
+                  (longest, longest + 1, longest + 2)]  # fmt: skip
+        if longest > 1000 or not tables:
+            return
+        assert model(**of_length(longest, model)).last_hidden_state.isfinite().all()
+        with pytest.raises((IndexError, RuntimeError)):
+            model(**of_length(longest + 1, model))
+
+
+def of_length(tokens: int, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    ids = torch.full((1, tokens), 7)
+    return {"input_ids": ids} | ({"decoder_input_ids": ids[:, :1]} if model.config.is_encoder_decoder else {})

@@ -12,4 +12,5 @@ MPNET = replace(
         argument=("position_bias", 1),  # the encoder's, for all heads of all layers
     ),
     task_dropout=None,
+    positions_after_padding=True,  # from 1, whatever the config says of padding
 )
