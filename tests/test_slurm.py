@@ -29,6 +29,7 @@ from supertickets.lab.slurm_options import sbatch_options
 from supertickets.lab.trial import Trial
 from supertickets.lab.workbench import Workbench
 from supertickets.storage import write_atomically
+from supertickets.studies.folder import status
 
 
 @pytest.fixture(scope="module")
@@ -462,5 +463,5 @@ def test_a_study_on_slurm_is_the_local_one(
     spread = supertickets.find(study, out=tmp_path / "cluster", backend="slurm", workers=1)
     assert slurm.count == len(list((tmp_path / "local" / "trials").iterdir()))
     assert contents(spread.folder / "trials") == contents(local.folder / "trials")
-    status = supertickets.studies.folder.status(spread.folder)
-    assert (status["state"], status["jobs"]) == ("finished", [])
+    found = status(spread.folder)
+    assert (found["state"], found["jobs"]) == ("finished", [])

@@ -159,11 +159,13 @@ def _quantise(folder: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _quiet():
-        # Unsigned: products of signed and unsigned bytes overflow on processors without VNNI.
+        # Signed weights take half of the time of unsigned ones where there is VNNI. Of 7 bits, since without VNNI sums
+        # of two products would overflow in silence, and the file does not know where it will run.
         quantize_dynamic(
             folder / MODEL,
             folder / INT8,
-            weight_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            reduce_range=True,
             per_channel=True,
             use_external_data_format=any(folder.glob(f"{MODEL}.data")),
         )
