@@ -17,7 +17,7 @@ import torch
 
 from supertickets.anatomy.cost import units
 from supertickets.export.source import Exported, open_model
-from supertickets.export.to_onnx import INT8, MODEL, check_installed, session_of, write_onnx
+from supertickets.export.to_onnx import INT8, MODEL, session_of, write_onnx
 from supertickets.lab.forward import Forward, forward_of, prepared
 from supertickets.lab.latency import take_turns
 from supertickets.lab.measured import Batch
@@ -52,7 +52,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.smallest:
         options.repeats, options.length = 1, 8
-    check_installed()
     base, kinds = find_model(options.model), tuple(options.structures.split(","))
     of, full = units(base.shape, kinds), Ticket.full(*base.shape.of_tickets)
     ticket = draw_random(full.shape, of, counts_at(options.level, of), options.level, 0, Drawing(structures=kinds))

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.models import STOCK_CLASSES, load_tokenizer, quiet_transformers
+from supertickets.models import STOCK_CLASSES, form_of_class, load_tokenizer, quiet_transformers
 from supertickets.tasks import Split
 from supertickets.training.recipe import Precision
 
@@ -30,9 +30,9 @@ def predict(
 
     kind = (AutoConfig.from_pretrained(model, local_files_only=True).architectures or ["none"])[0]
     if not kind.endswith("ForSequenceClassification"):
-        stock = next((one for one in STOCK_CLASSES.values() if kind.endswith(one.removeprefix("AutoModel"))), None)
-        way = "transformers" if stock is None else f"transformers' {stock}"
-        way += " or its pipeline('token-classification')" if stock == STOCK_CLASSES["tokens"] else ""
+        form = form_of_class(kind)
+        way = "transformers" if form is None else f"transformers' {STOCK_CLASSES[form]}"
+        way += " or its pipeline('token-classification')" if form == "tokens" else ""
         raise TicketError(f"{model}: expected a sequence classification model, got a {kind}; load it with {way}.")
 
     with quiet_transformers(), undisturbed():

@@ -13,7 +13,7 @@ from typing import Any
 from supertickets.errors import StudyError, TicketError
 from supertickets.export.card import Published, is_on_hub, ticket_card
 from supertickets.export.evidence_file import EVIDENCE, rehash
-from supertickets.models import DEFAULT_MODEL, STOCK_CLASSES, own_files
+from supertickets.models import DEFAULT_MODEL, form_of_class, own_files
 from supertickets.tasks import Form
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_ARRAYS, TICKET_JSON, UNNAMED_BASE, SharedTicket
 
@@ -72,12 +72,8 @@ def write_published(
 def form_of(folder: Path) -> Form:
     """Return the form of the tasks that a ticket folder's model is for, `sequence` where it has none."""
     path = folder / MODEL_FOLDER / "config.json"
-    if path.is_file():
-        named = (json.loads(path.read_text(encoding="utf-8")).get("architectures") or [""])[0]
-        for form, stock in STOCK_CLASSES.items():
-            if named.endswith(stock.removeprefix("AutoModel")):
-                return form
-    return "sequence"
+    named = json.loads(path.read_text(encoding="utf-8")).get("architectures") if path.is_file() else None
+    return form_of_class((named or [""])[0]) or "sequence"
 
 
 def _copy_model(old: Path, new: Path, shared: SharedTicket[Any]) -> None:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from supertickets.anatomy import Family, family_of
 from supertickets.errors import TicketError
 from supertickets.export.apply import applied, base_of
-from supertickets.models import STOCK_CLASSES, find_model, load_model, load_tokenizer, quiet_transformers
+from supertickets.models import (
+    STOCK_CLASSES,
+    find_model,
+    form_of_class,
+    load_model,
+    load_tokenizer,
+    quiet_transformers,
+)
 from supertickets.models.checkpoint import as_misuse, outside_names
 from supertickets.storage import read_json, user_path
 from supertickets.tasks import Form, Task
@@ -135,8 +142,7 @@ def _cut_model(name: str, folder: Path) -> Exported:
 
 def _form(config: dict[str, Any]) -> Form | None:
     """Return the form of tasks that a saved model's class is for; None for an encoder alone."""
-    saved = str((config.get("architectures") or [""])[0])
-    return next((form for form, stock in STOCK_CLASSES.items() if saved.endswith(stock[len("AutoModel") :])), None)
+    return form_of_class(str((config.get("architectures") or [""])[0]))
 
 
 def _stock(form: Form | None) -> Any:

@@ -34,11 +34,6 @@ _ONE_FILE = 1_900_000_000
 _DEV_AT_ONCE = 32
 
 
-def check_installed() -> None:
-    """Raise TicketError where a package is missing that writes or runs ONNX."""
-    needs("onnx", "--to onnx")
-
-
 def write_onnx(exported: Exported, folder: Path, int8: bool = False) -> dict[str, Any]:
     """Write a model as ONNX with its tokenizer, config.json (labels) and an example that runs it.
 
@@ -46,7 +41,7 @@ def write_onnx(exported: Exported, folder: Path, int8: bool = False) -> dict[str
     do on the task's dev set. Raises TicketError for decoders and where a package is missing, StudyError if the
     exporter fails, or if onnxruntime does not compute what torch does (see `same.check_same`).
     """
-    check_installed()
+    needs("onnx", "--to onnx")
     family = exported.family
     if family.causal or family.decoder is not None:
         raise TicketError(

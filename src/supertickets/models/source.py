@@ -27,6 +27,15 @@ STOCK_CLASSES: dict[Form, str] = {
 """What transformers calls models of each form of tasks."""
 
 
+def form_of_class(name: str) -> Form | None:
+    """Return the form of tasks that a class of transformers is for; None for an encoder without an output layer.
+
+    >>> form_of_class("BertForTokenClassification"), form_of_class("BertModel")
+    ('tokens', None)
+    """
+    return next((form for form, stock in STOCK_CLASSES.items() if name.endswith(stock.removeprefix("AutoModel"))), None)
+
+
 def prunable_weights(base: BaseModel, pruning: Pruning) -> "dict[str, NDArray[np.floating]]":
     """Return the weights of a base model that may be pruned (see `surgery.masks.prunable`), float32 arrays by name.
 

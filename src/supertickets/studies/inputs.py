@@ -21,6 +21,7 @@ from supertickets.studies.run import runs_of
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Study
 from supertickets.tickets import Ticket
+from supertickets.tickets.folder import TICKET_JSON
 from supertickets.tickets.hub import ticket_folder
 from supertickets.tickets.weights import WeightTicket
 
@@ -75,6 +76,17 @@ def open_study(folder: Path | str) -> OpenStudy:
     kind = STUDIES[settings.study]
     inputs = kind.Inputs.load(folder) if kind.Inputs is not None and kind.needs_inputs(settings) else None
     return OpenStudy(kind(inputs), settings, load_tasks(folder))
+
+
+def ticket_of_study(folder: Path) -> Path:
+    """Return the ticket folder that a study has shipped; raises TicketError if there is none, or one for each task."""
+    if found := sorted(path.parent for path in folder.glob(f"*/{TICKET_JSON}")):
+        return found[0]
+    if inside := sorted(str(path.parent) for path in folder.glob(f"models/*/{TICKET_JSON}")):
+        raise TicketError(f"{folder}: the study has a ticket for each task; name one of {', '.join(inside)}.")
+    raise TicketError(
+        f"{folder}: the study has no ticket folder; expected a finished study of `find` or `imp`, or a ticket folder."
+    )
 
 
 def open_tickets(path: Path, sparsity: float | None = None) -> list[FoundTicket]:

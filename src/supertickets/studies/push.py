@@ -15,11 +15,11 @@ from supertickets.export.evidence_file import load_evidence
 from supertickets.export.publish import PATTERNS, for_others, with_model, write_published
 from supertickets.storage import user_path
 from supertickets.studies.config import SETTINGS_FILE
-from supertickets.studies.inputs import OpenStudy, open_study
+from supertickets.studies.inputs import OpenStudy, open_study, ticket_of_study
 from supertickets.studies.looks import with_looks
 from supertickets.tasks import TASKS, TaskSource, squad, task_name
 from supertickets.tasks.glue import HUB_ID, GlueTask
-from supertickets.tickets.folder import TICKET_JSON, UNNAMED_BASE, SharedTicket, load_any_ticket
+from supertickets.tickets.folder import UNNAMED_BASE, SharedTicket, load_any_ticket
 from supertickets.tickets.hub import hub_name
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def push(
         raise TicketError(f"--base {base}: expected the base model's id on the hub as org/name.")
     folder = user_path(path)
     opened = open_study(folder) if (folder / SETTINGS_FILE).is_file() else None
-    ticket = folder if opened is None else _ticket_of(folder)
+    ticket = folder if opened is None else ticket_of_study(folder)
     shared = load_any_ticket(ticket)
     chosen, public = with_model(what, ticket), for_others(shared, base)
     published = _published(ticket, shared, opened, repository, chosen, revision)
@@ -98,16 +98,6 @@ def _notices(shared: SharedTicket[Any], chosen: str, asked: str | None) -> Itera
             "The base model is a folder, whose name is not published: whoever uses the ticket has to name the model. "
             "With --base the ticket names one on the hub."
         )
-
-
-def _ticket_of(study: Path) -> Path:
-    """Return the ticket folder in a study's folder; raises TicketError if there is none."""
-    found = sorted(path.parent for path in study.glob(f"*/{TICKET_JSON}"))
-    if found:
-        return found[0]
-    if inside := sorted(str(path.parent) for path in study.glob(f"models/*/{TICKET_JSON}")):
-        raise TicketError(f"{study}: the study has a ticket for each task; name one of {', '.join(inside)}.")
-    raise TicketError(f"{study}: there is no ticket in it; expected a finished study of `find` or `imp`.")
 
 
 def _published(

@@ -16,7 +16,7 @@ from supertickets.lab.outcome import OUTCOME, load_outcome
 from supertickets.lab.trial import SCHEMA
 from supertickets.models import find_model
 from supertickets.studies.config import SETTINGS_FILE
-from supertickets.studies.inputs import open_study
+from supertickets.studies.inputs import open_study, ticket_of_study
 from supertickets.studies.retrain import Retrained, compare_model, prepare_rerun, repeat
 from supertickets.tasks import TaskSource
 from supertickets.tasks.tables import counted
@@ -97,7 +97,7 @@ def verify(
     source: TaskSource | None = None
     checks: list[Check] = []
     if (folder / SETTINGS_FILE).is_file():
-        study, folder = folder, _ticket_of(folder)
+        study, folder = folder, ticket_of_study(folder)
         tasks = open_study(study).tasks
         source = tasks[0].source if tasks else None
         checks += _study(study, folder)
@@ -118,17 +118,6 @@ def verify(
     if checks[-1].verdict == "wrong":
         return Verification(folder, (*checks, _NOT_TRAINED))
     return Verification(folder, tuple(checks), repeat(rerun, quiet))
-
-
-def _ticket_of(study: Path) -> Path:
-    """Return the ticket folder in a study's folder."""
-    found = sorted(path.parent for path in study.glob(f"*/{TICKET_JSON}"))
-    if not found:
-        raise TicketError(
-            f"{study}: the study has no ticket folder; expected a finished study of `find` or `imp`, or a ticket "
-            "folder (of `share`: one in its models/)."
-        )
-    return found[0]
 
 
 def _folder(folder: Path, model: str | None) -> tuple[Evidence | None, SharedTicket[Any] | None, list[Check]]:
