@@ -18,6 +18,7 @@ from supertickets.surgery.cut import cut
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.scoring import ScoringSettings
+from supertickets.training import devices
 from supertickets.training.batches import ORDERS, EncodedTask, bucketed
 from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.devices import choose_precision
@@ -361,3 +362,16 @@ def test_precision() -> None:
     assert choose_precision("float32", CPU) == "float32"
     assert choose_precision("auto", CPU) in ("float32", "bfloat16")
     assert choose_precision("auto", torch.device("mps")) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("has", "bfloat16", "chosen"),
+    [("avx512_bf16", 0.5, "bfloat16"), ("avx512_bf16", 2.0, "float32"), ("avx2", 0.5, "float32")],
+)
+def test_auto_is_the_faster_precision(has: str, bfloat16: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instructions for bfloat16 may take half of float32's time, or twice as long: only a measurement tells."""
+    seconds = {torch.float32: 1.0, torch.bfloat16: bfloat16}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {has: True})
+    monkeypatch.setattr(devices, "_seconds_of_product", lambda left, right: seconds[left.dtype])
+    monkeypatch.setattr(devices, "_multiplies_bfloat16_faster", devices._multiplies_bfloat16_faster.__wrapped__)
+    assert choose_precision("auto", CPU) == chosen

@@ -144,7 +144,7 @@ class StudySettings(Recipe, Running):
     )
     # A recipe's precision is settled; only settings may leave it to the machine.
     precision: Literal["auto", "float32", "bfloat16"] = Field(  # type: ignore[assignment]
-        "auto", description="precision of the forward pass; auto: bfloat16 if the hardware supports it natively"
+        "auto", description="precision of the forward pass; auto: bfloat16 where this machine computes faster in it"
     )
 
     study: ClassVar[str]
