@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo quick test check coverage medium lint types dist docs format clean
+.PHONY: demo quick test check coverage medium bench lint types dist docs format clean
 
 demo: .venv/demo-installed  ## find a super ticket with the built-in default: small encoder, generated task, two seeds
 	$(BIN)/supertickets find --out demo
@@ -19,6 +19,10 @@ medium: .venv/dev-installed  ## measure all tests except the slow ones, on an id
 
 check: lint types  ## what CI runs: lint, types and every test; a missing browser or Ray is an error
 	SUPERTICKETS_TEST_ALL=1 $(BIN)/pytest -n 2 --dist worksteal
+
+bench: .venv/dev-installed  ## measure what users wait for, on an idle machine, into benchmarks/bench.json and docs/speed.md
+	$(PIP) torch-pruning==1.6.1
+	$(BIN)/python benchmarks/bench.py
 
 coverage: .venv/dev-installed  ## the tests of `test`, with the lines of the package that none of them runs
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-fail-under 95

@@ -84,10 +84,14 @@ class CompareSettings(DrawnSettings):
             idle.pop("schedule", None)
         if self.idle:
             named, measure = " and ".join(self.idle), self.importance
-            idle["choices"] = (
-                f"{named} is the study's own value, or is not used by its measure of importance ({measure}) or with "
-                f"its structures ({','.join(self.structures)})"
-            )
+            reasons = [
+                "is the study's own value",
+                f"is not used by its measure of importance ({measure})",
+                f"is not used with its structures ({','.join(self.structures)})",
+            ]
+            if self.score_examples == "settled":
+                reasons.append("does not go with --score-examples settled")
+            idle["choices"] = f"{named} {', or '.join(reasons)}"
         return idle
 
     def _changes_nothing(self, name: str, value: str) -> bool:

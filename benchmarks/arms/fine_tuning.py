@@ -1,22 +1,27 @@
-"""Trials per hour: --workers auto, --workers 1, and a plain loop over the transformers Trainer, in one run.
+"""Fine-tunings an hour: `--workers auto`, `--workers 1`, and a plain loop over the transformers Trainer.
 
-    python benchmarks/throughput.py --trainings 6 --rounds 2
-
-All three do the same dense trainings (default encoder, a built-in task, the same optimiser, schedule, batch size,
-epochs and precision, evaluation after each epoch). Each runs in its own process, including start-up, and they take
-turns, so that changes in the machine's speed affect all of them. Only the ratios carry over to other machines.
+All three do the same dense trainings (default encoder, the built-in task `acceptability`, the same optimiser, schedule,
+batch size, epochs and precision, evaluation after each epoch). Each runs in processes of its own, including start-up,
+and they take turns. Memory is that of the largest process.
 """
 
-import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the arms are run as scripts, too
+from figures import Figure, of_pairs
+
+TASK = "acceptability"
 ARMS = ("auto", "one worker", "transformers Trainer")
 
 
@@ -43,12 +48,11 @@ def lab_arm(asked: dict[str, Any], trainings: int, workers: str) -> None:
     with tempfile.TemporaryDirectory() as folder, Lab(Path(folder), machine) as lab:
         runs = lab.run(steps).runs
         assert all(run.finished for run in runs), [run.failure for run in runs]
-        print(json.dumps([run.outcome.score for run in runs]))
+        tell([run.outcome.score for run in runs])
 
 
 def trainer_arm(asked: dict[str, Any], trainings: int) -> None:
     """What one would write by hand: the stock model, dynamic padding, a loop over seeds, all threads."""
-    import numpy as np
     import torch
     from transformers import (
         AutoModelForSequenceClassification,
@@ -115,52 +119,44 @@ def trainer_arm(asked: dict[str, Any], trainings: int) -> None:
             )
             trainer.train()
             scores.append(trainer.evaluate()["eval_score"])
-    print(json.dumps(scores))
+    tell(scores)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="acceptability")
-    parser.add_argument("--trainings", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--smallest", action="store_true", help="one round of one training, an epoch of few examples")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    asked: dict[str, Any] = {"task": options.task}
-    if options.smallest:
-        options.trainings, options.rounds = 1, 1
-        asked |= {"epochs": 1, "fraction": 0.01}
-    if options.arm == "transformers Trainer":
-        trainer_arm(asked, options.trainings)
-        return 0
-    if options.arm:
-        lab_arm(asked, options.trainings, "auto" if options.arm == "auto" else "1")
-        return 0
-    hours: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    for turn in range(options.rounds):
+def tell(scores: list[float]) -> None:
+    """Print what came out, and the megabytes of the largest process."""
+    used = max(resource.getrusage(which).ru_maxrss for which in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps({"scores": scores, "megabytes": used / 1024}))
+
+
+def one_arm(name: str, trainings: int, smallest: bool) -> dict[str, Any]:
+    """Run an arm in a process of its own; return its seconds, scores and memory."""
+    started = time.monotonic()
+    command = [sys.executable, __file__, name, str(trainings), *(["smallest"] if smallest else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return {"seconds": time.monotonic() - started, **json.loads(done.stdout.strip().splitlines()[-1])}
+
+
+def figures(smallest: bool) -> Iterator[Figure]:
+    trainings, rounds = (1, 1) if smallest else (6, 2)
+    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for _ in range(rounds):
         for arm in ARMS:
-            command = [sys.executable, __file__, "--arm", arm, "--task", options.task]
-            command += ["--smallest"] if options.smallest else []
-            started = time.monotonic()
-            done = subprocess.run(
-                [*command, "--trainings", str(options.trainings)], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                print(done.stderr)
-                return 1
-            seconds = time.monotonic() - started
-            hours[arm].append(options.trainings * 3600 / seconds)
-            scores = json.loads(done.stdout.strip().splitlines()[-1])
-            print(
-                f"round {turn + 1}, {arm}: {seconds:.0f} s, {hours[arm][-1]:.0f} trials an hour, "
-                f"mean score {statistics.mean(scores):.1f}",
-                flush=True,
-            )
+            found[arm].append(one_arm(arm, trainings, smallest))
+    hours = {arm: np.array([3600 * trainings / turn["seconds"] for turn in turns]) for arm, turns in found.items()}
+    for arm in ARMS:
+        yield of_pairs(f"{arm}: fine-tunings an hour", hours[arm])
+        yield Figure(f"{arm}: mean score", statistics.mean(statistics.mean(turn["scores"]) for turn in found[arm]))
+        yield Figure(f"{arm}: memory", max(turn["megabytes"] for turn in found[arm]), "MB")
     for arm in ARMS[1:]:
-        ratios = [a / b for a, b in zip(hours["auto"], hours[arm], strict=True)]
-        print(f"auto against {arm}: {statistics.median(ratios):.2f} times as many (median of {len(ratios)} pairs)")
-    return 0
+        yield of_pairs(f"auto beside {arm}", hours["auto"] / hours[arm], "x", at_least=1.0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    arm, trainings, *rest = sys.argv[1:]
+    asked: dict[str, Any] = {"task": TASK, **({"epochs": 1, "fraction": 0.01} if rest else {})}
+    if arm == "transformers Trainer":
+        trainer_arm(asked, int(trainings))
+    else:
+        lab_arm(asked, int(trainings), "auto" if arm == "auto" else "1")

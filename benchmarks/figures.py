@@ -1,0 +1,79 @@
+"""A figure of a benchmark, with its spread and its goal; and things that take turns to be timed."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from supertickets.lab.latency import take_turns
+
+PRODUCT = 1024
+"""The machine's peak is what it does in products of square matrices of this size."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number: the median of `pairs` turns and their quartiles, where it was measured more than once.
+
+    `at_most` and `at_least` are goals.
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    pairs: int = 1
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is met; None without one."""
+        if self.at_most is not None:
+            return self.value <= self.at_most
+        return None if self.at_least is None else self.value >= self.at_least
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON has of it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def of_pairs(name: str, values: NDArray[np.float64], unit: str = "", **goal: float) -> Figure:
+    """Return the figure of what was measured in turns: the median, and the quartiles."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return Figure(name, float(middle), unit, float(low), float(high), len(values), **goal)
+
+
+def product(precision: str) -> Callable[[], object]:
+    """Return a product of square matrices in a precision, of `2 PRODUCT^3` operations."""
+    left, right = (torch.ones(PRODUCT, PRODUCT, dtype=getattr(torch, precision)) for _ in range(2))
+    return lambda: left @ right
+
+
+def in_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, NDArray[np.float64]]:
+    """Return the seconds of arms that take turns, `[rounds]` each; each turn's are pairs."""
+    return take_turns(arms, rounds)
+
+
+def timed(arm: Callable[[], object]) -> float:
+    """Return the seconds that something takes, once."""
+    started = time.perf_counter()
+    arm()
+    return time.perf_counter() - started
+
+
+def rounded(value: float) -> str:
+    """Return a number with three digits that count.
+
+    >>> [rounded(one) for one in (0.12345, 12.3456, 1234.5)]
+    ['0.123', '12.3', '1,234']
+    """
+    if value == 0:
+        return "0"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
