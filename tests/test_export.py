@@ -267,9 +267,9 @@ def test_a_study(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> No
     assert texts_for(open_exported(tmp_path / "study"))[0] != found.examples().dev.text
     (tmp_path / "dense").rename(tmp_path / "gone")
     (tmp_path / "study" / "super-ticket").rename(tmp_path / "elsewhere")
-    with pytest.raises(TicketError, match="no ticket or model to export; see `supertickets status"):
+    with pytest.raises(TicketError, match="shipped no ticket or model; see `supertickets status"):
         export_model(tmp_path / "study", "dense", tmp_path / "dense")
     for name in ("one", "two"):
         save_ticket(tmp_path / "study" / "models" / name, tiny_model)
-    with pytest.raises(TicketError, match=r"it has several models; name one of .*one, .*two"):
+    with pytest.raises(TicketError, match=r"it has several; name one of .*one, .*two"):
         export_model(tmp_path / "study", "dense", tmp_path / "dense")

@@ -331,7 +331,7 @@ def test_a_studys_own_trainings_are_checked(study: Result, tmp_path: Path) -> No
     edit(trials[0] / "outcome.json", lambda content: content["epochs"][0].update(score=99.0))
     assert told(verify(folder))[0] == f"trials/{trials[0].name}"
     shutil.rmtree(folder / "super-ticket")
-    with pytest.raises(TicketError, match="has no ticket folder"):
+    with pytest.raises(TicketError, match="has shipped no ticket"):
         verify(folder)
 
 

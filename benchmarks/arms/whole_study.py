@@ -121,7 +121,7 @@ def difference(source: ModelSource, data: EncodedTask, recipe: Recipe, ticket: T
 
 def figures(smallest: bool) -> Iterator[Figure]:
     study = asked(32 if smallest else EXAMPLES)
-    levels = (0.5,) if smallest else LEVELS
+    levels = (0.3, 0.5) if smallest else LEVELS
     source = ModelSource(find_model("default"))
     recipe = fill(FindSettings, study | {"precision": choose_precision("auto", CPU)}, source.base.shape).recipe
     task = load_task(TaskSource.model_validate({name: study[name] for name in study.keys() & TaskSource.model_fields}))

@@ -22,7 +22,7 @@ from supertickets.studies.study import Inputs, Kept, Request, Study, study, trai
 from supertickets.tasks import Task, TaskFiles, TaskSource, count_of, load_task, take_part, task_name
 from supertickets.tasks.metrics import JUDGED
 from supertickets.tasks.task import CORPORA
-from supertickets.tickets.hub import hub_name
+from supertickets.tickets.hub import on_hub
 from supertickets.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Adapt(Study[AdaptSettings]):
         if not first.sources:
             raise TicketError("--sources: name the folder of a finished study of `find` or `share`.")
         for path in first.sources:
-            if not path.exists() and hub_name(path) is not None:
+            if on_hub(path) is not None:
                 raise TicketError(
                     f"--sources {path}: no such folder; expected a finished study's folder on this machine, since a "
                     "ticket on the hub has no trainings to go on from (`transfer` takes it with --tickets)."

@@ -12,15 +12,11 @@ from supertickets.errors import TicketError
 from supertickets.export import EXPORTERS
 from supertickets.storage import atomic_folder, check_free, user_path
 from supertickets.studies.config import SETTINGS_FILE
-from supertickets.studies.inputs import OpenStudy, open_study
+from supertickets.studies.inputs import OpenStudy, open_study, shipped_in
 from supertickets.tasks import Task, load_task
-from supertickets.tickets.folder import MODEL_FOLDER, SUPER_TICKET
 
 if TYPE_CHECKING:  # torch takes seconds to import, which no `--help` should
     from supertickets.export.source import Exported
-
-_SHIPPED = (SUPER_TICKET, "ticket", MODEL_FOLDER, "models/*")
-"""Where studies ship: `find` a super ticket or a base model, `imp` a ticket, `share` a ticket of each task."""
 
 
 def export_model(
@@ -89,7 +85,7 @@ def open_exported(path: Path | str, model: str | None = None, any_base: bool = F
 
     folder = user_path(path)
     study = open_study(folder) if (folder / SETTINGS_FILE).is_file() else None
-    place = folder if study is None else shipped_in(study)
+    place = folder if study is None else shipped_in(folder, "ticket or model")
     if is_ticket(place):
         found = open_ticket(place, model, any_base)
     elif model is not None or any_base:
@@ -105,20 +101,6 @@ def open_exported(path: Path | str, model: str | None = None, any_base: bool = F
     if is_ticket(place) and found.form is None:
         notices = (f"{path}: no trained weights were kept (--keep none), so {found.what} is exported.", *notices)
     return replace(found, examples=cache(lambda: _examples(study)), notices=notices)
-
-
-def shipped_in(study: OpenStudy) -> Path:
-    """Return the folder of the ticket or model that a study has shipped; raises TicketError unless it is one."""
-    folder = study.folder
-    found = [place for name in _SHIPPED for place in sorted(folder.glob(name)) if place.is_dir()]
-    if not found:
-        raise TicketError(
-            f"{folder}: this study of `{study.name}` has no ticket or model to export; see `supertickets status "
-            f"{folder}`."
-        )
-    if len(found) > 1:
-        raise TicketError(f"{folder}: it has several models; name one of {', '.join(map(str, found))}.")
-    return found[0]
 
 
 def _examples(study: OpenStudy) -> Task:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from supertickets.anatomy.cost import unlike
 from supertickets.errors import TicketError
@@ -21,7 +21,7 @@ from supertickets.studies.run import runs_of
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Study
 from supertickets.tickets import Ticket
-from supertickets.tickets.folder import TICKET_JSON
+from supertickets.tickets.folder import MODEL_FOLDER, SUPER_TICKET, TICKET_JSON
 from supertickets.tickets.hub import ticket_folder
 from supertickets.tickets.weights import WeightTicket
 
@@ -78,15 +78,23 @@ def open_study(folder: Path | str) -> OpenStudy:
     return OpenStudy(kind(inputs), settings, load_tasks(folder))
 
 
-def ticket_of_study(folder: Path) -> Path:
-    """Return the ticket folder that a study has shipped; raises TicketError if there is none, or one for each task."""
-    if found := sorted(path.parent for path in folder.glob(f"*/{TICKET_JSON}")):
-        return found[0]
-    if inside := sorted(str(path.parent) for path in folder.glob(f"models/*/{TICKET_JSON}")):
-        raise TicketError(f"{folder}: the study has a ticket for each task; name one of {', '.join(inside)}.")
-    raise TicketError(
-        f"{folder}: the study has no ticket folder; expected a finished study of `find` or `imp`, or a ticket folder."
-    )
+_SHIPPED = (SUPER_TICKET, "ticket", MODEL_FOLDER, "models/*")
+"""Where studies ship: `find` a super ticket or a base model, `imp` a ticket, `share` a ticket of each task."""
+
+
+def shipped_in(folder: Path, which: Literal["ticket", "ticket or model"] = "ticket") -> Path:
+    """Return the folder of the ticket, or of the ticket or model, that a study has shipped.
+
+    Raises TicketError if there is none, or one for each of several tasks.
+    """
+    found = [place for name in _SHIPPED for place in sorted(folder.glob(name)) if place.is_dir()]
+    if which == "ticket":
+        found = [place for place in found if (place / TICKET_JSON).is_file()]
+    if not found:
+        raise TicketError(f"{folder}: this study has shipped no {which}; see `supertickets status {folder}`.")
+    if len(found) > 1:
+        raise TicketError(f"{folder}: it has several; name one of {', '.join(map(str, found))}.")
+    return found[0]
 
 
 def open_tickets(path: Path, sparsity: float | None = None) -> list[FoundTicket]:

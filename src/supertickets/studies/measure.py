@@ -22,7 +22,7 @@ from supertickets.studies.exchange import FoundTicket, ticket_in
 from supertickets.studies.inputs import open_study
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import TICKET_JSON
-from supertickets.tickets.hub import hub_name, ticket_folder
+from supertickets.tickets.hub import on_hub, ticket_folder
 
 BATCH_SIZES, LENGTHS, REPEATS = (1, 32), (16, 128), 20
 PRECISIONS = ("float32", "bfloat16")
@@ -139,8 +139,8 @@ def _folder(path: Path | str, ticket: bool) -> Path:
     A name on the hub may be a model's too, which is a folder to come; not so if it has a revision or must be a
     `ticket`.
     """
-    folder, asked = user_path(path), hub_name(path)
-    if folder.exists() or asked is None or (asked.revision is None and folder.parent.is_dir()):
+    folder, asked = user_path(path), on_hub(path)
+    if asked is None:
         return folder
     if ticket or asked.revision is not None:
         return ticket_folder(path)

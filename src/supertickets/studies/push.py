@@ -15,7 +15,7 @@ from supertickets.export.evidence_file import load_evidence
 from supertickets.export.publish import PATTERNS, for_others, with_model, write_published
 from supertickets.storage import user_path
 from supertickets.studies.config import SETTINGS_FILE
-from supertickets.studies.inputs import OpenStudy, open_study, ticket_of_study
+from supertickets.studies.inputs import OpenStudy, open_study, shipped_in
 from supertickets.studies.looks import with_looks
 from supertickets.tasks import TASKS, TaskSource, squad, task_name
 from supertickets.tasks.glue import HUB_ID, GlueTask
@@ -72,7 +72,7 @@ def push(
         raise TicketError(f"--base {base}: expected the base model's id on the hub as org/name.")
     folder = user_path(path)
     opened = open_study(folder) if (folder / SETTINGS_FILE).is_file() else None
-    ticket = folder if opened is None else ticket_of_study(folder)
+    ticket = folder if opened is None else shipped_in(folder)
     shared = load_any_ticket(ticket)
     chosen, public = with_model(what, ticket), for_others(shared, base)
     published = _published(ticket, shared, opened, repository, chosen, revision)

@@ -16,7 +16,7 @@ from supertickets.lab.outcome import OUTCOME, load_outcome
 from supertickets.lab.trial import SCHEMA
 from supertickets.models import find_model
 from supertickets.studies.config import SETTINGS_FILE
-from supertickets.studies.inputs import open_study, ticket_of_study
+from supertickets.studies.inputs import open_study, shipped_in
 from supertickets.studies.retrain import Retrained, compare_model, prepare_rerun, repeat
 from supertickets.tasks import TaskSource
 from supertickets.tasks.tables import counted
@@ -97,7 +97,7 @@ def verify(
     source: TaskSource | None = None
     checks: list[Check] = []
     if (folder / SETTINGS_FILE).is_file():
-        study, folder = folder, ticket_of_study(folder)
+        study, folder = folder, shipped_in(folder)
         tasks = open_study(study).tasks
         source = tasks[0].source if tasks else None
         checks += _study(study, folder)

@@ -33,23 +33,33 @@ def hub_name(name: str | Path) -> HubName | None:
     return None if found is None else HubName(found["repository"], found["revision"])
 
 
+def on_hub(name: str | Path) -> HubName | None:
+    """Return the repository on the hub that a name means; None where it means a folder of this machine.
+
+    Of a name such as `runs/rte`, without a revision, is a folder `runs` here, so it is taken for a folder's.
+    """
+    folder, asked = user_path(name), hub_name(name)
+    if asked is None or folder.exists() or (asked.revision is None and folder.parent.is_dir()):
+        return None
+    return asked
+
+
 def ticket_folder(name: str | Path, with_model: bool = False) -> Path:
     """Return the local folder that `name` means: one that exists, or a repository on the hub, which is downloaded.
 
-    `org/name` is the repository's main branch, `org/name@revision` a branch, a tag or a commit of it. The files that a
-    ticket folder has are downloaded into the cache of huggingface_hub, those of the trained model only `with_model`;
-    where the hub cannot be asked, what is in the cache is used. Of a name such as `runs/rte`, without a revision, is
-    a folder `runs` here, so it is taken for a folder's.
+    `org/name` is the repository's main branch, `org/name@revision` a branch, a tag or a commit of it (see `on_hub`).
+    The files that a ticket folder has are downloaded into the cache of huggingface_hub, those of the trained model only
+    `with_model`; where the hub cannot be asked, what is in the cache is used.
 
     Raises TicketError if there is neither such a folder nor such a repository, or revision, or no ticket in it.
     """
     folder = user_path(name)
     if folder.exists():
         return folder
-    asked = hub_name(name)
-    if asked is None or (asked.revision is None and folder.parent.is_dir()):
+    asked = on_hub(name)
+    if asked is None:
         hint = "a folder"
-        if asked is None:
+        if hub_name(name) is None:
             hint += ", or a repository on the hub as org/name or org/name@revision"
         else:
             hint += f" (there is a folder {folder.parent} here; for a repository on the hub write {name}@main)"
