@@ -124,6 +124,13 @@ def check_keeping(said: str) -> None:
     assert sum(float(size) for _, size in found) < 0.1
 
 
+def check_drawing(said: str) -> None:
+    for theme in ("light", "dark"):
+        lines, size = numbers(rf"^phases-{theme}\.svg: (\d+) lines with bars, (\d+) kB$", said)
+        assert lines >= 3  # winning, random and losing tickets
+        assert size > 10
+
+
 def check_replay(said: str) -> None:
     cost, regret = numbers(r"^ *the whole grid +(\S+) +\S+ +(\S+)", said)
     assert (cost, regret) == (1.0, 0.0)
@@ -142,6 +149,7 @@ def check_replay(said: str) -> None:
         ("benchmarks/masking.py --memory", check_masking),
         ("benchmarks/replay_search.py", check_replay),
         ("scripts/keep_results.py", check_keeping),
+        ("scripts/draw_results.py", check_drawing),
         ("scripts/record_grid.py", check_recording),
         ("scripts/same_bits.py", check_bits),
         ("scripts/coverage.py", check_coverage),
