@@ -121,7 +121,7 @@ def difference(source: ModelSource, data: EncodedTask, recipe: Recipe, ticket: T
 
 def figures(smallest: bool) -> Iterator[Figure]:
     study = asked(32 if smallest else EXAMPLES)
-    levels = (0.3, 0.5) if smallest else LEVELS
+    levels, budget = ((0.3, 0.5), "0.9") if smallest else (LEVELS, "0.25")
     source = ModelSource(find_model("default"))
     recipe = fill(FindSettings, study | {"precision": choose_precision("auto", CPU)}, source.base.shape).recipe
     task = load_task(TaskSource.model_validate({name: study[name] for name in study.keys() & TaskSource.model_fields}))
@@ -138,7 +138,7 @@ def figures(smallest: bool) -> Iterator[Figure]:
         with undisturbed():
             for ticket in (full, *(ticket for ticket in tickets.values() for _ in KINDS)):
                 masks += timed(lambda ticket=ticket: by_masks(source.build(task.outputs, 0.1, 0), data, recipe, ticket))
-        winning, found = ours("winning", kinds=("winning",)), ours("search", search="halving")
+        winning, found = ours("winning", kinds=("winning",)), ours("search", search="halving", budget=budget)
     trainings = 1 + len(KINDS) * len(levels)
     yield Figure(f"find: {trainings} trainings, importance, page, ticket", whole / 60, "minutes")
     yield Figure(f"as masks: {trainings} trainings, one after the other", masks / 60, "minutes")

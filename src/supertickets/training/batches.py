@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,20 @@ class Encoded:
     targets: NDArray[Any]
     pad_id: int
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each example."""
         return np.array([len(ids) for ids in self.ids])
+
+    @cached_property
+    def _begin(self) -> NDArray[np.int64]:
+        """Where each example's tokens begin in `_tokens`."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @cached_property
+    def _tokens(self) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
+        """The token ids and segment ids of all examples, one behind the other."""
+        return np.concatenate(self.ids), None if self.segments is None else np.concatenate(self.segments)
 
     def collate(
         self, rows: Sequence[int] | NDArray[np.int64], device: torch.device, drawn: Sequence[int] = ()
@@ -36,20 +47,24 @@ class Encoded:
 
         `drawn` seeds what is random in examples of a masked corpus, with each one's row; empty: the same every time.
         """
-        width = max(len(self.ids[row]) for row in rows)
-        ids = np.full((len(rows), width), self.pad_id, np.int64)
-        mask = np.zeros((len(rows), width), np.int64)
-        segments = np.zeros((len(rows), width), np.int64)
-        for i, row in enumerate(rows):
-            n = len(self.ids[row])
-            ids[i, :n], mask[i, :n] = self.ids[row], 1
-            if self.segments is not None:
-                segments[i, :n] = self.segments[row]
-        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        if self.segments is not None:
-            inputs["token_type_ids"] = torch.from_numpy(segments)
-        targets = torch.from_numpy(self.targets[np.asarray(rows)])
-        return {name: value.to(device) for name, value in inputs.items()}, targets.to(device)
+        chosen = np.asarray(rows)
+        lengths = self.lengths[chosen]
+        place = np.arange(lengths.max())
+        there = place < lengths[:, None]
+        at = (self._begin[chosen, None] + place)[there]
+        ids, segments = self._tokens
+        inputs = {"input_ids": _laid_out(ids[at], there, self.pad_id), "attention_mask": there.astype(np.int64)}
+        if segments is not None:
+            inputs["token_type_ids"] = _laid_out(segments[at], there, 0)
+        targets = torch.from_numpy(self.targets[chosen])
+        return {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}, targets.to(device)
+
+
+def _laid_out(values: NDArray[np.int32], there: NDArray[np.bool_], elsewhere: int) -> NDArray[np.int64]:
+    """Return rows of values where something is `there`, and else of one number."""
+    found = np.full(there.shape, elsewhere, np.int64)
+    found[there] = values
+    return found
 
 
 @dataclass(frozen=True)
