@@ -5,9 +5,17 @@
 A folder has `settings.yaml` (without names of places), `results.csv`, `verdict.txt` as it was printed, and
 `outcomes.safetensors`: each run's loss and prediction for each dev example at each epoch (see
 `supertickets.evidence.recorded`). There are no texts and no weights in it.
+
+    python scripts/keep_results.py runs/rte --unfinished --out results/unfinished
+
+keeps the trainings that a study has finished so far: copy the folder back to where studies are, and run the study's
+command again with the copy as --out; these trainings are not repeated. Name model and data by relative paths in such a
+study: each training notes them.
 """
 
 import argparse
+import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -19,10 +27,15 @@ from supertickets.errors import TicketError
 from supertickets.evidence.examples import plain
 from supertickets.evidence.recorded import record_runs
 from supertickets.storage import write_atomically
+from supertickets.studies.config import SETTINGS_FILE
+from supertickets.studies.inputs import open_study
 from supertickets.studies.pages import as_csv
 
 PLACES = ("out", "data", "train_file", "dev_file", "address", "track")
 """Settings that say where things are on a machine."""
+STUDY = "study.safetensors"
+OF_TRIALS = ("outcome.json", "predictions.safetensors", "scores.safetensors")
+_ABSOLUTE = re.compile(r'"(?:model|data|train_file|dev_file)": "(/[^"]*)"')
 
 
 def keep(folder: Path, out: Path) -> list[Path]:
@@ -37,10 +50,31 @@ def keep(folder: Path, out: Path) -> list[Path]:
     return sorted(out.iterdir())
 
 
+def keep_unfinished(folder: Path, out: Path) -> list[Path]:
+    """Copy what a study has finished, without weights; raises TicketError if that names a place of this machine."""
+    open_study(folder)
+    trials = [path.parent for path in sorted(folder.glob("trials/*/outcome.json"))]
+    wanted = [folder / STUDY, *(path for trial in trials for path in trial.iterdir() if path.name in OF_TRIALS)]
+    for path in wanted:
+        if path.suffix == ".json" and (named := _ABSOLUTE.search(path.read_text(encoding="utf-8"))):
+            raise TicketError(
+                f"{path}: it names {named[1]}; expected a study whose model and data are named by relative paths."
+            )
+    said = yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    said = {name: value for name, value in said.items() if name not in PLACES}
+    write_atomically(out / "settings.yaml", yaml.safe_dump(said, sort_keys=False))
+    for path in wanted:
+        place = out / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+    return [out / "settings.yaml", *(out / path.relative_to(folder) for path in wanted)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="*", type=Path, metavar="STUDY", help="folders of finished studies of `find`")
     parser.add_argument("--out", type=Path, help="folder for the results; each is named after its study's folder")
+    parser.add_argument("--unfinished", action="store_true", help="keep what there is, to go on from it elsewhere")
     parser.add_argument("--smallest", action="store_true", help="a tiny study, in a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -50,11 +84,14 @@ def main() -> int:
             parser.error("expected one STUDY or more, and --out")
         for folder in options.studies:
             try:
-                files = keep(folder, options.out / folder.absolute().name)
+                files = (keep_unfinished if options.unfinished else keep)(folder, options.out / folder.absolute().name)
             except TicketError as error:
                 print(error, file=sys.stderr)
                 return 2
-            print(*(f"{path.name}: {path.stat().st_size / 1e6:.3f} MB" for path in files), sep=", ")
+            if options.unfinished:
+                print(f"{folder.name}: {sum(path.stat().st_size for path in files) / 1e6:.3f} MB, {len(files)} files")
+            else:
+                print(*(f"{path.name}: {path.stat().st_size / 1e6:.3f} MB" for path in files), sep=", ")
     return 0
 
 

@@ -1,8 +1,10 @@
 """Every script runs at its smallest, and the one that kills studies fails where it tests nothing."""
 
+import importlib
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +12,13 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
+
+import supertickets
+from helpers.models import save_tiny_model
+from helpers.trials import write_words
+from supertickets.errors import TicketError
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = ROOT / "scripts" / "survive_kills.py"
@@ -240,3 +248,46 @@ def test_survive_kills_tells_trials_that_ran_again(
     monkeypatch.setattr(kills, "outcomes", lambda folder: next(times))
     assert kills.survive(tmp_path, [sys.executable, "-c", FAKE, "survives"], 1, random.Random(0)) == 1
     assert "failed: finished trials ran again" in capsys.readouterr().out
+
+
+def test_an_unfinished_study_goes_on_from_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+    keep = importlib.import_module("keep_results").keep_unfinished
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(Path("model"))
+    asked = {
+        "model": "model",
+        "kinds": "winning",
+        "levels": 0.5,
+        "seeds": 1,
+        "epochs": 1,
+        "device": "cpu",
+        "keep": "none",
+    }
+    for seed, name in enumerate(("train", "dev")):
+        write_words(Path(f"{name}.jsonl"), 24, seed)
+        asked[f"{name}_file"] = f"{name}.jsonl"
+    whole = supertickets.find(**asked, workers=1, out="whole")
+    dense = load_trial("whole", whole.table, "dense")
+    shutil.rmtree(load_trial("whole", whole.table, "winning"))
+    keep(Path("whole"), Path("kept"))
+    kept = [path for path in Path("kept").rglob("*") if path.is_file()]
+    assert len([path for path in kept if path.name == "outcome.json"]) == 1
+    assert not [path for path in kept if str(tmp_path).encode() in path.read_bytes()]
+    again = supertickets.find(**asked, workers=1, out="kept")
+    assert again.table.score.tolist() == whole.table.score.tolist()
+    # The dense run is the one that was kept, seconds and all; the other was trained again.
+    same = again.table.seconds == whole.table.seconds
+    assert dict(zip(again.table.kind, same, strict=True)) == {"dense": True, "winning": False}
+    assert (Path("kept") / "trials" / dense.name).is_dir()
+    absolute = supertickets.find(**asked | {"train_file": tmp_path / "train.jsonl"}, workers=1, out="absolute")
+    assert absolute.table.shape == whole.table.shape
+    with pytest.raises(TicketError, match="relative paths"):
+        keep(Path("absolute"), Path("other"))
+    assert not Path("other").exists()
+
+
+def load_trial(study: str, table: pd.DataFrame, kind: str) -> Path:
+    """The folder of the only training of a kind."""
+    (key,) = table[table.kind == kind].trial
+    return Path(study) / "trials" / key
