@@ -1,6 +1,7 @@
 """What a model says of examples: forward passes of trainings, and evaluations of models that are loaded again too."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -68,6 +69,7 @@ class Passes:
 
     def __init__(self, structures: SharedStructures, recipe: Recipe, device: torch.device, result: Training) -> None:
         self._structures, self._recipe, self._device, self._result = structures, recipe, device, result
+        self._shape = cache(shape_of)  # a config takes a millisecond to read, and no training changes it
 
     def losses(self, learner: Learner, rows: Rows, passes: float, drawn: Sequence[int] = ()) -> Tensor:
         """Return the losses `[batch]` of some training examples.
@@ -122,4 +124,4 @@ class Passes:
         examples, length = inputs["input_ids"].shape
         cost = self._result.cost
         cost.tokens += int(split.lengths[rows].sum())
-        cost.flops += int(passes * forward_flops(shape_of(learner.model), learner.ticket, examples, length))
+        cost.flops += int(passes * forward_flops(self._shape(learner.model), learner.ticket, examples, length))
