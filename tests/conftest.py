@@ -1,6 +1,10 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Tests run side by side. With more threads than cores, each operation on a tiny tensor waits for one that has no turn.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
