@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 demo: .venv/demo-installed  ## find a super ticket with the built-in default: small encoder, generated task, two seeds
 	$(BIN)/supertickets find --out demo
 
-test: .venv/dev-installed  ## all tests except the slow ones: kills, Ray, fuzzing, scripts, whole runs from the shell
+test: .venv/dev-installed  ## all tests except the slow ones: kills, Ray, fuzzing, scripts, worker processes, whole runs
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 quick: .venv/dev-installed  ## the tests that take half a second or less, in under a minute, to run while you write code

@@ -227,6 +227,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_stock_classes_load_them_in_a_fresh_process(tmp_path: Path) -> None:
     """All families and tickets in one process: parameters bit for bit."""
     from safetensors.torch import save_file

@@ -149,6 +149,7 @@ def test_the_same_command_gives_the_same_bytes(
     assert not np.array_equal(other.table["score"], done.table["score"][: len(other.table)])
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_bytes(
     done: Result, tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -621,6 +621,7 @@ def test_a_study_that_is_stopped_ends_with_the_same_masks(
     assert found == expected
 
 
+@pytest.mark.slow
 def test_masks_follow_the_seed_and_not_the_workers(done: Watched, asked: dict[str, Any], tmp_path: Path) -> None:
     options = {**asked, "controls": "none", "seeds": 2, "workers": 2, "out": tmp_path / "two"}
     result = run_study("imp", options)

@@ -184,6 +184,7 @@ def test_other_studies_take_them_with_their_layers(
         supertickets.adapt(small, task="new", sources=cut.folder, layers=1, out=tmp_path / "other", **words)
 
 
+@pytest.mark.slow
 def test_processes_that_find_the_model_themselves_give_the_same(
     cut: Result, tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_workers_are_told(trial_of: Callable[[int], Trial], tmp_path: Path) -> N
     assert (folder / CHECKPOINT).is_file()
 
 
+@pytest.mark.slow
 def test_one_worker_that_is_told_to_stop_is_replaced(trial_of: Callable[[int], Trial], tmp_path: Path) -> None:
     """The study goes on: the training is run again, from its checkpoint, in a new process."""
     recipe = trial_of(0).recipe.model_copy(update={"epochs": 30})

@@ -158,6 +158,7 @@ for folder in sys.argv[2:]:
 
 
 @pytest.mark.parametrize("imports", ["import supertickets, transformers", "import transformers, supertickets"])
+@pytest.mark.slow
 def test_loads_in_a_fresh_process_with_stock_classes(imports: str, tmp_path: Path) -> None:
     """All families in one process; transformers may be imported before the package or after it."""
     for family in FAMILIES:
@@ -191,6 +192,7 @@ NO_HEAD = Ticket.from_pruned(LAYERS, HEADS, pruned_heads=[(1, head) for head in 
 NO_FFN = Ticket.from_pruned(LAYERS, HEADS, pruned_ffns=range(LAYERS))
 
 
+@pytest.mark.slow
 def test_without_the_import_every_stock_class_refuses(tmp_path: Path) -> None:
     """Whatever the ticket lacks and whatever sizes are ignored; also what was saved again, and an encoder alone."""
     folders = []
@@ -249,6 +251,7 @@ def empty_products(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> l
     return [name for name, value in values.items() if isinstance(value, torch.Tensor) and 0 in value.shape]
 
 
+@pytest.mark.slow
 def test_a_layer_without_heads_exports(
     loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
