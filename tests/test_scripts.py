@@ -170,7 +170,7 @@ def check_replay(said: str) -> None:
 def test_a_script_at_its_smallest(script: str, check: Callable[[str], None]) -> None:
     path, *arguments = script.split()
     command = [sys.executable, str(ROOT / path), "--smallest", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     check(done.stdout)
 

@@ -46,9 +46,9 @@ KINDS = ("winning", "random", "losing")
 LEVELS = tuple(level / 10 for level in range(1, 9))
 
 
-def asked(examples: int) -> dict[str, Any]:
+def asked(examples: int, real: bool) -> dict[str, Any]:
     """The task, and how it is trained."""
-    where = {"task": "rte", "data": GLUE} if GLUE.is_dir() else {"task": "entailment"}
+    where = {"task": "rte", "data": GLUE} if real and GLUE.is_dir() else {"task": "entailment"}
     whole = len(load_task(TaskSource.model_validate(where)).train)
     return {**where, "fraction": examples / whole, "epochs": 2, "patience": None}
 
@@ -120,7 +120,7 @@ def difference(source: ModelSource, data: EncodedTask, recipe: Recipe, ticket: T
 
 
 def figures(smallest: bool) -> Iterator[Figure]:
-    study = asked(32 if smallest else EXAMPLES)
+    study = asked(32 if smallest else EXAMPLES, not smallest)
     levels, budget = ((0.3, 0.5), "0.9") if smallest else (LEVELS, "0.25")
     source = ModelSource(find_model("default"))
     recipe = fill(FindSettings, study | {"precision": choose_precision("auto", CPU)}, source.base.shape).recipe
