@@ -1,17 +1,17 @@
-"""A figure of a benchmark, with its spread and its goal; and things that take turns to be timed."""
+"""A figure of a benchmark, with its spread and its goal; and what several of them measure on."""
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from supertickets.lab.latency import take_turns
-
+GLUE = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
 PRODUCT = 1024
 """The machine's peak is what it does in products of square matrices of this size."""
 
@@ -56,9 +56,9 @@ def product(precision: str) -> Callable[[], object]:
     return lambda: left @ right
 
 
-def in_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, NDArray[np.float64]]:
-    """Return the seconds of arms that take turns, `[rounds]` each; each turn's are pairs."""
-    return take_turns(arms, rounds)
+def rte_or_built_in() -> dict[str, Any]:
+    """Return the settings of RTE where its files are, else of the built-in entailment task."""
+    return {"task": "rte", "data": GLUE} if GLUE.is_dir() else {"task": "entailment"}
 
 
 def timed(arm: Callable[[], object]) -> float:

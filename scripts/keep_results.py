@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 from record_grid import finished, tiny_study
@@ -26,6 +27,8 @@ from record_grid import finished, tiny_study
 from supertickets.errors import TicketError
 from supertickets.evidence.examples import plain
 from supertickets.evidence.recorded import record_runs
+from supertickets.evidence.runs import TASKS
+from supertickets.lab.outcome import OUTCOME, PREDICTIONS, SCORES
 from supertickets.storage import write_atomically
 from supertickets.studies.config import SETTINGS_FILE
 from supertickets.studies.inputs import open_study
@@ -33,17 +36,21 @@ from supertickets.studies.pages import as_csv
 
 PLACES = ("out", "data", "train_file", "dev_file", "address", "track")
 """Settings that say where things are on a machine."""
-STUDY = "study.safetensors"
-OF_TRIALS = ("outcome.json", "predictions.safetensors", "scores.safetensors")
+OF_TRIALS = (OUTCOME, PREDICTIONS, SCORES)
 _ABSOLUTE = re.compile(r'"(?:model|data|train_file|dev_file)": "(/[^"]*)"')
+
+
+def write_settings(settings: dict[str, Any], out: Path) -> None:
+    """Write settings without those that say where things are."""
+    said = {name: value for name, value in settings.items() if name not in PLACES}
+    write_atomically(out / SETTINGS_FILE, yaml.safe_dump(said, sort_keys=False))
 
 
 def keep(folder: Path, out: Path) -> list[Path]:
     """Write what a finished study shows; raises TicketError for one that is not finished or of another kind."""
     opened, runs = finished(folder)
     findings = opened.study.analyse(runs, opened.settings)
-    said = {name: value for name, value in opened.settings.model_dump(mode="json").items() if name not in PLACES}
-    write_atomically(out / "settings.yaml", yaml.safe_dump(said, sort_keys=False))
+    write_settings(opened.settings.model_dump(mode="json"), out)
     write_atomically(out / "results.csv", as_csv(plain(findings.runs)))
     write_atomically(out / "verdict.txt", "\n".join(findings.sentences) + "\n")
     record_runs(runs).save(out / "outcomes.safetensors")
@@ -53,21 +60,19 @@ def keep(folder: Path, out: Path) -> list[Path]:
 def keep_unfinished(folder: Path, out: Path) -> list[Path]:
     """Copy what a study has finished, without weights; raises TicketError if that names a place of this machine."""
     open_study(folder)
-    trials = [path.parent for path in sorted(folder.glob("trials/*/outcome.json"))]
-    wanted = [folder / STUDY, *(path for trial in trials for path in trial.iterdir() if path.name in OF_TRIALS)]
+    trials = [path.parent for path in sorted(folder.glob(f"trials/*/{OUTCOME}"))]
+    wanted = [folder / TASKS, *(path for trial in trials for path in trial.iterdir() if path.name in OF_TRIALS)]
     for path in wanted:
         if path.suffix == ".json" and (named := _ABSOLUTE.search(path.read_text(encoding="utf-8"))):
             raise TicketError(
                 f"{path}: it names {named[1]}; expected a study whose model and data are named by relative paths."
             )
-    said = yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    said = {name: value for name, value in said.items() if name not in PLACES}
-    write_atomically(out / "settings.yaml", yaml.safe_dump(said, sort_keys=False))
+    write_settings(yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8")), out)
     for path in wanted:
         place = out / path.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
-    return [out / "settings.yaml", *(out / path.relative_to(folder) for path in wanted)]
+    return [out / SETTINGS_FILE, *(out / path.relative_to(folder) for path in wanted)]
 
 
 def main() -> int:

@@ -10,15 +10,15 @@ longest text.
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
-from figures import Figure, in_turns, of_pairs
+from figures import Figure, of_pairs, rte_or_built_in
 from transformers import AutoModelForSequenceClassification
 
+from supertickets.lab.latency import take_turns
 from supertickets.models import ModelSource, find_model
-from supertickets.tasks import Task, TaskSource, load_task
+from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.batches import Encoded, EncodedTask, in_file_order
@@ -30,13 +30,6 @@ from supertickets.training.recipe import Recipe
 from supertickets.training.scoring import score_now
 
 CPU, BATCH, LENGTH = torch.device("cpu"), 32, 128
-GLUE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "glue"
-
-
-def the_task() -> Task:
-    """RTE where its files are, else the built-in entailment."""
-    asked = {"task": "rte", "data": GLUE} if GLUE.is_dir() else {"task": "entailment"}
-    return load_task(TaskSource.model_validate(asked))
 
 
 def backward(model: Any, split: Encoded, count: int, width: int | None) -> None:
@@ -87,7 +80,7 @@ def by_torch_pruning(model: Any, split: Encoded, count: int) -> Callable[[], obj
 def figures(smallest: bool) -> Iterator[Figure]:
     count, rounds = (8, 1) if smallest else (640, 3)
     source = ModelSource(find_model("default"))
-    task = the_task()
+    task = load_task(TaskSource.model_validate(rte_or_built_in()))
     full, data = Ticket.full(*source.base.shape.of_tickets), encode(task, source.tokenizer, LENGTH)
     split = data.train
     few = Encoded(split.ids[:count], split.segments and split.segments[:count], split.targets[:count], split.pad_id)
@@ -105,7 +98,7 @@ def figures(smallest: bool) -> Iterator[Figure]:
     if (theirs := by_torch_pruning(stock, few, count)) is not None:
         arms["Torch-Pruning"] = theirs
     with undisturbed(1):
-        seconds = in_turns(arms, rounds)
+        seconds = take_turns(arms, rounds)
     for name, taken in seconds.items():
         yield of_pairs(f"{name}, {recipe.precision if name == 'ours' else 'float32'}", taken, "s")
     for name in list(seconds)[1:]:

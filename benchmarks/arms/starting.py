@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from figures import Figure, in_turns, of_pairs
+from figures import Figure, of_pairs
+
+from supertickets.lab.latency import take_turns
 
 PROGRAM = Path(sys.executable).with_name("supertickets")
 STUDY = ["--task", "entailment", "--fraction", "0.02", "--epochs", "1", "--seeds", "2", "--levels", "0.3,0.6"]
@@ -36,6 +38,6 @@ def figures(smallest: bool) -> Iterator[Figure]:
             "supertickets report": partial(program, "report", study),
             "the same find again": partial(program, "find", *STUDY, "--out", study),
         }
-        seconds = in_turns(arms, 1 if smallest else 7)
+        seconds = take_turns(arms, 1 if smallest else 7)
     for name, taken in seconds.items():
         yield of_pairs(name, taken, "s")

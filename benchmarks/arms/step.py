@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import PRODUCT, Figure, in_turns, of_pairs, product
+from figures import PRODUCT, Figure, of_pairs, product
 from numpy.typing import NDArray
 
 from supertickets.anatomy.cost import BACKWARD, forward_flops, units
+from supertickets.lab.latency import take_turns
 from supertickets.models import ModelSource, find_model
 from supertickets.studies.config import fill
 from supertickets.studies.find import FindSettings
@@ -142,9 +143,7 @@ def against_trainer(source: ModelSource, threads: int, length: int, rounds: int,
     yield of_pairs(f"step of the transformers Trainer, {where}", 1000 * other, "ms")
     yield of_pairs(f"step beside the Trainer's, {where}", mine / other, "x", at_most=1.0)
     yield of_pairs(f"share of the peak, {where}", share, "", at_least=0.55 if length < 32 else 0.65)
-    yield of_pairs(
-        f"peak of products, {threads} thread{'s' if threads > 1 else ''}", 2e-9 * PRODUCT**3 / peak, "GFLOPs/s"
-    )
+    yield of_pairs(f"peak of products, {by}", 2e-9 * PRODUCT**3 / peak, "GFLOPs/s")
 
 
 def by_level(source: ModelSource, length: int, rounds: int) -> Iterator[Figure]:
@@ -157,7 +156,7 @@ def by_level(source: ModelSource, length: int, rounds: int) -> Iterator[Figure]:
     split = texts(length, rounds + 2)
     with undisturbed(1):
         steps = {str(level): steps_of(ours(source, recipe, split, ticket)) for level, ticket in tickets.items()}
-        seconds: dict[str, NDArray[np.float64]] = in_turns(steps, rounds)
+        seconds: dict[str, NDArray[np.float64]] = take_turns(steps, rounds)
     for level in LEVELS:
         left = forward_flops(shape, tickets[level], BATCH, length) / forward_flops(shape, full, BATCH, length)
         allowed = left + (0.05 if level <= 0.5 else 0.1)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import Figure, timed
+from figures import Figure, rte_or_built_in, timed
 from torch import Tensor, nn
 
 from supertickets import find
@@ -40,7 +40,6 @@ from supertickets.training.orders import all_batches
 from supertickets.training.recipe import Recipe, Sharing
 
 CPU = torch.device("cpu")
-GLUE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "glue"
 EXAMPLES = 1000
 KINDS = ("winning", "random", "losing")
 LEVELS = tuple(level / 10 for level in range(1, 9))
@@ -48,7 +47,7 @@ LEVELS = tuple(level / 10 for level in range(1, 9))
 
 def asked(examples: int, real: bool) -> dict[str, Any]:
     """The task, and how it is trained."""
-    where = {"task": "rte", "data": GLUE} if real and GLUE.is_dir() else {"task": "entailment"}
+    where = rte_or_built_in() if real else {"task": "entailment"}
     whole = len(load_task(TaskSource.model_validate(where)).train)
     return {**where, "fraction": examples / whole, "epochs": 2, "patience": None}
 
