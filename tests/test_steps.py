@@ -12,6 +12,7 @@ import torch
 
 from helpers.models import HEADS, LAYERS
 from helpers.trials import make_trial
+from supertickets.errors import DivergedError
 from supertickets.lab.jobs import Job
 from supertickets.lab.workbench import Workbench
 from supertickets.models import ModelSource, find_model
@@ -273,3 +274,43 @@ def test_patience_runs_out_in_a_part(make: Callable[..., Trainer]) -> None:
     assert again.finished
     assert list(again.steps()) == []
     assert same(again, whole)
+
+
+# --- losses that are read once in a while -----------------------------------------------------------------------------
+
+
+def _read_every(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    monkeypatch.setattr("supertickets.training.loop.losses_read_every", lambda device: steps)
+
+
+@pytest.mark.parametrize("every", [3, 100])
+def test_losses_read_once_in_a_while_change_nothing(
+    make: Callable[..., Trainer], every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make()
+    each = list(one.steps())
+    _read_every(monkeypatch, every)
+    other = make()
+    some = list(other.steps())
+    assert same(one, other)
+    assert [event["step"] for event in each] == [event["step"] for event in some]
+    assert [event for event in each if "metrics" in event] == [event for event in some if "metrics" in event]
+    assert each != some  # control: between two readings the loss that is told is an earlier one
+    part = make()
+    for _ in range(6):
+        next(events := part.steps())
+        events.close()
+    assert make(resume_from=part.state.copy()).state.losses == part.state.losses  # none is lost where it is held
+    assert len(part.state.losses) == 6
+
+
+def test_a_loss_that_is_read_later_names_its_own_step(
+    make: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for every in (1, 4, 100):
+        _read_every(monkeypatch, every)
+        with pytest.raises(DivergedError) as raised:
+            make(recipe=RECIPE.model_copy(update={"learning_rate": 1e30})).train()
+        told.append(str(raised.value))
+    assert len(set(told)) == 1

@@ -65,6 +65,11 @@ class Checkpoints:
     stop: Callable[[], str | None] = lambda: None
 
 
+def losses_read_every(device: torch.device) -> int:
+    """Return after how many steps losses are read: a device beside the CPU need not be waited for in each step."""
+    return 1 if device.type == "cpu" else 16
+
+
 class Trainer:
     """Trains learners by a plan, step by step; it may be held at any step, and others may train meanwhile.
 
@@ -101,11 +106,13 @@ class Trainer:
         self._orders, self._begin = part_of(whole, round(plan.span.skip * steps), round(plan.span.stop * steps))
         self._optimizer = build_optimizer(self._parameters, plan.recipe)
         self._schedule = build_schedule(self._optimizer, plan.recipe, steps * plan.span.lr_horizon)
-        self.state = TrainState.of(self._parameters, RandomState.seeded(plan.seed, device))
-        self.state.result.cost.parameters = sum(p.numel() for p in self._parameters) + self._vocabulary.left_out
-        self._optimizer.state.update(zip(self._parameters, self.state.optimizer, strict=True))
-        self.passes = Passes(self._structures, plan.recipe, device, self.state.result)
+        self._state = TrainState.of(self._parameters, RandomState.seeded(plan.seed, device))
+        self._state.result.cost.parameters = sum(p.numel() for p in self._parameters) + self._vocabulary.left_out
+        self._optimizer.state.update(zip(self._parameters, self._state.optimizer, strict=True))
+        self.passes = Passes(self._structures, plan.recipe, device, self._state.result)
         self._saved = time.monotonic()
+        self._unread: list[Tensor] = []  # losses of steps that are done, on their device
+        self._read_every = losses_read_every(device)
         self._go_on_from((checkpoints and TrainState.load(checkpoints.path, checkpoints.identity)) or resume_from)
 
     def _go_on_from(self, state: TrainState | None) -> None:
@@ -115,10 +122,16 @@ class Trainer:
                 raise ValueError("the state is one of another training: it has done other steps.")
             # A fused optimiser counts its steps where the parameters are.
             scalars = self.device if self._optimizer.defaults.get("fused") else torch.device("cpu")
-            self.state.take(state, scalars)
+            self._state.take(state, scalars)
             if state.ended and not self.finished:
                 raise ValueError("the state is one of a training that has ended: its last weights may be gone.")
-        go_to(self._schedule, self._begin + self.state.step)
+        go_to(self._schedule, self._begin + self._state.step)
+
+    @property
+    def state(self) -> TrainState:
+        """Where the training stands. Raises DivergedError if a loss until now is NaN or infinite."""
+        self._read_losses()
+        return self._state
 
     @property
     def total(self) -> int:
@@ -128,28 +141,29 @@ class Trainer:
     @property
     def result(self) -> Training:
         """What came out until now."""
-        return self.state.result
+        return self._state.result
 
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done, or patience has run out."""
-        return self.state.epoch == len(self._orders) or self._patience_is_out()
+        return self._state.epoch == len(self._orders) or self._patience_is_out()
 
     def steps(self, until: int | None = None) -> Iterator[Event]:
         """Train; yield what there is to report after every update and every evaluation.
 
         Stops at the training's end, where the models have the weights that the recipe keeps, or after the update with
         the number `until` (and the evaluation, if an epoch ends there). May be called again: it goes on where the
-        training stands. Raises DivergedError when a loss is NaN or infinite, StoppedError where its checkpoints are
-        asked to stop.
+        training stands. Raises DivergedError when a loss that is read is NaN or infinite (see `losses_read_every`),
+        StoppedError where its checkpoints are asked to stop.
         """
         last = self.total if until is None else until
         while not self.finished:
-            order = self._orders[self.state.epoch]
-            if len(self.state.losses) == len(order):
+            order = self._orders[self._state.epoch]
+            done = len(self._state.losses) + len(self._unread)
+            if done == len(order):
                 yield self._end_epoch()
-            elif self.state.step < last:
-                yield self._update(*order[len(self.state.losses)])
+            elif self._state.step < last:
+                yield self._update(*order[done])
                 self._save_if_due()
             else:
                 return
@@ -197,7 +211,7 @@ class Trainer:
         """Within the context random numbers and threads are the training's; its time is counted."""
         started = time.monotonic()
         try:
-            with with_threads(self.plan.recipe.threads), self.state.random.drawn_from(self.device):
+            with with_threads(self.plan.recipe.threads), self._state.random.drawn_from(self.device):
                 yield
         finally:
             self.result.cost.seconds += time.monotonic() - started
@@ -225,11 +239,11 @@ class Trainer:
     @contextmanager
     def weights_to_score(self) -> Iterator[None]:
         """Within the context the models of a finished training have the weights that importance is measured on."""
-        self._put(self.state.to_score or self.state.best)
+        self._put(self._state.to_score or self._state.best)
         try:
             yield
         finally:
-            self._put(self.state.best)
+            self._put(self._state.best)
 
     def _put(self, weights: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -240,22 +254,31 @@ class Trainer:
     def _update(self, which: int, rows: Rows) -> Event:
         """Do one update and return what there is to report."""
         with self.at_work():
-            self.state.decay *= 1.0 - self._optimizer.param_groups[0]["lr"] * self.plan.recipe.weight_decay
-            loss = self._step(which, rows)
-        self.state.losses.append(loss)
-        self.state.step += 1
-        if not np.isfinite(loss):
-            raise DivergedError(
-                f"the loss became {loss} at step {self.state.step} of {self.total} (epoch {self.state.epoch + 1})"
-            )
+            self._state.decay *= 1.0 - self._optimizer.param_groups[0]["lr"] * self.plan.recipe.weight_decay
+            self._unread.append(self._step(which, rows))
+            self._state.step += 1
+            if len(self._unread) == self._read_every or not self._state.losses:
+                self._read_losses()
         return self._where()
 
-    def _step(self, which: int, rows: Rows) -> float:
+    def _read_losses(self) -> None:
+        """Move the losses of the steps done from their device into the state, which waits for that device."""
+        if not self._unread:
+            return
+        read, self._unread = torch.stack(self._unread).tolist(), []
+        for step, loss in enumerate(read, start=self._state.step - len(read) + 1):
+            if not np.isfinite(loss):
+                raise DivergedError(
+                    f"the loss became {loss} at step {step} of {self.total} (epoch {self._state.epoch + 1})"
+                )
+        self._state.losses += read
+
+    def _step(self, which: int, rows: Rows) -> Tensor:
         """Do one update for a task; what its ticket does not reach has no gradient, so the optimiser passes over it."""
         learner = self.learners[which]
         learner.model.train()
         # What is masked depends on the step alone: neither on evaluations nor on where a run was stopped.
-        drawn = (self.plan.seed, self._begin + self.state.step)
+        drawn = (self.plan.seed, self._begin + self._state.step)
         with self._dropout.drawn(*drawn) if self._dropout is not None else nullcontext():
             loss = self.passes.losses(learner, rows, 1 + BACKWARD, drawn).sum() / len(rows)
         loss.backward()
@@ -265,7 +288,7 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
-        return loss.item()
+        return loss.detach()
 
     def _leak(self) -> None:
         """Let momentum and decay move what this step's ticket does not reach, as the released code does (spec 5).
@@ -278,8 +301,8 @@ class Trainer:
 
     def _end_epoch(self) -> Event:
         """Evaluate, keep what is to be kept, and return what there is to report."""
-        state, result = self.state, self.result
         with self.at_work():
+            state, result = self.state, self.result
             where = self._where()
             best = max((entry["score"] for entry in result.epochs), default=-np.inf)
             entry = self._judge(state.epoch + 1, float(np.mean(state.losses)))
@@ -305,11 +328,11 @@ class Trainer:
 
     def _where(self) -> Event:
         return {
-            "epoch": self.state.epoch + 1,
+            "epoch": self._state.epoch + 1,
             "epochs": len(self._orders),
-            "step": self.state.step,
+            "step": self._state.step,
             "steps": self.total,
-            "loss": float(np.mean(self.state.losses[-20:])),
+            "loss": float(np.mean(self._state.losses[-20:])),
         }
 
     def _patience_is_out(self) -> bool:
@@ -322,5 +345,5 @@ class Trainer:
         """Give the models the word embeddings that training left out, and plain layers; do this before saving them."""
         if self._dropout is not None:
             self._dropout.remove()
-        self._vocabulary.restore(self.state.decay)
+        self._vocabulary.restore(self._state.decay)
         self._structures.merge()
