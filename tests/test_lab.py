@@ -448,10 +448,25 @@ def test_tensorboard(study: dict[str, Any], tmp_path: Path) -> None:
 
 def test_workers_auto_is_one_for_each_threads_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert Machine(workers="auto", device="cpu").devices() == ["cpu"] * 8
-    assert Machine(workers="auto", device="cpu", threads=3).devices() == ["cpu"] * 2
-    assert Machine(workers="auto", device="cpu", threads=16).devices() == ["cpu"]
-    assert Machine(workers=3, device="cpu").devices() == ["cpu"] * 3
+    monkeypatch.setattr("supertickets.lab.machine.free_memory", lambda: 1 << 40)
+    assert Machine(workers="auto", device="cpu").devices == ["cpu"] * 8
+    assert Machine(workers="auto", device="cpu").describe() == "8 at a time on cpu"
+    assert Machine(workers="auto", device="cpu", threads=3).devices == ["cpu"] * 2
+    assert Machine(workers="auto", device="cpu", threads=16).devices == ["cpu"]
+    assert Machine(workers=3, device="cpu").devices == ["cpu"] * 3
+
+
+def test_workers_auto_is_no_more_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    found = {}
+    for free in (None, 1 << 30, 14 << 30, 1 << 40):
+        monkeypatch.setattr("supertickets.lab.machine.free_memory", lambda free=free: free)
+        found[free] = len(Machine(workers="auto", device="cpu").devices)
+        assert Machine(workers=5, device="cpu").devices == ["cpu"] * 5
+    assert found == {None: 8, 1 << 30: 1, 14 << 30: 3, 1 << 40: 8}
+    monkeypatch.setattr("supertickets.lab.machine.free_memory", lambda: 14 << 30)
+    said = "3 at a time on cpu (free memory holds no more at 4.3 GB each; there are cores for 8)"
+    assert Machine(workers="auto", device="cpu").describe() == said
 
 
 def test_workers_on_gpus_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,9 +475,9 @@ def test_workers_on_gpus_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
     free = {0: 9 << 30, 1: 1 << 30, 2: 100 << 30}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: (free[i], 100 << 30))
-    auto = Machine(workers="auto", device="cuda").devices()
+    auto = Machine(workers="auto", device="cuda").devices
     assert auto == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:2", "cuda:2", "cuda:2"]
-    assert Machine(workers=2, device="cuda").devices() == ["cuda:0", "cuda:1"]
+    assert Machine(workers=2, device="cuda").devices == ["cuda:0", "cuda:1"]
 
 
 @pytest.mark.slow

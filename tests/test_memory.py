@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from supertickets.lab.memory import keep_freed_memory
+from supertickets.lab.memory import free_memory, keep_freed_memory
 
 FAULTS = """
 import resource, sys
@@ -36,3 +36,55 @@ def test_large_arrays_get_the_same_memory_again(tmp_path: Path) -> None:
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()
+
+
+def _system(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+AVAILABLE = {"proc/meminfo": "MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    8000 kB\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8000 * 1024),
+        ({"sys/fs/cgroup/memory.max": "max\n", "sys/fs/cgroup/memory.current": "5\n"}, 8000 * 1024),
+        ({"sys/fs/cgroup/memory.max": "900000\n", "sys/fs/cgroup/memory.current": "500000\n"}, 400000),
+        (
+            {
+                "proc/self/cgroup": "0::/user/job\n",
+                "sys/fs/cgroup/user/job/memory.max": "900000\n",
+                "sys/fs/cgroup/user/job/memory.current": "500000\n",
+                "sys/fs/cgroup/user/job/memory.stat": "anon 7\ninactive_file 100000\n",
+            },
+            500000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/job\n3:cpu:/other\n0::/\n",
+                "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "700000\n",
+                "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "900000\n",
+            },
+            0,
+        ),
+    ],
+)
+def test_free_memory_is_what_the_system_and_the_container_leave(
+    tmp_path: Path, files: dict[str, str], expected: int
+) -> None:
+    assert free_memory(_system(tmp_path, AVAILABLE | files)) == expected
+
+
+def test_a_system_that_does_not_tell_its_memory(tmp_path: Path) -> None:
+    assert free_memory(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's files")
+def test_this_machine_has_free_memory() -> None:
+    found = free_memory()
+    assert found is not None
+    assert 0 < found <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

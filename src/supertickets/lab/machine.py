@@ -3,17 +3,19 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from supertickets.errors import TicketError
 from supertickets.lab.in_process import InProcess
 from supertickets.lab.jobs import Runner
+from supertickets.lab.memory import free_memory
 from supertickets.models import BaseModel
 from supertickets.registry import Registry
 from supertickets.tasks import Task
 
 _WORKERS_A_GPU = 4  # more on one GPU only take turns
-_MEMORY_A_WORKER = 4 << 30  # bytes of GPU memory, besides what the model's training needs
+_MEMORY_A_WORKER = 4 << 30  # bytes, besides what the model's parameters need: a batch's activations, and libraries
 _BYTES_A_PARAMETER = 24  # float32 weights, gradients, two optimiser states, the best epoch's copy, bfloat16 casts
 
 
@@ -22,10 +24,11 @@ class Machine:
     """How to run trials.
 
     `workers` is a number or `auto`: one for each `threads` cores, as a small model's steps are too short to spread over
-    threads; on GPUs as many a device as its free memory holds, at most four. `cpus` and `gpus` are what one trial takes
-    on a cluster (on Ray, fractions of a GPU share it). On Slurm, a job has also a `partition`, a `time_limit` in
-    minutes, `memory` in GB and more options of sbatch (`slurm`, see `lab.slurm_options`). `models` and `tasks` are what
-    trials name by hash; on Ray they travel with the study, so that no shared disk is needed.
+    threads, but no more than free memory holds; on GPUs as many a device as its free memory holds, at most four. `cpus`
+    and `gpus` are what one trial takes on a cluster (on Ray, fractions of a GPU share it). On Slurm, a job has also a
+    `partition`, a `time_limit` in minutes, `memory` in GB and more options of sbatch (`slurm`, see
+    `lab.slurm_options`). `models` and `tasks` are what trials name by hash; on Ray they travel with the study, so that
+    no shared disk is needed.
     """
 
     backend: str = "local"
@@ -57,9 +60,10 @@ class Machine:
         """Return where trials run, in a few words."""
         if self.backend != "local":
             return f"on {self.backend}, {self.cpus_each:g} CPUs and {self.gpus:g} GPUs each"
-        devices = self.devices()
+        devices = self.devices
         named = sorted({device for device in devices if device != "auto"})
-        return f"{len(devices)} at a time" + (f" on {', '.join(named)}" if named else "")
+        where = f" on {', '.join(named)}" if named else ""
+        return f"{len(devices)} at a time{where}{self._limit(len(devices))}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the choice made, to be recorded."""
@@ -68,15 +72,16 @@ class Machine:
             return {"backend": self.backend, "cpus": self.cpus_each, "gpus": self.gpus, **more}
         if self.backend != "local":
             return {"backend": self.backend, "address": self.address, "cpus": self.cpus_each, "gpus": self.gpus}
-        return {"backend": "local", "devices": self.devices(), "threads": self.threads}
+        return {"backend": "local", "devices": self.devices, "threads": self.threads}
 
     @property
     def cpus_each(self) -> float:
         """How many CPUs one trial takes on a cluster."""
         return self.threads if self.cpus is None else self.cpus
 
+    @cached_property
     def devices(self) -> list[str]:
-        """Return the device of each worker."""
+        """The device of each worker; found once, as what `auto` finds depends on how much memory is free then."""
         from supertickets.training.devices import find_device
 
         device = find_device(self.device)
@@ -92,25 +97,40 @@ class Machine:
         return [slots[i % len(slots)] for i in range(self.workers)]
 
     def cpu_workers(self) -> int:
-        """Return how many workers fit this machine's cores."""
+        """Return how many workers fit this machine's cores and memory."""
         if self.workers != "auto":
             return self.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.threads)
+        by_cores, free = max(1, _cores() // self.threads), free_memory()
+        return by_cores if free is None else max(1, min(by_cores, free // self._memory_each()))
+
+    def _limit(self, workers: int) -> str:
+        """Say where memory and not the cores limits `auto`."""
+        from supertickets.training.devices import find_device
+
+        by_cores = _cores() // self.threads
+        if self.workers != "auto" or find_device(self.device).type != "cpu" or workers >= by_cores:
+            return ""
+        return (
+            f" (free memory holds no more at {self._memory_each() / 1e9:.1f} GB each; there are cores for {by_cores})"
+        )
+
+    def _memory_each(self) -> int:
+        """Return about how many bytes a training takes, on a CPU or a GPU."""
+        parameters = max((_parameters(model) for model in self.models.values()), default=0)
+        return _MEMORY_A_WORKER + _BYTES_A_PARAMETER * parameters
 
     def _gpu_slots(self, count: int) -> list[str]:
         """Return `auto`'s device of each worker, one round over the GPUs after the other."""
         import torch
 
-        parameters = max((_parameters(model) for model in self.models.values()), default=0)
-        need = _MEMORY_A_WORKER + _BYTES_A_PARAMETER * parameters
+        need = self._memory_each()
         fits = [max(1, min(_WORKERS_A_GPU, torch.cuda.mem_get_info(i)[0] // need)) for i in range(count)]
         return [f"cuda:{i}" for turn in range(_WORKERS_A_GPU) for i in range(count) if turn < fits[i]]
 
 
 def local_runner(machine: Machine) -> Runner:
     """Return what runs jobs on this machine: here, or in processes of their own if there are several workers."""
-    devices = machine.devices()
+    devices = machine.devices
     if len(devices) == 1:
         here = {"models": machine.models, "tasks": machine.tasks, "device": devices[0]}
         return InProcess({**machine.options, **here})
@@ -132,6 +152,11 @@ RUNNERS: Registry[Callable[[Machine], Runner]] = Registry(
 
 It may have a `check`, which is called with `--address` before anything is written and raises TicketError.
 """
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _parameters(model: BaseModel) -> int:

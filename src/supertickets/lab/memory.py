@@ -1,8 +1,10 @@
-"""How a process that trains asks its system for memory."""
+"""Memory of the machine: how much there is, and how a process that trains asks for it."""
 
 import ctypes
+import re
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _LARGEST_REQUEST, _NEVER = 1 << 30, (1 << 31) - 1
@@ -21,3 +23,37 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
         return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_REQUEST)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
     return False
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Return how many bytes this process and its children may still take; None where the system does not tell.
+
+    It is what Linux can give without swapping, or less where a container's limit is less (of this process's own control
+    group, version 2 or 1). `root` is where the system's files are.
+    """
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    if found is None:
+        return None
+    groups = dict(re.findall(r"^\d+:(|memory):(/.*)$", _read(root / "proc/self/cgroup"), re.MULTILINE))
+    rooms = [int(found[1]) * 1024]
+    for kind, most, taken in (("", "memory.max", "memory.current"), ("memory", *_VERSION_1)):
+        mounted = root / "sys/fs/cgroup" / kind
+        # In a container the group's own folder is what is mounted.
+        for folder in (mounted / groups.get(kind, "/").lstrip("/"), mounted):
+            limit, used = _read(folder / most).strip(), _read(folder / taken).strip()
+            cached = re.search(r"^inactive_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+            if limit.isdigit() and used.isdigit():
+                # Files that were read count as used, but are given up when memory is asked for.
+                rooms.append(max(int(limit) - int(used) + int(cached[1] if cached else 0), 0))
+    return min(rooms)
+
+
+_VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes"
+
+
+def _read(path: Path) -> str:
+    """Return a file's text; nothing where it cannot be read."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

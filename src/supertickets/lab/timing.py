@@ -19,7 +19,7 @@ def time_training(trial: Trial, machine: Machine) -> tuple[float, float]:
 
     The trial must start from pre-trained weights. Raises TicketError if its model or data are not what it names.
     """
-    bench = Workbench(machine.devices()[0], models=machine.models, tasks=machine.tasks)
+    bench = Workbench(machine.devices[0], models=machine.models, tasks=machine.tasks)
     with undisturbed(trial.recipe.threads):
         trainer = bench.trainer(Job(trial, Path(), keep_weights=False, label=""))
         steps = trainer.steps()

@@ -109,7 +109,7 @@ def plan_study(
     left = [run for run in distinct if not run.ended]
     ahead = {run: _cost(run, [*infos, *more], settled.epochs) for run in (*left, *again)}
     seconds, flops = _measure(ahead, machine) if ahead else (0.0, 0.0)
-    side_by_side = len(machine.devices())
+    side_by_side = len(machine.devices)
     return Plan(
         steps=_table(execution, distinct),
         trainings=execution.total,
