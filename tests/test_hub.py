@@ -26,7 +26,7 @@ from supertickets.errors import StudyError
 from supertickets.export.publish import _check_private
 from supertickets.studies.inputs import open_tickets
 from supertickets.studies.verify import verify
-from supertickets.tickets.folder import SharedTicket, base_entry, load_any_ticket, load_ticket
+from supertickets.tickets.folder import SharedTicket, base_entry, load_any_ticket, load_ticket, load_weight_ticket
 from supertickets.tickets.hub import HubName, hub_name, ticket_folder
 
 NAME = "me/tiny"
@@ -223,6 +223,31 @@ def _check_nothing_private(hub: Hub, files: dict[str, bytes], places: dict[str, 
     private = {SECRET, "home-of-", "runs-of-carol", "secret-train", "secret-dev", socket.gethostname(), "_name_or_path"}
     private |= {str(Path.home()), f"/{getpass.getuser()}/", *(str(path) for path in places.values())}
     assert not [text for text in private if text.encode() in sent]
+
+
+def test_a_ticket_of_weights_is_pushed_and_transferred(hub: Hub, places: dict[str, Path], tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "model": str(places["model"]), "seeds": 1, "epochs": 1, "workers": 1, "device": "cpu", "precision": "float32",
+    }  # fmt: skip
+    files = {name: str(places[name]) for name in ("train_file", "dev_file")}
+    done = supertickets.imp(
+        asked, task="words", **files, sparsities=(0.5,), controls="none", max_length=12, out=tmp_path / "imp"
+    )
+    assert main(["push", str(done.folder), NAME]) == 0
+    sent = hub.repositories[NAME].files()
+    assert {"README.md", "ticket.json", "ticket.safetensors", "evidence.json"} <= sent.keys()
+    assert f"{done.table['score'].iloc[0]:.2f}" in sent["README.md"].decode()
+    _check_nothing_private(hub, sent, places)
+    found, here = load_weight_ticket(f"{NAME}@main"), load_weight_ticket(done.shipped["ticket"])
+    assert found.ticket == here.ticket
+    moved = supertickets.transfer(
+        asked, tickets=(f"{NAME}@main",), tasks=("entailment",), baselines=(), out=tmp_path / "moved"
+    )
+    assert list(moved.table["source"]) == ["dense", "words"]
+    same = supertickets.transfer(
+        asked, tickets=(done.shipped["ticket"],), tasks=("entailment",), baselines=(), out=tmp_path / "same"
+    )
+    assert list(same.table["score"]) == list(moved.table["score"])
 
 
 def test_the_next_push_replaces_what_there_was(study: Result, hub: Hub) -> None:
