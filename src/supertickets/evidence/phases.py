@@ -5,7 +5,8 @@ there only if winning tickets beat the dense model at some level and are below i
 tests on simulated studies hold the error rate at 5 %.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,9 @@ from supertickets.evidence.runs import DENSE
 from supertickets.evidence.statistics import LEVEL, Paired, dunnett, paired_t_test, two_way_test
 
 _RESAMPLES = 2000
+
+_Cells = dict[tuple[Hashable, Hashable], pd.DataFrame]
+"""The runs with a score, by kind and level (the dense model's is 0), with a row a seed."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,11 @@ def find_phases(table: pd.DataFrame) -> Phases:
     random = random.reindex(index=winning.index, columns=winning.columns).sub(own_dense, axis=0)
     winning = winning.sub(own_dense, axis=0)
     w, r = winning.to_numpy(float), random.to_numpy(float)
-    light = np.array(light_levels(table))
+    light, cells = np.array(light_levels(table)), _cells(table)
     rises, fall_p = np.full(len(levels), np.nan), np.nan
     if len(w) > 1:
-        rises[: len(light)] = dunnett(_differences(table, light.tolist()))
-        fall_p = compared(*winning_over_dense(table, float(levels[-1])), "less").p
+        rises[: len(light)] = dunnett(_differences(cells, light.tolist()))
+        fall_p = compared(*_pairs(cells, float(levels[-1]), DENSE), "less").p
     ends = _ends(w, r)
     has_random = bool(np.isfinite(r).any())
     intervals = _intervals(w, r)
@@ -88,7 +92,7 @@ def find_phases(table: pd.DataFrame) -> Phases:
         has_random=has_random,
         missing=bool(np.isnan(w).any() or (has_random and np.isnan(r).any())),
         light=tuple(light.tolist()),
-        over={kind: test for kind in ("random", "losing") if (test := _over(table, light.tolist(), kind)) is not None},
+        over={kind: test for kind in ("random", "losing") if (test := _over(cells, light.tolist(), kind)) is not None},
     )
 
 
@@ -101,32 +105,37 @@ def light_levels(table: pd.DataFrame) -> list[float]:
 
 def winning_over_dense(table: pd.DataFrame, level: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the winning tickets of a level and the dense runs, with a row a seed that has both."""
-    return _pairs(table, level, DENSE)
+    return _pairs(_cells(table), level, DENSE)
 
 
-def _pairs(table: pd.DataFrame, level: float, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the winning tickets of a level and the runs of another kind, with a row a seed that has both."""
+def _cells(table: pd.DataFrame) -> _Cells:
     scored = table[table["score"].notna()]
-    winning = scored[(scored["kind"] == "winning") & (scored["level"] == level)].set_index("seed")
-    others = scored[(scored["kind"] == kind) & (scored["level"] == (0.0 if kind == DENSE else level))].set_index("seed")
+    none = scored.iloc[:0].set_index("seed")
+    by_cell = scored.groupby(["kind", "level"], sort=False)
+    return defaultdict(lambda: none, {(kind, level): runs.set_index("seed") for (kind, level), runs in by_cell})
+
+
+def _pairs(cells: _Cells, level: float, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the winning tickets of a level and the runs of another kind, with a row a seed that has both."""
+    winning, others = cells["winning", level], cells[kind, 0.0 if kind == DENSE else level]
     seeds = winning.index.intersection(others.index)
     return winning.loc[list(seeds)], others.loc[list(seeds)]
 
 
-def _differences(table: pd.DataFrame, levels: Sequence[float]) -> list[NDArray[np.float64]]:
+def _differences(cells: _Cells, levels: Sequence[float]) -> list[NDArray[np.float64]]:
     """Return what winning tickets gain over dense, `[seeds, examples]` of each level, or `[seeds, 1]` of scores."""
     found = list[NDArray[np.float64]]()
     for level in levels:
-        winning, others = winning_over_dense(table, level)
+        winning, others = _pairs(cells, level, DENSE)
         scores = np.asarray(winning["score"].astype(float) - others["score"].astype(float), np.float64)[:, None]
         known = by_example(winning, others)
         found.append(scores if known is None else known)
     return found
 
 
-def _over(table: pd.DataFrame, levels: Sequence[float], kind: str) -> Paired | None:
+def _over(cells: _Cells, levels: Sequence[float], kind: str) -> Paired | None:
     """Compare winning tickets with those of a kind, averaged over levels in each seed that has all of them."""
-    pairs = [_pairs(table, level, kind) for level in levels]
+    pairs = [_pairs(cells, level, kind) for level in levels]
     seeds = sorted(set.intersection(*(set(winning.index) for winning, _ in pairs)))
     if not seeds:
         return None
