@@ -11,6 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from supertickets.anatomy import Shape
+from supertickets.anatomy.cost import units
+from supertickets.tickets import Ticket
+from supertickets.tickets.drawing import Drawing, draw_random
+from supertickets.tickets.kinds import Structure
+from supertickets.tickets.levels import counts_at
+
 GLUE = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
 PRODUCT = 1024
 """The machine's peak is what it does in products of square matrices of this size."""
@@ -48,6 +55,14 @@ def of_pairs(name: str, values: NDArray[np.float64], unit: str = "", **goal: flo
     """Return the figure of what was measured in turns: the median, and the quartiles."""
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     return Figure(name, float(middle), unit, float(low), float(high), len(values), **goal)
+
+
+def random_ticket(
+    shape: Shape, level: float, seed: int = 0, structures: tuple[Structure, ...] = ("heads", "ffns")
+) -> Ticket:
+    """Return a random ticket of a model at a level, drawn as `find` draws them."""
+    of, drawing = units(shape, structures), Drawing(structures=structures)
+    return draw_random(Ticket.full(*shape.of_tickets).shape, of, counts_at(level, of), level, seed, drawing)
 
 
 def product(precision: str) -> Callable[[], object]:

@@ -9,8 +9,9 @@ import argparse
 import copy
 
 import numpy as np
+from figures import random_ticket
 
-from supertickets.anatomy.cost import forward_flops, units
+from supertickets.anatomy.cost import forward_flops
 from supertickets.lab.cost_table import measure_table, random_model
 from supertickets.lab.forward import prepared
 from supertickets.lab.latency import seconds_of
@@ -18,8 +19,6 @@ from supertickets.lab.measured import Batch, Conditions
 from supertickets.models import find_model
 from supertickets.surgery.cut import cut
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, draw_random
-from supertickets.tickets.levels import counts_at
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
     batch = Batch(batch_size=options.batch_size, length=options.length)
     conditions = Conditions(threads=options.threads, precision=options.precision, device=options.device)
     table = measure_table(base, kinds, batch, conditions, options.repeats)
-    prices, shape, of = table.prices(base.shape), base.shape, units(base.shape, kinds)
+    prices, shape = table.prices(base.shape), base.shape
     full, rng = Ticket.full(*shape.of_tickets), np.random.default_rng(0)
     dense = prepared(random_model(base), conditions.device)
     whole = forward_flops(shape, full, batch.batch_size, batch.length)
@@ -50,7 +49,7 @@ def main() -> None:
     errors = {"table": [], "FLOPs": []}
     for number in range(options.tickets):
         level = float(rng.uniform(0.1, 0.9))
-        ticket = draw_random(full.shape, of, counts_at(level, of), level, number, Drawing(structures=kinds))
+        ticket = random_ticket(shape, level, number, kinds)
         models = {"dense": dense, "cut": cut(copy.deepcopy(dense), ticket)}
         times = seconds_of(models, batch, conditions, options.repeats)
         measured = float(np.median(times["cut"] / times["dense"]))

@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable
 
 import torch
+from figures import random_ticket
 
-from supertickets.anatomy.cost import forward_flops, units
+from supertickets.anatomy.cost import forward_flops
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.surgery.gate import ticket_gated
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, draw_random
-from supertickets.tickets.levels import counts_at
 from supertickets.training.learner import Learner
 from supertickets.training.loop import Plan, Trainer
 from supertickets.training.objectives import encode
@@ -52,16 +51,13 @@ def main() -> None:
     torch.set_num_threads(1)
     base = find_model("default")
     source, shape = ModelSource(base), base.shape
-    full, of = Ticket.full(shape.layers, shape.heads), units(shape, ("heads", "ffns"))
+    full = Ticket.full(*shape.of_tickets)
     recipe = Recipe(epochs=1, batch_size=options.batch_size, max_length=32, precision=options.precision)
     dense = trainer_of(source, [full], recipe, full)
     rows = dense._orders[0][0][1]
     print("level  FLOPs   in a shared encoder  by masks  (share of a dense step, medians of paired steps)")
     for level in map(float, options.levels.split(",")):
-        ticket, other = (
-            draw_random(full.shape, of, counts_at(level, of), level, seed, Drawing.model_validate({}))
-            for seed in (0, 1)
-        )
+        ticket, other = (random_ticket(shape, level, seed) for seed in (0, 1))
         shared = trainer_of(source, [ticket, other, full], recipe, full)
         masked = trainer_of(source, [full], recipe, full)
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from figures import Figure, of_pairs
+from figures import Figure, of_pairs, random_ticket
 from numpy.typing import NDArray
 
-from supertickets.anatomy.cost import units
 from supertickets.export.source import Exported, open_model
 from supertickets.export.to_onnx import INT8, MODEL, session_of, write_onnx
 from supertickets.lab.forward import Forward, forward_of, prepared
@@ -22,9 +21,6 @@ from supertickets.lab.latency import take_turns
 from supertickets.lab.measured import Batch
 from supertickets.models import find_model
 from supertickets.surgery.cut import cut
-from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, draw_random
-from supertickets.tickets.levels import counts_at
 from supertickets.training.devices import undisturbed
 
 
@@ -40,9 +36,7 @@ def inputs_of(exported: Exported, batch: Batch) -> dict[str, torch.Tensor]:
 
 def of_batch(batch: Batch, repeats: int) -> dict[tuple[str, str], NDArray[np.float64]]:
     """The seconds of each runtime's pass of the dense and the cut encoder."""
-    base, kinds = find_model("default"), ("heads", "ffns")
-    of, full = units(base.shape, kinds), Ticket.full(*base.shape.of_tickets)
-    ticket = draw_random(full.shape, of, counts_at(0.5, of), 0.5, 0, Drawing(structures=kinds))
+    ticket = random_ticket(find_model("default").shape, 0.5)
     passes: dict[tuple[str, str], Forward] = {}
     with undisturbed(1), torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         for name in ("dense", "cut"):

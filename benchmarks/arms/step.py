@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import PRODUCT, Figure, of_pairs, product
+from figures import PRODUCT, Figure, of_pairs, product, random_ticket
 from numpy.typing import NDArray
 
-from supertickets.anatomy.cost import BACKWARD, forward_flops, units
+from supertickets.anatomy.cost import BACKWARD, forward_flops
 from supertickets.lab.latency import take_turns
 from supertickets.models import ModelSource, find_model
 from supertickets.studies.config import fill
@@ -24,8 +24,6 @@ from supertickets.studies.find import FindSettings
 from supertickets.surgery.cut import cut
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, draw_random
-from supertickets.tickets.levels import counts_at
 from supertickets.training.batches import Encoded, EncodedTask
 from supertickets.training.devices import choose_precision, undisturbed
 from supertickets.training.learner import Learner
@@ -149,10 +147,8 @@ def against_trainer(source: ModelSource, threads: int, length: int, rounds: int,
 def by_level(source: ModelSource, length: int, rounds: int) -> Iterator[Figure]:
     """Steps of tickets at each level in turns with the dense model's."""
     recipe, shape = recipe_for(1), source.base.shape
-    full, of = Ticket.full(*shape.of_tickets), units(shape, ("heads", "ffns"))
-    tickets = {0.0: full}
-    for level in LEVELS:
-        tickets[level] = draw_random(full.shape, of, counts_at(level, of), level, 0, Drawing())
+    full = Ticket.full(*shape.of_tickets)
+    tickets = {0.0: full} | {level: random_ticket(shape, level) for level in LEVELS}
     split = texts(length, rounds + 2)
     with undisturbed(1):
         steps = {str(level): steps_of(ours(source, recipe, split, ticket)) for level, ticket in tickets.items()}

@@ -17,19 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import Figure, rte_or_built_in, timed
+from figures import Figure, random_ticket, rte_or_built_in, timed
 from torch import Tensor, nn
 
 from supertickets import find
-from supertickets.anatomy.cost import units
 from supertickets.models import ModelSource, find_model
 from supertickets.studies.config import fill
 from supertickets.studies.find import FindSettings
 from supertickets.surgery.cut import cut
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, draw_random
-from supertickets.tickets.levels import counts_at
 from supertickets.training.batches import EncodedTask, in_length_order
 from supertickets.training.devices import arithmetic, choose_precision, undisturbed
 from supertickets.training.learner import Learner
@@ -125,8 +122,7 @@ def figures(smallest: bool) -> Iterator[Figure]:
     recipe = fill(FindSettings, study | {"precision": choose_precision("auto", CPU)}, source.base.shape).recipe
     task = load_task(TaskSource.model_validate({name: study[name] for name in study.keys() & TaskSource.model_fields}))
     data, shape = encode(task, source.tokenizer, recipe.max_length), source.base.shape
-    full, of = Ticket.full(*shape.of_tickets), units(shape, ("heads", "ffns"))
-    tickets = {level: draw_random(full.shape, of, counts_at(level, of), level, 0, Drawing()) for level in levels}
+    full, tickets = Ticket.full(*shape.of_tickets), {level: random_ticket(shape, level) for level in levels}
     with tempfile.TemporaryDirectory() as folder:
 
         def ours(name: str, **how: Any) -> float:
