@@ -276,7 +276,9 @@ class Trainer:
     def _step(self, which: int, rows: Rows) -> Tensor:
         """Do one update for a task; what its ticket does not reach has no gradient, so the optimiser passes over it."""
         learner = self.learners[which]
-        learner.model.train()
+        # After an evaluation, of any task; with several tasks the encoder is another's too. It walks over all modules.
+        if not (learner.model.training and encoder_of(learner.model).training):
+            learner.model.train()
         # What is masked depends on the step alone: neither on evaluations nor on where a run was stopped.
         drawn = (self.plan.seed, self._begin + self._state.step)
         with self._dropout.drawn(*drawn) if self._dropout is not None else nullcontext():
