@@ -1,4 +1,4 @@
-"""How often the phase test sees a rise, in simulated studies without a gain and with one; prints a table.
+"""How often the phase test detects a rise, in simulated studies without a gain and with one; prints a table.
 
     python scripts/phase_power.py > phase_power.md
 

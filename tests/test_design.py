@@ -1,4 +1,4 @@
-"""Designs: what a study can see, said before it is run; and a study of one level that is fixed beforehand."""
+"""Designs: what a study can detect, said before it is run; and a study of one level that is fixed beforehand."""
 
 import json
 from pathlib import Path
@@ -44,8 +44,8 @@ def narrow(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.Te
 def test_the_command_says_what_a_study_sees(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["design", "--dev-size", "277", "--seeds", "5"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "A study of 5 seeds and 277 dev examples sees a gain of 2.5 points in 80 % of such studies." in shown
-    assert "Its phase test sees a gain of 2.5 points at one light level as often." in shown
+    assert "A study of 5 seeds and 277 dev examples detects a gain of 2.5 points in 80 % of such studies." in shown
+    assert "Its phase test detects a gain of 2.5 points at one light level as often." in shown
     assert "Assumed, for an accuracy of about 70 %" in shown
     assert "which may vary otherwise than assumed" not in shown
     assert main(["design", "--dev-size", "277", "--seeds", "7", "--design", "narrow", "--json", "--gain", "2"]) == 0
@@ -64,7 +64,7 @@ def test_a_design_takes_its_dev_set_from_a_task(words: dict[str, Path]) -> None:
     assert supertickets.design(dev_size=40, design="narrow").seeds == 20
     assert supertickets.design(task="similarity").metrics == ("pearson", "spearman")
     assert "may vary otherwise than assumed" in " ".join(supertickets.design(task="similarity").sentences())
-    assert "cannot see a gain for other seeds" in supertickets.design(dev_size=40, seeds=1).sentence()
+    assert "cannot detect a gain for other seeds" in supertickets.design(dev_size=40, seeds=1).sentence()
 
 
 def test_a_pilot_says_how_gains_vary(
@@ -88,7 +88,7 @@ def test_a_pilot_says_how_gains_vary(
     [
         (
             ["--dev-size", "277", "--gain", "1"],
-            "no number of seeds sees it in 80 % of studies; expected more than 1.2",
+            "no number of seeds detects it in 80 % of studies; expected more than 1.2",
         ),
         (["--dev-size", "277", "--gain", "1.2372"], "it needs more than 10,000 seeds"),
         (["--dev-size", "277", "--gain", "0"], "--gain: expected more than 0 points, got 0."),

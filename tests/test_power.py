@@ -1,4 +1,4 @@
-"""What a study can see: against simulated studies that the tests themselves judge."""
+"""What a study can detect: against simulated studies that the tests themselves judge."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path

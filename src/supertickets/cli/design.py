@@ -1,4 +1,4 @@
-"""The command that says what a study can see before it is run."""
+"""The command that says what a study can detect before it is run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _OF_FIND: list[click.Parameter] = [one for one in options(FindSettings) if one.n
 @click.command(cls=SettingsCommand, params=_OF_FIND)
 @click.option("--dev-size", type=int, help="number of dev examples, instead of a task")
 @click.option("--metric", help="with --dev-size: the metric of the score [default: accuracy, or that of --pilot]")
-@click.option("--gain", type=float, help="also print how many seeds see this gain, in points, in 80 % of studies")
+@click.option("--gain", type=float, help="also print how many seeds detect this gain, in points, in 80 % of studies")
 @click.option("--pilot", type=FOLDER, help="folder of a study of `find`, finished or not, that says how gains vary")
 @AS_JSON
 def design(as_json: bool, **asked: Any) -> None:
-    """Say what gain a study of `find` can see, and how many seeds a gain needs.
+    """Say what gain a study of `find` can detect, and how many seeds a gain needs.
 
-    A study sees a gain if its test is significant at 5 %. Seeds and dev examples both vary, so that a small dev set
+    A study detects a gain if its test is significant at 5 %. Seeds and dev examples both vary, so that a small dev set
     hides small gains from any number of seeds. Nothing is run.
     """
     own: dict[str, Any] = {name: asked.pop(name) for name in ("dev_size", "metric", "gain", "pilot")}
@@ -34,5 +34,5 @@ def design(as_json: bool, **asked: Any) -> None:
         content = {"sentences": made.sentences(), "seeds_needed": made.needed, **records({"gains": made.table})}
         click.echo(json.dumps(content))
         return
-    print_table(made.table, "gain seen in 80 % of studies")
+    print_table(made.table, "gain detected in 80 % of studies")
     click.echo(" ".join(made.sentences()))

@@ -10,7 +10,7 @@ from supertickets.errors import TicketError, unknown_name
 from supertickets.studies import STUDIES, SUMMARIES
 
 OWN = {
-    "design": ("Say what gain a study of `find` can see, and how many seeds a gain needs.", "design"),
+    "design": ("Say what gain a study of `find` can detect, and how many seeds a gain needs.", "design"),
     "report": ("Write one page about several studies, with the paper's tables.", "results"),
     "status": ("Show the progress of a study.", "results"),
     "clean": ("Delete trained weights and checkpoints that no later step needs.", "results"),

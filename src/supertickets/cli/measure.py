@@ -63,8 +63,8 @@ def measure(path: str, as_json: bool, out: Path | None, **options: Any) -> None:
     org/name@revision on the hub), or the folder of a finished study of `find`. For a ticket, the dense encoder and the
     one that is cut to the ticket take turns, so that other load on the machine slows both; medians and quartiles are
     printed, and the quartiles of the ratio of each pair. Texts have random tokens and no padding; there is no output
-    layer. Memory is that of a fresh process that loads the model and computes the largest batch, without what it takes
-    to start. For a study, the result is also written into its folder (measured.json) and shown in its report.
+    layer. Memory is the peak of a new process that loads the model and computes the largest batch, without what it uses
+    after its imports. For a study, the result is also written into its folder (measured.json) and shown in its report.
     """
     from supertickets.evidence.measured import size_table, throughput_table, time_table
     from supertickets.lab.measured import MEASURED

@@ -64,15 +64,17 @@ def export(path: str, to: str, as_json: bool, **options: Any) -> None:
     PATH is a finished study's folder (its trained model of the super ticket), a ticket folder (its trained model, or
     without one the ticket on its pre-trained base model), or a model: a folder, a model id on the hub, or `default`.
 
-    Formats: `onnx` is one file for onnxruntime, of any batch and length, with tokenizer, labels and an example that
-    needs neither transformers nor supertickets. `dense` has the dense model's shape with zeros for what the ticket
-    lacks, so that transformers loads it without supertickets. `transformers` is the small model, which loads after
-    `import supertickets`. `ticket` is the ticket folder without a model. Other packages can add formats.
+    Formats: `onnx` (encoders only) is a model for onnxruntime with dynamic batch size and length, with tokenizer,
+    labels and an example that needs neither transformers nor supertickets. `dense` has the dense model's shape with
+    zeros for what the ticket lacks, so that transformers loads it without supertickets. `transformers` is the small
+    model, which loads after `import supertickets`. `ticket` is the ticket folder without a model. Other packages can
+    add formats.
 
     With `--vocabulary` embeddings of tokens that the texts do not need are left out: on these texts the model computes
-    the same, and in others unknown words are read as shorter pieces.
+    the same, and in others, words of which tokens are missing are split into shorter ones.
 
-    Before the folder is there, its outputs on 100 texts are compared with the model's.
+    The exported model's outputs on 100 texts are compared with the original's, and the folder is written only if they
+    agree.
     """
     from supertickets.studies.exporting import export_model
 
@@ -91,7 +93,7 @@ def export(path: str, to: str, as_json: bool, **options: Any) -> None:
 @click.argument("study", type=FOLDER)
 @click.option("--target", help="what the smaller model may cost at most, as for `find`: parameters=0.8, size=70MB, ...")
 @click.option(
-    "--latency-of", help="batch size and number of tokens that --target latency is about [default: the study's]"
+    "--latency-of", help="BATCHxTOKENS that --target latency is measured with, such as 1x128 [default: the study's]"
 )
 @click.option("--level", help="in place of --target, a level as for `find --levels`: 0.3, heads=0.1+neurons=0.2, ...")
 @click.option("--structures", help="kinds of structures to prune [default: the study's]")
@@ -111,8 +113,8 @@ def draw(
     """Draw a ticket from a finished study's importance scores, without training.
 
     STUDY is the folder of a study of `find`. With `--target` the ticket keeps the most importance that the target
-    allows, with `--level` it is the paper's winning ticket of that level. `apply` cuts it out of the base model, and
-    `transfer` trains it.
+    allows, with `--level` it is the paper's winning ticket of that level. `apply` prunes the base model to this ticket,
+    and `transfer` trains it.
     """
     from supertickets.studies.draw import draw_ticket, said_of
 

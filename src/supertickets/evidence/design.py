@@ -1,4 +1,4 @@
-"""What a study of `find` can see, in a table and in words."""
+"""What a study of `find` can detect, in a table and in words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OF_MEANS = {"accuracy", "answer_f1"}
 
 @dataclass(frozen=True)
 class Design:
-    """What a study can see: of `seeds` and `examples` of a dev set, scored by `metrics`, with gains that vary so.
+    """What a study can detect: of `seeds` and `examples` of a dev set, scored by `metrics`, with gains that vary so.
 
     `light` is how many light levels the phase test has; none with one level that is fixed beforehand. `gain` is the
     one that is asked for, None if none is, and `needed` how many seeds see it.
@@ -42,23 +42,23 @@ class Design:
         return table
 
     def sentence(self) -> str:
-        """Say what the study sees."""
+        """Say what the study detects."""
         dev = f"{self.examples:,} dev examples"
         if self.seeds < 2:
-            return f"A study of one seed and {dev} cannot see a gain for other seeds; expected two seeds or more."
+            return f"A study of one seed and {dev} cannot detect a gain for other seeds; expected two seeds or more."
         seen = self._seen(self.seeds)
-        return f"A study of {self.seeds} seeds and {dev} sees a gain of {seen:.1f} points in 80 % of such studies."
+        return f"A study of {self.seeds} seeds and {dev} detects a gain of {seen:.1f} points in 80 % of such studies."
 
     def sentences(self) -> tuple[str, ...]:
-        """Say also what its phase test sees, what a gain needs, and where the variance is from."""
+        """Say also what its phase test detects, what a gain needs, and where the variance is from."""
         said = [self.sentence()]
         if self.light and self.seeds > 1:
             seen = self._seen(self.seeds, self.light)
-            said.append(f"Its phase test sees a gain of {seen:.1f} points at one light level as often.")
+            said.append(f"Its phase test detects a gain of {seen:.1f} points at one light level as often.")
         if self.gain is not None:
             said.append(f"A gain of {self.gain:g} points needs {self.needed} seeds.")
         least = smallest_gain(self.variance, self.examples)
-        said.append(f"Gains below {least:.1f} points are not seen so often with any number of seeds.")
+        said.append(f"Gains below {least:.1f} points are not detected so often with any number of seeds.")
         if not self.variance.of_study and not _OF_MEANS.issuperset(scored(self.metrics)):
             said.append(f"The score is {' and '.join(scored(self.metrics))}, which may vary otherwise than assumed.")
         return (*said, self.variance.source)

@@ -1,4 +1,4 @@
-"""What a study can see before it is run: the gain that its test finds in 80 % of such studies, by seeds and examples.
+"""What a study can detect: the gain that its test finds in 80 % of such studies, by numbers of seeds and examples.
 
 The model is that of the test (`statistics.two_way_test`): seeds and dev examples are crossed. The variance of a mean
 gain over S seeds and n examples is (seed + rest / n) / S + example / n, so that more seeds do not help against the last

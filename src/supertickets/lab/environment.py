@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,11 @@ def environment(device: torch.device, recipe: Recipe) -> dict[str, Any]:
         "precision": recipe.precision,
         **versions(),
     }
+
+
+def repeats_bits(environment: Mapping[str, Any]) -> bool:
+    """Return whether a training gives the same bits again there: on a CPU; on GPUs sums have no fixed order."""
+    return bool(environment.get("device") == "cpu")
 
 
 def versions() -> dict[str, str]:

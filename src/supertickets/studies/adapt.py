@@ -120,7 +120,8 @@ class Adapt(Study[AdaptSettings]):
 
     The models are the super ticket and the dense model of a study of `find`, or MT-DNN and Ticket-Share of a study of
     `share` (--sources, several with commas). They get a new output layer and are trained on growing fractions of the
-    new task's training set. Weights that were not kept are trained again. Run the same command again to resume.
+    new task's training set. If a model's trained weights were not kept (--keep), its training is
+    repeated first. Run the same command again to resume.
     """
 
     Inputs = AdaptInputs

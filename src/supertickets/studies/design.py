@@ -1,4 +1,4 @@
-"""`supertickets design`: what a study of `find` can see before it is run, from seeds, dev examples and a pilot."""
+"""`supertickets design`: what a study of `find` can detect before it is run, from seeds, dev examples and a pilot."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from supertickets.tasks import CORPORA, TaskFiles, load_task
 from supertickets.tasks.metrics import CLASSIFICATION, JUDGED, MULTI_LABEL, REGRESSION, scored
 
 ASKED = ("design", "seeds", "levels", *TaskFiles.model_fields)
-"""The settings of `find` that say what a study can see."""
+"""The settings of `find` that say what a study can detect."""
 
 
 def design(
@@ -37,7 +37,7 @@ def design(
     pilot: Path | str | None = None,
     **settings: Any,
 ) -> Design:
-    """Return what a study of `find` can see; nothing is run.
+    """Return what a study of `find` can detect; nothing is run.
 
     `settings` are those of `find` that matter: where the task is, `seeds`, `levels` and `design`. Instead of a task,
     `dev_size` (examples) and `metric` may be given. `pilot` is the folder of a study, finished or not, whose gains say
@@ -45,7 +45,7 @@ def design(
     TicketError for misuse, and for a gain that the dev set hides with any number of seeds.
 
     >>> design(dev_size=277, seeds=5).sentence()
-    'A study of 5 seeds and 277 dev examples sees a gain of 2.5 points in 80 % of such studies.'
+    'A study of 5 seeds and 277 dev examples detects a gain of 2.5 points in 80 % of such studies.'
     """
     asked = fill(FindSettings, settings, DEFAULT_SHAPE)
     if gain is not None and not (np.isfinite(gain) and gain > 0):
@@ -60,9 +60,9 @@ def design(
         raise TicketError(
             f"--gain {gain:g}: with {examples:,} dev examples, "
             + (
-                f"no number of seeds sees it in 80 % of studies; expected more than {least:.2f} points."
+                f"no number of seeds detects it in 80 % of studies; expected more than {least:.2f} points."
                 if gain <= least
-                else f"it needs more than {MOST_SEEDS:,} seeds, since {least:.2f} points are never seen so often."
+                else f"it needs more than {MOST_SEEDS:,} seeds, since {least:.2f} points are never detected so often."
             )
         )
     return Design(asked.seeds, examples, metrics, variance, asked.light, gain, needed)

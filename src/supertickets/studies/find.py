@@ -112,7 +112,7 @@ class Find(Study[FindSettings]):
         yield from _rates(settings, task, [step for step in own if step.labels["kind"] == "winning"])
 
     def outlook(self, settings: FindSettings, tasks: Sequence[TaskInfo]) -> str:
-        """Say what gain the study can see (see `evidence.design`); nothing of language modelling's blocks."""
+        """Say what gain the study can detect (see `evidence.design`); nothing of language modelling's blocks."""
         from supertickets.evidence.design import Design
         from supertickets.evidence.power import assumed_variance
 

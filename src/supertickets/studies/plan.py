@@ -38,7 +38,7 @@ class Plan:
     done; equal ones among them will be one. `repeated` counts those that are done and trained again all the same, since
     their weights are gone and others start from them. `evaluations` counts means of trained weights, which are no
     trainings, and `held` is about how many bytes more the weights take up until these have been evaluated. `note` says
-    what else has to be trained, `outlook` what the study can see.
+    what else has to be trained, `outlook` what the study can detect.
     """
 
     steps: pd.DataFrame

@@ -14,6 +14,7 @@ import numpy as np
 from supertickets.errors import StudyError, TicketError
 from supertickets.evidence.statistics import prediction_interval
 from supertickets.export.evidence_file import Evidence, Outputs, Training, differences, outputs_digest
+from supertickets.lab.environment import environment, repeats_bits
 from supertickets.lab.lab import Lab
 from supertickets.lab.machine import Machine, check_device
 from supertickets.lab.outcome import Outcome
@@ -25,6 +26,7 @@ from supertickets.tasks.metrics import evaluate
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_ARRAYS, SharedTicket
 from supertickets.tickets.weights import WeightTicket
 
+_ON_A_GPU = "on a GPU they may differ from run to run"
 _SAME = 1e-9
 """How far two scores of the same outputs may be apart, in percent: sums may have another order."""
 
@@ -148,7 +150,6 @@ def _source(training: Training, places: Mapping[str, Any], source: TaskSource | 
 def compare_model(rerun: Rerun) -> tuple[Literal["ok", "wrong", "cannot be checked"], str]:
     """Return whether the folder's model gives the recorded outputs on the dev set, and why, in words."""
     from supertickets.export.reloaded import SCORES_APART, outputs_again
-    from supertickets.lab.environment import environment
     from supertickets.training.devices import find_device
 
     recorded = rerun.evidence.model
@@ -165,11 +166,12 @@ def compare_model(rerun: Rerun) -> tuple[Literal["ok", "wrong", "cannot be check
     if outputs_digest(outputs) == recorded.predictions:
         same = isclose(score, recorded.score, abs_tol=_SAME)
         return ("ok" if same else "wrong"), f"the recorded outputs bit for bit, {figures}"
-    other = differences(recorded.environment, environment(find_device(rerun.device), recipe))
-    if not other:
+    here = environment(find_device(rerun.device), recipe)
+    other = differences(recorded.environment, here)
+    if not other and repeats_bits(here):
         return "wrong", f"other outputs than recorded on the same kind of machine, {figures}"
     near = abs(score - recorded.score) <= SCORES_APART
-    return ("ok" if near else "wrong"), f"{figures}; bits are not compared, since {in_words(other)}"
+    return ("ok" if near else "wrong"), f"{figures}; bits are not compared, since {in_words(other) or _ON_A_GPU}"
 
 
 def repeat(rerun: Rerun, quiet: bool = True) -> Retrained:
@@ -201,8 +203,8 @@ def compared(recorded: Training, scores: Sequence[float], made: Outcome) -> Retr
     """Return whether a repeated training agrees with the recorded one.
 
     Equal outputs on the dev set, bit for bit, agree wherever they were computed, if they also have the recorded score.
-    Others disagree where machine and versions are the recorded ones. Elsewhere the score must lie in the interval that
-    has one new training's in 95 of 100 cases, by the recorded seeds' spread; with one seed there is none.
+    Others disagree on a CPU where machine and versions are the recorded ones. Elsewhere the score must lie in the
+    interval that has one new training's in 95 of 100 cases, by the recorded seeds' spread; with one seed there is none.
     """
     seed, was, n = recorded.seed, recorded.score, len(scores)
     other = differences(recorded.outputs.environment, made.environment)
@@ -219,13 +221,13 @@ def compared(recorded: Training, scores: Sequence[float], made: Outcome) -> Retr
             return Retrained("disagree", "outputs", seed, score, was, n, other, said)
         said = f"trained again, seed {seed} gave the recorded outputs on the dev set bit for bit: {figures}."
         return Retrained("agree", "outputs", seed, score, was, n, other, said)
-    if not other:
+    if not other and repeats_bits(made.environment):
         said = (
             f"trained again on the same kind of machine with the same versions, seed {seed} gave other outputs on the "
             f"dev set than recorded: {figures}."
         )
         return Retrained("disagree", "outputs", seed, score, was, n, other, said)
-    why = f"Bits are not compared, since {in_words(other)}."
+    why = f"Bits are not compared, since {in_words(other) or _ON_A_GPU}."
     if n < 2:
         said = f"trained again, seed {seed}: {figures}. {why} Scores neither: one seed is recorded, so no spread."
         return Retrained("cannot be compared", "score", seed, score, was, n, other, said)

@@ -134,8 +134,8 @@ class StudySettings(Recipe, Running):
     )
     layers: int | None = Field(
         None,
-        description="number of the model's first layers to use, as a smaller model of the same pre-training; default: "
-        "all",
+        description="use only this many of the model's layers, the first ones, as a smaller model of the same "
+        "pre-training; default: all",
     )
     seeds: Grows[int] = Field(2, ge=1, description="number of seeds; each has its own dense training and tickets")
     first_seed: int = Field(0, ge=0, description="first seed; the others are the next integers")

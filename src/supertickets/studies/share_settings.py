@@ -29,7 +29,9 @@ class ShareSettings(TicketSettings, RateSettings, Sharing):
         (), description="tasks that share the encoder; default: the tasks of --tickets, or three built-in tasks"
     )
     tickets: tuple[UserPath, ...] = Field(
-        (), description="finished studies of `find` or ticket folders, one per task; default: search for tickets first"
+        (),
+        description="finished studies of `find`, ticket folders, or repositories on the hub (org/name or "
+        "org/name@revision), one per task; default: search for tickets first",
     )
     data: UserPath | None = Field(
         None, description="folder with the tasks' files; default: GLUE is downloaded from the hub"

@@ -124,7 +124,7 @@ class Study(ABC, Generic[S]):
         return f"{', '.join(task.task for task in tasks)} on {settings.called}"
 
     def outlook(self, settings: S, tasks: Sequence[TaskInfo]) -> str:
-        """Return what the study can see, in a sentence that the dry run prints; nothing by default."""
+        """Return what the study can detect, in a sentence that the dry run prints; nothing by default."""
         return ""
 
     def standing(self, runs: Runs, settings: S) -> str:

@@ -17,7 +17,9 @@ class TaskFiles(BaseModel):
 
     task: str
     data: UserPath | None = Field(
-        None, description="folder with the task's files; default: GLUE and SQuAD are downloaded from the hub"
+        None,
+        description="folder with the task's files; default: GLUE and SQuAD are downloaded from the hub, mlm and clm "
+        "use a small built-in corpus; snli and scitail need it",
     )
     train_file: UserPath | None = Field(
         None,

@@ -106,7 +106,7 @@ class Targets(BaseModel):
         "importance within it",
     )
     latency_of: Annotated[str, AfterValidator(_example)] = Field(
-        "1x128", description="batch size and number of tokens that --target latency is about"
+        "1x128", description="BATCHxTOKENS that --target latency is measured with"
     )
 
     @property
