@@ -1,10 +1,12 @@
 """Steps run in their order, equal trials once, and weights stay as long as somebody starts from them."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from supertickets.lab.partial import Partial, save_partial
 from supertickets.lab.steps import Done, Execution, Order, Step
 from supertickets.lab.trial import Mean, Trial
 from supertickets.storage import write_atomically
+from supertickets.tickets import Ticket
 
 Score = Callable[[Trial], float | str | None]
 
@@ -59,7 +62,9 @@ class FakeMachine(Machine):
 
 
 def _write(job: Job, score: float | None) -> None:
-    files = {PREDICTIONS: save({})} | ({WEIGHTS: save({})} if job.keep_weights and score is not None else {})
+    files = {PREDICTIONS: save({"scores": np.array([score or 0.0])})} | (
+        {WEIGHTS: save({})} if job.keep_weights and score is not None else {}
+    )
     epoch = {"epoch": 1, "loss": 0.0, "score": score, "metrics": {"task": {"dev": {"score": score}}}}
     save_outcome(
         Outcome(
@@ -210,22 +215,105 @@ def test_evaluations_are_run_first(tmp_path: Path, trial_of: Callable[[int], Tri
 
 
 def test_the_best_keeps_its_weights(tmp_path: Path, trial_of: Callable[[int], Trial]) -> None:
-    import numpy as np
-
-    from supertickets.tickets import Ticket
-
-    def cut(seed: int) -> Trial:
-        trial = trial_of(seed)
-        ticket = Ticket(heads=np.eye(*trial.ticket.shape, dtype=bool), ffns=trial.ticket.ffns)
-        return trial.model_copy(update={"tasks": (trial.tasks[0].model_copy(update={"ticket": ticket}),)})
-
-    scores = {0: 1.0, 1: 3.0, 2: 2.0, 3: 9.0}
+    cut, scores = _cut(trial_of), {0: 1.0, 1: 3.0, 2: 2.0, 3: 9.0}
     steps = [_step(cut(seed), keep="best") for seed in range(3)] + [_step(trial_of(3), keep="best")]
     with Lab(tmp_path, FakeMachine(lambda trial: scores[trial.seed])) as lab:
         lab.run(steps)
     kept = [_has_weights(tmp_path, cut(seed)) for seed in range(3)]
     assert kept == [False, True, False]
     assert not _has_weights(tmp_path, trial_of(3))  # a full ticket is no candidate, whatever it scores
+
+
+def _cut(trial_of: Callable[[int], Trial]) -> Callable[[int], Trial]:
+    """Trials of a ticket that is not full."""
+
+    def cut(seed: int) -> Trial:
+        trial = trial_of(seed)
+        ticket = Ticket(heads=np.eye(*trial.ticket.shape, dtype=bool), ffns=trial.ticket.ffns)
+        return trial.model_copy(update={"tasks": (trial.tasks[0].model_copy(update={"ticket": ticket}),)})
+
+    return cut
+
+
+@pytest.mark.parametrize("found", [0, 1, 2])
+def test_what_may_turn_out_to_be_the_best_keeps_its_weights_until_that_is_known(
+    tmp_path: Path, trial_of: Callable[[int], Trial], found: int
+) -> None:
+    """As looks of a search, each better than the one before: the level that is found is not that of the best look."""
+    cut, there = _cut(trial_of), []
+
+    def score(trial: Trial) -> float:
+        there.append([_has_weights(tmp_path, cut(seed)) for seed in range(3)])
+        return 1.0 + trial.seed
+
+    looks = [_step(cut(0), keep="until best")]
+    for seed in (1, 2):
+        looks.append(_step(cut(seed), looks[-1], keep="until best"))
+    finals = [
+        Step(
+            {"kind": "final", "seed": seed},
+            lambda done, s=seed: cut(s) if s == found else None,
+            looks[-1:],
+            keep="best",
+        )
+        for seed in range(3)
+    ]
+    with Lab(tmp_path, FakeMachine(score)) as lab:
+        lab.run([*looks, *finals])
+    assert there == [[False] * 3, [True, False, False], [True, True, False]]
+    assert [_has_weights(tmp_path, cut(seed)) for seed in range(3)] == [seed == found for seed in range(3)]
+
+
+# --- trainings repeated for their weights -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grown(tmp_path: Path, trial_of: Callable[[int], Trial]) -> list[Step]:
+    """Steps of a study that has grown: of two finished trainings without weights, the first is to be started from."""
+    first, second = _step(trial_of(0)), _step(trial_of(1))
+    with Lab(tmp_path, FakeMachine(lambda trial: 50.0)) as lab:
+        lab.run([first, second])
+    assert not _has_weights(tmp_path, trial_of(0))  # control
+    return [first, second, _step(trial_of(2), starts_from=(first,), keep="yes")]
+
+
+def test_it_is_repeated_and_what_is_remembered_stays(
+    tmp_path: Path, trial_of: Callable[[int], Trial], grown: list[Step]
+) -> None:
+    before = (tmp_path / "trials" / trial_of(0).key / "outcome.json").read_bytes()
+    with Lab(tmp_path, machine := FakeMachine(lambda trial: 50.0)) as lab:
+        runs = lab.run(grown).runs
+    assert machine.ran == [0, 2]  # type: ignore[attr-defined]
+    assert [run.status for run in runs] == ["finished"] * 3
+    assert not (tmp_path / "retrained").exists()
+    assert not _has_weights(tmp_path, trial_of(0))  # dropped again
+    kept = json.loads((tmp_path / "trials" / trial_of(0).key / "outcome.json").read_bytes())
+    assert kept["epochs"] == json.loads(before)["epochs"]
+
+
+@pytest.mark.parametrize("ends", [61.0, KeyboardInterrupt(), "refused"])
+def test_a_repeat_that_comes_out_otherwise_or_not_at_all_changes_nothing(
+    tmp_path: Path, trial_of: Callable[[int], Trial], grown: list[Step], ends: Any
+) -> None:
+    def score(trial: Trial) -> Any:
+        if isinstance(ends, BaseException):
+            raise ends
+        return ends
+
+    folder = tmp_path / "trials" / trial_of(0).key
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with Lab(tmp_path, FakeMachine(score)) as lab:
+        if isinstance(ends, float):
+            with pytest.raises(StudyError, match=r"x seed 0 was trained again, .* did not come out as before"):
+                lab.run(grown)
+        elif isinstance(ends, BaseException):
+            with pytest.raises(KeyboardInterrupt):
+                lab.run(grown)
+        else:
+            assert [run.status for run in lab.run(grown).runs][:2] == ["failed", "finished"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "failure.json"} == before
+    with Lab(tmp_path, FakeMachine(lambda trial: 50.0)) as lab:
+        assert [run.status for run in lab.run(grown).runs] == ["finished"] * 3
 
 
 def test_another_studys_outcome_is_taken_and_left_alone(tmp_path: Path, trial_of: Callable[[int], Trial]) -> None:

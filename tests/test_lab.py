@@ -334,6 +334,18 @@ def test_keep_says_whose_weights_stay(
     assert (tmp_path / "out" / "super-ticket" / "ticket.json").is_file()
 
 
+def test_weights_that_are_asked_for_too_late_are_said_to_be_missing(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supertickets.find(study, out=tmp_path / "out", keep="none")
+    capsys.readouterr()
+    supertickets.find(study, out=tmp_path / "out", keep="all", quiet=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--keep all: 4 trainings had finished before without keeping weights, the first is dense seed 0" in said
+    assert "winning 0.5 seed 0: its trained weights were not kept, so it is trained again to ship them." in said
+    assert len(list((tmp_path / "out" / "trials").rglob("weights.safetensors"))) == 1  # the super ticket's
+
+
 def begun(*steps: Step) -> Execution:
     """Steps whose trials have been made."""
     execution = Execution(steps)

@@ -149,8 +149,15 @@ class Lab(AbstractContextManager["Lab"]):
             raise StudyError(f"trial {trial.key} failed: {str(run.failure).strip().splitlines()[-1]}")
         if not made.has_weights:
             raise StudyError(f"trial {trial.key} diverged, so it has no trained weights: {made.reason}.")
-        if outcome is None or made.files[PREDICTIONS] != outcome.files[PREDICTIONS]:
-            return made
+        return (outcome and self.with_weights_of(made, outcome)) or made
+
+    def with_weights_of(self, made: Outcome, outcome: Outcome) -> Outcome | None:
+        """Return an outcome of ours with the weights that a repeated training ended with, whose folder goes.
+
+        None, and nothing is changed, if the repeated training has other outputs.
+        """
+        if not made.has_weights or made.files[PREDICTIONS] != outcome.files[PREDICTIONS]:
+            return None
         write_atomically(outcome.folder / WEIGHTS, (made.folder / WEIGHTS).read_bytes())
         whole = replace(outcome, files={**outcome.files, WEIGHTS: made.files[WEIGHTS]}, damaged=False)
         save_outcome(whole)
@@ -189,6 +196,7 @@ class _Queue:
         self.waiting: deque[Order] = deque()
         self._running: dict[str, Order] = {}  # by the key of the trial: a trial is trained in one place at a time
         self._tries: dict[str, int] = {}
+        self._repeated: dict[str, Outcome] = {}  # by key: what is remembered of trials trained again for their weights
 
     def ask(self, orders: Iterable[Order]) -> None:
         """Take new orders: what is remembered has ended, the rest waits."""
@@ -211,7 +219,7 @@ class _Queue:
         Another study's outcome is remembered here too, so that its weights may go when what starts from them is done.
         """
         known = _remembered(order, [self._lab.folder], self._execution)
-        ours = None if known is None else known.get("outcome")
+        ours = self._lab.remembered(order.trial) if order.until is None else None
         if known is not None and (ours is None or ours.has_weights):
             return known
         for place in self._execution.elsewhere(order.id):
@@ -222,9 +230,27 @@ class _Queue:
                 folder = self._lab.folder / order.trial.key
                 forget(folder)
                 copy_outcome(theirs, folder)
-            if ours is None or theirs.files[WEIGHTS] == ours.files.get(WEIGHTS):
+            what = WEIGHTS if ours is not None and WEIGHTS in ours.files else PREDICTIONS
+            if ours is None or theirs.files[what] == ours.files[what]:
                 return {"outcome": theirs}
         return known
+
+    def _came(self, order: Order) -> dict[str, Any] | None:
+        """Return what came of an order that was run; raises StudyError if it was to come out as before and did not."""
+        before = self._repeated.pop(order.trial.key, None)
+        if before is None:
+            return _remembered(order, [self._lab.folder], self._execution)
+        made = outcome_of(order.trial, self._lab.study_folder / RETRAINED)
+        if made is None or not made.has_weights:
+            return None
+        if (whole := self._lab.with_weights_of(made, before)) is None:
+            forget_all(made.folder)
+            raise StudyError(
+                f"{before.folder}: {self._execution.name(order.trial.key)} was trained again, as other trainings start "
+                "from its weights, which were not kept, and did not come out as before (on another machine, on a GPU, "
+                "or with other library versions); what came of it is still there. Use a new --out."
+            )
+        return {"outcome": whole}
 
     def _end(self, id: str, **came: Any) -> list[Order]:
         made = self._execution.end(id, **came)
@@ -242,7 +268,11 @@ class _Queue:
         key = order.trial.key
         self._running[key] = order
         self._tries[order.id] = self._tries.get(order.id, 0) + 1
-        folder = self._lab.folder / key
+        folder, apart = self._lab.folder / key, self._lab.study_folder / RETRAINED
+        before = self._lab.remembered(order.trial) if order.until is None and self._lab.folder != apart else None
+        if before is not None:
+            # It lacks the weights that others start from. What came of it stays: others were drawn from its scores.
+            self._repeated[key], folder = before, apart / key
         if self._lab.machine.backend != "slurm" or not may_run(folder):  # a job that outlived its study writes here
             forget(folder)
         keep = self._execution.keeps(order.id)
@@ -263,7 +293,7 @@ class _Queue:
             self._tries[order.id] -= 1
             self.waiting.appendleft(order)
             return
-        if what in ("done", "partial") and (came := _remembered(order, [self._lab.folder], self._execution)) is None:
+        if what in ("done", "partial") and (came := self._came(order)) is None:
             what, detail = "failed", "its outcome file is missing or damaged"
         if what == "failed" and self._tries[order.id] < TRIES:
             watcher.message(("again", key, detail))

@@ -22,7 +22,8 @@ class Step:
     `labels` say what it stands for; they are columns of `results.csv`. `make` is the trial, or a function that returns
     it, or None if it is not wanted after all; it may ask for the outcomes of the steps in `needs`, all of which have
     ended by then. The trained weights of the steps that it `starts_from` stay on disk until this step has ended. `keep`
-    says whether its own stay after that: "best" keeps those of the best outcome so far among all steps that say so.
+    says whether its own stay after that: "best" keeps those of the best outcome so far among all steps that say so,
+    "until best" those of a step that may turn out to have the trial of one of these, until all of them have ended.
     With `until` the trial is trained to that share of its steps only; another step may go on with the same trial, which
     ends as if it had never stopped. `elsewhere` is the folder of the same trial in another study, whose outcome is
     taken if its weights are there (and is remembered). `cost` is about what it takes, in FLOPs. A `spare` step is
@@ -38,7 +39,7 @@ class Step:
     make: Trial | Callable[[Done], Trial | None]
     needs: tuple[Step, ...] = field(default=(), repr=False)  # whose own are many: steps of steps
     starts_from: tuple[Step, ...] = field(default=(), repr=False)
-    keep: Literal["no", "best", "yes"] = "no"
+    keep: Literal["no", "until best", "best", "yes"] = "no"
     until: float | None = None
     elsewhere: Path | None = None
     cost: float = 0.0
@@ -182,6 +183,7 @@ class Execution:
         self.runs = [Run(step) for step in steps]
         self._run = {run.step: run for run in self.runs}
         self._rivals = [run for run in self.runs if run.step.keep == "best"]
+        self._maybe_rivals = [run for run in self.runs if run.step.keep == "until best"]
         self._by_id: dict[str, list[Run]] = {}
         self._by_key: dict[str, list[Run]] = {}
         self._children: dict[Step, list[Run]] = {}
@@ -266,8 +268,8 @@ class Execution:
         # What waited for it may have turned out not to be wanted, with others that it would have started from.
         ended = [*runs, *(child for run in runs for child in self._children.get(run.step, []))]
         others = [self._run[parent] for run in ended for parent in run.step.starts_from]
-        if any(run.step.keep == "best" for run in runs):
-            others += contest
+        if self._maybe_rivals or any(run.step.keep == "best" for run in runs):
+            others += [*contest, *self._maybe_rivals]
         best = max((run.outcome for run in contest if run.outcome is not None), key=lambda one: one.rank, default=None)
         outcomes = {run.outcome.key: run.outcome for run in [*others, *runs] if run.outcome is not None}
         is_best = None if best is None else best.key
@@ -279,6 +281,8 @@ class Execution:
     def _wanted(self, key: str) -> bool:
         """Whether a step keeps a trial's weights for good, or one that has yet to end starts from them."""
         of_trial = [run for run in self._by_key.get(key, []) if run.outcome is not None]
+        if any(run.step.keep == "until best" for run in of_trial) and not all(run.ended for run in self._rivals):
+            return True
         return any(run.step.keep == "yes" or self._starting(run) for run in of_trial)
 
     def _contest(self) -> list[Run]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supertickets.errors import TicketError
 from supertickets.export.evidence_file import Training
-from supertickets.lab.lab import TRIALS, Lab
+from supertickets.lab.lab import TRIALS, Lab, Watcher
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.steps import Label, Run
@@ -130,6 +130,7 @@ class Shipping:
     base: BaseModel
     tasks: Mapping[TaskSource, Task]
     machine: Machine
+    watcher: Watcher = field(default_factory=Watcher)
 
     def unshipped(self, folder: Path, run: Run) -> Outcome | None:
         """Return the outcome of a run to ship into a ticket folder, None if it is there already.
@@ -143,6 +144,9 @@ class Shipping:
         return self.with_weights(run.trial or outcome.trial) if kept else replace(outcome, files={})
 
     def with_weights(self, trial: Trial) -> Outcome:
-        """Return a trial's outcome with its trained weights, training it again if they were dropped."""
-        with Lab(self.runs.folder, self.machine) as lab:
+        """Return a trial's outcome with its trained weights, training it again if they were dropped, which is said."""
+        with Lab(self.runs.folder, self.machine, self.watcher) as lab:
+            if (known := lab.remembered(trial)) is not None and not known.has_weights:
+                name = next((run.step for run in self.runs.runs if run.trial and run.trial.key == trial.key), trial.key)
+                self.watcher.say(f"{name}: its trained weights were not kept, so it is trained again to ship them.")
             return lab.with_weights(trial)

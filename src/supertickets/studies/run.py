@@ -13,7 +13,7 @@ from supertickets.evidence.runs import RESULTS, Runs, TaskInfo, save_tasks, unde
 from supertickets.lab.lab import Lab
 from supertickets.lab.lock import hold
 from supertickets.lab.machine import Machine
-from supertickets.lab.steps import Execution
+from supertickets.lab.steps import Execution, Run
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
 from supertickets.studies import STUDIES
@@ -28,6 +28,8 @@ from supertickets.tasks.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from supertickets.lab.progress import ProgressDisplay
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ def run_study(
 
 def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
     """Run a prepared study in its folder, and write down what it shows."""
+    from rich.console import Console
+
+    from supertickets.lab.progress import ProgressDisplay
+
     settings, base, tasks = request.settings, request.base, request.tasks
     infos = check_request(kind, request)
     with hold(settings.folder):
@@ -84,11 +90,12 @@ def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
             request.inputs.save(settled.folder)
         study = kind(request.inputs)
         machine = machine_of(settled, base, {**request.more_tasks, **tasks})
-        runs = _run(study, settled, infos, machine, quiet, request.note)
+        display = ProgressDisplay(Console(stderr=True, quiet=quiet), settled.folder)
+        runs = _run(study, settled, infos, machine, display, request.note)
         findings = with_looks(study.analyse(runs, settled), settled.folder)
         write_atomically(settled.folder / RESULTS, as_csv(plain(findings.runs)))
         runs.check_some_finished()
-        shipped = study.ship(Shipping(runs, findings, settled, base, tasks, machine))
+        shipped = study.ship(Shipping(runs, findings, settled, base, tasks, machine, display))
         write_findings(study, runs, findings)
         remember_look(findings, settled.folder)
         return Result(settled.folder, settled, findings, runs.failures, shipped)
@@ -108,21 +115,32 @@ def check_request(kind: type[Study[Any]], request: Request) -> list[TaskInfo]:
 
 
 def _run(
-    study: Study[Any], settings: StudySettings, infos: Sequence[TaskInfo], machine: Machine, quiet: bool, note: str
+    study: Study[Any],
+    settings: StudySettings,
+    infos: Sequence[TaskInfo],
+    machine: Machine,
+    display: ProgressDisplay,
+    note: str,
 ) -> Runs:
     """Run all steps that the folder does not remember, and show how far the study is."""
-    from rich.console import Console
-
-    from supertickets.lab.progress import ProgressDisplay
-
-    display = ProgressDisplay(Console(stderr=True, quiet=quiet), settings.folder)
     steps = list(study.steps(settings, infos))
     with Lab(settings.folder, machine, display) as lab, display:
         count = counted(Execution(steps).total, "training")
         display.say(f"{study.describe(settings, infos)}: {count} in {settings.precision}.")
         for sentence in [*([note] if note else []), *understood(infos)]:
             display.say(sentence)
-        return runs_of(study, settings, infos, lab.run(steps))
+        execution = lab.run(steps)
+        if lacking := [run for run in execution.runs if run.step.keep == "yes" and run.finished and not _kept(run)]:
+            display.say(
+                f"--keep {getattr(settings, 'keep', '')}: {counted(len(lacking), 'training')} had finished before "
+                f"without keeping weights, the first is {lacking[0].step}, and {'is' if len(lacking) == 1 else 'are'} "
+                "not trained again for them."
+            )
+        return runs_of(study, settings, infos, execution)
+
+
+def _kept(run: Run) -> bool:
+    return run.outcome is not None and run.outcome.has_weights
 
 
 def runs_of(study: Study[Any], settings: StudySettings, infos: Sequence[TaskInfo], execution: Execution) -> Runs:

@@ -85,7 +85,7 @@ class LevelSearch:
             labels,
             partial(self._if_asked, turn, ask),
             needs=needs,
-            keep=winning.keep if ask.epoch == epochs else "no",
+            keep=("until best" if winning.keep == "best" else winning.keep) if ask.epoch == epochs else "no",
             until=None if ask.epoch == epochs else ask.epoch / epochs,
             cost=winning.cost * ask.epoch / epochs,
             spare=True,
