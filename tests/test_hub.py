@@ -23,10 +23,17 @@ from helpers.trials import write_words
 from supertickets import Result, Ticket, TicketError
 from supertickets.cli import main
 from supertickets.errors import StudyError
-from supertickets.export.publish import _check_private
+from supertickets.export.publish import _check_private, for_others
 from supertickets.studies.inputs import open_tickets
 from supertickets.studies.verify import verify
-from supertickets.tickets.folder import SharedTicket, base_entry, load_any_ticket, load_ticket, load_weight_ticket
+from supertickets.tickets.folder import (
+    UNNAMED_BASE,
+    SharedTicket,
+    base_entry,
+    load_any_ticket,
+    load_ticket,
+    load_weight_ticket,
+)
 from supertickets.tickets.hub import HubName, hub_name, ticket_folder
 
 NAME = "me/tiny"
@@ -295,6 +302,46 @@ def test_what_cannot_be_pushed_is_told(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert main(["push", str(bare), NAME]) == 0  # control
     assert "the ticket alone is published" in capsys.readouterr().err
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(
+    study: Result, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.repositories[NAME] = Repository()
+    hub.repositories[NAME].commit("main", {"README.md": b"mine"})
+    assert main(["push", str(study.folder), NAME, "--private"]) == 2
+    assert f"{NAME}: --private: there is a public repository of this name" in capsys.readouterr().err
+    assert hub.repositories[NAME].files() == {"README.md": b"mine"}
+    hub.repositories[NAME].private = True
+    assert main(["push", str(study.folder), NAME, "--private"]) == 0  # control
+
+
+def test_a_study_that_has_not_ended_is_not_published(
+    study: Result, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(study.folder, tmp_path / "copy")
+    other = next(row.trial for row in study.table.itertuples() if row.kind == "winning")
+    (copy / "trials" / other / "outcome.json").unlink()
+    assert main(["push", str(copy), NAME]) == 2
+    assert "not all of the study's trainings have ended" in capsys.readouterr().err
+    assert not hub.repositories
+    assert main(["push", str(copy / "super-ticket"), NAME]) == 0
+
+
+def test_a_folder_of_the_machine_that_made_a_ticket_is_no_name_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`models/mine` is a folder where the study ran, and could be anybody's repository where it is pushed."""
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    kept = Ticket(np.array([[True, False], [True, True]]), np.array([True, False]))
+    names = {}
+    for place in (tmp_path, tmp_path / "models"):
+        monkeypatch.chdir(place)
+        base = base_entry("models/mine", "ab" * 32, "bert")
+        monkeypatch.chdir(tmp_path / "models")
+        names[place] = for_others(SharedTicket(kept, base, {"task": "words"}, {})).base
+    assert names[tmp_path] == {"name": UNNAMED_BASE, "weight_hash": "ab" * 32, "model_type": "bert"}
+    assert names[tmp_path / "models"]["name"] == "models/mine"  # control
 
 
 def test_a_path_in_a_file_stops_it(tmp_path: Path) -> None:

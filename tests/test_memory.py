@@ -64,6 +64,15 @@ AVAILABLE = {"proc/meminfo": "MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:
             500000,
         ),
         (
+            {  # of a job above the process's own group
+                "proc/self/cgroup": "0::/job_7/step_0/user\n",
+                "sys/fs/cgroup/job_7/step_0/user/memory.max": "max\n",
+                "sys/fs/cgroup/job_7/memory.max": "900000\n",
+                "sys/fs/cgroup/job_7/memory.current": "600000\n",
+            },
+            300000,
+        ),
+        (
             {
                 "proc/self/cgroup": "4:memory:/job\n3:cpu:/other\n0::/\n",
                 "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "700000\n",

@@ -390,6 +390,9 @@ def test_outputs_too_large_for_half_precision_are_stored_whole(dense: Outcome) -
     large = np.array([[1e5, -2.0]], np.float32)
     assert np.array_equal(as_stored(large), large)
     assert as_stored(large / 10).dtype == np.float16
+    years = np.array([[1999.6], [2003.4]], np.float32)
+    assert np.array_equal(as_stored(years, regression=True), years)
+    assert not np.array_equal(as_stored(years), years)  # control
 
 
 def test_a_teacher_is_found_where_its_study_was_moved_to(dense: Outcome, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def ticket_card(
     more = {} if published is None else _metadata(shared, form, published)
     header = ModelCardData(
         library_name="supertickets",
-        base_model=base["name"] if is_on_hub(base["name"]) else None,
+        base_model=base["name"] if is_on_hub(base) else None,
         tags=["supertickets", "lottery-ticket", "pruning"],
         **more,
     )
@@ -94,9 +94,12 @@ def ticket_card(
     return f"{card}\n"
 
 
-def is_on_hub(name: str) -> bool:
-    """Return whether a base model's name is one on the hub: not `default`, and no folder's."""
-    return name != DEFAULT_MODEL and not user_path(name).is_dir() and _HUB_ID.fullmatch(name) is not None
+def is_on_hub(base: Mapping[str, Any]) -> bool:
+    """Return whether a base model's name is one on the hub: not `default`, and no folder's, here or where it was."""
+    name = str(base["name"])
+    if name == DEFAULT_MODEL or base.get("folder") or user_path(name).is_dir():
+        return False
+    return _HUB_ID.fullmatch(name) is not None
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.A)

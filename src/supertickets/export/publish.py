@@ -40,12 +40,13 @@ def for_others(shared: SharedTicket[Any], base: str | None = None) -> SharedTick
     may know of its origin and this one does not.
     """
     name = str(shared.base["name"])
-    public = base or (name if name == DEFAULT_MODEL or is_on_hub(name) else UNNAMED_BASE)
+    public = base or (name if name == DEFAULT_MODEL or is_on_hub(shared.base) else UNNAMED_BASE)
+    entry = {key: value for key, value in shared.base.items() if key != "folder"}
     origin = {key: value for key, value in shared.origin.items() if key in _ORIGIN}
     for key in ("data", "notes"):
         if key in origin:
             origin[key] = [one for one in origin[key] if not _OF_A_FILE.match(one)]
-    return replace(shared, base={**shared.base, "name": public}, origin=origin)
+    return replace(shared, base={**entry, "name": public}, origin=origin)
 
 
 def write_published(

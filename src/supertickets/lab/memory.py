@@ -28,8 +28,8 @@ def keep_freed_memory() -> bool:
 def free_memory(root: Path = Path("/")) -> int | None:
     """Return how many bytes this process and its children may still take; None where the system does not tell.
 
-    It is what Linux can give without swapping, or less where a container's limit is less (of this process's own control
-    group, version 2 or 1). `root` is where the system's files are.
+    It is what Linux can give without swapping, or less where a container's limit is less (of this process's control
+    group and those above it, version 2 or 1). `root` is where the system's files are.
     """
     found = re.search(r"^MemAvailable:\s*(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
     if found is None:
@@ -38,8 +38,10 @@ def free_memory(root: Path = Path("/")) -> int | None:
     rooms = [int(found[1]) * 1024]
     for kind, most, taken in (("", "memory.max", "memory.current"), ("memory", *_VERSION_1)):
         mounted = root / "sys/fs/cgroup" / kind
-        # In a container the group's own folder is what is mounted.
-        for folder in (mounted / groups.get(kind, "/").lstrip("/"), mounted):
+        own = mounted / groups.get(kind, "/").lstrip("/")
+        # A group above may have the limit, as a Slurm job's has; in a container the group's own folder is what is
+        # mounted.
+        for folder in (own, *(above for above in own.parents if above.is_relative_to(mounted))):
             limit, used = _read(folder / most).strip(), _read(folder / taken).strip()
             cached = re.search(r"^inactive_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
             if limit.isdigit() and used.isdigit():

@@ -196,7 +196,10 @@ class Workbench:
             if trainer.result.scored_on is not None:
                 found[SCORES][SCORED_ON] = np.array(trainer.result.scored_on)
         if begun.job.trial.logits:
-            kept = ({"logits": as_stored(trainer.taught(learner))} for learner in trainer.learners)
+            kept = (
+                {"logits": as_stored(trainer.taught(learner), learner.data.task.is_regression)}
+                for learner in trainer.learners
+            )
             found[LOGITS] = {name: of for task, one in enumerate(kept) for name, of in named(one, task).items()}
         found[PREDICTIONS] = _predictions(trainer)
         return found

@@ -34,5 +34,9 @@ def remember_look(findings: Findings, folder: Path) -> None:
         return
     try:
         write_atomically(path, json.dumps(asdict(now)) + "\n")
-    except PermissionError:
-        print(f"{folder}: this look at the study is not remembered, as its folder is read-only.", file=sys.stderr)
+    except OSError as error:  # no right to write, or a file system that is mounted read-only
+        why = error.strerror or str(error)
+        print(
+            f"{folder}: this look at the study is not remembered, as its folder cannot be written: {why}.",
+            file=sys.stderr,
+        )

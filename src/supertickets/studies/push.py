@@ -57,8 +57,9 @@ def push(
 
     Task, labels, recipe, scores and the names of columns are published. No path of this machine and no example is.
 
-    Raises TicketError for what is no ticket, a model that is not there, without a token, and for a repository that the
-    token may not write to; StudyError if the hub cannot be reached or refuses.
+    Raises TicketError for what is no ticket, a study that has not ended, a model that is not there, without a token,
+    and for a repository that the token may not write to, or that is public in spite of `private`; StudyError if the hub
+    cannot be reached or refuses.
     """
     if what is not None and what not in WHAT:
         raise unknown_value("--what", what, WHAT)
@@ -116,6 +117,11 @@ def _published(
     rows: tuple[Row, ...] = ()
     if opened is not None:
         runs = opened.replay()
+        if not runs.complete:
+            raise TicketError(
+                f"{opened.folder}: not all of the study's trainings have ended, so that its verdict may be on another "
+                f"ticket than {ticket.name}; run the study to its end, or push {ticket} alone."
+            )
         findings = with_looks(opened.study.analyse(runs, opened.settings), opened.folder)
         sentences = findings.sentences
         columns, rows = _scores(runs)
@@ -191,6 +197,13 @@ def _upload(folder: Path, repository: str, private: bool, revision: str | None, 
     api = huggingface_hub.HfApi(library_name="supertickets")
     with _told(repository):
         api.create_repo(repository, private=private or None, exist_ok=True)
+        is_public = private and not api.repo_info(repository).private
+    if is_public:  # it was there before, which `private` does not change
+        raise TicketError(
+            f"{repository}: --private: there is a public repository of this name on the hub, and nothing was uploaded; "
+            "make it private on its page, choose another name, or leave out --private."
+        )
+    with _told(repository):
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
         made = api.upload_folder(

@@ -90,8 +90,14 @@ class SharedTicket(Generic[T]):
 
 
 def base_entry(name: str, weight_hash: str, model_type: str, layers: int | None = None) -> dict[str, Any]:
-    """Return what a ticket folder says of its base model; `layers`: that it is so many first layers of that model."""
-    entry = {"name": name, "weight_hash": weight_hash, "model_type": model_type}
+    """Return what a ticket folder says of its base model; `layers`: that it is so many first layers of that model.
+
+    `folder` says of a name that it is a folder's on the machine where the ticket was made: elsewhere it could be taken
+    for one on the hub.
+    """
+    entry: dict[str, Any] = {"name": name, "weight_hash": weight_hash, "model_type": model_type}
+    if user_path(name).is_dir():
+        entry["folder"] = True
     return entry if layers is None else entry | {"layers": layers}
 
 

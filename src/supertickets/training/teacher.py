@@ -32,12 +32,16 @@ class Lesson:
         return found.to(like.device, like.dtype)
 
 
-def as_stored(outputs: NDArray[np.float32]) -> NDArray[np.floating]:
-    """Return outputs in float16, or as they are where some are too large for that.
+def as_stored(outputs: NDArray[np.float32], regression: bool = False) -> NDArray[np.floating]:
+    """Return outputs in float16, or as they are where some are too large for that, or are real numbers of a regression.
+
+    Those are in the targets' own units: float16 would round years to whole ones, and prices to steps of 32.
 
     >>> [as_stored(np.array([[2.5, large]], np.float32)).dtype.name for large in (6e4, 7e4)]
     ['float16', 'float32']
     """
+    if regression:
+        return outputs
     with np.errstate(over="ignore"):
         half = outputs.astype(np.float16)
     return half if np.isfinite(half).all() else outputs
