@@ -10,7 +10,8 @@ A folder has `settings.yaml` (without names of places), `results.csv`, `verdict.
 
 keeps the trainings that a study has finished so far: copy the folder back to where studies are, and run the study's
 command again with the copy as --out; these trainings are not repeated. Name model and data by relative paths in such a
-study: each training notes them.
+study: each training notes them. Trainings that start from others, or learn from them, note absolute paths; studies with
+such trainings are refused.
 """
 
 import argparse
@@ -28,16 +29,20 @@ from supertickets.errors import TicketError
 from supertickets.evidence.examples import plain
 from supertickets.evidence.recorded import record_runs
 from supertickets.evidence.runs import TASKS
-from supertickets.lab.outcome import OUTCOME, PREDICTIONS, SCORES
+from supertickets.lab.outcome import OUTCOME, WEIGHTS, load_outcome
 from supertickets.storage import write_atomically
 from supertickets.studies.config import SETTINGS_FILE
 from supertickets.studies.inputs import open_study
+from supertickets.studies.looks import LOOKS
 from supertickets.studies.pages import as_csv
+from supertickets.studies.study import INPUTS
+from supertickets.studies.transfer import MASKS
 
 PLACES = ("out", "data", "train_file", "dev_file", "address", "track")
 """Settings that say where things are on a machine."""
-OF_TRIALS = (OUTCOME, PREDICTIONS, SCORES)
-_ABSOLUTE = re.compile(r'"(?:model|data|train_file|dev_file)": "(/[^"]*)"')
+OF_STUDIES = (TASKS, INPUTS, f"{LOOKS}/*.json", f"{MASKS}/*")
+"""What a study's folder has beside its trials that decides these, or the verdict."""
+_ABSOLUTE = re.compile(r'"(?:model|data|train_file|dev_file|folder|path)": "(/[^"]*)"')
 
 
 def write_settings(settings: dict[str, Any], out: Path) -> None:
@@ -60,12 +65,15 @@ def keep(folder: Path, out: Path) -> list[Path]:
 def keep_unfinished(folder: Path, out: Path) -> list[Path]:
     """Copy what a study has finished, without weights; raises TicketError if that names a place of this machine."""
     open_study(folder)
-    trials = [path.parent for path in sorted(folder.glob(f"trials/*/{OUTCOME}"))]
-    wanted = [folder / TASKS, *(path for trial in trials for path in trial.iterdir() if path.name in OF_TRIALS)]
+    wanted = [path for name in OF_STUDIES for path in sorted(folder.glob(name))]
+    for path in sorted(folder.glob(f"trials/*/{OUTCOME}")):
+        if (outcome := load_outcome(path.parent)) is not None:  # else it is damaged, and trained again
+            wanted += [path, *(path.parent / name for name in outcome.files if name != WEIGHTS)]
     for path in wanted:
         if path.suffix == ".json" and (named := _ABSOLUTE.search(path.read_text(encoding="utf-8"))):
             raise TicketError(
-                f"{path}: it names {named[1]}; expected a study whose model and data are named by relative paths."
+                f"{path}: it names {named[1]}; expected a study whose model and data are named by relative paths, and "
+                "whose trainings start from and learn from no others."
             )
     write_settings(yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8")), out)
     for path in wanted:

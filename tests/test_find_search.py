@@ -322,6 +322,33 @@ def test_hours_are_those_of_the_dense_runs_pace() -> None:
     assert whole.share(f"{hours}hours") == pytest.approx(0.3)
 
 
+def test_flops_are_those_that_the_dense_runs_took() -> None:
+    asked, prices = settings(search="halving"), prices_of(tickets(), TASK.shape)
+    whole = whole_of(asked, TASK.shape, TASK.train, prices, [ran(40), ran(60)])
+    assert whole.flops == pytest.approx(2e9 / EPOCHS)
+    # Before they have ended, only what is wrong for texts of any length is refused.
+    short, long = (whole_of(asked, TASK.shape, TASK.train, prices, tokens=tokens) for tokens in (3, 128))
+    for share, said in ((0.01, "does not pay"), (0.3, None), (0.99, None)):
+        for whole in (short, long):
+            budget = settings(search="halving", budget=f"{share * whole.epochs * whole.flops}flops")
+            if said and whole is short:
+                with pytest.raises(TicketError, match=said):
+                    check_budget(budget, prices, long, short)
+            else:
+                check_budget(budget, prices, long, short)
+    with pytest.raises(TicketError, match="nothing is left out"):
+        check_budget(settings(search="halving", budget=f"{long.epochs * long.flops}flops"), prices, long, short)
+
+
+def test_a_budget_that_turns_out_not_to_pay_is_said_where_a_study_is_looked_at() -> None:
+    runs = searching("halving", budget="1e-9hours")
+    assert [run.status for run in runs.every(kind="dense")] == ["finished"] * 3
+    assert "it does not pay for a first look" in Find().standing(runs, settings(search="halving", budget="1e-9hours"))
+    with pytest.raises(TicketError, match="does not pay for a first look"):
+        findings(runs)
+    assert "does not pay" not in Find().standing(searching("halving"), settings(search="halving"))  # control
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_budget_in_flops_or_hours_buys_the_same_search(method: str) -> None:
     asked, prices = settings(search=method), prices_of(tickets(), TASK.shape)

@@ -11,7 +11,7 @@ from helpers.study_files import contents
 from supertickets.cli import main
 from supertickets.lab.outcome import CHECKPOINT, PARTIAL
 from supertickets.lab.workbench import Workbench
-from supertickets.studies.folder import clean
+from supertickets.studies.folder import clean, status
 from supertickets.studies.plan import plan_study
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,9 @@ def test_a_killed_search_ends_with_the_same_bytes_and_grows_into_the_grid(
     }
     assert all(second[name] == of for name, of in first.items() if not name.startswith("looks"))
 
-    assert plan_study("find", out=stopped, **SEARCH, **asked).trainings > 0
+    found, plan = status(stopped), plan_study("find", out=stopped, **SEARCH, **asked)
+    assert found["state"] == "finished"
+    assert found["done"] == found["total"] == plan.done == plan.trainings > 0  # also those stopped early
     before = {path: path.read_bytes() for path in (stopped / "trials").glob("*/outcome.json")}
     assert any(path.endswith(CHECKPOINT) for path in clean(stopped, dry=True)["files"])
     clean(stopped)

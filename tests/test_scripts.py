@@ -272,18 +272,21 @@ def test_an_unfinished_study_goes_on_from_what_was_kept(tmp_path: Path, monkeypa
     shutil.rmtree(load_trial("whole", whole.table, "winning"))
     keep(Path("whole"), Path("kept"))
     kept = [path for path in Path("kept").rglob("*") if path.is_file()]
-    assert len([path for path in kept if path.name == "outcome.json"]) == 1
+    assert len([path for path in kept if path.name == "outcome.json"]) == len(whole.table) - 1
+    assert not [path for path in kept if path.name == "weights.safetensors"]
     assert not [path for path in kept if str(tmp_path).encode() in path.read_bytes()]
     again = supertickets.find(**asked, workers=1, out="kept")
     assert again.table.score.tolist() == whole.table.score.tolist()
-    # The dense run is the one that was kept, seconds and all; the other was trained again.
+    # What was kept is what it was, seconds and all; the other was trained again.
     same = again.table.seconds == whole.table.seconds
-    assert dict(zip(again.table.kind, same, strict=True)) == {"dense": True, "winning": False}
+    assert same.tolist() == (again.table.kind != "winning").tolist()
     assert (Path("kept") / "trials" / dense.name).is_dir()
     absolute = supertickets.find(**asked | {"train_file": tmp_path / "train.jsonl"}, workers=1, out="absolute")
     assert absolute.table.shape == whole.table.shape
-    with pytest.raises(TicketError, match="relative paths"):
-        keep(Path("absolute"), Path("other"))
+    supertickets.find(**asked, workers=1, teacher="dense", out="taught")
+    for study, said in (("absolute", "relative paths"), ("taught", "start from and learn from no others")):
+        with pytest.raises(TicketError, match=said):
+            keep(Path(study), Path("other"))
     assert not Path("other").exists()
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,30 @@ def test_jobs_that_outlived_their_study_are_found_again(
         ("started", keys[0], None), ("progress", keys[0], {"step": 3}), ("done", keys[0], None)
     ]  # fmt: skip
     assert [m for m in said if m[1] == keys[1]] == [("done", keys[1], None)]
+
+
+def test_a_job_of_a_part_is_gone_on_from_where_more_is_asked_for(
+    cluster: Callable[..., Cluster], trial_of: Callable[..., Trial], tmp_path: Path
+) -> None:
+    """A search's job runs on, and its study is asked for all levels meanwhile. Control: asked for that part again."""
+    for until, told in ((None, "stopped"), (0.5, "partial")):
+        queue: dict[str, str] = {}
+        made = cluster("RUNNING", queue=queue)
+        job = job_of(trial_of(), tmp_path / told)
+        waiting = [replace(job, until=0.5)]
+        runner = SlurmRunner(Machine(backend="slurm"))
+        runner._fill(lambda waiting=waiting: waiting.pop() if waiting else None, lambda message: None)
+        queue[load_job(place_of(job.folder))["name"]] = "101"
+        made.tell("101", ENDED, what="partial", detail=0.5)
+        (place_of(job.folder) / ENDED).rename(tmp_path / "later")
+
+        def queued(name: str, queue: dict[str, str] = queue, job: Job = job) -> str | None:
+            (tmp_path / "later").rename(place_of(job.folder) / ENDED)
+            return queue.get(name)
+
+        on_slurm.queued = queued
+        said = run(SlurmRunner(Machine(backend="slurm")), [replace(job, until=until)])
+        assert [message[0] for message in said] == [told]
 
 
 def test_what_a_running_job_writes_is_not_cleared_away(

@@ -257,6 +257,9 @@ class SlurmRunner:
     def _end(self, one: _Running, message: Message, send: Send) -> None:
         del self._running[one.key]
         _write(one.place, one.record | {"over": message[0]})
+        if message[0] == "partial" and one.record["until"] != one.job.until:
+            # It was submitted before the study was asked for more than this part, and goes on from there.
+            message = ("stopped", one.key, "it had been asked for a part of its steps")
         send(message)
 
 

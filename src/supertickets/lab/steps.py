@@ -141,8 +141,12 @@ class Run:
     @property
     def ended(self) -> bool:
         """Whether nothing more is to come."""
-        came = self.outcome is not None or self.partial is not None or self.failure is not None
-        return came or self.unwanted or self.blocked
+        return self.came or self.failure is not None or self.unwanted or self.blocked
+
+    @property
+    def came(self) -> bool:
+        """Whether its trial was trained as far as the step asks."""
+        return self.outcome is not None or self.partial is not None
 
     @property
     def counts(self) -> bool:

@@ -25,7 +25,7 @@ from supertickets.studies.exchange import (
     trainings_like,
 )
 from supertickets.studies.find_settings import FindSettings
-from supertickets.studies.search import LevelSearch, budget_of, check_searchable, search_outlook
+from supertickets.studies.search import LevelSearch, budget_of, check_paid, check_searchable, search_outlook
 from supertickets.studies.search_budget import prices_of
 from supertickets.studies.selection import settle_selection
 from supertickets.studies.settings import part
@@ -169,13 +169,18 @@ class Find(Study[FindSettings]):
         """Return the best level so far of a search, and what it does not know."""
         if not settings.searches:
             return ""
-        return self._searched(runs, settings).sentence
+        try:
+            return self._searched(runs, settings).sentence
+        except TicketError as error:  # a budget that turned out to pay for no search
+            return str(error)
 
     def _searched(self, runs: Runs, settings: FindSettings) -> Searched:
         from supertickets.evidence.searched import searched
 
         dense = [run.result for run in runs.only(stage=None).where(kind="dense")]
         prices = prices_of(self.draws(settings, runs.task).about, runs.task.shape)
+        if len(dense) == settings.seeds:
+            check_paid(settings, runs.task, prices, dense)
         return searched(runs, settings.search, prices, budget_of(settings, runs.task, prices, dense) or 1.0)
 
     def has_shipped(self, folder: Path) -> bool:

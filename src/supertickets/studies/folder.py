@@ -27,7 +27,7 @@ def status(folder: Path) -> dict[str, Any]:
     folder, who = study.folder, holder(study.folder)
     steps = study.study.steps(study.settings, study.tasks) if study.begun else []
     execution = replay(steps, folder)
-    outcomes = {run.outcome.key for run in execution.runs if run.outcome is not None and not run.step.evaluates}
+    done = {run.order.id for run in execution.runs if run.came and not run.step.evaluates}
     failures = {str(run.step): run.failure for run in execution.runs if run.failure is not None}
     failed = len({run.trial.key for run in execution.runs if run.failure is not None and run.trial is not None})
     ended = study.begun and execution.complete and (folder / RESULTS).is_file()
@@ -37,7 +37,7 @@ def status(folder: Path) -> dict[str, Any]:
         "model": study.settings.called,
         "state": "running" if who else "finished" if ended else "stopped",
         "total": execution.total,
-        "done": len(outcomes),
+        "done": len(done),
         "failed": failed,
         "failures": {name: reason.strip().splitlines()[-1] for name, reason in failures.items()},
         "running": [],

@@ -113,7 +113,7 @@ def plan_study(
     return Plan(
         steps=_table(execution, distinct),
         trainings=execution.total,
-        done=sum(run.outcome is not None and not run.step.evaluates for run in distinct),
+        done=sum(run.came and not run.step.evaluates for run in distinct),
         flops=flops,
         seconds=seconds / min(side_by_side, max(1, len(distinct))),
         side_by_side=side_by_side,

@@ -20,7 +20,7 @@ from supertickets.evidence.runs import DENSE, TaskInfo
 from supertickets.evidence.search.course import METHODS, Course, begun, known_at_first, seen
 from supertickets.evidence.search.known import Ask, Known
 from supertickets.lab.outcome import Outcome
-from supertickets.lab.steps import Done, Label, Step
+from supertickets.lab.steps import Done, Label, NotFinishedError, Step
 from supertickets.lab.trial import Trial
 from supertickets.studies.draws import Draws
 from supertickets.studies.find_settings import FindSettings
@@ -28,12 +28,23 @@ from supertickets.studies.search_budget import LEAST_EXAMPLES, check_budget, pri
 from supertickets.studies.study import Request, full_ticket, training_flops
 from supertickets.tasks.tables import counted
 
+_SHORTEST = 3
+"""Tokens of a text of one word, with those that begin and end it."""
+
 
 def budget_of(
     settings: FindSettings, task: TaskInfo, prices: Mapping[float, float], dense: Sequence[Outcome] = ()
 ) -> float | None:
-    """Return the share of the grid's cost that a search may spend; None for hours, before the dense runs have ended."""
+    """Return the share of the grid's cost that a search may spend; None for hours, before the dense runs have ended.
+
+    FLOPs are those of texts of 32 tokens until then.
+    """
     return whole_of(settings, task.shape, task.train, prices, dense).share(settings.budget)
+
+
+def check_paid(settings: FindSettings, task: TaskInfo, prices: Mapping[float, float], dense: Sequence[Outcome]) -> None:
+    """Raise TicketError for a budget that, by what the dense runs took, pays for no search, or for the whole grid."""
+    check_budget(settings, prices, whole_of(settings, task.shape, task.train, prices, dense))
 
 
 class LevelSearch:
@@ -111,9 +122,11 @@ class LevelSearch:
             if not turn:
                 dense = [done[step] for step in self._dense]
                 prices = np.array([*self._prices.values()])
-                whole = whole_of(self._settings, self._task.shape, self._task.train, self._prices, dense)
-                check_budget(self._settings, self._prices, whole)
-                budget = whole.share(self._settings.budget)
+                try:
+                    check_paid(self._settings, self._task, self._prices, dense)
+                except TicketError as error:  # said where the study is analysed: looking into its folder is no misuse
+                    raise NotFinishedError from error
+                budget = budget_of(self._settings, self._task, self._prices, dense)
                 assert budget is not None
                 known = known_at_first(self._task, dense, self.levels, prices, budget)
                 self._courses[turn] = begun(self.method, known)
@@ -145,7 +158,12 @@ def check_searchable(request: Request) -> Request:
     if not settings.searches:
         return request
     prices = prices_of(settings.random_tickets(request.base.shape), request.base.shape)
-    check_budget(settings, prices, whole_of(settings, request.base.shape, len(task.train), prices))
+    # How long texts are in tokens is known when the dense runs have ended.
+    whole, at_least = (
+        whole_of(settings, request.base.shape, len(task.train), prices, tokens=tokens)
+        for tokens in (settings.max_length, _SHORTEST)
+    )
+    check_budget(settings, prices, whole, at_least)
     if len(task.dev.targets) < LEAST_EXAMPLES:
         raise TicketError(
             f"--search {settings.search}: it sees one half of the dev set, and the other confirms the level; expected "

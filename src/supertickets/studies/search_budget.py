@@ -114,19 +114,32 @@ def _read(budget: str) -> tuple[float, str]:
 
 
 def whole_of(
-    settings: Searching, shape: Shape, examples: int, prices: Mapping[float, float], dense: Sequence[Outcome] = ()
+    settings: Searching,
+    shape: Shape,
+    examples: int,
+    prices: Mapping[float, float],
+    dense: Sequence[Outcome] = (),
+    tokens: int = 32,
 ) -> Whole:
-    """Return what all winning tickets of a study cost, with so many training examples; the pace is the dense runs'."""
-    epochs = sum(prices.values()) * settings.epochs * settings.seeds
-    flops = forward_flops(shape, Ticket.full(*shape.of_tickets), examples, 32) * (1 + BACKWARD)
-    paces = [_epoch_seconds(one) for one in dense]
-    return Whole(settings.seeds * len(prices), epochs, float(flops), sum(paces) / len(paces) if paces else None)
+    """Return what all winning tickets of a study cost, with so many training examples.
+
+    FLOPs and pace of an epoch are the dense runs' means; before these have ended, FLOPs are those of training on texts
+    of so many tokens.
+    """
+    epochs, trainings = sum(prices.values()) * settings.epochs * settings.seeds, settings.seeds * len(prices)
+    if not dense:
+        flops = forward_flops(shape, Ticket.full(*shape.of_tickets), examples, tokens) * (1 + BACKWARD)
+        return Whole(trainings, epochs, float(flops))
+    known = [_of_epoch(one) for one in dense]
+    flops, seconds = (sum(values) / len(known) for values in zip(*known, strict=True))
+    return Whole(trainings, epochs, flops, seconds)
 
 
-def _epoch_seconds(outcome: Outcome) -> float:
-    """Return how long an epoch took; the time of scoring is left out as its share of the FLOPs."""
-    cost = outcome.cost
-    return cost["seconds"] * (1 - cost.get("scoring_flops", 0) / cost["flops"]) / len(outcome.epochs)
+def _of_epoch(outcome: Outcome) -> tuple[float, float]:
+    """Return an epoch's FLOPs and seconds, without scoring: its time is its share of the FLOPs."""
+    cost, epochs = outcome.cost, len(outcome.epochs)
+    flops = cost["flops"] - cost.get("scoring_flops", 0)
+    return flops / epochs, cost["seconds"] * flops / cost["flops"] / epochs
 
 
 def prices_of(about: Mapping[float, Ticket], shape: Shape) -> dict[float, float]:
@@ -161,10 +174,13 @@ def check_search(settings: Searching) -> None:
         raise ValueError(f"{name}: expected at least two levels above 0 to search among (--levels), got {given}")
 
 
-def check_budget(settings: Searching, prices: Mapping[float, float], whole: Whole) -> None:
+def check_budget(
+    settings: Searching, prices: Mapping[float, float], whole: Whole, at_least: Whole | None = None
+) -> None:
     """Raise TicketError for a budget that pays for no search, or for the whole grid.
 
-    Hours can be checked when the dense runs have ended.
+    `whole` is the most that the grid may cost, `at_least` the least where that is not known yet, as with FLOPs before
+    the dense runs have ended. Hours can be checked after that alone.
     """
     import numpy as np
 
@@ -186,9 +202,9 @@ def check_budget(settings: Searching, prices: Mapping[float, float], whole: Whol
         )
     nothing = np.zeros((settings.seeds, settings.epochs, 1), np.float32)
     known = Known.nothing([*prices], nothing, np.array([*prices.values()]))
-    least = least_budget(known, max(1, round(method.first * settings.epochs)))
-    if share < least:
+    least, cheapest = least_budget(known, max(1, round(method.first * settings.epochs))), at_least or whole
+    if (cheapest.share(settings.budget) or 0.0) < least:
         raise TicketError(
             f"--budget {settings.budget}: it does not pay for a first look at two levels and all {settings.seeds} "
-            f"trainings of one; expected at least {whole.budget(least, settings.budget)}."
+            f"trainings of one; expected at least {cheapest.budget(least, settings.budget)}."
         )
