@@ -124,11 +124,13 @@ SHORT = {
     "imp": f"{SMALL.replace('length 16', 'length 24')} --sparsities 0.1,0.7",  # a window of SQuAD takes more tokens
     "adapt": SMALL,
     "transfer": SMALL,
+    "measure": "--repeats 2",
 }
-"""What is appended, so that a study takes seconds: of a flag that is there twice, the last one counts."""
+"""What is appended, so that a command takes seconds: of a flag that is there twice, the last one counts."""
 
 EARLIER = {
     **{f"runs/{task}": f"find --task {task} --data glue" for task in ("rte", "cola", "stsb", "mnli")},
+    "runs/rte-smaller": "find --task rte --data glue --target encoder-parameters=0.8 --out runs/rte-smaller",
     "runs/share-rte-cola-stsb": "share --tasks rte,cola,stsb --data glue",
     "runs/mlm-imp": "imp --task mlm --data wikitext-2",
     "runs/squad-imp": "imp --task squad --data squad",
@@ -161,7 +163,7 @@ def short(line: str) -> list[str]:
         more = more.partition(" --levels")[0].partition(" --sparsities")[0]
     if words[0] == "share" and "--tickets" not in words:
         more += " --find-epochs 1 --levels 0.3"
-    if words[0] in SHORT and not {"--model", "--sources"} & {*words}:
+    if words[0] in STUDIES and not {"--model", "--sources"} & {*words}:
         more += MODEL
     return [*words, *shlex.split(more)]
 
