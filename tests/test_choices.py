@@ -15,7 +15,7 @@ from supertickets.cli import main
 from supertickets.evidence.rates import SPREAD
 from supertickets.lab.outcome import load_outcome
 from supertickets.models import find_model
-from supertickets.studies.adapt import AdaptSettings
+from supertickets.studies.adapt_settings import AdaptSettings
 from supertickets.studies.compare import CHOICES, CompareSettings
 from supertickets.studies.config import resolve_settings
 from supertickets.studies.find import RATES, FindSettings

@@ -24,6 +24,7 @@ from supertickets import Result, Ticket, TicketError
 from supertickets.cli import main
 from supertickets.errors import StudyError
 from supertickets.export.publish import _check_private, for_others
+from supertickets.lab.outcome import load_outcome
 from supertickets.studies.inputs import open_tickets
 from supertickets.studies.verify import verify
 from supertickets.tickets.folder import (
@@ -174,9 +175,52 @@ def test_what_is_no_ticket_on_the_hub_is_told(
         assert re.search(said, capsys.readouterr().err), typed
 
 
-def test_adapt_says_that_it_takes_folders(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["adapt", "--task", "sentiment", "--sources", NAME]) == 2
-    assert f"--sources {NAME}: no such folder; expected a finished study's folder" in capsys.readouterr().err
+def test_adapt_goes_on_from_a_published_model(
+    study: Result, hub: Hub, places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes to what it comes to from the study itself, and needs no hub when it is run again."""
+    assert main(["push", str(study.folder), NAME]) == 0
+    asked: dict[str, Any] = {
+        "task": "again", "train_file": str(places["dev_file"]), "dev_file": str(places["train_file"]), "seeds": 2,
+        "epochs": 1, "batch_size": 8, "max_length": 12, "fractions": (1.0,), "workers": 1, "precision": "float32",
+    }  # fmt: skip
+    name, model = f"{NAME}@main", str(places["model"])
+    both = supertickets.adapt(asked, sources=(study.folder,), out=tmp_path / "study").table
+    done = supertickets.adapt(asked, sources=(name,), model=model, out=tmp_path / "hub")
+    assert set(done.table["kind"]) == {name}
+    scores = {kind: list(of["score"]) for kind, of in both.groupby("kind")}
+    losses = [
+        [load_outcome(folder / "trials" / key).epochs[0]["loss"] for key in of["trial"]]  # type: ignore[union-attr]
+        for folder, of in ((tmp_path / "study", both[both["kind"] == "WORDS-SuperT"]), (tmp_path / "hub", done.table))
+    ]
+    assert losses[0] == losses[1]
+    assert list(done.table["score"]) == scores["WORDS-SuperT"]
+    assert "No model is compared with another" in done.verdict
+    assert done.table["heads"].iloc[0] == load_ticket(study.shipped["ticket"]).ticket.kept_heads
+    with pytest.raises(TicketError, match="does not name its base model; name it with --model"):
+        supertickets.adapt(asked, sources=(name,), out=tmp_path / "none")
+    hub.repositories.clear()
+    again = supertickets.adapt(asked, sources=(study.shipped["ticket"],), model=model, out=tmp_path / "folder")
+    assert list(again.table["score"]) == list(done.table["score"])
+    assert main(["report", str(done.folder)]) == 0
+    assert main(["status", str(done.folder)]) == 0
+
+
+def test_what_adapt_cannot_go_on_from_is_told(
+    study: Result, places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = Path(shutil.copytree(study.shipped["ticket"], tmp_path / "bare", ignore=shutil.ignore_patterns("model")))
+    trained, model = str(study.shipped["ticket"]), str(places["model"])
+    other = str(save_tiny_model(tmp_path / "other", seed=5))
+    for typed, said in (
+        ([str(bare), "--model", model], "the ticket has no trained model beside it"),
+        ([trained, "--model", model, "--output-layer", "trained"], "--output-layer trained: "),
+        ([trained, "--model", other], "the ticket's base model is not"),
+        ([f"{trained},{trained}", "--model", model], "two of them have a model called"),
+    ):
+        assert main(["adapt", "--task", "sentiment", "--out", str(tmp_path / "out"), "--sources", *typed]) == 2, typed
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 # --- push -------------------------------------------------------------------------------------------------------------

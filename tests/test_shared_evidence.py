@@ -22,7 +22,8 @@ from supertickets.evidence.runs import Runs, TaskInfo, load_tasks, save_tasks
 from supertickets.evidence.share import ALL, ShareFindings, analyse_share
 from supertickets.lab.steps import Label, Run, Step
 from supertickets.lab.trial import TaskTicket, Trial
-from supertickets.studies.adapt import AdaptSettings, _fractions
+from supertickets.studies.adapt import _fractions
+from supertickets.studies.adapt_settings import AdaptSettings
 from supertickets.tasks import Split, Task, TaskSource
 from supertickets.tickets import Ticket
 from supertickets.training.recipe import Recipe

@@ -26,8 +26,8 @@ def push(run: str, repository: str, as_json: bool, **options: Any) -> None:
     RUN is a finished study of `find` or `imp`, or a ticket folder; REPOSITORY is org/name, and is made if there is
     none. The ticket folder is published with its model in `model/`; with `--what model` the model alone, at the top.
     The card has every seed's score, the verdict and the recipe. The names of task, labels and columns are published;
-    paths and examples are not. Log in first with `hf auth login`. `apply`, `measure`, `verify`, `transfer` and
-    `share` take org/name, or org/name@revision.
+    paths and examples are not. Log in first with `hf auth login`. `apply`, `measure`, `verify`, `transfer`,
+    `share` and `adapt` take org/name, or org/name@revision.
     """
     from supertickets.studies.push import push as publish
 

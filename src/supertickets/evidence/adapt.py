@@ -21,6 +21,7 @@ class AdaptFindings(Findings):
 
     `table` is the paper's Table 4; `gains` compares each ticket with its dense model (`over`). `longer` has the epochs
     of trainings that had more than asked for, by number of examples, `epochs` and `least_steps` what was asked for.
+    `compares` is whether there is a dense model to compare with.
     """
 
     task: str
@@ -29,6 +30,7 @@ class AdaptFindings(Findings):
     longer: Mapping[int, int]
     epochs: int
     least_steps: int
+    compares: bool = True
 
     text = "adapt.txt.jinja"
     shown = {"table 4": "mean dev scores (Table 4)"}  # noqa: RUF012
@@ -50,6 +52,7 @@ def analyse_adapt(runs: Runs, pairs: Sequence[tuple[str, str]]) -> AdaptFindings
         longer={examples: count for examples, count in sorted(had.items()) if count != epochs},
         epochs=epochs,
         least_steps=int(runs.settings.get("least_steps") or 0),
+        compares=bool(pairs),
     )
 
 

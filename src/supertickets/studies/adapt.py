@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
 from supertickets.errors import TicketError, named_twice, unknown_name
+from supertickets.lab.outcome import WEIGHTS
 from supertickets.lab.steps import Done, Label, Step
-from supertickets.lab.trial import TicketField, Trial
-from supertickets.models import DEFAULT_MODEL
-from supertickets.storage import UserPath
+from supertickets.lab.trial import Start, TicketField, Trial
+from supertickets.storage import write_atomically
+from supertickets.studies.adapt_settings import AdaptSettings
 from supertickets.studies.config import Overrides, named_by, parse
-from supertickets.studies.settings import Grows, NoEffect, TaskSettings, idle_fraction_seed, part, rising
+from supertickets.studies.settings import part, slug
 from supertickets.studies.study import Inputs, Kept, Request, Study, study, training_flops, trial_of
+from supertickets.studies.ticket_models import TicketModel, is_ticket_model, open_ticket_model
 from supertickets.tasks import Task, TaskFiles, TaskSource, count_of, load_task, take_part, task_name
 from supertickets.tasks.metrics import JUDGED
 from supertickets.tasks.task import CORPORA
-from supertickets.tickets.hub import on_hub
 from supertickets.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,75 +34,47 @@ if TYPE_CHECKING:
     from supertickets.studies.inputs import OpenStudy
 
 
-Fractions = Annotated[
-    tuple[float, ...],
-    rising(
-        "expected fractions in (0, 1] or whole numbers of examples",
-        lambda fraction: 0 < fraction <= 1 or (fraction > 1 and fraction.is_integer()),
-        "fraction",
-    ),
-]
-
-
-class AdaptSettings(TaskSettings):
-    """Settings of `supertickets adapt`."""
-
-    compared_apart = frozenset({"sources"})  # as the models that they have
-
-    sources: tuple[UserPath, ...] = Field(
-        (), description="finished studies of `find` or `share` whose models are adapted"
-    )
-    model: str = Field(
-        DEFAULT_MODEL,
-        description="hub id or local folder of the pre-trained encoder; default: the base model of --sources",
-    )
-    task: str = Field(
-        "",
-        description="built-in or GLUE task to adapt to, or snli, scitail, squad, ner, mlm, clm; with --train-file, "
-        "a name for your task",
-    )
-    fractions: Fractions = Field(
-        (0.001, 0.01, 0.1, 1.0),
-        description="fractions of the training set (1: all of it), rounded down, or numbers of examples; smaller "
-        "training sets are subsets of larger ones",
-    )
-    fraction_seed: int = Field(0, ge=0, description="random seed that decides which examples are in a fraction")
-    ticket_of: str | None = Field(
-        None,
-        description="task whose ticket of a shared model is kept; default: the union of all tasks' tickets",
-    )
-    output_layer: Literal["new", "trained"] = Field(
-        "new",
-        description="start from a new output layer, or from the trained one of the source model, whose task must have "
-        "the same labels (in a study of `share`: the one of --ticket-of)",
-    )
-    least_steps: int = Field(
-        0,
-        ge=0,
-        description="minimum number of update steps: with few examples, train for more epochs and delay early "
-        "stopping; 0: no minimum, as in the paper",
-    )
-    seeds: Grows[int] = Field(3, ge=1, description="number of seeds")
-    keep: NoEffect[Literal["none", "all"]] = Field("none", description="trained weights to keep on disk")
-
-    def without_effect(self, asked: Mapping[str, Any]) -> dict[str, str]:
-        """Return also a seed of fractions that nothing is drawn with."""
-        return super().without_effect(asked) | idle_fraction_seed(self.task, self.fractions != (1.0,), "--fractions")
+SOURCES = "sources"
+"""In a study's folder: weights of models that are of no study."""
 
 
 class Origin(Kept):
     """A trained model to adapt: its name, the trial that trained it and where that lies, and what is kept of it.
 
-    `output_layer` is the place of the task whose output layer goes on (None: a new one), `dense` the name of the model
-    without a ticket that it is compared with, where there is one.
+    The model of a ticket folder has no trial that could be repeated, but the SHA-256 of its `weights`, which the
+    study's folder has a copy of; `content` is that file's, until it is written. `output_layer` is the place of the task
+    whose output layer goes on (None: a new one), `dense` the name of the model without a ticket that it is compared
+    with, where there is one.
     """
 
     name: str
-    trial: Trial
-    folder: Path
+    trial: Trial | None = None
+    folder: Path | None = None
     ticket: TicketField
+    weights: str | None = None
     output_layer: int | None = None
     dense: str | None = None
+    content: bytes | None = Field(default=None, exclude=True, repr=False)
+
+    @classmethod
+    def of_ticket(cls, model: TicketModel) -> Self:
+        """Return the model of a ticket folder."""
+        digest = hashlib.sha256(model.weights).hexdigest()
+        return cls(name=model.name, ticket=model.shared.ticket, weights=digest, content=model.weights)
+
+    @property
+    def key(self) -> str:
+        """What it is, wherever it lies."""
+        return str(self.weights) if self.trial is None else self.trial.key
+
+    def copied(self, folder: Path) -> Path:
+        """Return where a study's folder has the copy of its weights."""
+        return folder.resolve() / SOURCES / slug(self.name)
+
+    def start(self, folder: Path) -> Start:
+        """Return the copy as weights to start from, with a new output layer."""
+        assert self.weights is not None
+        return Start(trial=self.key, folder=self.copied(folder), weights=self.weights, ticket=self.ticket)
 
 
 class AdaptInputs(Inputs):
@@ -108,9 +82,16 @@ class AdaptInputs(Inputs):
 
     origins: tuple[Origin, ...]
 
+    def save(self, folder: Path) -> None:
+        """Write them into a study's folder, with the weights of those that are of no study."""
+        for origin in self.origins:
+            if origin.content is not None:
+                write_atomically(origin.copied(folder) / WEIGHTS, origin.content)
+        super().save(folder)
+
     def difference(self, before: Self) -> str:
         """Return that models are others, wherever they lie."""
-        now, then = ([(one.name, one.trial.key, one.ticket) for one in of.origins] for of in (self, before))
+        now, then = ([(one.name, one.key, one.ticket) for one in of.origins] for of in (self, before))
         return "" if now == then else "models to adapt"
 
 
@@ -118,8 +99,9 @@ class AdaptInputs(Inputs):
 class Adapt(Study[AdaptSettings]):
     """Adapt trained models and their tickets to a new task with few examples.
 
-    The models are the super ticket and the dense model of a study of `find`, or MT-DNN and Ticket-Share of a study of
-    `share` (--sources, several with commas). They get a new output layer and are trained on growing fractions of the
+    The models are the super ticket and the dense model of a study of `find`, MT-DNN and Ticket-Share of a study of
+    `share`, or the trained model of a ticket folder or of a repository on the hub (--sources, several with commas).
+    They get a new output layer and are trained on growing fractions of the
     new task's training set. If a model's trained weights were not kept (--keep), its training is
     repeated first. Run the same command again to resume.
     """
@@ -130,8 +112,10 @@ class Adapt(Study[AdaptSettings]):
 
     def steps(self, settings: AdaptSettings, tasks: Sequence[TaskInfo]) -> Iterator[Step]:
         """Yield the models to adapt, then each of them on each part of the training set (a task each), in each seed."""
-        parents = {}
+        parents: dict[str, Step] = {}
         for origin in self.inputs.origins:
+            if origin.trial is None:
+                continue
             labels: dict[str, Label] = {"stage": "model", "kind": origin.name, "seed": origin.trial.seed}
             parents[origin.name] = Step(labels, origin.trial, elsewhere=origin.folder)
             yield parents[origin.name]
@@ -139,10 +123,11 @@ class Adapt(Study[AdaptSettings]):
             recipe = recipe_for(settings, task.train)
             for seed in settings.all_seeds:
                 for origin in self.inputs.origins:
+                    parent = parents.get(origin.name)
                     yield Step(
                         {"kind": origin.name, "examples": task.train, "task": task.task, "seed": seed},
-                        partial(_adapted, settings, task, origin, parents[origin.name], seed, recipe),
-                        starts_from=(parents[origin.name],),
+                        partial(_adapted, settings, task, origin, parent, seed, recipe),
+                        starts_from=() if parent is None else (parent,),
                         keep="yes" if settings.keep == "all" else "no",
                         cost=training_flops(task, origin.ticket, recipe.epochs),
                     )
@@ -180,26 +165,34 @@ class Adapt(Study[AdaptSettings]):
         if not first.task and first.train_file is None:
             raise TicketError("--task: name the task to adapt to, such as snli, or your own file with --train-file.")
         if not first.sources:
-            raise TicketError("--sources: name the folder of a finished study of `find` or `share`.")
-        for path in first.sources:
-            if on_hub(path) is not None:
-                raise TicketError(
-                    f"--sources {path}: no such folder; expected a finished study's folder on this machine, since a "
-                    "ticket on the hub has no trainings to go on from (`transfer` takes it with --tickets)."
-                )
+            raise TicketError(
+                "--sources: name the folder of a finished study of `find` or `share`, or of a ticket with its model."
+            )
         with named_by("--sources"):
-            sources = [open_study(path) for path in first.sources]
+            sources = [open_study(path) for path in first.sources if not is_ticket_model(path)]
+            tickets = [open_ticket_model(path) for path in first.sources if is_ticket_model(path)]
             models = [model for source in sources for model in source.models()]
-        overrides.setdefault("model", sources[0].settings.model)
-        overrides.setdefault("layers", sources[0].settings.layers)
+        of = [{"model": source.settings.model, "layers": source.settings.layers} for source in sources]
+        for key, value in [*of, *(ticket.base for ticket in tickets)][0].items():
+            overrides.setdefault(key, value)
+        if "model" not in overrides:
+            raise TicketError(
+                f"--sources {tickets[0].name}: the ticket does not name its base model; name it with --model."
+            )
         settings, base = cls.resolve(overrides, quiet)
+        for ticket in tickets:
+            ticket.check_base(base)
+        if tickets and settings.output_layer == "trained":
+            raise TicketError(
+                f"--output-layer trained: {tickets[0].name} is no study, whose output layers are known; use new."
+            )
         for source in sources:
             if source.tasks[0].weight_hash != base.weight_hash:
                 raise TicketError(
                     f"--sources {source.folder}: its base model is not {base.called}; all --sources need the same base "
                     "model."
                 )
-        if (name := named_twice([model.name for model in models])) is not None:
+        if (name := named_twice([*(model.name for model in models), *(one.name for one in tickets)])) is not None:
             raise TicketError(
                 f"--sources: two of them have a model called {name}; adapt them separately, each with its own --out."
             )
@@ -216,6 +209,7 @@ class Adapt(Study[AdaptSettings]):
                 "blocks of text; set --epochs instead."
             )
         origins = [origin for source in sources for origin in _origins(source, settings, task)]
+        origins += map(Origin.of_ticket, tickets)
         inputs, untrained = AdaptInputs(origins=tuple(origins)), [model for model in models if not _has_weights(model)]
         named = ", ".join(model.name for model in untrained)
         note = f"These models are trained again first, as their weights were not kept: {named}."
@@ -223,10 +217,10 @@ class Adapt(Study[AdaptSettings]):
 
 
 def _adapted(
-    settings: AdaptSettings, task: TaskInfo, origin: Origin, parent: Step, seed: int, recipe: Recipe, done: Done
+    settings: AdaptSettings, task: TaskInfo, origin: Origin, parent: Step | None, seed: int, recipe: Recipe, done: Done
 ) -> Trial:
     """Return the trial that goes on from a trained model on a part of the task."""
-    start = done[parent].start(origin.output_layer)
+    start = origin.start(settings.folder) if parent is None else done[parent].start(origin.output_layer)
     return trial_of(settings, task, origin.ticket, seed, recipe=recipe, start=start)
 
 
