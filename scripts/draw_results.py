@@ -64,11 +64,16 @@ def digest(folder: Path) -> str:
 
 
 def figure(folders: list[Path], theme: str) -> Figure:
-    """Return the studies side by side."""
-    made = Figure(figsize=(4.2 * len(folders), 3), layout="constrained")
-    for folder, axes in zip(folders, made.subplots(1, len(folders), squeeze=False)[0], strict=True):
+    """Return the studies side by side, three in a row."""
+    columns = min(len(folders), 3)
+    rows = -(-len(folders) // columns)
+    made = Figure(figsize=(4.2 * columns, 3 * rows), layout="constrained")
+    places = made.subplots(rows, columns, squeeze=False).ravel()
+    for folder, axes in zip(folders, places, strict=False):
         axes.patch.set_alpha(0)
         draw(folder, axes, INK[theme])
+    for axes in places[len(folders) :]:
+        axes.set_axis_off()
     made.patch.set_alpha(0)
     return made
 
