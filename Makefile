@@ -5,7 +5,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 
 .PHONY: demo quick test check coverage medium bench lint types dist docs format clean
 
-demo: .venv/demo-installed  ## find a super ticket with the built-in default: small encoder, generated task, two seeds
+demo: .venv/demo-installed  ## find a super ticket with the small encoder on a built-in task: three seeds, five minutes
 	$(BIN)/supertickets find --task entailment --seeds 3 --levels 0.1,0.3,0.5,0.7 --kinds winning,random --out demo
 
 test: .venv/dev-installed  ## all tests except the slow ones: kills, Ray, fuzzing, scripts, worker processes, whole runs
