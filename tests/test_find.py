@@ -314,9 +314,9 @@ def test_a_diverged_trial_does_not_end_the_study(
 
     step = Trainer._step
 
-    def breaking(self: Trainer, which: int, rows: Any) -> float:
+    def breaking(self: Trainer, which: int, rows: Any) -> torch.Tensor:
         loss, learner = step(self, which, rows), self.learners[which]
-        return loss if learner.ticket.is_full or learner.ticket.kept_ffns == LAYERS - 1 else float("nan")
+        return loss if learner.ticket.is_full or learner.ticket.kept_ffns == LAYERS - 1 else loss * float("nan")
 
     monkeypatch.setattr(Trainer, "_step", breaking)
     result = supertickets.find(SMALL, model=str(tiny_model), out=tmp_path / "out", seeds=1, **words)
