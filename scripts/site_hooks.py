@@ -5,6 +5,7 @@ mkdocs calls these functions by their names (mkdocs.yml, `hooks`).
 
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def notebook_page(path: Path) -> str:
         parts.append(f"```python\n{cell.source}\n```")
         said = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
         if said:
-            parts.append(f"```text\n{said.rstrip()}\n```")
+            # Sentences would have to be scrolled to the right; tables are narrower.
+            lines = [textwrap.fill(line, 76) if len(line) > 120 else line for line in said.rstrip().splitlines()]
+            parts.append("\n".join(["```text", *lines, "```"]))
     where = f"The notebook: [docs/notebooks/{path.name}](../../docs/notebooks/{path.name})."
     return "\n\n".join([*parts, where]) + "\n"
