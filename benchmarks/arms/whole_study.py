@@ -111,7 +111,7 @@ def difference(source: ModelSource, data: EncodedTask, recipe: Recipe, ticket: T
     plain = recipe.model_copy(update={"dropout": 0.0, "precision": "float32", "epochs": 1})
     models = [without_dropout(source.build(data.task.outputs, 0.0, 0)) for _ in range(2)]
     trainer = Trainer([Learner(data, cut(models[0], ticket), ticket)], Plan(plain), CPU)
-    ours = [trainer._step(*batch) for batch in trainer._orders[0]]
+    ours = [trainer._step(*batch).item() for batch in trainer._orders[0]]
     return float(np.abs(np.array(ours) - by_masks(models[1], data, plain, ticket)).max())
 
 
