@@ -25,7 +25,7 @@ from supertickets.studies.exchange import (
     trainings_like,
 )
 from supertickets.studies.find_settings import FindSettings
-from supertickets.studies.search import LevelSearch, budget_of, check_paid, check_searchable, search_outlook
+from supertickets.studies.search import LevelSearch, budget_of, check_searchable, paid_share, search_outlook
 from supertickets.studies.search_budget import prices_of
 from supertickets.studies.selection import settle_selection
 from supertickets.studies.settings import part
@@ -179,9 +179,9 @@ class Find(Study[FindSettings]):
 
         dense = [run.result for run in runs.only(stage=None).where(kind="dense")]
         prices = prices_of(self.draws(settings, runs.task).about, runs.task.shape)
-        if len(dense) == settings.seeds:
-            check_paid(settings, runs.task, prices, dense)
-        return searched(runs, settings.search, prices, budget_of(settings, runs.task, prices, dense) or 1.0)
+        known = len(dense) == settings.seeds  # else the search has not begun
+        share = (paid_share if known else budget_of)(settings, runs.task, prices, dense)
+        return searched(runs, settings.search, prices, share or 1.0)
 
     def has_shipped(self, folder: Path) -> bool:
         """Whether the super ticket's model, or the base model, is there."""

@@ -13,7 +13,7 @@ from supertickets.evidence.runs import RESULTS, Runs, TaskInfo, save_tasks, unde
 from supertickets.lab.lab import Lab
 from supertickets.lab.lock import hold
 from supertickets.lab.machine import Machine
-from supertickets.lab.steps import Execution, Run
+from supertickets.lab.steps import Execution
 from supertickets.models import BaseModel
 from supertickets.storage import write_atomically
 from supertickets.studies import STUDIES
@@ -130,17 +130,15 @@ def _run(
         for sentence in [*([note] if note else []), *understood(infos)]:
             display.say(sentence)
         execution = lab.run(steps)
-        if lacking := [run for run in execution.runs if run.step.keep == "yes" and run.finished and not _kept(run)]:
+        if lacking := [
+            run for run in execution.runs if run.step.keep == "yes" and run.finished and not run.result.has_weights
+        ]:
             display.say(
                 f"--keep {getattr(settings, 'keep', '')}: {counted(len(lacking), 'training')} had finished before "
                 f"without keeping weights, the first is {lacking[0].step}, and {'is' if len(lacking) == 1 else 'are'} "
                 "not trained again for them."
             )
         return runs_of(study, settings, infos, execution)
-
-
-def _kept(run: Run) -> bool:
-    return run.outcome is not None and run.outcome.has_weights
 
 
 def runs_of(study: Study[Any], settings: StudySettings, infos: Sequence[TaskInfo], execution: Execution) -> Runs:

@@ -42,9 +42,18 @@ def budget_of(
     return whole_of(settings, task.shape, task.train, prices, dense).share(settings.budget)
 
 
-def check_paid(settings: FindSettings, task: TaskInfo, prices: Mapping[float, float], dense: Sequence[Outcome]) -> None:
-    """Raise TicketError for a budget that, by what the dense runs took, pays for no search, or for the whole grid."""
-    check_budget(settings, prices, whole_of(settings, task.shape, task.train, prices, dense))
+def paid_share(
+    settings: FindSettings, task: TaskInfo, prices: Mapping[float, float], dense: Sequence[Outcome]
+) -> float:
+    """Return the share of the grid's cost that a budget pays for, by what the dense runs took.
+
+    Raises TicketError if that is too little for a search, or the whole grid.
+    """
+    whole = whole_of(settings, task.shape, task.train, prices, dense)
+    check_budget(settings, prices, whole)
+    share = whole.share(settings.budget)
+    assert share is not None  # the dense runs have ended
+    return share
 
 
 class LevelSearch:
@@ -123,11 +132,9 @@ class LevelSearch:
                 dense = [done[step] for step in self._dense]
                 prices = np.array([*self._prices.values()])
                 try:
-                    check_paid(self._settings, self._task, self._prices, dense)
+                    budget = paid_share(self._settings, self._task, self._prices, dense)
                 except TicketError as error:  # said where the study is analysed: looking into its folder is no misuse
                     raise NotFinishedError from error
-                budget = budget_of(self._settings, self._task, self._prices, dense)
-                assert budget is not None
                 known = known_at_first(self._task, dense, self.levels, prices, budget)
                 self._courses[turn] = begun(self.method, known)
             else:

@@ -42,7 +42,9 @@ class TicketModel:
 
 def is_ticket_model(path: Path) -> bool:
     """Return whether a path names a ticket folder or a repository on the hub, and no study."""
-    return on_hub(path) is not None or (path / "ticket.json").is_file()
+    from supertickets.export.source import is_ticket
+
+    return on_hub(path) is not None or is_ticket(path)
 
 
 def open_ticket_model(path: Path) -> TicketModel:
