@@ -4,9 +4,9 @@
 
 A grid has every run's scores, and its loss and prediction for each dev example at each epoch (see
 `supertickets.evidence.recorded`); texts and weights are not in it. The importance of heads and FFNs is recorded too,
-after each epoch and over shares of the training examples: for that each dense model is trained once more, and its
-predictions and final scores must equal the stored ones in every bit, or nothing is written. Use the same device as the
-study, or --no-importance.
+after each epoch and over shares of the training examples, and with which share `--score-examples settled` would have
+ended: for that each dense model is trained once more, and its predictions and final scores must equal the stored ones
+in every bit, or nothing is written. Use the same device as the study, or --no-importance.
 """
 
 import argparse
@@ -34,10 +34,11 @@ from supertickets.training.scoring import parts_of, score, score_now
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def importance_of(outcome: Outcome, bench: Workbench) -> list[RecordedImportance]:
+def importance_of(outcome: Outcome, bench: Workbench) -> tuple[list[RecordedImportance], float | None]:
     """Return a dense run's importance after each epoch, over shares of the training examples and over all of them.
 
-    Trains it again; raises TicketError if that does not come to the same predictions and scores.
+    The number is the share after which it is settled; None for measures that are no means over examples. Trains the
+    model again; raises TicketError if that does not come to the same predictions and scores.
     """
     trial, found = outcome.trial, list[RecordedImportance]()
     assert trial.scoring is not None
@@ -53,6 +54,7 @@ def importance_of(outcome: Outcome, bench: Workbench) -> list[RecordedImportance
             if "metrics" not in event and event["step"] % an_epoch == 0:
                 found += _after_epoch(trainer, trial.scoring, start, trial.seed, event["step"] // an_epoch)
         final = score(trainer, trial.scoring, start)
+        settled = None if trial.scoring.never_settles else _settled(trainer, trial.scoring, start)
         (outputs,) = (np.stack(splits["dev"]) for splits in trainer.result.predictions.values())
     same = all(np.array_equal(final[kind], stored) for kind, stored in outcome.scores().items())
     if not same or not np.array_equal(outputs, outcome.predictions()["dev"]):
@@ -61,7 +63,14 @@ def importance_of(outcome: Outcome, bench: Workbench) -> list[RecordedImportance
             f"{outcome.folder}: trained again, the dense run of seed {trial.seed} has other {what}; record the grid on "
             "the device and with the versions that the study ran with, or with --no-importance."
         )
-    return found
+    return found, settled
+
+
+def _settled(trainer: Trainer, settings: ScoringSettings, start: Callable[[], PreTrainedModel]) -> float:
+    score(trainer, settings.model_copy(update={"score_examples": "settled"}), start)
+    assert trainer.result.scored_on is not None
+    used, there = trainer.result.scored_on
+    return used / there
 
 
 def _after_epoch(
@@ -92,8 +101,12 @@ def record(folder: Path, device: str, importance: bool = True) -> RecordedGrid:
     """Return the grid of a finished study; raises TicketError if there is none, or if it is not finished."""
     _, runs = finished(folder)
     bench = Workbench(device)
-    found = [one for outcome in _dense(runs) for one in importance_of(outcome, bench)] if importance else []
-    return record_runs(runs, found)
+    found, settled = list[RecordedImportance](), dict[int, float]()
+    for outcome in _dense(runs) if importance else []:
+        measured, share = importance_of(outcome, bench)
+        found += measured
+        settled |= {} if share is None else {outcome.trial.seed: share}
+    return record_runs(runs, found, settled)
 
 
 def _dense(runs: Runs) -> list[Outcome]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ class RecordedGrid:
 
     `about` says which study it was: task, metrics, number of classes (0 of a task of numbers), recipe, base model.
     `losses` and `predicted` (classes, or numbers) are `[rows, examples]`, a row an epoch of a run; `targets`
-    `[examples]`.
+    `[examples]`. `settled` is the share of the training examples with which `--score-examples settled` ends, of each
+    seed whose importance was recorded with it.
 
     >>> run = RecordedRun("winning", 0.1, 0, 0, (50.0, 100.0), 2, 11, 3, None, 1e9, 0.0, 1e6)
     >>> grid = RecordedGrid(
@@ -91,6 +93,7 @@ class RecordedGrid:
     losses: NDArray[np.float16]
     predicted: NDArray[Any]
     importance: tuple[RecordedImportance, ...] = field(default=())
+    settled: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -139,6 +142,7 @@ class RecordedGrid:
             "about": dict(self.about),
             "runs": [asdict(run) for run in self.runs],
             "importance": [[one.seed, one.epoch, one.share] for one in self.importance],
+            "settled": {str(seed): share for seed, share in self.settled.items()},
         }
         whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
         write_atomically(path, save(whole, metadata={"grid": json.dumps(said, sort_keys=True)}))
@@ -159,7 +163,10 @@ class RecordedGrid:
                 RecordedImportance(seed, epoch, share, _importance_at(arrays, place))
                 for place, (seed, epoch, share) in enumerate(said["importance"])
             )
-            grid = cls(said["about"], runs, arrays["targets"], arrays["losses"], arrays["predicted"], found)
+            targets, losses, predicted = (arrays[name] for name in ("targets", "losses", "predicted"))
+            # Grids that were recorded before the share was have none.
+            settled = {int(seed): share for seed, share in said.get("settled", {}).items()}
+            grid = cls(said["about"], runs, targets, losses, predicted, found, settled)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else "no such content"
             raise TicketError(f"{path}: no recorded grid ({reason}); write one with scripts/record_grid.py.") from error
@@ -174,7 +181,9 @@ def _importance_at(arrays: Mapping[str, NDArray[Any]], place: int) -> Scores:
     return {kind: arrays[name][place] for kind in STRUCTURES if (name := f"importance.{kind}") in arrays}
 
 
-def record_runs(runs: Runs, importance: Sequence[RecordedImportance] = ()) -> RecordedGrid:
+def record_runs(
+    runs: Runs, importance: Sequence[RecordedImportance] = (), settled: Mapping[int, float] = MappingProxyType({})
+) -> RecordedGrid:
     """Return what a finished study of `find` has in its folder, as a grid: dense runs and tickets, not its controls.
 
     Raises TicketError for tasks without one class or number an example, and if no winning ticket finished.
@@ -204,6 +213,7 @@ def record_runs(runs: Runs, importance: Sequence[RecordedImportance] = ()) -> Re
         np.concatenate(losses),
         np.concatenate(predicted),
         tuple(importance),
+        settled,
     )
 
 
