@@ -48,3 +48,20 @@ def test_a_study_that_learned_little_says_so() -> None:
         assert findings.learned.little is little
         assert ("has learned little of this task" in findings.verdict) is little
     assert findings.learned.over.mean == pytest.approx(70 - 100 * often, abs=3)
+
+
+def test_seeds_whose_dense_model_gives_one_answer_are_counted() -> None:
+    """Seed 1's dense run says the same of all examples; the others are right on 70 %."""
+
+    def outcome(trial: Any) -> Any:
+        one = made(trial, 0.7, trial.recipe.epochs)
+        if trial.seed == 1 and trial.ticket.is_full:
+            one.said[...] = [0.3, 0.1]
+        return one
+
+    findings = analyse_find(study(outcome, control="none"))
+    assert findings.learned is not None
+    assert findings.learned.constant == 1
+    assert "In 1 of 3 seeds, the dense model gives all examples the same answer." in findings.verdict
+    none = analyse_find(study(control="none"))
+    assert "the same answer" not in none.verdict

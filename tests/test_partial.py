@@ -1,17 +1,23 @@
 """Trials that were trained to a part: what they say of every dev example, then and after they have gone on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from helpers.trials import make_trial
+from helpers.weight_records import task_info
+from supertickets.errors import DivergedError
+from supertickets.evidence.search.course import seen
 from supertickets.lab import Lab, Trial
-from supertickets.lab.outcome import PARTIAL, PARTIAL_PREDICTIONS, drop_checkpoint, load_outcome
+from supertickets.lab.outcome import PARTIAL, PARTIAL_PREDICTIONS, load_outcome
 from supertickets.lab.partial import Partial, load_partial, partial_of, save_partial
 from supertickets.lab.steps import Step
 from supertickets.storage import digest
+from supertickets.training.evaluation import Passes
 
 
 @pytest.fixture
@@ -66,11 +72,35 @@ def test_parts_written_before_there_were_outputs_are_read(tmp_path: Path, trial:
     assert found.predictions() == {}
 
 
-def test_what_a_training_said_before_it_diverged_stays(tmp_path: Path, trial: Trial) -> None:
-    for name in (PARTIAL, PARTIAL_PREDICTIONS):
-        (tmp_path / name).write_text("x")
-    drop_checkpoint(tmp_path, finished=False)
-    assert (tmp_path / PARTIAL).exists()
-    assert (tmp_path / PARTIAL_PREDICTIONS).exists()
-    drop_checkpoint(tmp_path)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_a_training_said_before_it_diverged_stays(
+    tmp_path: Path, trial: Trial, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it was trained to a part before it diverges in its third epoch, or at once."""
+    half = said(run(tmp_path / "good", trial, until=0.5))
+    if begun:
+        run(tmp_path / "bad", trial, until=0.25)
+    evaluate = Passes.evaluate
+
+    def breaks(self: Passes, learners: Any, epoch: int) -> Any:
+        if epoch == 3:
+            raise DivergedError("the outputs became NaN")
+        return evaluate(self, learners, epoch)
+
+    monkeypatch.setattr(Passes, "evaluate", breaks)
+    run(tmp_path / "bad", trial)
+    folder = tmp_path / "bad" / "trials"
+    outcome = load_outcome(folder / trial.key)
+    assert outcome is not None
+    assert not outcome.finished
+    assert outcome.predictions()["dev"].tobytes() == half.tobytes()
+    assert not (folder / trial.key / PARTIAL).exists()
+    parts = {until: partial_of(trial, folder, until) for until in (0.25, 0.5, 0.75, 1.0)}
+    assert {until: part is not None and part.lost for until, part in parts.items()} == {
+        0.25: False, 0.5: False, 0.75: True, 1.0: True
+    }  # fmt: skip
+    assert said(parts[0.25]).tobytes() == half[:1].tobytes()
+    assert parts[0.75] is not None
+    task = replace(task_info("words"), metrics=("accuracy",), targets=np.zeros(len(half[0]), int))
+    seen_of = seen(task, parts[0.75], 3)
+    assert np.isfinite(seen_of).all(axis=1).tolist() == [True, True, False]

@@ -58,7 +58,7 @@ class ByExample:
     @cached_property
     def values(self) -> Floats:
         """The contributions `[examples]` at the epoch whose score the run has."""
-        outputs = self.outcome.predictions(self.place)["dev"][self.outcome.best_place]
+        outputs = self.outcome.best_outputs(self.place)
         return contributions(self.metrics, self.targets, outputs)
 
     @property

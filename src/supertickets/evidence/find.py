@@ -199,7 +199,7 @@ def analyse_find(runs: Runs) -> FindFindings:
         chosen=select_super(table),
         spread=_spread(everything),
         tuned=tuned_dense(all_runs, best_tickets, own_dense),
-        learned=learned(runs.task, [*own_dense.values()]),
+        learned=learned(runs.task, [*own_dense.values()], [run.result.best_outputs() for run in halves[DENSE]]),
         taught=taught_gains(runs, best_tickets, {seed: Choice.among(of, runs.task) for seed, of in dense.items()}),
         soups=soups(all_runs, phases.light),
         scored=_scored_shares(runs),
@@ -256,8 +256,7 @@ def _scored(runs: Runs) -> tuple[dict[str, dict[Run, Floats]], dict[tuple[Label,
     for run in runs.where():
         outcome, labels = run.result, run.step.labels
         if outcome.key not in seen:
-            outputs = outcome.predictions()["dev"]
-            best = outputs[outcome.best_place]
+            best = outcome.best_outputs()
             drawn = weighted_scores(task.metrics, task.targets, best, weights(len(best)))
             seen[outcome.key] = halved(outcome, task), drawn
         halves[str(labels["kind"])][run], drawn = seen[outcome.key]

@@ -21,11 +21,13 @@ from supertickets.tasks.metrics import JUDGED, REGRESSION
 class Learned:
     """The score of always giving the same answer (the best one), and what dense runs score over it, cross-fitted.
 
-    The test is one-sided: are they better, for new seeds and new examples?
+    The test is one-sided: are they better, for new seeds and new examples? It is of the mean over seeds; `constant`
+    says how many of the runs give all examples the same answer.
     """
 
     same_answer: float
     over: Paired
+    constant: int = 0
 
     @property
     def little(self) -> bool:
@@ -33,8 +35,10 @@ class Learned:
         return not self.over.p < LEVEL
 
 
-def learned(task: TaskInfo, dense: Sequence[Choice]) -> Learned | None:
+def learned(task: TaskInfo, dense: Sequence[Choice], outputs: Sequence[NDArray[np.float32]]) -> Learned | None:
     """Compare dense runs with the best constant answer; None where answers are not of a few kinds, or without runs.
+
+    `outputs` are those of the runs' best epochs on the dev set, `[examples, outputs]` each.
 
     >>> import numpy as np
     >>> max(float(np.mean(one.argmax(axis=1) == [0, 0, 1])) for one in constants(("accuracy",), np.array([0, 0, 1])))
@@ -50,7 +54,16 @@ def learned(task: TaskInfo, dense: Sequence[Choice]) -> Learned | None:
     best = max(constants(task.metrics, task.targets), key=score)
     own, same = np.stack([run.by_example for run in dense]), contributions(task.metrics, task.targets, best)
     mean = float(np.mean([run.selected.cross_fitted for run in dense])) - score(best)
-    return Learned(score(best), two_way_test(own - same, mean, "greater"))
+    answers = [_answers(task, of_run) for of_run in outputs]
+    alike = sum(bool((of_run == of_run[0]).all()) for of_run in answers)
+    return Learned(score(best), two_way_test(own - same, mean, "greater"), alike)
+
+
+def _answers(task: TaskInfo, outputs: NDArray[np.float32]) -> NDArray[Any]:
+    """Return what each example is taken for: a class, labels, or a number."""
+    if all(name in REGRESSION for name in task.metrics):
+        return outputs
+    return outputs > 0 if task.targets.ndim == 2 else outputs.argmax(axis=-1)
 
 
 def constants(metrics: Sequence[str], targets: NDArray[Any]) -> Iterator[NDArray[np.float64]]:

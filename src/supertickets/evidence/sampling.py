@@ -104,6 +104,6 @@ def seen_by_choice(runs: Sequence[Run], of: Runs, selection: Selection) -> dict[
 def _seen(outcome: Outcome, of: Runs, selection: Selection) -> Floats:
     if not selection.sampled:
         return np.array([outcome.score])
-    outputs = outcome.predictions()["dev"][outcome.best_place]
+    outputs = outcome.best_outputs()
     weights = sample_weights(selection.examples, selection.share)
     return weighted_scores(of.task.metrics, of.task.targets, outputs, weights)

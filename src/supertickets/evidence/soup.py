@@ -149,7 +149,7 @@ def _lines(table: pd.DataFrame, task: TaskInfo) -> pd.DataFrame:
                           selected(points, labels)]).sort_values(LINE)  # fmt: skip
         for _, run in runs.iterrows():
             outcome = run[BY_EXAMPLE].outcome
-            loss = mean_loss(task.metrics, task.targets, outcome.predictions()["dev"][outcome.best_place])
+            loss = mean_loss(task.metrics, task.targets, outcome.best_outputs())
             rows.append({**labels, LINE: run[LINE], "loss": loss, "score": run["score"]})
     return pd.DataFrame(rows, columns=["kind", "level", "seed", LINE, "loss", "score"])
 

@@ -44,7 +44,7 @@ class Outputs(_Value):
     @classmethod
     def of(cls, outcome: Outcome, place: int = 0) -> Outputs:
         """Return what an outcome's model gives on the task at `place`, at the epoch whose weights it ended with."""
-        outputs = outcome.predictions(place)["dev"][outcome.best_place]
+        outputs = outcome.best_outputs(place)
         score = outcome.by_task[place]["dev"]["score"]
         return Outputs(predictions=outputs_digest(outputs), score=score, environment=outcome.environment)
 

@@ -32,7 +32,7 @@ def check_reloaded(folder: Path, outcome: Outcome, task: Task, place: int = 0) -
     Raises StudyError if the outputs are others than were measured.
     """
     recipe = outcome.trial.recipe
-    measured = outcome.predictions(place)["dev"][outcome.best_place]
+    measured = outcome.best_outputs(place)
     found = outputs_again(folder, task, recipe.max_length, recipe.batch_size, recipe.precision, recipe.threads)
     if found.shape != measured.shape:
         difference, allowed = np.inf, 0.0

@@ -18,7 +18,7 @@ from supertickets.lab.in_process import run_job
 from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.machine import Machine
 from supertickets.lab.memory import keep_freed_memory
-from supertickets.lab.outcome import CHECKPOINT, LOGITS, OUTCOME, PARTIAL, WEIGHTS, drop_checkpoint, load_outcome
+from supertickets.lab.outcome import CHECKPOINT, LOGITS, OUTCOME, PARTIAL, WEIGHTS, drop_checkpoint
 from supertickets.lab.stopping import heeding
 from supertickets.lab.trial import Trial
 from supertickets.models import BaseModel
@@ -243,8 +243,7 @@ class RayRunner:
         for name in sorted(files, key=lambda name: Path(name).name in (PARTIAL, OUTCOME)):  # what makes it count last
             write_atomically(job.folder.parent.parent / name, files[name])
         if any(Path(name).name == OUTCOME for name in files):
-            came = load_outcome(job.folder)
-            drop_checkpoint(job.folder, came is None or came.finished)  # which came back before, with a part
+            drop_checkpoint(job.folder)  # which came back before, with a part
         send(message)
 
     def close(self) -> None:

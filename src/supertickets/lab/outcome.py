@@ -95,10 +95,19 @@ class Outcome:
         return WEIGHTS in self.files and not self.damaged and (self.folder / WEIGHTS).is_file()
 
     def predictions(self, task: int = 0) -> dict[str, NDArray[np.float32]]:
-        """Return a task's outputs on each evaluation set at every epoch, `[epochs, examples, outputs]`."""
+        """Return a task's outputs on each evaluation set at every epoch, `[epochs, examples, outputs]`.
+
+        Nothing where the training diverged before its first evaluation.
+        """
         from safetensors.numpy import load_file
 
+        if PREDICTIONS not in self.files:
+            return {}
         return of_task(load_file(self.folder / PREDICTIONS), task)
+
+    def best_outputs(self, task: int = 0) -> NDArray[np.float32]:
+        """Return a task's outputs on its dev set at the epoch whose score it has, `[examples, outputs]`."""
+        return self.predictions(task)["dev"][self.best_place]
 
     def scores(self) -> Scores:
         """Return the importance of structures by kind, as measured (not normalised)."""
@@ -247,12 +256,9 @@ def forget(folder: Path) -> None:
             path.unlink()
 
 
-def drop_checkpoint(folder: Path, finished: bool = True) -> None:
-    """Delete what a trial that has ended needs no more: its checkpoint, and what it said before.
-
-    One that diverged (not `finished`) has no predictions but those from before, which stay.
-    """
-    for name in (*((PARTIAL, PARTIAL_PREDICTIONS) if finished else ()), CHECKPOINT):
+def drop_checkpoint(folder: Path) -> None:
+    """Delete what a trial that has ended needs no more: its checkpoint, and what it said before."""
+    for name in (PARTIAL, PARTIAL_PREDICTIONS, CHECKPOINT):
         (folder / name).unlink(missing_ok=True)
 
 

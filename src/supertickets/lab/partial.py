@@ -32,7 +32,7 @@ class Partial:
     """A trial on its way. `fraction` is the share of its steps that are done, at least what was asked for.
 
     `epochs` has the epochs that were evaluated by then, as an outcome has them; `cost` what it took until now; `files`
-    the checksums of the files beside it.
+    the checksums of the files beside it. `lost` says that the training diverged before it was that far.
     """
 
     key: str
@@ -42,11 +42,12 @@ class Partial:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    lost: bool = False
 
     def predictions(self, task: int = 0) -> dict[str, NDArray[np.float32]]:
         """Return a task's outputs on each evaluation set at its epochs, `[epochs, examples, outputs]`.
 
-        They are there also if the trial has ended since. Nothing where no epoch was: the training diverged before.
+        They are there also if the trial has ended since. Nothing where no epoch was evaluated.
         """
         from safetensors.numpy import load_file
 
@@ -78,16 +79,14 @@ def part_of(ended: Outcome | Partial, until: float) -> Partial:
     """Return what a trial that has gone further said when it was trained to the share `until` of its steps."""
     last = until * ended.trial.recipe.epochs + 1e-9  # epochs have equally many steps
     epochs = [epoch for epoch in ended.epochs if epoch["epoch"] <= last]
-    return Partial(ended.key, ended.trial, ended.folder, until, epochs, ended.cost)
+    lost = isinstance(ended, Outcome) and not ended.finished and len(epochs) < int(last)
+    return Partial(ended.key, ended.trial, ended.folder, until, epochs, ended.cost, lost=lost)
 
 
 def partial_of(trial: Trial, folder: Path, until: float) -> Partial | None:
     """Return what a trial below a folder of trials said at a share of its steps; None if it is not that far."""
-    outcome = outcome_of(trial, folder)
-    if outcome is not None and outcome.finished:
+    if (outcome := outcome_of(trial, folder)) is not None:
         return part_of(outcome, until)
     partial = load_partial(folder / trial.key)
     there = partial is not None and partial.trial.content() == trial.content() and partial.fraction >= until - 1e-9
-    if partial is not None and there:
-        return part_of(partial, until)
-    return None if outcome is None else part_of(outcome, until)
+    return part_of(partial, until) if partial is not None and there else None

@@ -157,7 +157,8 @@ class Workbench:
                     return self._pause(begun, trainer)
                 arrays, reason = self._arrays(begun, trainer), None
             except DivergedError as error:
-                arrays, reason = {}, str(error)
+                said = _predictions(trainer)
+                arrays, reason = {PREDICTIONS: said} if said else {}, str(error)
         return self._conclude(begun, trainer, arrays, reason)
 
     def _begin(self, job: Job) -> _Begun:
@@ -242,7 +243,7 @@ class Workbench:
             files={name: write_atomically(job.folder / name, data) for name, data in files.items()},
         )
         save_outcome(outcome)
-        drop_checkpoint(job.folder, finished)
+        drop_checkpoint(job.folder)
         return outcome
 
     def _source(self, trial: Trial) -> ModelSource:
@@ -272,11 +273,12 @@ class Workbench:
 
 def _predictions(trainer: Trainer) -> dict[str, np.ndarray]:
     """Return a training's outputs at its evaluated epochs, under the names that they have in a trial's files."""
+    epochs = len(trainer.result.epochs)  # one more was begun where outputs became NaN
     return {
-        name: np.stack(outputs)
+        name: np.stack(outputs[:epochs])
         for task, predictions in enumerate(trainer.result.predictions.values())
         for name, outputs in named(predictions, task).items()
-        if outputs
+        if epochs
     }
 
 

@@ -78,8 +78,7 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
     with hold(folder):
         before = disk_use(folder)
         trials = [path.parent for path in (folder / "trials").glob(f"*/{OUTCOME}")]
-        gone = [trial / CHECKPOINT for trial in trials]
-        gone += [trial / name for trial in trials if _finished(trial) for name in (PARTIAL, PARTIAL_PREDICTIONS)]
+        gone = [trial / name for trial in trials for name in (CHECKPOINT, PARTIAL, PARTIAL_PREDICTIONS)]
         if study.begun and study.replay().complete:  # trainings that a search has stopped
             gone += [path for path in folder.glob(f"trials/*/{CHECKPOINT}") if path not in gone]
         gone += [path for path in folder.glob("trials/*/.*") if is_left_over(path)]
@@ -91,12 +90,6 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
             for path in gone:
                 path.unlink()
     return {"folder": str(folder), "files": [str(path) for path in gone], "freed": freed, "bytes": before - freed}
-
-
-def _finished(trial: Path) -> bool:
-    """Whether a trial finished; what one that diverged said before is needed."""
-    outcome = load_outcome(trial)
-    return outcome is None or outcome.finished
 
 
 def _is_shared(trial: Path) -> bool:
