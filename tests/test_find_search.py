@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
@@ -359,6 +360,43 @@ def test_a_budget_in_flops_or_hours_buys_the_same_search(method: str) -> None:
     for one in (f"{0.4 * whole.epochs * whole.flops!r}flops", f"{0.4 * whole.epochs * whole.seconds / 3600!r}hours"):
         assert asks(searching(method, budget=one)) == asks(by_share)
     assert asks(searching(method, budget="0.25")) != asks(by_share)  # control
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_short_texts_leave_no_turn_unplanned(method: str) -> None:
+    """A budget in FLOPs pays for more than it would if texts had 32 tokens, which is taken before they are read."""
+
+    def short(trial: Trial) -> Made:
+        one = equal(trial)
+        return replace(
+            one, cost={**one.cost, **{name: 0.2 * one.cost.get(name, 0.0) for name in ("flops", "scoring_flops")}}
+        )
+
+    by_share = searching(method, short, budget="0.6")
+    dense = [run.result for run in by_share.only(stage=None).where(kind="dense")]
+    whole = whole_of(settings(), TASK.shape, TASK.train, prices_of(tickets(), TASK.shape), dense)
+    runs = searching(method, short, budget=f"{0.6 * whole.epochs * whole.flops!r}flops")
+    assert search_of(runs).ended
+    assert asks(runs) == asks(by_share)
+
+
+def test_what_was_not_tested_is_not_told_apart() -> None:
+    turns = pd.DataFrame([{"turn": 1}])
+    tested, halved = (Searched(name, 0.2, LEVELS, turns, 0.1, ended=True) for name in ("racing", "halving"))
+    assert "; all others are told apart from it; " in tested.sentence
+    assert "; all others were dropped, without a test; " in halved.sentence
+    more = replace(halved, untrained=(0.2,), lost=(0.3,)).sentence
+    assert (
+        "; all others that were trained were dropped, without a test; left out, as a training diverged: 30%; " in more
+    )
+    assert "never trained: 20%" in more
+
+
+def test_a_search_of_as_much_as_there_is_saves_nothing() -> None:
+    prices = {0.2: 0.8, 0.5: 0.5}
+    asked = settings(levels=(0.2, 0.5), seeds=1, epochs=1, search="curve", budget="0.9")
+    with pytest.raises(TicketError, match="it saves nothing of 2 trainings in all"):
+        check_budget(asked, prices, whole_of(asked, TASK.shape, TASK.train, prices))
 
 
 def test_a_search_without_a_dense_run_says_so() -> None:

@@ -74,6 +74,49 @@ def test_a_clear_level_is_found(method: Method) -> None:
         assert grid.scores[grid.best] - grid.scores[0] > 5.0  # control: another level would not do
 
 
+def diverged(grid: Grid, level: int, seed: int = 0, epoch: int = 1) -> Grid:
+    """The grid with a training that has diverged before the end of an epoch."""
+    winning = grid.winning.copy()
+    winning[level, seed, epoch - 1 :] = np.nan
+    return replace(grid, winning=winning)
+
+
+@pytest.mark.parametrize("method", SEARCHES, ids=str)
+def test_a_training_that_diverges_costs_its_own_level_alone(method: Method) -> None:
+    for seed in range(5):
+        grid = CLEAR.grid(seed)
+        for lost in (grid.best - 1, grid.best + 1, grid.best):
+            played = replay(method, diverged(grid, lost))
+            assert lost not in (played.answer.level, *played.answer.rivals)
+            assert grid.scores[played.answer.level] > grid.scores[0] + 2.0  # control: as all levels beside a 0 look bad
+
+
+@pytest.mark.parametrize("method", SEARCHES, ids=str)
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_late_divergence_breaks_no_budget_and_calls_nothing_back(method: Method, epoch: int) -> None:
+    """What a search names diverges when its first training goes on: `replay` says if what is named then is unpaid."""
+    for seed in range(6):
+        grid = MadeUp(rise=2.0).grid(seed)
+        before = replay(method, grid)
+        named = before.answer.level
+        turns = [turn for turn, asks in enumerate(before.asks) if Ask(named, 0, epoch) in asks]
+        played = replay(method, diverged(grid, named, 0, epoch))
+        until = turns[0] + 1 if turns else len(before.asks)
+        assert played.asks[:until] == before.asks[:until]
+        assert played.answer.level != named or not turns
+    everywhere = grid
+    for level in range(8):
+        everywhere = diverged(everywhere, level)
+    played = replay(method, everywhere)
+    assert played.known.done[played.answer.level].sum() == 0 or not played.known.open
+
+
+def test_halving_goes_beyond_its_first_look_at_the_defaults() -> None:
+    for seeds in (2, 3):
+        played = replay(Halving(), MadeUp(seeds=seeds, rise=2.0).grid(0), 0.25)
+        assert len(played.asks) > 1
+
+
 def test_what_searches_are_compared_with() -> None:
     grid = CLEAR.grid(0)
     whole = replay(WholeGrid(), grid)

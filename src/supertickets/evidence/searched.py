@@ -40,8 +40,9 @@ class Searched:
     `turns` has a row a turn: the `levels` that it trained, in how many `seeds`, to which `epoch`, the number of
     `trainings` begun or gone on with, the share of the cost `spent` by then, the `best` level by then and its `rivals`.
     `level` is the best one at last (None: the search has not begun), `rivals` those that are not told apart from it,
-    `untrained` those that were never trained. `ended` says whether the search has, `unpaid` whether a larger budget
-    would have let it go on; `spent` is its share of the cost, `with_level` that with all trainings of the level.
+    `untrained` those that were never trained, `lost` those that were left out as a training diverged. `ended` says
+    whether the search has, `unpaid` whether a larger budget would have let it go on; `spent` is its share of the cost,
+    `with_level` that with all trainings of the level.
 
     `over` are the gains of winning tickets at the level over dense and random ones, on the dev examples that the search
     did not see (`unseen` of all `examples`); each run's epoch is chosen on the others. `new_seeds` is the gain over the
@@ -56,6 +57,7 @@ class Searched:
     level: float | None = None
     rivals: tuple[float, ...] = ()
     untrained: tuple[float, ...] = ()
+    lost: tuple[float, ...] = ()
     ended: bool = False
     unpaid: bool = False
     spent: float = 0.0
@@ -77,12 +79,17 @@ class Searched:
             )
         if self.level is None or not len(self.turns):
             return f"The search ({self.method}) has not ended its first turn: no level is known to be the best."
-        told = f"not told apart from it: {_listed(self.rivals)}" if self.rivals else "all others are told apart from it"
+        others = "all others that were trained" if self.untrained or self.lost else "all others"
+        told = (
+            f"{others} were dropped, without a test" if self.method == "halving" else f"{others} are told apart from it"
+        )
+        told = f"not told apart from it: {_listed(self.rivals)}" if self.rivals else told
         so_far = "" if self.ended else " so far"
-        never = f"; never trained: {_listed(self.untrained)}" if self.untrained else ""
+        told += f"; left out, as a training diverged: {_listed(self.lost)}" if self.lost else ""
+        told += f"; never trained: {_listed(self.untrained)}" if self.untrained else ""
         turns = counted(len(self.turns), "turn")
         how_far = f"ended after {turns}" if self.ended else f"had {turns}"
-        best = f"the best level{so_far} is {in_percent(self.level)}; {told}{never}"
+        best = f"the best level{so_far} is {in_percent(self.level)}; {told}"
         cost = f"it has spent {self.spent:.1%} of what all winning tickets cost"
         return f"The search ({self.method}) has {how_far}: {best}; {cost}."
 
@@ -92,7 +99,7 @@ class Searched:
         if not self.ended:
             return "It has not ended; the study's command goes on with it."
         if not self.rivals:
-            return "It stopped since no other level was left."
+            return "It stopped since no other level that it trained was left."
         if self.unpaid:
             return f"It stopped since the budget of {self.budget:.1%} pays for no further turn."
         return "It stopped since its rule asks for no further training."
@@ -121,6 +128,7 @@ def searched(runs: Runs, method: str, prices: Mapping[float, float], budget: flo
         level=levels[answer.level],
         rivals=tuple(sorted(map(name, answer.rivals))),
         untrained=tuple(level for level, row in zip(levels, done, strict=True) if not row.any()),
+        lost=tuple(level for place, level in enumerate(levels) if place not in course.known.open),
         ended=not course.asks,
         unpaid=course.unpaid,
         spent=course.spent,

@@ -78,7 +78,8 @@ class Board:
             ended = self.running.pop(key, None)  # None: a trial lost on its way to a machine never started
             if what in ("again", "stopped"):
                 return
-            self._ended.add(key)
+            if what != "partial":  # which goes on, where a search asks for more of it
+                self._ended.add(key)
             self._cost_gone += self.execution.cost(key)
             if what in ("failed", "refused"):
                 self.failed += 1

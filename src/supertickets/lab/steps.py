@@ -304,8 +304,10 @@ class Execution:
         return all(run.ended for run in self.runs)
 
     def name(self, key: str) -> str:
-        """Return a trial's name for people: that of the first step that it is of."""
-        return str(self._of(key)[0].step) if self._of(key) else key
+        """Return a trial's name for people: that of the first step that it is of, of one that has not ended if any."""
+        of_trial = self._of(key)
+        waiting = [run for run in of_trial if not run.ended] or of_trial
+        return str(waiting[0].step) if waiting else key
 
     def cost(self, key: str) -> float:
         """Return about what a trial costs, in FLOPs."""

@@ -76,35 +76,40 @@ class LevelSearch:
         yield from (step for step in self._grid if step.labels["level"] not in self._prices)
         shape = (len(self._dense), self._settings.epochs, 1)
         plain = self._known(np.zeros(shape, np.float32))
+        self._ends = [self._end(0, self._dense)]
+        yield from self._ends
         for turn, asks in enumerate(self.method.possible(plain)):
-            needs = (*self._dense, *self._ends[-1:])
-            self._turns.append({ask: self._look(turn, ask, needs) for ask in asks})
+            self._turns.append({ask: self._look(turn, ask) for ask in asks})
             yield from self._turns[-1].values()
-            # Where a turn ends: what comes after it waits for this one alone.
-            made = tuple(self._turns[-1].values())
-            labels: dict[str, Label] = {"stage": LOOK, "kind": TURN, "level": 0.0, TURN: turn + 1}
-            self._ends.append(Step(labels, _nothing, needs=made, spare=True))
+            self._ends.append(self._end(turn + 1, [*self._turns[-1].values()]))
             yield self._ends[-1]
         for step in self._grid:
             if (level := step.labels["level"]) in self._prices:
                 needs = (*step.needs, self._ends[-1])
                 yield replace(step, make=partial(self._if_found, level, step), needs=needs, spare=True)
 
+    @staticmethod
+    def _end(turn: int, made: Sequence[Step]) -> Step:
+        """Return where a turn ends (0: the dense runs): what comes after it waits for this step alone."""
+        labels: dict[str, Label] = {"stage": LOOK, "kind": TURN, "level": 0.0, TURN: turn}
+        return Step(labels, _nothing, needs=tuple(made), spare=True)
+
     def _known(self, dense: NDArray[np.float32]) -> Known:
         """Return what is known before the search."""
-        # What hours pay for is not known before the dense runs have ended: then all that may come is planned.
-        budget = budget_of(self._settings, self._task, self._prices) or 1.0
+        # What FLOPs and hours pay for is known when the dense runs have ended: the most that it may be is planned.
+        whole = whole_of(self._settings, self._task.shape, self._task.train, self._prices, tokens=_SHORTEST)
+        budget = min(1.0, whole.share(self._settings.budget) or 1.0)
         last = self._settings.keep_epoch == "last"
         return Known.nothing(self.levels, dense, np.array([*self._prices.values()]), budget, last)
 
-    def _look(self, turn: int, ask: Ask, needs: tuple[Step, ...]) -> Step:
+    def _look(self, turn: int, ask: Ask) -> Step:
         """Return the step of a training that is asked for to an epoch; to its last one it is the whole training."""
         winning, epochs = self._step(ask), self._settings.epochs
         labels = {"stage": LOOK, TURN: turn + 1, EPOCH: ask.epoch, **winning.labels}
         return Step(
             labels,
             partial(self._if_asked, turn, ask),
-            needs=needs,
+            needs=(self._ends[-1],),
             keep=("until best" if winning.keep == "best" else winning.keep) if ask.epoch == epochs else "no",
             until=None if ask.epoch == epochs else ask.epoch / epochs,
             cost=winning.cost * ask.epoch / epochs,
@@ -180,21 +185,22 @@ def check_searchable(request: Request) -> Request:
 
 
 def search_outlook(settings: FindSettings, task: TaskInfo, draws: Draws) -> str:
-    """Say how much a search trains at most, beside the dense runs."""
+    """Say how much a search trains at most, beside the dense runs; of a budget in FLOPs, where texts have 32 tokens."""
     prices, first = prices_of(draws.about, task.shape), METHODS[settings.search].first
-    levels, share = len(prices), budget_of(settings, task, prices)
+    levels, share = len(prices), whole_of(settings, task.shape, task.train, prices).share(settings.budget)
     name = f"This counts the dense runs alone: --search {settings.search} then trains winning tickets"
     if share is None:
         return f"{name} for {settings.budget} at most, at the pace of the dense runs."
-    begin = max(1, round(first * settings.epochs))
+    begin, share = max(1, round(first * settings.epochs)), min(share, 1.0)
     all_prices = np.repeat(sorted(prices.values()), settings.seeds)
     whole = float(all_prices.sum()) * settings.epochs
     most = int(np.searchsorted((begin * all_prices).cumsum(), share * whole * (1 + 1e-9), side="right"))
     flops = share * whole * training_flops(task, full_ticket(task), 1)
     others = [kind for kind in settings.kinds if kind != "winning"]
     every = counted(levels * settings.seeds, "training")
+    texts = ", if texts have 32 tokens on average," if settings.budget.lower().endswith("flops") else ""
     said = (
-        f"{name} for at most {share:.3g} of what all {every} of them cost, which is about "
+        f"{name} for at most {share:.3g}{texts} of what all {every} of them cost, which is about "
         f"{flops:.2g} FLOPs for at most {counted(most, 'training')}, many of them stopped early"
     )
     more = f"; then follow {counted(len(others) * settings.seeds, 'training')} of {' and '.join(others)} tickets"

@@ -12,6 +12,7 @@ from supertickets.anatomy import Shape
 from supertickets.anatomy.cost import BACKWARD, forward_flops
 from supertickets.errors import TicketError
 from supertickets.tasks import task_name, text
+from supertickets.tasks.tables import counted
 from supertickets.tickets import Ticket
 
 if TYPE_CHECKING:
@@ -195,14 +196,20 @@ def check_budget(
     share, method = whole.share(settings.budget), METHODS[settings.search]
     if share is None:
         return
+    every = counted(whole.trainings, "training")
     if share >= 1:
         raise TicketError(
-            f"--budget {settings.budget}: it pays for all {whole.trainings} trainings of winning tickets, so nothing "
-            "is left out; expected less, or --search none."
+            f"--budget {settings.budget}: it pays for every one of {every} of winning tickets, so nothing is left out; "
+            "expected less, or --search none."
         )
     nothing = np.zeros((settings.seeds, settings.epochs, 1), np.float32)
     known = Known.nothing([*prices], nothing, np.array([*prices.values()]))
     least, cheapest = least_budget(known, max(1, round(method.first * settings.epochs))), at_least or whole
+    if least >= 1:
+        raise TicketError(
+            f"--search {settings.search}: it saves nothing of {every} in all, since it looks at two levels and trains "
+            "one of them to its end; expected more --levels, --seeds or --epochs, or --search none."
+        )
     if (cheapest.share(settings.budget) or 0.0) < least:
         raise TicketError(
             f"--budget {settings.budget}: it does not pay for a first look at two levels and all {settings.seeds} "

@@ -112,13 +112,11 @@ def known_at_first(
 def seen(task: TaskInfo, came: Outcome | Partial, epochs: int) -> NDArray[np.float32]:
     """Return what the examples that a search sees contribute to the scores of a training's epochs `[epochs, examples]`.
 
-    A training that was stopped early stays as it was; one that diverged counts as a score of 0.
+    A training that was stopped early stays as it was; of one that diverged, the epochs that it did not reach are NaN.
     """
     half = half_for_search(len(task.targets))
-    lost = isinstance(came, Outcome) and not came.finished
-    outputs: NDArray[Any] | None = None if lost else came.predictions().get("dev")
-    if outputs is None:
-        return np.zeros((epochs, len(half)), np.float32)
-    values = [contributions(task.metrics, task.targets[half], epoch[half]) for epoch in outputs[:epochs]]
-    values += values[-1:] * (epochs - len(values))
+    outputs: Sequence[NDArray[Any]] = [*came.predictions().get("dev", ())][:epochs]
+    values = [contributions(task.metrics, task.targets[half], epoch[half]) for epoch in outputs]
+    lost = came.lost if isinstance(came, Partial) else not came.finished
+    values += ([np.full(len(half), np.nan)] if lost else values[-1:]) * (epochs - len(values))
     return np.stack(values).astype(np.float32)

@@ -4,12 +4,13 @@ After Swersky et al. (Freeze-thaw Bayesian optimization, 2014), with the two bes
 sampling (Russo, COLT 2016). With some tens of observations, numpy is enough.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from supertickets.evidence.resampling import Floats
-from supertickets.evidence.search.known import Answer, Ask, Known, Method, first_levels, of_all, scored
+from supertickets.evidence.search.known import Answer, Ask, Known, Method, first_levels, named, of_all, scored
 
 _LENGTH = 0.2
 """How far apart levels are that say little of each other."""
@@ -40,14 +41,13 @@ class Curve(Method):
         Two levels at least stay within the budget, whichever is trained.
         """
         begin = max(1, round(self.first * known.epochs))
-        every = [*range(len(known.levels))]
         levels = first_levels(known, begin, self.step)
         if look := known.missing(of_all(levels, (1, begin))):
             return look
         mean, covariance = self._posterior(known)
-        chances = _chances(mean, covariance)
-        order = sorted(every, key=lambda level: (-chances[level], level))
-        if len(levels) < 2 or chances[order[1]] < self.sure:
+        chances = _chances(mean, covariance, known.open)
+        order = sorted(known.open, key=lambda level: (-chances[level], level))
+        if len(levels) < 2 or len(order) < 2 or chances[order[1]] < self.sure:
             return []
         spread, two = np.sqrt(np.diag(covariance)), order[:2]
         for level in sorted(two, key=lambda level: -spread[level]):
@@ -59,13 +59,12 @@ class Curve(Method):
     def answer(self, known: Known) -> Answer:
         """Return the level with the highest expected score that the budget pays for; those that may be best are rivals.
 
-        Before anything is known, or where the budget pays for none, all levels count.
+        Before anything is known all levels are alike, and the lightest is named.
         """
         mean, covariance = self._posterior(known)
-        chances = _chances(mean, covariance)
-        paid = [level for level in range(len(mean)) if known.pays_for([], [level])] or [*range(len(mean))]
-        best = max(paid, key=lambda level: (mean[level], -level))
-        rivals = [level for level in range(len(mean)) if level != best and chances[level] >= self.sure]
+        chances = _chances(mean, covariance, known.open)
+        best = named(known, sorted(known.open, key=lambda level: (-mean[level], level)))
+        rivals = [level for level in known.open if level != best and chances[level] >= self.sure]
         return Answer(best, tuple(sorted(rivals, key=lambda level: -chances[level])))
 
     def possible(self, known: Known) -> list[list[Ask]]:
@@ -91,7 +90,7 @@ class Curve(Method):
 
     def _posterior(self, known: Known) -> tuple[Floats, Floats]:
         """Return mean and covariance of the levels' gains at the end of training, given what is known."""
-        places = np.argwhere(known.done > 0)
+        places = np.argwhere((known.done > 0) & ~known.lost)
         levels = np.asarray(known.levels)
         prior = self._over_levels(levels, levels)
         if not len(places):
@@ -127,9 +126,10 @@ class Curve(Method):
         return (squares + 2 * _GUESS) / (free + 2)
 
 
-def _chances(mean: Floats, covariance: Floats) -> Floats:
-    """Return the chance of each level to be the best, from the same draws each time."""
+def _chances(mean: Floats, covariance: Floats, among: Sequence[int]) -> Floats:
+    """Return the chance of each level to be the best among some, from the same draws each time."""
     values, vectors = np.linalg.eigh(covariance)
     normal = np.random.default_rng(0).normal(size=(512, len(mean)))
     draws = mean + (normal * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    return np.bincount(draws.argmax(axis=1), minlength=len(mean)) / len(draws)
+    outside = np.isin(range(len(mean)), among, invert=True)
+    return np.bincount(np.where(outside, -np.inf, draws).argmax(axis=1), minlength=len(mean)) / len(draws)

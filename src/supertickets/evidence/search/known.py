@@ -39,10 +39,10 @@ class Known:
 
     `dense` has what each dev example contributes to the score of each seed's dense run, `[seeds, epochs, examples]`
     in percent; `winning` those of tickets, `[levels, seeds, epochs, examples]`, of which the first `done`
-    `[levels, seeds]` epochs are known and the others are NaN. `dense_means` and `means` are the scores, which are their
-    means over examples. `prices` `[levels]` are what an epoch costs, in any unit.
-    `budget` is the share of the whole grid's cost that may be spent, with the trainings of the level that is named in
-    all seeds to their end. A training is scored at its best epoch, or at its last (`keep_last`).
+    `[levels, seeds]` epochs are known and the others are NaN; so are those that a diverged training did not reach.
+    `dense_means` and `means` are the scores, which are their means over examples. `prices` `[levels]` are what an epoch
+    costs, in any unit. `budget` is the share of the whole grid's cost that may be spent, with the trainings of the
+    level that is named in all seeds to their end. A training is scored at its best epoch, or at its last (`keep_last`).
     """
 
     levels: tuple[float, ...]
@@ -88,17 +88,40 @@ class Known:
         """How many epochs a whole training has."""
         return self.dense.shape[1]
 
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """The trainings that diverged, `[levels, seeds]`."""
+        last = np.take_along_axis(self.means, np.maximum(self.done - 1, 0)[..., None], axis=-1)[..., 0]
+        return np.asarray((self.done > 0) & np.isnan(last))
+
+    @property
+    def open(self) -> list[int]:
+        """The levels of which no training diverged: the others are not looked at any more, nor named."""
+        return [int(level) for level in np.flatnonzero(~self.lost.any(axis=1))]
+
+    def reached(self, levels: Sequence[int], look: tuple[int, int]) -> list[int]:
+        """Return those of some levels that were trained to a look (see `looks`)."""
+        seeds, epoch = look
+        return [level for level in levels if (self.done[level, :seeds] >= epoch).all()]
+
     def scores(self, seeds: int, epoch: int) -> Floats:
-        """Return each level's mean score over the first `seeds`, each trained to an epoch; NaN where one is not."""
+        """Return each level's mean score over the first `seeds`, each trained to an epoch.
+
+        NaN where one is not, or diverged.
+        """
         found = scored(self.means[:, :seeds, :epoch], self.keep_last)
         return np.asarray(np.where((self.done[:, :seeds] >= epoch).all(axis=1), found.mean(axis=1), np.nan))
 
     def with_done(self, outcomes: Mapping[Ask, NDArray[np.float32]]) -> Known:
-        """Return what is known with tickets trained to some epoch; their contributions are `[epoch, examples]`."""
+        """Return what is known with tickets trained to some epoch; their contributions are `[epoch, examples]`.
+
+        They are NaN in the epochs that a diverged training did not reach.
+        """
         winning, means, done = self.winning.copy(), self.means.copy(), self.done.copy()
         for ask, contributions in outcomes.items():
-            winning[ask.level, ask.seed, : ask.epoch] = contributions
-            means[ask.level, ask.seed, : ask.epoch] = _means(contributions)
+            for values, came in ((winning, contributions), (means, _means(contributions))):
+                before = values[ask.level, ask.seed, : ask.epoch]
+                values[ask.level, ask.seed, : ask.epoch] = np.where(np.isnan(came), before, came)
             done[ask.level, ask.seed] = max(ask.epoch, done[ask.level, ask.seed])
         return replace(self, winning=winning, means=means, done=done)
 
@@ -179,50 +202,18 @@ class Method(ABC):
         return [self.asks(known)]
 
 
-def smoothed(scores: Floats, weight: float) -> Floats:
-    """Return scores by level, each averaged with its two neighbours, which count `weight` each; NaN stays so.
-
-    They are rounded to nine decimals, so that those which are equal are.
-
-    >>> smoothed(np.array([1.0, 4.0, np.nan, 2.0]), 0.5).round(2).tolist()
-    [2.0, 3.0, nan, 2.0]
-    """
-    there = np.isfinite(scores)
-    padded, counts = np.pad(np.where(there, scores, 0.0), 1), np.pad(there.astype(float), 1)
-    total = padded[1:-1] + weight * (padded[:-2] + padded[2:])
-    count = counts[1:-1] + weight * (counts[:-2] + counts[2:])
-    return np.where(there, total / np.maximum(count, 1e-12), np.nan).round(9)
-
-
-def looks(seeds: int, epochs: int, first: float) -> list[tuple[int, int]]:
-    """Return how far trainings have gone at each look, as (seeds, epoch): epochs double, then seeds do.
-
-    >>> looks(seeds=3, epochs=4, first=0.25)
-    [(1, 1), (1, 2), (1, 4), (2, 4), (3, 4)]
-    """
-    epoch, found = max(1, round(first * epochs)), list[tuple[int, int]]()
-    while epoch < epochs:
-        found.append((1, epoch))
-        epoch *= 2
-    seed = 1
-    while seed < seeds:
-        found.append((seed, epochs))
-        seed *= 2
-    return [*found, (seeds, epochs)]
-
-
-def possible_looks(known: Known, first: float) -> list[list[Ask]]:
-    """Return what each turn may ask for where a turn is a look.
-
-    A level may come back to an earlier look: where a training of another one has diverged.
-    """
-    every, found = [*range(len(known.levels))], list[list[Ask]]()
-    for look in looks(known.seeds, known.epochs, first):
-        found.append(list(dict.fromkeys([*(found[-1] if found else []), *of_all(every, look)])))
-    return found
-
-
 def of_all(levels: Sequence[int], look: tuple[int, int]) -> list[Ask]:
     """Return what has to be known of some levels at a look."""
     seeds, epoch = look
     return [Ask(level, seed, epoch) for level in levels for seed in range(seeds)]
+
+
+def named(known: Known, best_first: Sequence[int]) -> int:
+    """Return the first of some levels that the budget pays for, and of which no training diverged.
+
+    Where there is none, it is the lightest such level, or the first one that is not paid for.
+    """
+    there = set(known.open)
+    ranked = [level for level in dict.fromkeys([*best_first, *range(len(known.levels))]) if level in there]
+    paid = [level for level in ranked if known.pays_for([], [level])]
+    return next(iter(paid or ranked), 0)

@@ -8,73 +8,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from supertickets.evidence.search.known import (
-    Answer,
-    Ask,
-    Known,
-    Method,
-    first_levels,
-    looks,
-    of_all,
-    possible_looks,
-    scored,
-    smoothed,
-)
+from supertickets.evidence.search.known import Known, scored
+from supertickets.evidence.search.looks import Looks, looks
 from supertickets.evidence.statistics import crossed_variance
 
 
 @dataclass(frozen=True)
-class Racing(Method):
+class Racing(Looks):
     """Train the levels that are in the race a little longer, or in one more seed, and drop those that are worse.
 
     `error` is the chance, over all looks and levels, to drop one that is no worse than the best at that look; what a
-    look at fewer epochs says of the last one is not in it. Where the budget does not pay for all levels in the race,
-    it goes on with as many of the best as it pays for. `first` and `neighbours` are as in `Halving`.
+    look at fewer epochs says of the last one is not in it.
     """
 
     error: float = 0.2
-    first: float = 0.25
-    neighbours: float = 0.5
 
-    def asks(self, known: Known) -> list[Ask]:
-        """Return what the next look needs of the levels in the race."""
-        race, _, place = self._standing(known)
-        schedule = looks(known.seeds, known.epochs, self.first)
-        if place == len(schedule) or len(race) < 2:
-            return []
-        for count in range(len(race), 1, -1):
-            asks = known.missing(of_all(race[:count], schedule[place]))
-            if known.pays_for(asks, race[:count]):
-                return asks
-        return []
-
-    def answer(self, known: Known) -> Answer:
-        """Return the best level in the race; the others that no test has dropped are its rivals."""
-        race, untested, place = self._standing(known)
-        if not place:
-            return Answer(0, tuple(range(1, len(known.levels))))
-        return Answer(race[0], (*race[1:], *untested))
-
-    def possible(self, known: Known) -> list[list[Ask]]:
-        """Return what each turn may ask for."""
-        return possible_looks(known, self.first)
-
-    def _standing(self, known: Known) -> tuple[list[int], list[int], int]:
-        """Return the levels in the race, best first, those that the budget left behind, and the number of looks."""
-        schedule = looks(known.seeds, known.epochs, self.first)
-        race, untested = first_levels(known, schedule[0][1]), list[int]()
-        for place, (seeds, epoch) in enumerate(schedule if race else ()):
-            scores = known.scores(seeds, epoch)
-            on = [level for level in race if np.isfinite(scores[level])]
-            if len(on) < (2 if place else len(race)):
-                return race, untested, place
-            untested += [level for level in race if level not in on]
-            order = smoothed(scores, self.neighbours)
-            race = sorted(on, key=lambda level, of=order: (-of[level], level))  # type: ignore[misc]
-            limit = self.error / (len(schedule) * max(1, len(known.levels) - 1))
-            best = race[0]
-            race = [best, *(level for level in race[1:] if _worse(known, level, best, seeds, epoch) > limit)]
-        return race, untested, len(schedule) if race else 0
+    def stay(self, known: Known, ranked: list[int], look: tuple[int, int]) -> list[int]:
+        """Return the best of the levels, and those that are not worse by a test."""
+        limit = self.error / (len(looks(known.seeds, known.epochs, self.first)) * max(1, len(known.levels) - 1))
+        best, others = ranked[:1], ranked[1:]
+        return [*best, *(level for level in others if _worse(known, level, best[0], *look) > limit)]
 
 
 def _worse(known: Known, level: int, best: int, seeds: int, epoch: int) -> float:

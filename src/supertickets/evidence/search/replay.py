@@ -11,6 +11,7 @@ import pandas as pd
 
 from supertickets.evidence.resampling import Floats
 from supertickets.evidence.search.baselines import AlwaysLevel, RandomLevel, WholeGrid
+from supertickets.evidence.search.course import METHODS
 from supertickets.evidence.search.curve import Curve
 from supertickets.evidence.search.grid import Grid
 from supertickets.evidence.search.halving import Halving
@@ -26,11 +27,12 @@ FAMILIES: Mapping[str, tuple[Method, ...]] = {
     "the whole grid": (WholeGrid(),),
     "always 0.1": (AlwaysLevel(0.1),),
     "random level": (RandomLevel(),),
-    "halving": _variants(Halving, eta=(2.0, 4.0), first=(0.25, 0.5), neighbours=(0.0, 0.5, 1.0)),
-    "racing": _variants(Racing, error=(0.05, 0.5), first=(0.25, 0.5), neighbours=(0.0, 0.5)),
-    "curve": _variants(Curve, bend=(1.0, 3.0), early=(1.0, 3.0), first=(0.25, 0.5), step=(1, 2)),
+    **{name: (method,) for name, method in METHODS.items()},
+    "halving, tuned": _variants(Halving, eta=(2.0, 4.0), first=(0.25, 0.5), neighbours=(0.0, 0.5, 1.0)),
+    "racing, tuned": _variants(Racing, error=(0.05, 0.5), first=(0.25, 0.5), neighbours=(0.0, 0.5)),
+    "curve, tuned": _variants(Curve, bend=(1.0, 3.0), early=(1.0, 3.0), first=(0.25, 0.5), step=(1, 2)),
 }
-"""Methods by name, each with the variants that it is tuned among."""
+"""Methods by name, each with the variants it is tuned among; three are as `find --search` takes them."""
 
 
 @dataclass(frozen=True)
