@@ -335,6 +335,12 @@ def test_one_seed_allows_no_test() -> None:
     assert "The best winning level is 30%" in verdict(table)
 
 
+@pytest.mark.parametrize("seeds", [2, 4, 5])
+def test_few_seeds_give_no_interval_of_phases(seeds: int) -> None:
+    phases = find_phases(simulated(PLANTED, FALLING, seeds=seeds))
+    assert (phases.first_interval is not None, phases.second_interval is not None) == (seeds == 5, seeds == 5)
+
+
 def test_missing_runs_are_missing_not_zero() -> None:
     table = simulated(PLANTED, FALLING, noise=0.5)
     gone = (table["kind"] == "winning") & (table["level"] == 0.3) & (table["seed"] < 4)

@@ -150,7 +150,8 @@ def test_the_control_is_dense_runs_with_other_seeds(studies: dict[str, Result]) 
     assert (seen.choice.among, seen.choice.runs) == (3, 6)
     best = np.mean([max(three) for three in itertools.combinations(pool, 3)])
     assert seen.choice.gain == pytest.approx(best - np.mean(pool))
-    assert "found by choosing among the study's own 6 dense runs, 3 at a time" in done.verdict
+    assert f"own 6 dense runs, which score {np.mean(pool):.2f} on average, 3 at a time" in done.verdict
+    assert f"Cross-fitted, it would give {seen.choice.cross_fitted:+.2f}" in done.verdict
 
 
 def test_one_seed_gives_means_and_says_that_no_test_is_possible(studies: dict[str, Result], tmp_path: Path) -> None:

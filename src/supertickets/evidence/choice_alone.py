@@ -25,8 +25,8 @@ class ChoiceAlone:
     `gain` is the expected score of the run that is chosen, less that of one run; `spread` the standard deviation of a
     study's mean of it over seeds; `significant` how often the paired t-test over seeds gives p < 0.05 (NaN with one
     seed); `ratio` the standard deviation of chosen runs over that of single ones. All are of choosing one run of
-    `among`, judged by `runs` dense runs with standard deviation `deviation`; `cross_fitted` is the gain after
-    cross-fitting, if there are as many. What is not known is NaN.
+    `among`, judged by `runs` dense runs with mean score `mean` and standard deviation `deviation`. `cross_fitted` is
+    the gain after cross-fitting: a run that its training made better is so on both halves. What is not known is NaN.
     """
 
     seeds: int
@@ -36,6 +36,7 @@ class ChoiceAlone:
     ratio: float = np.nan
     among: int = 0
     runs: int = 0
+    mean: float = np.nan
     deviation: float = np.nan
     cross_fitted: float = np.nan
 
@@ -79,7 +80,8 @@ def choice_alone(
         return ChoiceAlone(seeds, among=among, runs=runs)
     seen = scores[:, None] if seen is None else seen
     (highest, variance), alike = _best_of_normal(among), _correlation(scores, seen)
-    gain, cross_fitted = alike * highest * deviation, np.nan
+    gain = alike * highest * deviation
+    cross_fitted = np.nan if halves is None else highest * _kept_by(*halves)
     if runs >= among:
         gain = expected_best(seen, np.broadcast_to(scores[:, None], seen.shape), among) - float(scores.mean())
         if halves is not None:
@@ -88,7 +90,7 @@ def choice_alone(
     ratio = float(np.sqrt(alike**2 * variance + 1 - alike**2))
     spread = float(deviation * np.sqrt((ratio**2 + 1) / seeds))
     often = share_significant(gain, spread, seeds)
-    return ChoiceAlone(seeds, gain, spread, often, ratio, among, runs, deviation, cross_fitted)
+    return ChoiceAlone(seeds, gain, spread, often, ratio, among, runs, float(scores.mean()), deviation, cross_fitted)
 
 
 def choice_in_average(choices: Sequence[ChoiceAlone | None], seeds: int) -> ChoiceAlone | None:
@@ -98,7 +100,8 @@ def choice_in_average(choices: Sequence[ChoiceAlone | None], seeds: int) -> Choi
         return None
     gain = float(np.mean([one.gain for one in known]))
     spread = float(np.sqrt(sum(one.spread**2 * one.seeds for one in known) / seeds)) / len(known)
-    return ChoiceAlone(seeds, gain, spread, share_significant(gain, spread, seeds))
+    cross_fitted = float(np.mean([one.cross_fitted for one in known]))
+    return ChoiceAlone(seeds, gain, spread, share_significant(gain, spread, seeds), cross_fitted=cross_fitted)
 
 
 def expected_best(seen: Floats, scores: Floats, among: int) -> float:
@@ -147,6 +150,16 @@ def _best_of_normal(among: int) -> tuple[float, float]:
     step = x[1] - x[0]
     mean = float((x * density).sum() * step)
     return mean, float((x * x * density).sum() * step) - mean**2
+
+
+def _kept_by(seen: Floats, scores: Floats) -> float:
+    """Return how much better on the other half a run is that is one standard deviation better on the half seen.
+
+    Both are `[runs, ways]`; covariances are averaged over ways, as in `_correlation`. Never below 0.
+    """
+    one, other = seen - seen.mean(axis=0), scores - scores.mean(axis=0)
+    together, alone = float((one * other).sum(axis=0).mean()), float((one**2).sum(axis=0).mean())
+    return max(together, 0.0) / float(np.sqrt(alone * (len(seen) - 1))) if alone > 1e-18 else 0.0
 
 
 def _correlation(scores: Floats, seen: Floats) -> float:

@@ -18,6 +18,8 @@ from supertickets.evidence.runs import DENSE
 from supertickets.evidence.statistics import LEVEL, Paired, dunnett, paired_t_test, two_way_test
 
 _RESAMPLES = 2000
+FEWEST_SEEDS = 5
+"""Fewer seeds have too few different resamples for intervals of 95 %: three have 10, four 35, five 126."""
 
 _Cells = dict[tuple[Hashable, Hashable], pd.DataFrame]
 """The runs with a score, by kind and level (the dense model's is 0), with a row a seed."""
@@ -32,7 +34,7 @@ class Phases:
     last level", one test that nothing was chosen for. Both are for new seeds and new examples, where those are known.
     `over` compares winning tickets with those of other kinds, on average over the light levels. An end is a level, or
     None where there is none; its interval holds 95 % of the ends found in resamples of the seeds (infinity: not within
-    the levels tried).
+    the levels tried; None with fewer than `FEWEST_SEEDS`).
     """
 
     seeds: int
@@ -178,7 +180,7 @@ def _means(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 def _intervals(winning: NDArray[np.float64], random: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Return the columns between which 95 % of the ends lie over resampled seeds, `[low or high, first or second]`."""
     seeds = len(winning)
-    if seeds < 3:  # in two, the best level is the same by chance in a third of studies
+    if seeds < FEWEST_SEEDS:
         return None
     rows = np.random.default_rng(0).integers(seeds, size=(_RESAMPLES, seeds))
     ends = _ends(winning[rows], random[rows])

@@ -59,6 +59,8 @@ class Average:
             said += f"; {name} {gain.mean:+.2f}{interval(vars(gain.test))}"
             if gain is self.paper and self.choice is not None:
                 said += f"; choosing the best alone would give {self.choice}"
+            elif gain is self.cross_fitted and self.choice is not None and np.isfinite(self.choice.cross_fitted):
+                said += f"; choosing alone, cross-fitted, would give {self.choice.cross_fitted:+.2f}"
         return said + ("." if seeds > 1 else ". With one seed, intervals and p are over dev examples alone.")
 
 
@@ -123,7 +125,7 @@ def _gain_cells(paper: Gain | None, cross_fitted: Gain | None, choice: ChoiceAlo
         cells |= {f"{name}_p": gain.test.p}
         if gain is paper and choice is not None:
             cells |= {"choice_gain": choice.gain, "choice_spread": choice.spread}
-            cells |= {"choice_significant": choice.significant}
+            cells |= {"choice_significant": choice.significant, "choice_cross_fitted": choice.cross_fitted}
     return cells
 
 

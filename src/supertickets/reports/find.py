@@ -47,7 +47,8 @@ def find_sections(findings: FindFindings, runs: Runs) -> list[Section]:
         "Scores of all runs": Figure(score_distribution(own.table, measure), *_SAID["distribution"]),
         "Score and cost": Figure(cost_against_score(own.table, measure), *_SAID["cost"]),
     }
-    curves = [Figure(phase_curves(means, measure), *_SAID["phases"])] if findings.search is None else []
+    several = findings.search is None and findings.levels > 1
+    curves = [Figure(phase_curves(means, measure), *_SAID["phases"])] if several else []
     sections = [
         Section("Gain over the dense model", _remains(findings)),
         *([] if findings.search is None else [search_section(findings.search)]),
@@ -108,6 +109,7 @@ def _remains(findings: FindFindings) -> list[Block]:
             often = f"below 0.05 in {choice.significant:.0%} of studies" if choice.seeds > 1 else "-"
             name = f"choosing alone: best of {choice.among} dense runs (± standard deviation of studies)"
             rows.insert(1, (name, f"{choice.gain:+.2f} ± {choice.spread:.2f}", "-", often))
+            rows.append(("choosing alone, cross-fitted", f"{choice.cross_fitted:+.2f}", "-", "-"))
     first = "super ticket chosen by" if narrow is None and findings.search is None else "winning tickets"
     table = pd.DataFrame(rows, columns=[first, "gain", "95 % interval", "p"])
     words = _SAID["remains" if findings.search is None else "found"]
@@ -122,10 +124,16 @@ def _maps(findings: FindFindings, runs: Runs) -> list[Block]:
         level, name = float(run.step.labels["level"]), f"seed {run.step.labels['seed']}"
         if level and run.trial is not None:
             chosen = (level, run.step.labels["seed"]) == best
-            drawn = StructureMap.of(name, run.trial.ticket, f"{100 * level:.3g}% pruned, {name}", chosen)
+            drawn = StructureMap.of(name, run.trial.ticket, f"{_pruned(findings, level)}, {name}", chosen)
             levels.setdefault(level, []).append(drawn)
-    blocks = [(Heading(f"{100 * level:.3g}% pruned"), Maps(maps)) for level, maps in sorted(levels.items())]
+    blocks = [(Heading(_pruned(findings, level)), Maps(maps)) for level, maps in sorted(levels.items())]
     return [Words(_SAID["maps"], "key"), *(block for pair in blocks for block in pair)] if blocks else []
+
+
+def _pruned(findings: FindFindings, level: float) -> str:
+    """Return how much tickets of a level lack, or what they keep to."""
+    target = findings.target
+    return f"{100 * level:.3g}% pruned" if target is None else f"within {' and '.join(target.names)}"
 
 
 def phase_curves(means: pd.DataFrame, measure: str) -> go.Figure:
