@@ -107,7 +107,7 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(
     assert "steps of `find`" in shown
     assert "8 trainings, 4 of them done; the other 4" in shown
     assert "Of those that depend on others, equal ones are run once." in shown
-    assert "Nothing was run or written." in shown
+    assert "No folder was made or changed." in shown
     assert main([*mine, "--out", "out", "--dry-run"]) == 0
     assert "All 4 trainings are done. The folder will take about" in " ".join(capsys.readouterr().out.split())
     assert main([*mine, "--out", "out", "--epochs", "2", "--dry-run"]) == 2  # a folder that is another study's

@@ -219,6 +219,34 @@ def test_a_target_near_the_whole_model_is_no_dense_run() -> None:
     assert not ticket.is_full
 
 
+@pytest.mark.parametrize("more", [{"structures": ("ffns",)}, {"random": "with-replacement"}, {}])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_what_the_draw_reaches_all_kinds_of_tickets_reach(more: dict[str, Any], share: float) -> None:
+    """Of all that can go, only `share` may stay, whatever is pruned and however levels draw random tickets."""
+    shape = Shape(layers=6, heads=12, hidden=384, ffn=1536)
+    settings = FindSettings(task="cola", model="m", target=("encoder-parameters=0.9",), **more)
+    (cap,) = caps_of(settings, shape, TargetInputs(parameters=10**9, size=10**9))
+    heads = np.arange(12) < (1 if "heads" in settings.structures else 12)
+    least = cap.prices.of(Ticket(np.tile(heads, (6, 1)), np.zeros(6, bool)))
+    most = least + share * (cap.prices.of(Ticket.full(6, 12)) - least)
+    draws = ForTarget(settings, shape, [replace(cap, most=most)])
+    rng = np.random.default_rng(0)
+    scores: Scores = {"heads": rng.random((6, 12)), "ffns": rng.random(6)}
+    tickets = [draws.under(scores).ticket, draws.same_share("losing", scores)]
+    tickets += [draws.random(draws.level, seed) for seed in range(6)]
+    assert all(cap.of(ticket) <= most * (1 + 1e-9) for ticket in tickets)
+    with pytest.raises(TicketError, match="the smallest ticket takes"):
+        ForTarget(settings, shape, [replace(cap, most=0.99 * least)])
+
+
+def test_times_that_do_not_rise_hide_no_ticket() -> None:
+    """The smallest layer is not the fastest here: one head takes longer than two."""
+    prices = Prices("seconds", 0.0, {"heads": np.array([[0.0, 5.0, 1.0, 6.0]] * 3)})
+    ticket = draw_under({"heads": np.ones((3, 3)), "ffns": np.ones(3)}, [Cap("latency", prices, 4.0)], (3, 3),
+                        {"heads": Units(3, 3)}).ticket  # fmt: skip
+    assert ticket.heads.sum(axis=1).tolist() == [2, 2, 2]
+
+
 def test_a_price_with_steps_is_used_up_to_the_step() -> None:
     scores: Scores = {"heads": np.array([[4.0, 3, 2, 1]]), "ffns": np.array([1.0])}
     steps = Prices("seconds", 0.0, {"heads": np.array([[0.0, 2, 2, 4, 4]])})  # two heads cost what one does
@@ -297,6 +325,15 @@ def test_a_study_reaches_its_target(studied: Any) -> None:
     assert "Against tickets of the same share, the gain is" in result.verdict
     assert "importance" in (result.report).read_text(encoding="utf-8")
     assert list(table["stage"].dropna().unique()) == ["same share"]
+    # There is one ticket and no level: no phases, and the ticket folder says what it keeps to.
+    assert "phase transition" not in result.verdict
+    assert "best winning level" not in result.verdict
+    shared = supertickets.load_ticket(result.folder / "super-ticket")
+    assert shared.origin["target"] == ["encoder-parameters=0.6"]
+    assert shared.origin["scores"]["normalised"] == "no"
+    assert "counts" not in shared.origin["scores"]
+    card = (result.folder / "super-ticket" / "README.md").read_text(encoding="utf-8")
+    assert "the ticket that keeps the most importance within `encoder-parameters=0.6`, seed" in card
     # It goes on: nothing is trained or drawn anew.
     again = supertickets.run_study("find", **asked)
     assert again.table["trial"].tolist() == table["trial"].tolist()
@@ -314,10 +351,13 @@ def test_tickets_are_drawn_from_stored_scores(studied: Any, tmp_path: Path, caps
     assert (drawn.kept_heads, drawn.kept_neurons) == (row["heads"], row["neurons"])
     assert said["targets"][0]["cost"] <= said["targets"][0]["at_most"]
     assert said["gap"] == pytest.approx(0, abs=0.01)
+    assert (said["seeds"], said["without"]) == ([0], [])
     assert main(["draw", folder, "--target", "encoder-parameters=0.6", "--out", str(tmp_path / "v")]) == 0
     assert "No ticket within this keeps more" in capsys.readouterr().out
     assert main(["draw", folder, "--level", "0.5", "--out", str(tmp_path / "u")]) == 0
-    assert "has not been trained" in (tmp_path / "u" / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "u" / "README.md").read_text(encoding="utf-8")
+    assert "has not been trained" in card
+    assert "the dense runs of seeds 0, 1 of a study measured" in card
     assert supertickets.load_ticket(tmp_path / "u").ticket.kept_heads == round(LAYERS * HEADS / 2)
 
 

@@ -97,7 +97,9 @@ def export(path: str, to: str, as_json: bool, **options: Any) -> None:
 )
 @click.option("--level", help="in place of --target, a level as for `find --levels`: 0.3, heads=0.1+neurons=0.2, ...")
 @click.option("--structures", help="kinds of structures to prune [default: the study's]")
-@click.option("--seed", type=int, help="seed whose importance scores are used [default: the mean of all seeds]")
+@click.option(
+    "--seed", type=int, help="seed whose importance scores are used [default: the mean of all seeds that have them]"
+)
 @click.option("--out", type=FOLDER, default=Path("ticket"), help="ticket folder to write", show_default=True)
 @AS_JSON
 def draw(
@@ -110,7 +112,7 @@ def draw(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Draw a ticket from a finished study's importance scores, without training.
+    """Draw a ticket from a study's importance scores, without training.
 
     STUDY is the folder of a study of `find`. With `--target` the ticket keeps the most importance that the target
     allows, with `--level` it is the paper's winning ticket of that level. `apply` prunes the base model to this ticket,
@@ -124,6 +126,9 @@ def draw(
         click.echo(json.dumps(made | {"ticket": ticket.as_dict()}))
         return
     click.echo(f"{out}: {ticket!r} keeps {made['kept']:.1%} of the importance.")
+    if made["without"]:
+        there, not_there = (", ".join(map(str, made[name])) for name in ("seeds", "without"))
+        click.echo(f"The scores are those of seeds {there}; the dense runs of seeds {not_there} have none.")
     for one in made["targets"]:
         click.echo(said_of(one))
     if made["gap"] is not None:

@@ -16,7 +16,7 @@ from supertickets.studies.draws import ByLevel, ForTarget
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.inputs import open_study
 from supertickets.studies.study import full_ticket
-from supertickets.studies.targets import caps_of, measured
+from supertickets.studies.targets import OF_WHOLE, caps_of, measured
 from supertickets.tasks import load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import SharedTicket, base_entry
@@ -42,10 +42,11 @@ def draw_ticket(
     are those of the dense run of `seed`, or else the mean over all seeds. `structures` are the kinds to prune; by
     default the study's; lists may be texts with commas. `latency_of` is the batch size and number of tokens that a
     target of latency is about (`1x128`); by default the study's. Nothing is trained: the ticket is one to train with
-    `transfer`, or to cut with `apply`. Returns the folder, the ticket, for each target what it costs and what was
-    allowed, and how much more importance the best ticket within it may keep at most (`gap`, a share; 0: none does; None
-    for a level). Raises TicketError for a study without scores, a target that no ticket reaches, a base model that is
-    no longer the study's, or a folder that is not empty.
+    `transfer`, or to cut with `apply`. Returns the folder, the ticket, the `seeds` whose scores were taken, those of
+    the study that have none (`without`), for each target what it costs and what was allowed, and how much more
+    importance the best ticket within it may keep at most (`gap`, a share; 0: none does; None for a level). Raises
+    TicketError for a study without scores, a target that no ticket reaches, a base model that is no longer the
+    study's, or a folder that is not empty.
     """
     from supertickets.evidence.reached import importance_kept
 
@@ -60,7 +61,7 @@ def draw_ticket(
     if latency_of is not None and not any(one.startswith("latency") for one in asked.get("target", ())):
         raise TicketError("--latency-of: there is no --target latency; leave it out.")
     settings, runs = _opened(study, asked)
-    scores = scores_of(runs, seed)
+    seeds, scores = scores_of(runs, seed)
     if lacking := [kind for kind in settings.structures if kind not in scores]:
         raise TicketError(
             f"{study}: there are no scores of {lacking[0]}; expected --structures of {', '.join(scores)}, or a study "
@@ -69,9 +70,11 @@ def draw_ticket(
     out = user_path(out)
     check_free(out)
     ticket, targets, gap = _drawn(settings, runs.task, scores)
-    _save(_shared(settings, runs.task, ticket, scores, asked | {"seed": seed}), out)
+    _save(_shared(settings, runs.task, ticket, scores, asked | {"seed": seed, "seeds": seeds}), out)
     kept = importance_kept(scores, ticket, settings.structures)
-    return {"folder": str(out), "targets": targets, "kept": kept, "gap": gap, "ticket": ticket}
+    without = [] if seed is not None else [one for one in settings.all_seeds if one not in seeds]
+    found = {"folder": str(out), "seeds": list(seeds), "without": without, "targets": targets, "kept": kept}
+    return {**found, "gap": gap, "ticket": ticket}
 
 
 def _opened(study: Path | str, asked: Mapping[str, Any]) -> tuple[FindSettings, Runs]:
@@ -102,7 +105,8 @@ def _drawn(settings: FindSettings, task: TaskInfo, scores: Scores) -> tuple[Tick
             f"--target: model {base.called} has weights {base.weight_hash[:12]}..., but the study's had "
             f"{task.weight_hash[:12]}..., so its costs are not those of the ticket; put the old weights back."
         )
-    caps = caps_of(settings, task.shape, measured(settings, base, load_task(task.source)))
+    whole = any(target.quantity in OF_WHOLE for target in settings.targets)
+    caps = caps_of(settings, task.shape, measured(settings, base, load_task(task.source) if whole else None))
     draws = ForTarget(settings, task.shape, caps)
     drawn = draws.under(scores)
     costs = [
@@ -138,8 +142,8 @@ def said_of(target: Mapping[str, Any]) -> str:
     return f"{target['target']}: the model takes {cost}, at most {most}."
 
 
-def scores_of(runs: Runs, seed: int | None) -> Scores:
-    """Return the importance that a seed's dense run measured, or the mean over all seeds' dense runs."""
+def scores_of(runs: Runs, seed: int | None) -> tuple[tuple[int, ...], Scores]:
+    """Return the importance that a seed's dense run measured, or the mean over all seeds' that have, with the seeds."""
     there = {int(run.step.labels["seed"]): run.result for run in runs.only(stage=None).where(kind="dense")}
     scored = {one: outcome.scores() for one, outcome in there.items() if outcome.trial.scoring is not None}
     if there and not scored:
@@ -153,8 +157,9 @@ def scores_of(runs: Runs, seed: int | None) -> Scores:
     if seed is not None and seed not in scored:
         near = min(scored, key=lambda one: abs(one - seed))
         raise TicketError(f"--seed {seed}: {runs.folder} has scores of {', '.join(map(str, scored))}; choose {near}.")
-    chosen = [scored[seed]] if seed is not None else [*scored.values()]
-    return {kind: np.mean([one[kind] for one in chosen], axis=0) for kind in chosen[0]}
+    chosen = {seed: scored[seed]} if seed is not None else scored
+    found = [*chosen.values()]
+    return tuple(chosen), {kind: np.mean([one[kind] for one in found], axis=0) for kind in found[0]}
 
 
 def _save(shared: SharedTicket[Ticket], out: Path) -> None:

@@ -13,6 +13,7 @@ from supertickets.tickets.knapsack import Cap, Drawn, draw_under, lightest_level
 from supertickets.tickets.levels import Counts
 from supertickets.tickets.scoring import Scores
 
+WITHOUT = "without-replacement"
 _Draw = Callable[[float, Counts], Ticket]
 """Gives the ticket of a level and its counts."""
 
@@ -55,11 +56,12 @@ class ByLevel:
 class ForTarget:
     """The winning ticket keeps the most importance that a target allows; others lack the same share of each kind.
 
-    The one level is named after the share that a random ticket lacks when it just reaches the target.
+    The one level is named after the share that a random ticket lacks when it just reaches the target. Random tickets
+    are drawn without replacement: with it, a level prunes fewer than it says, and may not reach the target.
     """
 
     def __init__(self, settings: FindSettings, shape: Shape, caps: list[Cap]) -> None:
-        self._settings, self._shape, self.caps = settings, shape, caps
+        self._settings, self._shape, self.caps = settings.model_copy(update={"random": WITHOUT}), shape, caps
         self._units = settings.units(shape)
         found, self._first = lightest_level(self._random_at(0), caps, self._units)
         self.level = max(round(found, 4), 0.0001)  # 0 would be the dense model

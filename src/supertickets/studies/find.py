@@ -74,7 +74,7 @@ class Find(Study[FindSettings]):
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:
         """Return the study that is asked for; levels are chosen on the whole dev set where a share is too small."""
         request = check_searchable(settle_selection(super().prepare(overrides, quiet, dry), overrides))
-        return with_targets(settle_teacher(request, overrides))
+        return with_targets(settle_teacher(request, overrides), quiet)
 
     def draws(self, settings: FindSettings, task: TaskInfo) -> Draws:
         """Return how tickets are drawn: at levels, or for a target."""
@@ -350,11 +350,15 @@ def super_ticket(runs: Runs, run: Run, settings: FindSettings) -> SharedTicket[T
     scored = next(one.result for one in runs.runs if one.step is run.step.needs[0])
     scores = scored.scores()
     ranked = "heads and neurons" if "neurons" in scores else "heads"
-    drawn: dict[str, Any] = {"trial": scored.key, "normalised": f"{ranked} by their layer's l2 norm"}
+    normalised = "no" if settings.target else f"{ranked} by their layer's l2 norm"
+    drawn: dict[str, Any] = {"trial": scored.key, "normalised": normalised}
     drawn |= settings.scoring.model_dump() | part(settings, Drawing).model_dump()
+    if settings.target:  # which says what is kept in place of a level
+        drawn = {name: value for name, value in drawn.items() if name not in ("counts", "random", "schedule")}
     task = runs.task
     base = base_entry(task.model, task.weight_hash, task.model_type, task.layers)
     origin = origin_of(runs, run, settings) | {"scores": drawn}
+    origin |= {"target": list(settings.target)} if settings.target else {}
     return SharedTicket(run.result.trial.ticket, base, origin, versions(), dict(scores.items()))
 
 

@@ -179,6 +179,7 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
             why = "--target says what a ticket keeps"
             idle |= dict.fromkeys(("levels", "counts", "schedule"), why)
             idle["control"] = "there are no levels to choose among with --target"
+            idle["random"] = "with --target, random tickets are drawn without replacement"
         if not any(target.quantity == "latency" for target in self.targets):
             idle["latency_of"] = "there is no --target latency"
         if not self.kinds:

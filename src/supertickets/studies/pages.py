@@ -29,16 +29,18 @@ def write_findings(study: Study[Any], runs: Runs, findings: Findings, folder: Pa
     write_page(folder / REPORT, study.title(runs), study.sections(findings, runs), runs, findings, command_of(runs))
 
 
-def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write each table that has rows as CSV, Markdown and LaTeX."""
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], to_print: bool = True) -> None:
+    """Write each table that has rows as CSV, and, where they are `to_print`, as Markdown and LaTeX."""
     for name, table in tables.items():
         if table.empty:
             continue
         stem = folder / name.replace(" ", "-")
         named = not isinstance(table.index, pd.RangeIndex)
+        write_atomically(stem.with_suffix(".csv"), as_csv(table, named))
+        if not to_print:
+            continue
         text = as_text(table)
         markdown = text.map(lambda cell: cell.replace("|", "\\|"))
-        write_atomically(stem.with_suffix(".csv"), as_csv(table, named))
         write_atomically(stem.with_suffix(".md"), markdown.to_markdown(index=named, disable_numparse=True) + "\n")
         write_atomically(stem.with_suffix(".tex"), text.to_latex(index=named, escape=True))
 

@@ -20,6 +20,7 @@ from supertickets.studies.checks import check_folder
 from supertickets.studies.config import merge_overrides
 from supertickets.studies.run import check_request, machine_of
 from supertickets.studies.study import full_ticket, training_flops
+from supertickets.tasks import task_name
 from supertickets.tasks.tables import counted
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Plan:
             means = counted(self.evaluations, "mean")
             done += f" {means} of their weights {'is' if self.evaluations == 1 else 'are'} evaluated, without training."
             held = f", and up to {size(self.held)} more while it runs"
-        return f"{done} The folder will take about {size(self.disk)}{held}.{equal}{more} Nothing was run or written."
+        return f"{done} The folder will take about {size(self.disk)}{held}.{equal}{more} No folder was made or changed."
 
 
 def plan_study(
@@ -183,7 +184,8 @@ def _counted(run: Run, first: bool) -> dict[str, int]:
 def _disk(execution: Execution, base: BaseModel, infos: Sequence[TaskInfo]) -> int:
     """Return about how many bytes a study's folder has in the end: weights, outputs of every epoch, the page.
 
-    Dense runs that teach also have their outputs on the training set, in 16 bits.
+    Dense runs that teach also have their outputs on the training set, in 16 bits (numbers in 32): of a text, or of each
+    token of a question with its context.
 
     Of the weights that a study keeps, one model is there twice: as trained and as shipped.
     """
@@ -194,8 +196,16 @@ def _disk(execution: Execution, base: BaseModel, infos: Sequence[TaskInfo]) -> i
     copies = kept.count("yes") + ("best" in kept) + any(keep != "no" for keep in kept)
     trials = execution.total + execution.evaluations
     teachers = sum(run.trial is not None and run.trial.logits for run in execution.runs)
-    taught = teachers * sum(info.train * max(1, len(info.labels)) for info in infos) * 2
+    longest = max((run.trial.recipe.max_length for run in execution.runs if run.trial is not None), default=1)
+    taught = teachers * sum(_taught(info, longest) for info in infos)
     return int(copies * weights + trials * outputs + taught + _PAGE)
+
+
+def _taught(info: TaskInfo, longest: int) -> int:
+    """Return about how many bytes a dense run's outputs on a task's training set have, which others learn from."""
+    if task_name(info.source.task) == "squad":
+        return info.train * longest * 2 * 2
+    return info.train * (2 * len(info.labels) or 4)
 
 
 def _held(execution: Execution, base: BaseModel, side_by_side: int) -> int:

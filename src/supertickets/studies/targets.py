@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 FLOPS_OF = 32
 """The length in tokens that FLOPs are counted for, as in results.csv."""
+OF_WHOLE = ("parameters", "size")
+"""What is counted with embeddings and output layer, which the task decides."""
 
 
 class MeasuredPrices(Kept):
@@ -60,11 +63,12 @@ class TargetInputs(Inputs):
         return "" if (self.parameters, self.size) == (before.parameters, before.size) else "a dense model"
 
 
-def with_targets(request: Request, prices_of: Any = None) -> Request:
+def with_targets(request: Request, quiet: bool = True, prices_of: Any = None) -> Request:
     """Return a request with what its targets need to know of the model; one without targets as it is.
 
-    `prices_of` measures latency (`lab.cost_table.latency_prices`). Raises TicketError for a target that no ticket
-    reaches, or that the dense model reaches already, and for the folder of another study, whose numbers are not these.
+    `prices_of` measures latency (`lab.cost_table.latency_prices`), which is said unless `quiet`. Raises TicketError for
+    a target that no ticket reaches, or that the dense model reaches already, and for the folder of another study, whose
+    numbers are not these.
     """
     if not request.settings.target:
         return request
@@ -74,15 +78,23 @@ def with_targets(request: Request, prices_of: Any = None) -> Request:
 
     ((source, task),) = request.tasks.items()
     settings = check_folder(request.settings, [TaskInfo.of(request.base, source, task)])  # times are of one precision
-    inputs = TargetInputs.load(settings.folder) or measured(settings, request.base, task, prices_of)
+    inputs = TargetInputs.load(settings.folder)
+    if inputs is None:
+        if not quiet and any(target.quantity == "latency" for target in settings.targets):
+            said = "--target latency: cut models are timed on this machine, which takes minutes the first time."
+            print(said, file=sys.stderr)
+        inputs = measured(settings, request.base, task, prices_of)
     caps = caps_of(settings, request.base.shape, inputs)
     ForTarget(settings, request.base.shape, caps)  # raises where it cannot be reached
     return replace(request, inputs=inputs)
 
 
-def measured(settings: Any, base: BaseModel, task: Task, prices_of: Any = None) -> TargetInputs:
-    """Return what targets are about, from the base model's config and, for latency, from timing cut models."""
-    parameters, size = dense_size(base, task.form, task.outputs)
+def measured(settings: Any, base: BaseModel, task: Task | None, prices_of: Any = None) -> TargetInputs:
+    """Return what targets are about, from the base model's config and, for latency, from timing cut models.
+
+    `task` may be None where no target is one of `OF_WHOLE`.
+    """
+    parameters, size = (0, 0) if task is None else dense_size(base, task.form, task.outputs)
     found = TargetInputs(parameters=parameters, size=size)
     if not any(target.quantity == "latency" for target in settings.targets):
         return found

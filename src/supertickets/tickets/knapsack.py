@@ -229,8 +229,13 @@ class _Problem:
         return rank < near
 
     def cheapest(self) -> NDArray[np.bool_]:
-        """Return which choices are the smallest of their group: with them something is always possible."""
-        return np.diff(self.owner, prepend=-1) > 0
+        """Return which choices of a group cost the least, of each cap: with one cap, something is possible with them.
+
+        They need not be the smallest: measured times do not always rise with what is kept.
+        """
+        starts = np.searchsorted(self.owner, np.arange(self.owner[-1] + 1))
+        least = np.minimum.reduceat(self.costs, starts, axis=1)
+        return np.asarray((self.costs <= least[:, self.owner]).any(axis=0))
 
     def whole(self, among: NDArray[np.int64], caps: Sequence[Cap], gap: float) -> tuple[list[int], float, bool]:
         """Return the place of each group's choice in its group, of the best ticket with choices `among` these.
@@ -275,7 +280,7 @@ def _nothing_printed() -> Iterator[None]:
 
 def _none_holds(caps: Sequence[Cap]) -> TicketError:
     names = " and ".join(cap.name for cap in caps)
-    return TicketError(f"--target {names}: no ticket holds all of them at once; choose a larger one.")
+    return TicketError(f"--target {names}: no ticket was found that holds all of them at once; choose a larger one.")
 
 
 def _ticket(
@@ -311,7 +316,7 @@ def lightest_level(
         level = step / steps
         return level, draw(level, counts_at(level, units))
 
-    low, high = 0, steps - 1
+    low, high = 0, steps  # at the last one as much goes as can
     heaviest = at(high)[1]
     for cap in caps:
         if not cap.holds(heaviest):
