@@ -17,6 +17,7 @@ from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import Drawing, draw_random
 from supertickets.tickets.kinds import Structure
 from supertickets.tickets.levels import counts_at
+from supertickets.tickets.scoring import Scores
 
 GLUE = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
 PRODUCT = 1024
@@ -63,6 +64,14 @@ def random_ticket(
     """Return a random ticket of a model at a level, drawn as `find` draws them."""
     of, drawing = units(shape, structures), Drawing(structures=structures)
     return draw_random(Ticket.full(*shape.of_tickets).shape, of, counts_at(level, of), level, seed, drawing)
+
+
+def random_scores(shape: Shape, rng: np.random.Generator) -> Scores:
+    """Return skewed scores, in layers of different weight."""
+    of_layer = rng.gamma(2.0, size=(shape.layers, 1))
+    heads = rng.gamma(0.5, size=(shape.attentions, shape.heads)) * of_layer
+    neurons = rng.gamma(0.5, size=(shape.layers, shape.ffn)) * of_layer * 10 / shape.ffn
+    return {"heads": heads, "neurons": neurons, "ffns": neurons.sum(axis=1)}
 
 
 def product(precision: str) -> Callable[[], object]:

@@ -1,17 +1,19 @@
-"""How well the cost table of this machine predicts the time of models that are cut to random tickets.
+"""How well this machine's cost table predicts the time of cut models, and how near tickets come to latency targets.
 
 The table adds up what each layer costs by what it keeps (`lab/cost_table.py`). Random tickets of the default encoder
 are predicted with it and measured, in turns with the dense model; the error of the prediction is printed, and what the
-number of FLOPs would have predicted. Random weights; the machine should do nothing else.
+number of FLOPs would have predicted. With --targets, tickets are drawn for random targets of latency instead, from
+random scores, as `find --target latency=...` draws them; the error is that of the measured time beside the target.
+Random weights; the machine should do nothing else.
 """
 
 import argparse
 import copy
 
 import numpy as np
-from figures import random_ticket
+from figures import random_scores, random_ticket
 
-from supertickets.anatomy.cost import forward_flops
+from supertickets.anatomy.cost import forward_flops, units
 from supertickets.lab.cost_table import measure_table, random_model
 from supertickets.lab.forward import prepared
 from supertickets.lab.latency import seconds_of
@@ -19,6 +21,7 @@ from supertickets.lab.measured import Batch, Conditions
 from supertickets.models import find_model
 from supertickets.surgery.cut import cut
 from supertickets.tickets import Ticket
+from supertickets.tickets.knapsack import Cap, draw_under
 
 
 def main() -> None:
@@ -32,6 +35,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--targets", action="store_true", help="draw tickets for random targets, 0.4 to 0.95 of dense")
     parser.add_argument("--smallest", action="store_true", help="two tickets, one pass each of a short text")
     options = parser.parse_args()
     if options.smallest:
@@ -45,11 +49,17 @@ def main() -> None:
     dense = prepared(random_model(base), conditions.device)
     whole = forward_flops(shape, full, batch.batch_size, batch.length)
     print(f"dense model: {1000 * table.seconds.median:.2f} ms; {table.about['device_name']}")
-    print("level  measured  by table  by FLOPs  (share of the dense model's time)")
-    errors = {"table": [], "FLOPs": []}
+    goal = "target" if options.targets else "level "
+    print(f"{goal} measured  by table  by FLOPs  (share of the dense model's time)")
+    errors = {"table": [], "FLOPs": []} | ({"target": []} if options.targets else {})
     for number in range(options.tickets):
-        level = float(rng.uniform(0.1, 0.9))
-        ticket = random_ticket(shape, level, number, kinds)
+        if options.targets:
+            asked = float(rng.uniform(0.4, 0.95))
+            cap = Cap(f"latency={asked:.3f}", prices, asked * prices.of(full))
+            ticket = draw_under(random_scores(shape, rng), [cap], shape.of_tickets, units(shape, kinds)).ticket
+        else:
+            asked = float(rng.uniform(0.1, 0.9))
+            ticket = random_ticket(shape, asked, number, kinds)
         models = {"dense": dense, "cut": cut(copy.deepcopy(dense), ticket)}
         times = seconds_of(models, batch, conditions, options.repeats)
         measured = float(np.median(times["cut"] / times["dense"]))
@@ -57,7 +67,9 @@ def main() -> None:
         predicted = {"table": prices.of(ticket) / prices.of(full), "FLOPs": flops}
         for name, share in predicted.items():
             errors[name].append(100 * abs(share / measured - 1))
-        print(f"{level:5.2f}  {measured:8.3f}  {predicted['table']:8.3f}  {predicted['FLOPs']:8.3f}")
+        if options.targets:
+            errors["target"].append(100 * abs(measured / asked - 1))
+        print(f"{asked:5.2f}  {measured:8.3f}  {predicted['table']:8.3f}  {predicted['FLOPs']:8.3f}")
     for name, percent in errors.items():
         print(f"error by {name}: median {np.median(percent):.1f} %, worst {max(percent):.1f} %")
 

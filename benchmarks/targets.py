@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from figures import random_scores
 
 from supertickets.anatomy.cost import units
 from supertickets.anatomy.family import Shape, family_of
@@ -23,21 +24,12 @@ from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import draw_ranked, normalise
 from supertickets.tickets.kinds import Structure
 from supertickets.tickets.knapsack import draw_under, lightest_level
-from supertickets.tickets.scoring import Scores
 from supertickets.tickets.targets import Targets
 
 BERT = {"model_type": "bert", "initializer_range": 0.02, "max_position_embeddings": 512}
 BASE = BERT | {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "intermediate_size": 3072}
 LARGE = BERT | {"num_hidden_layers": 24, "num_attention_heads": 16, "hidden_size": 1024, "intermediate_size": 4096}
 KINDS: tuple[tuple[Structure, ...], ...] = (("heads", "ffns"), ("heads", "neurons"))
-
-
-def random_scores(shape: Shape, rng: np.random.Generator) -> Scores:
-    """Return skewed scores, in layers of different weight."""
-    of_layer = rng.gamma(2.0, size=(shape.layers, 1))
-    heads = rng.gamma(0.5, size=(shape.attentions, shape.heads)) * of_layer
-    neurons = rng.gamma(0.5, size=(shape.layers, shape.ffn)) * of_layer * 10 / shape.ffn
-    return {"heads": heads, "neurons": neurons, "ffns": neurons.sum(axis=1)}
 
 
 def main() -> None:

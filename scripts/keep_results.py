@@ -2,8 +2,8 @@
 
     python scripts/keep_results.py runs/sst2-narrow --out results
 
-A folder has `settings.yaml` (without names of places), `results.csv`, `verdict.txt` as it was printed, and
-`outcomes.safetensors`: each run's loss and prediction for each dev example at each epoch (see
+A folder has `settings.yaml` (without names of places), `results.csv`, `tables/`, `verdict.txt` as it was printed, and
+`outcomes.safetensors`: the loss and prediction of each dense run and ticket for each dev example at each epoch (see
 `supertickets.evidence.recorded`). There are no texts and no weights in it.
 
     python scripts/keep_results.py runs/rte --unfinished --out results/unfinished
@@ -34,7 +34,7 @@ from supertickets.storage import write_atomically
 from supertickets.studies.config import SETTINGS_FILE
 from supertickets.studies.inputs import open_study
 from supertickets.studies.looks import LOOKS
-from supertickets.studies.pages import as_csv
+from supertickets.studies.pages import TABLES, as_csv, write_tables
 from supertickets.studies.study import INPUTS
 from supertickets.studies.transfer import MASKS
 
@@ -58,8 +58,9 @@ def keep(folder: Path, out: Path) -> list[Path]:
     write_settings(opened.settings.model_dump(mode="json"), out)
     write_atomically(out / "results.csv", as_csv(plain(findings.runs)))
     write_atomically(out / "verdict.txt", "\n".join(findings.sentences) + "\n")
+    write_tables(out / TABLES, findings.tables(), to_print=False)
     record_runs(runs).save(out / "outcomes.safetensors")
-    return sorted(out.iterdir())
+    return sorted(path for path in out.rglob("*") if path.is_file())
 
 
 def keep_unfinished(folder: Path, out: Path) -> list[Path]:
