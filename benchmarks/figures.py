@@ -1,6 +1,7 @@
 """A figure of a benchmark, with its spread and its goal; and what several of them measure on."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from supertickets.tickets.levels import counts_at
 from supertickets.tickets.scoring import Scores
 
 GLUE = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
+ENCODER = os.environ.get("SUPERTICKETS_BENCH_MODEL", "default")
+"""The encoder to measure; `bench.py --smallest` takes a tiny one with random weights."""
 PRODUCT = 1024
 """The machine's peak is what it does in products of square matrices of this size."""
 

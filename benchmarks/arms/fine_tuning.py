@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the arms are run as scripts, too
-from figures import Figure, of_pairs
+from figures import ENCODER, Figure, of_pairs
 
 TASK = "acceptability"
 ARMS = ("auto", "one worker", "transformers Trainer")
@@ -38,7 +38,7 @@ def lab_arm(asked: dict[str, Any], trainings: int, workers: str) -> None:
     from supertickets.tasks import load_task
     from supertickets.training.devices import choose_precision, find_device
 
-    base = find_model("default")
+    base = find_model(ENCODER)
     settings = fill(FindSettings, asked, base.shape)
     settings = settings.model_copy(update={"patience": None, "precision": choose_precision("auto", find_device())})
     task = TaskInfo.of(base, settings.source, load_task(settings.source))
@@ -71,7 +71,7 @@ def trainer_arm(asked: dict[str, Any], trainings: int) -> None:
     from supertickets.tasks.metrics import evaluate
     from supertickets.training.devices import choose_precision, find_device
 
-    base = find_model("default")
+    base = find_model(ENCODER)
     recipe = fill(FindSettings, asked, base.shape)
     data = load_task(recipe.source)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
@@ -155,7 +155,7 @@ def figures(smallest: bool) -> Iterator[Figure]:
 
 if __name__ == "__main__":
     arm, trainings, *rest = sys.argv[1:]
-    asked: dict[str, Any] = {"task": TASK, **({"epochs": 1, "fraction": 0.01} if rest else {})}
+    asked: dict[str, Any] = {"task": TASK, "model": ENCODER, **({"epochs": 1, "fraction": 0.01} if rest else {})}
     if arm == "transformers Trainer":
         trainer_arm(asked, int(trainings))
     else:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from figures import Figure, of_pairs, rte_or_built_in
+from figures import ENCODER, Figure, of_pairs, rte_or_built_in
 from transformers import AutoModelForSequenceClassification
 
 from supertickets.lab.latency import take_turns
@@ -43,11 +43,11 @@ def backward(model: Any, split: Encoded, count: int, width: int | None) -> None:
         model(**inputs, labels=targets).loss.backward()
 
 
-def as_textpruner(model: Any, split: Encoded, count: int) -> Callable[[], object]:
+def as_textpruner(model: Any, split: Encoded, count: int, length: int) -> Callable[[], object]:
     """Weight times gradient, summed by head and by FFN (TextPruner's importance of a head and of a neuron)."""
 
     def run() -> list[float]:
-        backward(model, split, count, LENGTH)
+        backward(model, split, count, length)
         found = []
         for layer in model.base_model.encoder.layer:
             for weight in (layer.attention.output.dense.weight, layer.output.dense.weight):
@@ -79,9 +79,10 @@ def by_torch_pruning(model: Any, split: Encoded, count: int) -> Callable[[], obj
 
 def figures(smallest: bool) -> Iterator[Figure]:
     count, rounds = (8, 1) if smallest else (640, 3)
-    source = ModelSource(find_model("default"))
+    source = ModelSource(find_model(ENCODER))
     task = load_task(TaskSource.model_validate(rte_or_built_in()))
-    full, data = Ticket.full(*source.base.shape.of_tickets), encode(task, source.tokenizer, LENGTH)
+    full, length = Ticket.full(*source.base.shape.of_tickets), min(LENGTH, source.base.max_length)
+    data = encode(task, source.tokenizer, length)
     split = data.train
     few = Encoded(split.ids[:count], split.segments and split.segments[:count], split.targets[:count], split.pad_id)
     data = EncodedTask(task, few, data.evaluations)
@@ -93,7 +94,7 @@ def figures(smallest: bool) -> Iterator[Figure]:
     ).eval()
     arms: dict[str, Callable[[], object]] = {
         "ours": lambda: score_now(trainer, ScoringSettings(), lambda: model),
-        "as TextPruner does": as_textpruner(stock, few, count),
+        "as TextPruner does": as_textpruner(stock, few, count, length),
     }
     if (theirs := by_torch_pruning(stock, few, count)) is not None:
         arms["Torch-Pruning"] = theirs

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from figures import Figure, of_pairs, random_ticket
+from figures import ENCODER, Figure, of_pairs, random_ticket
 from numpy.typing import NDArray
 
 from supertickets.export.source import Exported, open_model
@@ -36,11 +36,11 @@ def inputs_of(exported: Exported, batch: Batch) -> dict[str, torch.Tensor]:
 
 def of_batch(batch: Batch, repeats: int) -> dict[tuple[str, str], NDArray[np.float64]]:
     """The seconds of each runtime's pass of the dense and the cut encoder."""
-    ticket = random_ticket(find_model("default").shape, 0.5)
+    ticket = random_ticket(find_model(ENCODER).shape, 0.5)
     passes: dict[tuple[str, str], Forward] = {}
     with undisturbed(1), torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         for name in ("dense", "cut"):
-            exported, place = open_model("default"), Path(folder) / name
+            exported, place = open_model(ENCODER), Path(folder) / name
             if name == "cut":
                 cut(exported.model, ticket)
             place.mkdir()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from figures import Figure, of_pairs
+from figures import ENCODER, Figure, of_pairs
 
 from supertickets.lab.latency import take_turns
 
@@ -27,7 +27,7 @@ def run(*command: str) -> None:
 def figures(smallest: bool) -> Iterator[Figure]:
     python, program = partial(run, sys.executable, "-c"), partial(run, str(PROGRAM))
     with tempfile.TemporaryDirectory() as folder:
-        study, asked = str(Path(folder) / "study"), SMALLEST if smallest else STUDY
+        study, asked = str(Path(folder) / "study"), [*(SMALLEST if smallest else STUDY), "--model", ENCODER]
         program("find", *asked, "--out", study)
         arms: dict[str, Callable[[], object]] = {
             "python -c pass": partial(python, "pass"),

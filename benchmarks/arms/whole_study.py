@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import Figure, random_ticket, rte_or_built_in, timed
+from figures import ENCODER, Figure, random_ticket, rte_or_built_in, timed
 from torch import Tensor, nn
 
 from supertickets import find
@@ -46,7 +46,7 @@ def asked(examples: int, real: bool) -> dict[str, Any]:
     """The task, and how it is trained."""
     where = rte_or_built_in() if real else {"task": "entailment"}
     whole = len(load_task(TaskSource.model_validate(where)).train)
-    return {**where, "fraction": examples / whole, "epochs": 2, "patience": None}
+    return {**where, "model": ENCODER, "fraction": examples / whole, "epochs": 2, "patience": None}
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def difference(source: ModelSource, data: EncodedTask, recipe: Recipe, ticket: T
 def figures(smallest: bool) -> Iterator[Figure]:
     study = asked(32 if smallest else EXAMPLES, not smallest)
     levels, budget = ((0.3, 0.5), "0.9") if smallest else (LEVELS, "0.25")
-    source = ModelSource(find_model("default"))
+    source = ModelSource(find_model(ENCODER))
     recipe = fill(FindSettings, study | {"precision": choose_precision("auto", CPU)}, source.base.shape).recipe
     task = load_task(TaskSource.model_validate({name: study[name] for name in study.keys() & TaskSource.model_fields}))
     data, shape = encode(task, source.tokenizer, recipe.max_length), source.base.shape
