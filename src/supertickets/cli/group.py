@@ -15,7 +15,7 @@ OWN = {
     "status": ("Show the progress of a study.", "results"),
     "clean": ("Delete trained weights and checkpoints that no later step needs.", "results"),
     "submit": ("Predict GLUE's test sets and write a submission.", "results"),
-    "draw": ("Draw a ticket from a finished study's importance scores, without training.", "tickets"),
+    "draw": ("Draw a ticket from a study's importance scores, without training.", "tickets"),
     "apply": ("Apply a ticket to its pre-trained base model and save the smaller encoder.", "tickets"),
     "export": ("Write a model in a format that runs elsewhere.", "tickets"),
     "unshare": ("Save a model such as ALBERT with weights of its own in each layer.", "tickets"),
