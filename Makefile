@@ -11,7 +11,7 @@ demo: .venv/demo-installed  ## find a super ticket with the small encoder on a b
 test: .venv/dev-installed  ## all tests except the slow ones: kills, Ray, fuzzing, scripts, worker processes, whole runs
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
-quick: .venv/dev-installed  ## the tests that take half a second or less, in under a minute, to run while you write code
+quick: .venv/dev-installed  ## the tests that take a fifth of a second or less, in under a minute, to run while you write code
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow and not medium"
 
 medium: .venv/dev-installed  ## measure all tests except the slow ones, on an idle machine, and list those that `quick` leaves out

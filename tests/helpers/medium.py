@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-LIMIT = 0.5
+LIMIT = 0.2
 HEAD = "# Tests of more than {:g} s a case, which `make quick` leaves out. Written by `make medium`.\n"
 
 
