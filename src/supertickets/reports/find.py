@@ -101,8 +101,9 @@ def _remains(findings: FindFindings) -> list[Block]:
             rows.append((how, f"{gain.mean:+.2f}", *tested(gain.test)))
     elif findings.paper is not None and findings.cross_fitted is not None:
         on, choice = findings.selection, findings.choice
-        where = f"a random sample of the dev set, {on.size} examples" if on.sampled else "the dev set that scores it"
-        how = f"best score on {where}" + (" (as in the paper)" if on.sampled else "")
+        sampled = on.sampled and findings.levels > 1  # of one level, the epoch alone is chosen
+        where = f"a random sample of the dev set, {on.size} examples" if sampled else "the dev set that scores it"
+        how = f"best score on {where}" + (" (as in the paper)" if sampled else "")
         for name, gain in ((how, findings.paper), ("cross-fitting", findings.cross_fitted)):
             rows.append((name, f"{gain.mean:+.2f}", *tested(gain.test)))
         if choice is not None and choice.known:
