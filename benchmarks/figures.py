@@ -22,7 +22,8 @@ from supertickets.tickets.scoring import Scores
 
 GLUE = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
 ENCODER = os.environ.get("SUPERTICKETS_BENCH_MODEL", "default")
-"""The encoder to measure; `bench.py --smallest` takes a tiny one with random weights."""
+"""The encoder to measure; `bench.py --smallest` takes a tiny one with random weights, but for steps, whose
+ratios are those of a real one."""
 PRODUCT = 1024
 """The machine's peak is what it does in products of square matrices of this size."""
 

@@ -323,7 +323,8 @@ def test_the_verdict_and_the_page_tell_of_soups() -> None:
     findings = analyse_find(runs)
     said = findings.verdict
     assert "On average over the light levels (10% to 30%), the soup of a winning ticket" in said
-    assert "A soup costs 3 trainings, of the ticket or of the dense model, and is one model to run (--keep all" in said
+    costs = "A soup costs 3 trainings, of the ticket or of the dense model, and is one model to run"
+    assert f"{costs} (--keep all keeps its weights)." in said
     assert "the loss barrier on the dev set" in said
     assert "missing" not in said
     (section,) = (one for one in find_sections(findings, runs) if one.title == "Soups")

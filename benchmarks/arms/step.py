@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import ENCODER, PRODUCT, Figure, of_pairs, product, random_ticket
+from figures import PRODUCT, Figure, of_pairs, product, random_ticket
 from numpy.typing import NDArray
 
 from supertickets.anatomy.cost import BACKWARD, forward_flops
@@ -37,16 +37,15 @@ LEVELS = (0.1, 0.3, 0.5, 0.8)
 
 def recipe_for(threads: int) -> Recipe:
     """The recipe that `find` has, in the faster precision, with so many threads."""
-    base = find_model(ENCODER)
+    base = find_model("default")
     asked: dict[str, Any] = {"task": "entailment", "epochs": 1, "precision": choose_precision("auto", CPU)}
     found: Recipe = fill(FindSettings, asked, base.shape).recipe
     return found.model_copy(update={"threads": threads})
 
 
-def texts(source: ModelSource, length: int, batches: int) -> Encoded:
+def texts(length: int, batches: int) -> Encoded:
     """Batches of texts of random tokens."""
-    tokens = int(source.base.config["vocab_size"])
-    ids = np.random.default_rng(0).integers(tokens // 10, tokens, (batches * BATCH, length), dtype=np.int32)
+    ids = np.random.default_rng(0).integers(1000, 20000, (batches * BATCH, length), dtype=np.int32)
     return Encoded(list(ids), None, np.zeros(len(ids), np.int64), 0)
 
 
@@ -120,7 +119,7 @@ def against_trainer(source: ModelSource, threads: int, length: int, rounds: int,
     """Steps of the dense model, of the Trainer, and products of matrices, in turns."""
     recipe, shape = recipe_for(threads), source.base.shape
     full = Ticket.full(*shape.of_tickets)
-    split = texts(source, length, rounds * each + 2)
+    split = texts(length, rounds * each + 2)
     theirs = TheirTrainer(source, recipe, split)
     found: dict[str, list[float]] = {"ours": [], "theirs": [], "product": []}
     with undisturbed(threads):
@@ -150,7 +149,7 @@ def by_level(source: ModelSource, length: int, rounds: int) -> Iterator[Figure]:
     recipe, shape = recipe_for(1), source.base.shape
     full = Ticket.full(*shape.of_tickets)
     tickets = {0.0: full} | {level: random_ticket(shape, level) for level in LEVELS}
-    split = texts(source, length, rounds + 2)
+    split = texts(length, rounds + 2)
     with undisturbed(1):
         steps = {str(level): steps_of(ours(source, recipe, split, ticket)) for level, ticket in tickets.items()}
         seconds: dict[str, NDArray[np.float64]] = take_turns(steps, rounds)
@@ -162,7 +161,7 @@ def by_level(source: ModelSource, length: int, rounds: int) -> Iterator[Figure]:
 
 
 def figures(smallest: bool) -> Iterator[Figure]:
-    source = ModelSource(find_model(ENCODER))
+    source = ModelSource(find_model("default"))
     lengths, threads = ((8,), (1,)) if smallest else ((16, 64), (1, 2))
     for length in lengths:
         for number in threads:

@@ -80,10 +80,12 @@ class Searched:
         if self.level is None or not len(self.turns):
             return f"The search ({self.method}) has not ended its first turn: no level is known to be the best."
         others = "all others that were trained" if self.untrained or self.lost else "all others"
-        told = (
-            f"{others} were dropped, without a test" if self.method == "halving" else f"{others} are told apart from it"
-        )
-        told = f"not told apart from it: {_listed(self.rivals)}" if self.rivals else told
+        if self.rivals:
+            told = f"not told apart from it: {_listed(self.rivals)}"
+        elif self.method == "halving":
+            told = f"{others} were dropped, without a test"
+        else:
+            told = f"{others} are told apart from it"
         so_far = "" if self.ended else " so far"
         told += f"; left out, as a training diverged: {_listed(self.lost)}" if self.lost else ""
         told += f"; never trained: {_listed(self.untrained)}" if self.untrained else ""

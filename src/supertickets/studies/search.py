@@ -187,7 +187,7 @@ def check_searchable(request: Request) -> Request:
 def search_outlook(settings: FindSettings, task: TaskInfo, draws: Draws) -> str:
     """Say how much a search trains at most, beside the dense runs; of a budget in FLOPs, where texts have 32 tokens."""
     prices, first = prices_of(draws.about, task.shape), METHODS[settings.search].first
-    levels, share = len(prices), whole_of(settings, task.shape, task.train, prices).share(settings.budget)
+    levels, share = len(prices), budget_of(settings, task, prices)
     name = f"This counts the dense runs alone: --search {settings.search} then trains winning tickets"
     if share is None:
         return f"{name} for {settings.budget} at most, at the pace of the dense runs."
