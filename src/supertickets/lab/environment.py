@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -35,4 +36,9 @@ def repeats_bits(environment: Mapping[str, Any]) -> bool:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that results depend on."""
     libraries = ("supertickets", "torch", "transformers", "numpy")
-    return {"python": platform.python_version(), **{library: version(library) for library in libraries}}
+    return {"python": platform.python_version(), **{library: _version(library) for library in libraries}}
+
+
+@cache  # each reads and parses the library's metadata, which takes as long as a step of a tiny model
+def _version(library: str) -> str:
+    return version(library)

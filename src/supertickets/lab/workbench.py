@@ -367,9 +367,9 @@ def _weights(models: Sequence[PreTrainedModel]) -> dict[str, torch.Tensor]:
     """Return the weights of models that share an encoder: the first one's whole, the others' output layers."""
     found: dict[str, torch.Tensor] = {}
     for task, model in enumerate(models):
-        encoder = f"{model.base_model_prefix}."
+        encoder, tied = f"{model.base_model_prefix}.", _tied(model)
         own = {name: tensor for name, tensor in model.state_dict().items() if not task or not name.startswith(encoder)}
-        found |= named({name: tensor for name, tensor in own.items() if name not in _tied(model)}, task)
+        found |= named({name: tensor for name, tensor in own.items() if name not in tied}, task)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
 
