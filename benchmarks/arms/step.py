@@ -3,18 +3,24 @@
 Beside each is transformers' Trainer with the same optimiser and batches, in the precision that is faster on the
 machine. "Share of the peak" is the FLOPs of the matrix products in a step by its time, beside those of a product of
 large matrices, which takes turns with the steps. Below, tickets of random heads and FFNs: their step beside the dense
-one, and the share of the FLOPs that is left.
+one, and the share of the FLOPs that is left. Last, where the time of a step goes, one thread: what takes long in a
+dense step, and what does not shrink with a ticket; profiling slows all of it a little.
 """
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from figures import PRODUCT, Figure, of_pairs, product, random_ticket
+from figures import PRODUCT, Figure, of_pairs, product, random_ticket, timed
 from numpy.typing import NDArray
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from supertickets.anatomy.cost import BACKWARD, forward_flops
 from supertickets.lab.latency import take_turns
@@ -33,6 +39,15 @@ from supertickets.training.recipe import Recipe
 CPU = torch.device("cpu")
 BATCH = 32
 LEVELS = (0.1, 0.3, 0.5, 0.8)
+NAMED = {"dropout masks": "supertickets.training.dropout.keyed_mask", "clipping": "torch.nn.utils.clip_grad_norm_"}
+"""Functions whose time is theirs, whatever operations they consist of."""
+PARTS: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in NAMED},
+    "optimiser": ("Optimizer.step",),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "casts and copies": ("aten::copy_",),
+}
+"""Parts of a step, and how names of operations begin that belong to them, or that are around those that do."""
 
 
 def recipe_for(threads: int) -> Recipe:
@@ -160,6 +175,48 @@ def by_level(source: ModelSource, length: int, rounds: int) -> Iterator[Figure]:
         yield of_pairs(name, seconds[str(level)] / seconds["0.0"], "x", at_most=round(allowed, 2))
 
 
+def part_of(operation: Any) -> str:
+    """The part of a step that an operation belongs to."""
+    names, at = [], operation
+    while at is not None:
+        names.append(at.name)
+        at = at.cpu_parent
+    found = (part for part, begins in PARTS.items() if any(name.startswith(begins) for name in names))
+    return next(found, "other operations")
+
+
+def where_time_goes(source: ModelSource, length: int, level: float, steps: int) -> Iterator[Figure]:
+    """The milliseconds of each part of a step, of the dense model or a random ticket; the rest is Python's."""
+
+    def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with record_function(name):
+                return function(*args, **kwargs)
+
+        return run
+
+    shape, warm = source.base.shape, 2
+    ticket = random_ticket(shape, level) if level else Ticket.full(*shape.of_tickets)
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed(1))
+        for name, place in NAMED.items():
+            module, _, function = place.rpartition(".")
+            now = getattr(import_module(module), function)
+            stack.enter_context(patch(place, named(name, now)))
+        step = steps_of(ours(source, recipe_for(1), texts(length, steps + warm), ticket))
+        for _ in range(warm):
+            step()
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            taken = timed(lambda: [step() for _ in range(steps)])
+    spent = Counter[str]()
+    for operation in found.events():
+        spent[part_of(operation)] += operation.self_cpu_time_total / 1e6
+    spent["between operations"] = taken - spent.total()
+    what = f"at level {100 * level:.0f}%" if level else "dense"
+    for part, seconds in spent.most_common():
+        yield Figure(f"{part}, {what}, {length} tokens", 1000 * seconds / steps, "ms")
+
+
 def figures(smallest: bool) -> Iterator[Figure]:
     source = ModelSource(find_model("default"))
     lengths, threads = ((8,), (1,)) if smallest else ((16, 64), (1, 2))
@@ -167,3 +224,6 @@ def figures(smallest: bool) -> Iterator[Figure]:
         for number in threads:
             yield from against_trainer(source, number, length, *((1, 1) if smallest else (5, 6)))
         yield from by_level(source, length, 1 if smallest else 15)
+    for length in lengths:
+        for level in (0.0, LEVELS[-1]):
+            yield from where_time_goes(source, length, level, 1 if smallest else 10)
