@@ -316,6 +316,34 @@ def test_released_adamax_against_its_formula() -> None:
         torch.testing.assert_close(parameter.detach(), theta, rtol=0, atol=1e-12 if step == 0 else 1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adamax_in_blocks_has_the_bits_of_torchs(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    shapes = ((700, 301), (70_001,), (2, 33_000), (1, 1), (3,), ())  # of some blocks, of one, and of one row a block
+    recipe = Recipe(learning_rate=0.01, weight_decay=0.3)
+    ours = [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
+    ours[0] = torch.nn.Parameter(ours[0].detach().T)  # its rows are not neighbours in memory
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    begun = [parameter.detach().clone() for parameter in ours]
+    optimizer, schedule = build_optimizer(ours, recipe), [0.01, 0.02, 0.0, 0.005]
+    expected = torch.optim.Adamax(theirs, foreach=False)
+    for step, rate in enumerate(schedule):
+        for group in (*optimizer.param_groups, *expected.param_groups):
+            group["lr"] = rate
+        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            one.grad = None if (number + step) % 4 == 3 else torch.randn_like(one)
+            other.grad = None if one.grad is None else one.grad.clone()
+            if one.grad is not None and one.ndim >= 2:
+                other.data.mul_(1 - rate * 0.3)
+        optimizer.step()
+        expected.step()
+    for one, other, before in zip(ours, theirs, begun, strict=True):
+        assert torch.equal(one, other)
+        assert not torch.equal(one, before)
+        for name, value in expected.state[other].items():
+            assert torch.equal(optimizer.state[one][name], value), name
+
+
 def test_schedules() -> None:
     def rates(schedule: str) -> list[float]:
         parameter = torch.nn.Parameter(torch.ones(1))

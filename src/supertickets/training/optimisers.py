@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
@@ -29,10 +29,10 @@ def build_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> Optim
         optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
     elif recipe.optimizer == "released":
         optimizer = ReleasedAdamax(groups, lr=recipe.learning_rate)
+    elif all(p.device.type == "cpu" for p in found):
+        return AdamaxInBlocks(groups, lr=recipe.learning_rate)
     else:
-        # One parameter after the other, which stays in the cache: a fifth faster on a CPU, with the same bits.
-        foreach = any(p.device.type != "cpu" for p in found)
-        optimizer = torch.optim.Adamax(groups, lr=recipe.learning_rate, foreach=foreach)
+        optimizer = torch.optim.Adamax(groups, lr=recipe.learning_rate, foreach=True)
     optimizer.register_step_pre_hook(_decay)
     return optimizer
 
@@ -44,6 +44,48 @@ def _decay(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) 
             moved = [p for p in group["params"] if p.grad is not None]
             if group["decay"] and moved:
                 torch._foreach_mul_(moved, 1.0 - group["lr"] * group["decay"])
+
+
+class AdamaxInBlocks(torch.optim.Adamax):
+    """torch's Adamax for CPUs with decoupled weight decay (`decay` of a group), a few rows of a parameter at a time.
+
+    An update goes over its numbers seven times, for which a block stays in the cache; word embeddings do not. State and
+    bits are those of torch's own, after the same decay.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Do one update of all parameters that have a gradient."""
+        for group in self.param_groups:
+            (b1, b2), eps, lr = group["betas"], group["eps"], group["lr"]
+            stays = 1.0 - lr * group["decay"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.tensor(0.0)
+                    state["exp_avg"], state["exp_inf"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+                state["step"] += 1
+                rate = lr / (1 - b1 ** state["step"].item())
+                for theta, grad, m, u in _in_blocks(parameter, parameter.grad, state["exp_avg"], state["exp_inf"]):
+                    if group["decay"]:
+                        theta.mul_(stays)
+                    m.lerp_(grad, 1 - b1)
+                    torch.maximum(u.mul_(b2), grad.abs().add_(eps), out=u)
+                    theta.addcdiv_(m, u, value=-rate)
+
+
+_BLOCK = 2**16
+"""Numbers in a block; four arrays of it, and one that is made on the way, are to fit in a core's second-level cache."""
+
+
+def _in_blocks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Return tensors of one shape in blocks of rows, or as they are where they are small."""
+    if tensors[0].numel() <= _BLOCK:
+        return [tensors]
+    rows = max(1, _BLOCK * len(tensors[0]) // tensors[0].numel())
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 class ReleasedAdamax(Optimizer):
