@@ -51,7 +51,7 @@ def texts(count: int = 100) -> list[str]:
     return [" ".join(f"w{i}" for i in rng.integers(0, 100, 1 + 7 * row % 34)) for row in range(count)]
 
 
-def alone(folder: Path, some: list[str], *, at_once: int = 20) -> list[dict[str, Any]]:
+def alone(folder: Path, some: list[str], *, at_once: int = 60) -> list[dict[str, Any]]:
     """What the folder's example prints in a process without our package, of batches with padding."""
     said = []
     for at in range(0, len(some), at_once):

@@ -267,7 +267,7 @@ def done(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.Temp
     return supertickets.find(
         model=str(tiny_model), task="words", **words, structures="heads,neurons", seeds=2, epochs=2,
         levels="0.2,heads=0.3+neurons=0.1,parameters:0.4", kinds="winning,random", precision="float32",
-        batch_size=8, learning_rate=1e-2, max_length=16, out=tmp_path_factory.mktemp("neurons") / "out",
+        batch_size=8, learning_rate=1e-2, max_length=16, workers=1, out=tmp_path_factory.mktemp("neurons") / "out",
     )  # fmt: skip
 
 
@@ -302,7 +302,8 @@ def test_a_study_of_neurons(done: supertickets.Result) -> None:
 def test_neurons_are_shared_between_tasks_and_transferred(
     done: supertickets.Result, tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
-    recipe = {"precision": "float32", "batch_size": 8, "learning_rate": 1e-2, "max_length": 16, "epochs": 1, "seeds": 1}
+    small = {"batch_size": 8, "max_length": 16, "epochs": 1, "seeds": 1, "workers": 1}
+    recipe = {"precision": "float32", "learning_rate": 1e-2, **small}
     other = supertickets.find(
         recipe, model=str(tiny_model), task="other", train_file=words["dev_file"], dev_file=words["train_file"],
         structures="heads,ffns", levels=0.4, kinds="winning", out=tmp_path / "other",

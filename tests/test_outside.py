@@ -51,6 +51,25 @@ def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment(site))
 
 
+SEVERAL = """
+import contextlib, io, json, sys
+from supertickets.cli import main
+found = []
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        code = main(command)
+    found.append((code, said.getvalue()))
+print(json.dumps(found))
+"""
+
+
+def told(site: Path, commands: list[list[str]]) -> list[tuple[int, str]]:
+    """The exit code and standard error of commands, one after the other in one process."""
+    asked = [sys.executable, "-c", SEVERAL, json.dumps(commands)]
+    done = subprocess.run(asked, capture_output=True, text=True, env=environment(site), check=True)
+    return [(code, said) for code, said in json.loads(done.stdout)]
+
+
 def test_the_package_is_one_short_file() -> None:
     (module,) = PACKAGE.glob("*.py")
     assert len(module.read_text().splitlines()) < 120
@@ -159,29 +178,29 @@ def test_what_another_package_has_wrong_is_named_and_the_rest_works(study: list[
         "lost": "package one registers it and cannot be imported (ModuleNotFoundError: No module named",
         "twice": "is registered by one and by two; uninstall all but one of them.",
     }
-    for command, word, name in (
+    unusable = (
         ([], "study", "lost"),
         ([], "study", "twice"),
         (["find", "--out", str(out), "--task"], "task", "twice"),
         ([*asked, "--importance"], "measure", "lost"),
         ([*elsewhere], "backend", "lost"),
         (["export", str(tmp_path), "--out", str(out), "--to"], "format", "twice"),
-    ):
-        done = run(site, *command, name)
-        assert done.returncode == 2, (command, done.stderr)
-        assert sentences[name] in " ".join(done.stderr.split()), (command, done.stderr)
-        assert "Traceback" not in done.stderr
-        assert word in done.stderr
-        assert not out.exists()
-    for wrong, near in (
+    )
+    misspelt = (
         (["fnd"], "find"),
         ([*asked, "--importance", "sensitivty"], "sensitivity"),
         (["find", "--task", "entailmnt", "--out", str(out)], "entailment"),
         ([*elsewhere, "rai"], "ray"),
         (["export", str(tmp_path), "--to", "transformer", "--out", str(out)], "transformers"),
-    ):
-        done = run(site, *wrong)
-        assert done.returncode == 2, (wrong, done.stderr)
-        assert f"did you mean '{near}'" in done.stderr, (wrong, done.stderr)
-        assert not out.exists()
+    )
+    commands = [*([*command, name] for command, _, name in unusable), *(wrong for wrong, _ in misspelt)]
+    for command, (code, said) in zip(commands, found := told(site, commands), strict=True):
+        assert code == 2, (command, said)
+        assert "Traceback" not in said
+    for (command, word, name), (_, said) in zip(unusable, found, strict=False):
+        assert sentences[name] in " ".join(said.split()), (command, said)
+        assert word in said
+    for (wrong, near), (_, said) in zip(misspelt, found[len(unusable) :], strict=True):
+        assert f"did you mean '{near}'" in said, (wrong, said)
+    assert not out.exists()
     assert run(site, *asked, "--levels", "0.5", "--kinds", "winning", "--seeds", "1").returncode == 0

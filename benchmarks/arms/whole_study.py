@@ -126,6 +126,7 @@ def figures(smallest: bool) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
 
         def ours(name: str, **how: Any) -> float:
+            how |= {"workers": 1} if smallest else {}
             return timed(lambda: find(**study, **how, levels=levels, seeds=1, keep="none", out=Path(folder) / name))
 
         whole = ours("whole")
