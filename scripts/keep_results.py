@@ -6,6 +6,11 @@ A folder has `settings.yaml` (without names of places), `results.csv`, `tables/`
 `outcomes.safetensors`: the loss and prediction of each dense run and ticket for each dev example at each epoch (see
 `supertickets.evidence.recorded`). There are no texts and no weights in it.
 
+    python scripts/keep_results.py runs/rte-taught --beside runs/rte --out results
+
+also writes `tables/beside-rte.csv`: what each kind and level of tickets gains over the same seeds' of another study of
+the task, which differs by a setting such as --teacher.
+
     python scripts/keep_results.py runs/rte --unfinished --out results/unfinished
 
 keeps the trainings that a study has finished so far: copy the folder back to where studies are, and run the study's
@@ -22,11 +27,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from record_grid import finished, tiny_study
 
 from supertickets.errors import TicketError
 from supertickets.evidence.examples import plain
+from supertickets.evidence.gains import paired_gains
 from supertickets.evidence.recorded import record_runs
 from supertickets.evidence.runs import TASKS
 from supertickets.lab.outcome import OUTCOME, WEIGHTS, load_outcome
@@ -37,6 +44,7 @@ from supertickets.studies.looks import LOOKS
 from supertickets.studies.pages import TABLES, as_csv, write_tables
 from supertickets.studies.study import INPUTS
 from supertickets.studies.transfer import MASKS
+from supertickets.tickets.drawing import KINDS
 
 PLACES = ("out", "data", "train_file", "dev_file", "address", "track")
 """Settings that say where things are on a machine."""
@@ -51,14 +59,28 @@ def write_settings(settings: dict[str, Any], out: Path) -> None:
     write_atomically(out / SETTINGS_FILE, yaml.safe_dump(said, sort_keys=False))
 
 
-def keep(folder: Path, out: Path) -> list[Path]:
+def gains_beside(folder: Path, other: Path) -> pd.DataFrame:
+    """Return what a study's tickets gain over another's; raises TicketError if one is unfinished, or of other data."""
+    both = [finished(one)[1].only(stage=None) for one in (folder, other)]
+    if both[0].task.data_hash != both[1].task.data_hash or both[0].task.train != both[1].task.train:
+        raise TicketError(
+            f"{other}: its examples are others than those of {folder}; expected a study of the same task."
+        )
+    runs = pd.concat([runs.table.assign(study=which) for which, runs in enumerate(both)])
+    return paired_gains(runs, {"study": 0, "kind": KINDS}, {"study": 1}, ("kind", "level"))
+
+
+def keep(folder: Path, out: Path, other: Path | None = None) -> list[Path]:
     """Write what a finished study shows; raises TicketError for one that is not finished or of another kind."""
+    beside = None if other is None else gains_beside(folder, other)
     opened, runs = finished(folder)
     findings = opened.study.analyse(runs, opened.settings)
     write_settings(opened.settings.model_dump(mode="json"), out)
     write_atomically(out / "results.csv", as_csv(plain(findings.runs)))
     write_atomically(out / "verdict.txt", "\n".join(findings.sentences) + "\n")
     write_tables(out / TABLES, findings.tables(), to_print=False)
+    if other is not None and beside is not None:
+        write_atomically(out / TABLES / f"beside-{other.absolute().name}.csv", as_csv(beside))
     record_runs(runs).save(out / "outcomes.safetensors")
     return sorted(path for path in out.rglob("*") if path.is_file())
 
@@ -88,17 +110,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="*", type=Path, metavar="STUDY", help="folders of finished studies of `find`")
     parser.add_argument("--out", type=Path, help="folder for the results; each is named after its study's folder")
+    parser.add_argument(
+        "--beside", type=Path, metavar="STUDY", help="compare with the same seeds of this finished study"
+    )
     parser.add_argument("--unfinished", action="store_true", help="keep what there is, to go on from it elsewhere")
     parser.add_argument("--smallest", action="store_true", help="a tiny study, in a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         if options.smallest:
             options.studies, options.out = [tiny_study(Path(temporary))], Path(temporary) / "results"
+            options.beside = options.studies[0]
         if not options.studies or options.out is None:
             parser.error("expected one STUDY or more, and --out")
         for folder in options.studies:
             try:
-                files = (keep_unfinished if options.unfinished else keep)(folder, options.out / folder.absolute().name)
+                out = options.out / folder.absolute().name
+                files = keep_unfinished(folder, out) if options.unfinished else keep(folder, out, options.beside)
             except TicketError as error:
                 print(error, file=sys.stderr)
                 return 2

@@ -136,7 +136,7 @@ def check_recording(said: str) -> None:
 def check_keeping(said: str) -> None:
     found = re.findall(r"(\S+): (\S+) MB", said)
     tables = ["gains.csv", "means.csv", *(f"table-{number}.csv" for number in (1, 5, 6, 7))]
-    kept = ["outcomes.safetensors", "results.csv", "settings.yaml", *tables, "verdict.txt"]
+    kept = ["outcomes.safetensors", "results.csv", "settings.yaml", "beside-study.csv", *tables, "verdict.txt"]
     assert [name for name, _ in found] == kept
     assert sum(float(size) for _, size in found) < 0.1
 
