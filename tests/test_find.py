@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 import supertickets
 from helpers.drawing import ranked
@@ -123,20 +123,25 @@ def test_the_super_ticket_is_the_best_winning_one_and_loads(done: Result, words:
     assert model.config.id2label == {0: "0", 1: "1"}
 
 
-def test_rewinding_starts_from_the_pretrained_weights(done: Result, tiny_model: Path) -> None:
-    """After no training at all, a cut model's weights are the base model's, and its output layer the dense one's."""
-    from supertickets.models import ModelSource, find_model
-    from supertickets.surgery.cut import cut
+def test_rewinding_starts_from_the_pretrained_weights(done: Result, tiny_model: Path, tmp_path: Path) -> None:
+    """What the study's own trial of the super ticket begins with: the base model's weights, the dense output layer."""
+    bench, ticket = Workbench("cpu"), super_ticket(done)
 
-    source = ModelSource(find_model(str(tiny_model)))
-    dense = source.build(2, 0.1, 0)
-    small = cut(source.build(2, 0.1, 0), super_ticket(done))
-    assert torch.equal(small.classifier.weight, dense.classifier.weight)
-    kept = np.repeat(super_ticket(done).heads[0], 8)
-    assert torch.equal(
-        small.base_model.encoder.layer[0].attention.self.value.weight,
-        dense.base_model.encoder.layer[0].attention.self.value.weight[torch.from_numpy(kept)],
-    )
+    def begun(trial: str) -> dict[str, torch.Tensor]:
+        job = Job(read_trial(done.folder / "trials" / trial), tmp_path / trial, False, "a run")
+        return bench.trainer(job).learners[0].model.state_dict()
+
+    origin = supertickets.load_ticket(done.shipped["ticket"]).origin
+    dense = done.table[done.table["kind"] == "dense"].set_index("seed")["trial"]
+    (seed,) = done.table[done.table["trial"] == origin["trial"]]["seed"]
+    small, whole, other = (begun(trial) for trial in (origin["trial"], dense[seed], dense[1 - seed]))
+    pretrained = AutoModel.from_pretrained(tiny_model).state_dict()
+    value, kept = "encoder.layer.0.attention.self.value.weight", torch.from_numpy(np.repeat(ticket.heads[0], 8))
+    assert torch.equal(small[f"bert.{value}"], pretrained[value][kept])
+    embeddings = "embeddings.position_embeddings.weight"  # of words only those of the task are trained
+    assert torch.equal(small[f"bert.{embeddings}"], pretrained[embeddings])
+    assert torch.equal(small["classifier.weight"], whole["classifier.weight"])
+    assert not torch.equal(small["classifier.weight"], other["classifier.weight"])  # control: another seed's is another
 
 
 def test_the_same_command_gives_the_same_bytes(
