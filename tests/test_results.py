@@ -15,15 +15,18 @@ _LINK = re.compile(r"\]\((?:results/)?([a-z0-9-]+(?:\.txt)?)/?\)")
 
 
 def said_of(name: str) -> set[str]:
-    """The numbers of a study: those of its verdicts, and means and deviations over seeds of its runs."""
+    """The numbers of a study: its verdicts, means and deviations over seeds of its runs, gains over another study."""
     place = RESULTS / name
     texts = [place] if place.is_file() else sorted(place.glob("*.txt"))
     found = {one.lstrip("+") for path in texts for one in _NUMBER.findall(path.read_text(encoding="utf-8"))}
     if (place / "results.csv").is_file():
         runs = pd.read_csv(place / "results.csv")
-        same = [name for name in ("stage", "kind", "level") if name in runs]
+        same = [name for name in ("stage", "kind", "level", "member", "line") if name in runs]
         for _, scores in runs.groupby(same, dropna=False).score:
             found |= {f"{scores.mean():.2f}", f"{scores.std():.2f}"}
+    for path in place.glob("tables/beside-*.csv"):
+        gains = pd.read_csv(path)[["difference", "low", "high"]]
+        found |= {f"{value:.2f}" for value in gains.to_numpy().ravel()}
     return found
 
 
