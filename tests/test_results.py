@@ -26,7 +26,7 @@ def said_of(name: str) -> set[str]:
             found |= {f"{scores.mean():.2f}", f"{scores.std():.2f}"}
     for path in place.glob("tables/beside-*.csv"):
         gains = pd.read_csv(path)[["difference", "low", "high"]]
-        found |= {f"{value:.2f}" for value in gains.to_numpy().ravel()}
+        found |= {f"{round(value, 2) + 0.0:.2f}" for value in gains.to_numpy().ravel()}  # not -0.00
     return found
 
 
