@@ -71,6 +71,8 @@ def page(kept: dict[str, Any]) -> str:
         "not. A goal that was missed is said.",
         "",
     ]
+    if missing := [name for name in ARMS if name not in kept]:
+        lines += [f"Not measured yet: {', '.join(missing)} (`python benchmarks/bench.py {' '.join(missing)}`).", ""]
     for name in sorted(kept):
         arm, of = kept[name], kept[name]["about"]
         lines += [f"## {arm['title']}", "", *arm["text"], "", "| | median | quartiles | goal |", "|---|---|---|---|"]
