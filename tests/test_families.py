@@ -342,14 +342,12 @@ def test_every_study_runs_end_to_end(family: str, tmp_path: Path) -> None:
         for i, own in enumerate(files)
     ]
     tickets = tuple(one.folder for one in found)
-    # Fine-tuning on the tasks starts from a shared model as `adapt` does; controls of `imp` are draws like any other.
-    shared = supertickets.share(small, tickets=tickets, model=model, fine_tune=False, out=tmp_path / "share")
-    pruned = {"sparsities": (0.5,), "controls": "none", "out": tmp_path / "imp"}
+    shared = supertickets.share(small, tickets=tickets, model=model, out=tmp_path / "share")
     results = [
         *found,
         shared,
         supertickets.transfer(small, tickets=tickets, model=model, out=tmp_path / "transfer"),
-        supertickets.imp(small, task="words0", model=model, **pruned, **files[0]),
+        supertickets.imp(small, task="words0", model=model, sparsities=(0.5,), out=tmp_path / "imp", **files[0]),
         supertickets.adapt(
             small, sources=(shared.folder,), task="new", fractions=(1.0,), out=tmp_path / "adapt", **files[1]
         ),

@@ -52,22 +52,22 @@ def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 SEVERAL = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from supertickets.cli import main
 found = []
 for command in json.loads(sys.argv[1]):
     with contextlib.redirect_stderr(io.StringIO()) as said:
         code = main(command)
-    found.append((code, said.getvalue()))
+    found.append((code, said.getvalue(), os.path.exists(sys.argv[2])))
 print(json.dumps(found))
 """
 
 
-def told(site: Path, commands: list[list[str]]) -> list[tuple[int, str]]:
-    """The exit code and standard error of commands, one after the other in one process."""
-    asked = [sys.executable, "-c", SEVERAL, json.dumps(commands)]
+def told(site: Path, commands: list[list[str]], out: Path) -> list[tuple[int, str, bool]]:
+    """Of commands, one after the other in one process: exit code, standard error, and whether `out` is there then."""
+    asked = [sys.executable, "-c", SEVERAL, json.dumps(commands), str(out)]
     done = subprocess.run(asked, capture_output=True, text=True, env=environment(site), check=True)
-    return [(code, said) for code, said in json.loads(done.stdout)]
+    return [(code, said, there) for code, said, there in json.loads(done.stdout)]
 
 
 def test_the_package_is_one_short_file() -> None:
@@ -194,13 +194,13 @@ def test_what_another_package_has_wrong_is_named_and_the_rest_works(study: list[
         (["export", str(tmp_path), "--to", "transformer", "--out", str(out)], "transformers"),
     )
     commands = [*([*command, name] for command, _, name in unusable), *(wrong for wrong, _ in misspelt)]
-    for command, (code, said) in zip(commands, found := told(site, commands), strict=True):
+    for command, (code, said, there) in zip(commands, found := told(site, commands, out), strict=True):
         assert code == 2, (command, said)
         assert "Traceback" not in said
-    for (command, word, name), (_, said) in zip(unusable, found, strict=False):
+        assert not there, command
+    for (command, word, name), (_, said, _) in zip(unusable, found, strict=False):
         assert sentences[name] in " ".join(said.split()), (command, said)
         assert word in said
-    for (wrong, near), (_, said) in zip(misspelt, found[len(unusable) :], strict=True):
+    for (wrong, near), (_, said, _) in zip(misspelt, found[len(unusable) :], strict=True):
         assert f"did you mean '{near}'" in said, (wrong, said)
-    assert not out.exists()
     assert run(site, *asked, "--levels", "0.5", "--kinds", "winning", "--seeds", "1").returncode == 0
