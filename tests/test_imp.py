@@ -29,6 +29,7 @@ from supertickets.lab.trial import Prune
 from supertickets.lab.workbench import Workbench
 from supertickets.models import ModelSource, find_model
 from supertickets.studies.config import merge_overrides, parse, settings_in
+from supertickets.studies.folder import clean
 from supertickets.studies.imp import Imp, ImpSettings
 from supertickets.studies.inputs import open_study
 from supertickets.studies.plan import plan_study
@@ -480,8 +481,6 @@ def test_without_weights_the_ticket_is_shipped_alone(done: Watched, asked: dict[
 
 
 def test_there_is_nothing_to_clean(done: Watched) -> None:
-    from supertickets.studies.folder import clean
-
     assert clean(done.result.folder)["files"] == []
 
 
@@ -581,8 +580,55 @@ def test_a_study_may_grow_by_a_sparsity(options: dict[str, Any], asked: dict[str
     assert not list(grown.folder.rglob(WEIGHTS))
 
 
+@pytest.mark.parametrize("rewind", ["none", "25%"])
+def test_weights_are_had_again_with_those_that_they_start_from(
+    rewind: str, asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A round that starts from another, whose weights are gone too: to be shipped, and for the next round."""
+    common = {**asked, "rewind": rewind, "controls": "none", "keep": "matching", "rule": "sub_std", "epochs": 1}
+    folder = tmp_path / "grown"
+    first = run_study("imp", {**common, "sparsities": (0.1, 0.2), "out": folder}, quiet=False)
+    assert "its trained weights were deleted, so it is trained again" in " ".join(capsys.readouterr().err.split())
+    shared = load_weight_ticket(first.shipped["ticket"])
+    assert shared.origin["sparsity"] == 0.2  # it starts from another training in both ways
+    state = AutoModelForSequenceClassification.from_pretrained(first.shipped["ticket"] / "model").state_dict()
+    kept = [path.parent.name for path in folder.rglob(WEIGHTS)]
+    assert kept == [first.table.query("kind == 'imp' and sparsity == 0.2").trial.item()]  # not those it starts from
+    trained = load_file(folder / "trials" / kept[0] / WEIGHTS)
+    assert all(torch.equal(state[name], value) for name, value in trained.items())
+    clean(folder)
+    assert not list(folder.rglob(WEIGHTS))
+    grown = run_study("imp", {**common, "sparsities": (0.1, 0.2, 0.3), "keep": "none", "out": folder})
+    whole = run_study("imp", {**common, "sparsities": (0.1, 0.2, 0.3), "keep": "none", "out": tmp_path / "whole"})
+    pd.testing.assert_frame_equal(grown.table.drop(columns="seconds"), whole.table.drop(columns="seconds"))
+    assert not (folder / "retrained").exists()
+
+
 class Stop(KeyboardInterrupt):
     pass
+
+
+def test_weights_that_a_stopped_study_goes_on_from_are_not_cleaned(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[str]
+) -> None:
+    options = {**asked, "rewind": "none", "controls": "none", "epochs": 1, "out": tmp_path / "out"}
+    run = Workbench.run
+
+    def stopping(self: Workbench, job: Job, report: Any) -> Any:
+        if len(ran) == 2:
+            raise Stop
+        return run(self, job, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workbench, "run", stopping)
+        with pytest.raises(Stop):
+            run_study("imp", options)
+    (needed,) = (tmp_path / "out").rglob(WEIGHTS)
+    assert clean(tmp_path / "out")["files"] == []
+    assert needed.is_file()
+    run_study("imp", options)
+    assert len(ran) == 3  # the first round's weights were there
+    assert not list((tmp_path / "out").rglob(WEIGHTS))
 
 
 def test_a_study_that_is_stopped_ends_with_the_same_masks(

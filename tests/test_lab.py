@@ -246,7 +246,9 @@ def test_a_write_that_finds_no_room_leaves_the_old_file(small_disk: Path) -> Non
 # --- one study at a time ----------------------------------------------------------------------------------------------
 
 
-def test_a_second_process_is_told_who_holds_the_folder(study: dict[str, Any], tmp_path: Path) -> None:
+def test_a_second_process_is_told_who_holds_the_folder(
+    study: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = """
 import sys, time
 from pathlib import Path
@@ -260,10 +262,15 @@ with hold(Path(sys.argv[1])):
         assert first.stdout is not None
         first.stdout.readline()
         assert holder(tmp_path)["pid"] == first.pid
-        with pytest.raises(TicketError, match=rf"process {first.pid} on .* wait for it"), hold(tmp_path):
+        with (
+            pytest.raises(TicketError, match=rf"^{tmp_path}: process {first.pid} on .* wait for it\.$"),
+            hold(tmp_path),
+        ):
             pass
         arguments = [part for name, value in study.items() for part in (f"--{name.replace('_', '-')}", _typed(value))]
+        capsys.readouterr()
         assert main(["find", *arguments, "--out", str(tmp_path)]) == 2
+        assert f"--out {tmp_path}: process {first.pid}" in capsys.readouterr().err
         assert not (tmp_path / "settings.yaml").exists()
     finally:
         first.kill()
@@ -322,6 +329,23 @@ def test_status_and_clean(
     assert (unshipped / "weights.safetensors").exists()
     assert main(["status", str(tmp_path)]) == 2
     assert "it has studies in copy" in capsys.readouterr().err
+
+
+def test_a_dry_run_counts_what_another_run_would_try_again(
+    done: Result, study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supertickets.studies.plan._measure", lambda ahead, machine: (10.0, float(len(ahead))))
+    copy = shutil.copytree(done.folder, tmp_path / "copy")
+    (winning,) = done.table.query("kind == 'winning' and seed == 0").trial
+    (dense,) = done.table.query("kind == 'dense' and seed == 0").trial
+    for fails, ahead in ((winning, 1), (dense, 3)):  # winning and losing tickets are drawn from the dense run
+        (copy / "trials" / fails / "outcome.json").unlink()
+        (copy / "trials" / fails / "failure.json").write_text(json.dumps({"traceback": "Error: no luck"}))
+        assert status(copy)["failed"] == 1
+        for workers in (1, 4):
+            plan = supertickets.plan_study("find", study | {"workers": workers}, out=copy)
+            assert (plan.trainings, plan.done, plan.flops) == (4, 4 - ahead, ahead)
+            assert plan.seconds == 10.0 / min(workers, ahead)  # the others would have nothing to do
 
 
 @pytest.mark.parametrize(("keep", "weights", "model"), [("none", 0, False), ("super", 1, True), ("all", 4, True)])

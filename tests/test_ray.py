@@ -205,6 +205,19 @@ def test_weights_of_several_trainings_come_through_ray(cluster: Any, study: dict
 
 
 @pytest.mark.slow
+def test_a_training_repeated_for_its_weights_leaves_the_first_alone(
+    cluster: Any, study: dict[str, Any], tmp_path: Path
+) -> None:
+    names = ("model", "task", "train_file", "dev_file", "batch_size", "learning_rate", "max_length")
+    settings = {name: study[name] for name in names} | {"precision": "float32", "epochs": 1, "seeds": 1}
+    settings |= {"sparsities": (0.3,), "rewind": "none", "controls": "none", "keep": "matching"}
+    local = supertickets.imp(settings, out=tmp_path / "local", workers=1)
+    spread = supertickets.imp(settings, out=tmp_path / "ray", backend="ray", address=cluster.address)
+    assert (spread.shipped["ticket"] / "model").is_dir()
+    assert contents(spread.folder) == contents(local.folder)
+
+
+@pytest.mark.slow
 def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
     cluster: Any, at_work: Callable[[], list[Path]], tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:

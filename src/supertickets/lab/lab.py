@@ -56,10 +56,22 @@ class Watcher:
         """Something that people should know."""
 
 
-def replay(steps: Iterable[Step], folder: Path) -> Execution:
+class _Speaking(Watcher):
+    """Passes on what people should know, and nothing else."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def say(self, sentence: str) -> None:
+        """Something that people should know."""
+        self._watcher.say(sentence)
+
+
+def replay(steps: Iterable[Step], folder: Path, failures: bool = True) -> Execution:
     """Return what a study's folder remembers of its steps, running nothing and changing nothing.
 
     Neither the model nor the data are needed, so that a study can be reported on another machine, or while it runs.
+    Without `failures`, trials that failed have not ended: they are what another run would try again.
     """
     execution = Execution(steps)
     waiting = deque(execution.begin())
@@ -68,7 +80,7 @@ def replay(steps: Iterable[Step], folder: Path) -> Execution:
         rooms = [folder / TRIALS, *(path.parent for path in execution.elsewhere(order.id))]
         if (known := _remembered(order, rooms, execution, weights=False)) is not None:
             waiting.extend(execution.end(order.id, **known))
-        elif (failure := read_json(folder / TRIALS / order.trial.key / FAILURE).get("traceback")) is not None:
+        elif failures and (failure := read_json(folder / TRIALS / order.trial.key / FAILURE).get("traceback")):
             waiting.extend(execution.end(order.id, failure=failure))
     return execution
 
@@ -135,15 +147,18 @@ class Lab(AbstractContextManager["Lab"]):
         """Return a trial's outcome with its trained weights, training again for them if they were dropped.
 
         What is remembered stays as it is: others were drawn from its scores. If the new training does not come out bit
-        for bit the same (on another machine, say), its own outcome is returned, from `retrained/`. Raises StudyError if
-        it fails.
+        for bit the same (on another machine, say), its own outcome is returned, from `retrained/`. Weights that it
+        starts from are trained again too where they were dropped, and dropped again. Raises StudyError if it fails.
         """
         outcome = self.remembered(trial)
         if outcome is not None and outcome.has_weights:
             return outcome
         room = self.folder.name if outcome is None else RETRAINED
-        with Lab(self.study_folder, self.machine, room=room) as lab:
+        lacking = [start.folder for start in trial.starts if not has_digest(start.folder / WEIGHTS, start.weights)]
+        with Lab(self.study_folder, self.machine, _Speaking(self.watcher), room) as lab:
             (run,) = lab.run([Step({"kind": "retrained"}, trial, keep="yes")]).runs
+        for before in filter(None, map(load_outcome, lacking)):
+            before.drop_weights()
         made = run.outcome
         if made is None:
             raise StudyError(f"trial {trial.key} failed: {str(run.failure).strip().splitlines()[-1]}")
@@ -173,11 +188,12 @@ class Lab(AbstractContextManager["Lab"]):
         """
         if has_digest(start.folder / WEIGHTS, start.weights):
             return
-        before = load_outcome(start.folder)
+        before, ours = load_outcome(start.folder), self.study_folder / TRIALS
         made = None
-        if before is not None and start.folder.parent.resolve() == self.folder.resolve():
+        if before is not None and start.folder.parent.resolve() == ours.resolve():
             self.watcher.say(f"{start.folder}: its trained weights were deleted, so it is trained again.")
-            made = self.with_weights(before.trial.found_in(self.folder))
+            with Lab(self.study_folder, self.machine, self.watcher) as lab:  # this one may be of repeated trainings
+                made = lab.with_weights(before.trial.found_in(ours))
         if made is None or made.files[WEIGHTS] != start.weights:
             if made is not None and made.folder.parent.name == RETRAINED:
                 forget_all(made.folder)  # of no use here, and where the first came from the same ones may come again

@@ -18,30 +18,28 @@ _LOCK, _HOLDER = ".lock", ".holder.json"
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, flag: str | None = None) -> Iterator[None]:
     """Hold a folder while the context lasts; raises TicketError, naming the holder, if another process has it.
 
-    The system lets go when a process ends, however it ends.
+    `flag` is the one that has named the folder, where another may be named. The system lets go when a process ends,
+    however it ends.
     """
+    named, or_choose = (f"{flag} {folder}", "; choose another folder") if flag else (str(folder), "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TicketError(
-            f"--out {folder}: the folder cannot be created ({error.strerror}); choose another folder."
-        ) from error
+        raise TicketError(f"{named}: the folder cannot be created ({error.strerror}){or_choose}.") from error
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=1)  # somebody may just be looking who holds it
     except Timeout:
         who = holder(folder) or {"pid": "?", "host": "?", "since": "?"}
         raise TicketError(
-            f"--out {folder}: process {who['pid']} on {who['host']} has been working in this folder since "
-            f"{who['since']}; wait for it, or choose another folder."
+            f"{named}: process {who['pid']} on {who['host']} has been working in this folder since "
+            f"{who['since']}; wait for it{', or choose another folder' if flag else ''}."
         ) from None
     except OSError as error:
-        raise TicketError(
-            f"--out {folder}: the folder is not writable ({error.strerror}); choose another folder."
-        ) from error
+        raise TicketError(f"{named}: the folder is not writable ({error.strerror}){or_choose}.") from error
     try:
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_atomically(folder / _HOLDER, json.dumps(mine))

@@ -77,9 +77,9 @@ def _run_remotely(
         if _bench_for != (hashes, options):
             _bench = Workbench(models=unpacked, tasks=ray.get(tasks[0]), **options)
             _bench_for = (hashes, options)
-        study = here / "study"
+        study, room = here / "study", job.folder.parent.name  # trials, or trainings that are repeated
         files_sent = dict(zip(sent, ray.get([*sent.values()]), strict=True))
-        job = replace(job, folder=study / "trials" / job.trial.key, sent=files_sent)
+        job = replace(job, folder=study / room / job.trial.key, sent=files_sent)
         if checkpoint is not None:
             write_atomically(job.folder / CHECKPOINT, checkpoint)
         run_job(_bench, job, send)

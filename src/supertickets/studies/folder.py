@@ -70,8 +70,8 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
     and files that a killed process had begun.
 
     The super ticket's model stays in `super-ticket/model`; metrics, predictions and scores all stay. Of a study that
-    has not shipped its super ticket, all trained weights stay; of one of `share`, the shared models', which later
-    studies start from. Raises TicketError if the folder holds no study or is in use.
+    is not finished, or has not shipped its super ticket, all trained weights stay; of one of `share`, the shared
+    models', which later studies start from. Raises TicketError if the folder holds no study or is in use.
     """
     study = open_study(folder)
     folder = study.folder
@@ -79,10 +79,11 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
         before = disk_use(folder)
         trials = [path.parent for path in (folder / "trials").glob(f"*/{OUTCOME}")]
         gone = [trial / name for trial in trials for name in (CHECKPOINT, PARTIAL, PARTIAL_PREDICTIONS)]
-        if study.begun and study.replay().complete:  # trainings that a search has stopped
+        complete = study.begun and study.replay().complete
+        if complete:  # trainings that a search has stopped
             gone += [path for path in folder.glob(f"trials/*/{CHECKPOINT}") if path not in gone]
         gone += [path for path in folder.glob("trials/*/.*") if is_left_over(path)]
-        if study.study.has_shipped(folder):
+        if complete and study.study.has_shipped(folder):
             gone += [trial / WEIGHTS for trial in trials if not _is_shared(trial)]
         gone = [path for path in gone if path.is_file()]
         freed = sum(path.stat().st_size for path in gone)

@@ -103,7 +103,7 @@ def plan_study(
     settled = check_folder(request.settings, infos)
     study = kind(request.inputs)
     machine = machine_of(settled, request.base, {**request.more_tasks, **request.tasks})
-    execution = replay(study.steps(settled, infos), settled.folder)
+    execution = replay(study.steps(settled, infos), settled.folder, failures=False)
     distinct = _distinct(execution)
     more = [TaskInfo.of(request.base, source, task) for source, task in request.more_tasks.items()]
     again = [run for run in distinct if execution.repeats(run)]
@@ -116,7 +116,7 @@ def plan_study(
         trainings=execution.total,
         done=sum(run.came and not run.step.evaluates for run in distinct),
         flops=flops,
-        seconds=seconds / min(side_by_side, max(1, len(distinct))),
+        seconds=seconds / min(side_by_side, max(1, len(ahead))),
         side_by_side=side_by_side,
         disk=_disk(execution, request.base, infos),
         unmade=sum(run.trial is None and not run.step.evaluates for run in ahead),

@@ -82,7 +82,7 @@ def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
 
     settings, base, tasks = request.settings, request.base, request.tasks
     infos = check_request(kind, request)
-    with hold(settings.folder):
+    with hold(settings.folder, "--out"):
         settled = check_folder(settings, infos)
         save_settings(settled)
         save_tasks(settled.folder, infos)
