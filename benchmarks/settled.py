@@ -55,10 +55,12 @@ def by_chance(ticket: Ticket, draws: int = 200) -> float:
 
 def rows_of(name: str, grid: RecordedGrid) -> Iterator[dict[str, object]]:
     """Yield a row for each level."""
-    dense = {run.seed: run for run in grid.where(kind="dense") if run.seed in grid.settled}
+    scored = {run.seed: run for run in grid.where(kind="dense") if run.seed in grid.settled}
     epochs = max((one.epoch for one in grid.importance), default=0)
     for level in grid.levels:
         tickets = tickets_of(grid, level)
+        # Without seeds whose ticket diverged.
+        dense = {seed: run for seed, run in scored.items() if (seed, run.best_epoch, 1.0) in tickets}
         own = {seed: tickets[seed, run.best_epoch, 1.0] for seed, run in dense.items()}
 
         def mean(overlaps: list[float]) -> float:
@@ -70,13 +72,15 @@ def rows_of(name: str, grid: RecordedGrid) -> Iterator[dict[str, object]]:
                 [
                     own[seed].overlap(ticket)
                     for (seed, epoch, of), ticket in tickets.items()
-                    if epoch == dense[seed].best_epoch and round(of, 2) == share
+                    if seed in dense and epoch == dense[seed].best_epoch and round(of, 2) == share
                 ]
             )
             for share in shares
         }
         early = {
-            f"epoch_{epoch}": mean([own[seed].overlap(tickets[seed, epoch, 1.0]) for seed in own])
+            f"epoch_{epoch}": mean(
+                [own[seed].overlap(tickets[seed, epoch, 1.0]) for seed in own if (seed, epoch, 1.0) in tickets]
+            )
             for epoch in range(1, epochs)
         }
         settled = [own[seed].overlap(tickets[seed, dense[seed].best_epoch, grid.settled[seed]]) for seed in own]

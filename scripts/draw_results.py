@@ -29,6 +29,8 @@ INK = {"light": "#222222", "dark": "#dddddd"}
 def draw(folder: Path, axes: Axes, ink: str) -> None:
     """Draw one study."""
     runs, about = pd.read_csv(folder / "results.csv"), RecordedGrid.load(folder / "outcomes.safetensors").about
+    if "stage" in runs:  # soups, other learning rates, what a search has looked at
+        runs = runs[runs.stage.isna()]
     dense = runs[runs.kind == "dense"].score
     axes.axhspan(dense.mean() - dense.std(), dense.mean() + dense.std(), color=ink, alpha=0.08, lw=0)
     axes.axhline(dense.mean(), color=ink, lw=1, label="dense")

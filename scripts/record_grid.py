@@ -10,6 +10,7 @@ in every bit, or nothing is written. Use the same device as the study, or --no-i
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -100,7 +101,8 @@ def finished(folder: Path) -> tuple[OpenStudy, Runs]:
 def record(folder: Path, device: str, importance: bool = True) -> RecordedGrid:
     """Return the grid of a finished study; raises TicketError if there is none, or if it is not finished."""
     _, runs = finished(folder)
-    bench = Workbench(device)
+    # Without checkpoints: a second model of the same training, to measure its beginning, would go on from one.
+    bench = Workbench(device, checkpoint_every=math.inf)
     found, settled = list[RecordedImportance](), dict[int, float]()
     for outcome in _dense(runs) if importance else []:
         measured, share = importance_of(outcome, bench)

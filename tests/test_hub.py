@@ -202,6 +202,9 @@ def test_adapt_goes_on_from_a_published_model(
     hub.repositories.clear()
     again = supertickets.adapt(asked, sources=(study.shipped["ticket"],), model=model, out=tmp_path / "folder")
     assert list(again.table["score"]) == list(done.table["score"])
+    moved = Path(shutil.copytree(study.shipped["ticket"], tmp_path / "elsewhere" / "ticket"))
+    after = supertickets.adapt(asked, sources=(moved,), model=model, out=tmp_path / "folder")
+    assert after.table.equals(again.table)  # nothing is trained anew, and the model is called as before
     assert main(["report", str(done.folder)]) == 0
     assert main(["status", str(done.folder)]) == 0
 
@@ -211,12 +214,14 @@ def test_what_adapt_cannot_go_on_from_is_told(
 ) -> None:
     bare = Path(shutil.copytree(study.shipped["ticket"], tmp_path / "bare", ignore=shutil.ignore_patterns("model")))
     trained, model = str(study.shipped["ticket"]), str(places["model"])
+    copy = str(shutil.copytree(trained, tmp_path / "copy"))
     other = str(save_tiny_model(tmp_path / "other", seed=5))
     for typed, said in (
         ([str(bare), "--model", model], "the ticket has no trained model beside it"),
         ([trained, "--model", model, "--output-layer", "trained"], "--output-layer trained: "),
         ([trained, "--model", other], "the ticket's base model is not"),
         ([f"{trained},{trained}", "--model", model], "two of them have a model called"),
+        ([f"{trained},{copy}", "--model", model], f"--sources: {copy} and {trained} have the same trained model"),
     ):
         assert main(["adapt", "--task", "sentiment", "--out", str(tmp_path / "out"), "--sources", *typed]) == 2, typed
         assert said in capsys.readouterr().err

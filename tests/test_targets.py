@@ -382,6 +382,8 @@ def test_costs_are_of_the_model_that_the_study_had(
         (["--target", "size=3MB", "--level", "0.1"], "either --target or --level"),
         (["--target", "encoder-parameters=0.6", "--structures", "heads,ffns", "--seed", "9"], "choose 1"),
         (["--level", "0.1", "--structures", "ffn"], "--structures"),
+        (["--level", "1.5"], "--level: expected fractions in [0, 1)"),
+        (["--level", "neurons=0.1", "--structures", "heads,ffns"], "--level neurons=0.1: its neurons are not pruned"),
         (["--level", "0.1", "--latency-of", "8x8"], "there is no --target latency"),
         (["--target", "latency=0.5", "--latency-of", "8"], "--latency-of"),
     ],

@@ -6,6 +6,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -19,7 +20,7 @@ from supertickets.lab.trial import Start, TicketField, Trial
 from supertickets.storage import write_atomically
 from supertickets.studies.adapt_settings import AdaptSettings
 from supertickets.studies.config import Overrides, named_by, parse
-from supertickets.studies.settings import part, slug
+from supertickets.studies.settings import part
 from supertickets.studies.study import Inputs, Kept, Request, Study, study, training_flops, trial_of
 from supertickets.studies.ticket_models import TicketModel, is_ticket_model, open_ticket_model
 from supertickets.tasks import Task, TaskFiles, TaskSource, count_of, load_task, take_part, task_name
@@ -69,12 +70,12 @@ class Origin(Kept):
 
     def copied(self, folder: Path) -> Path:
         """Return where a study's folder has the copy of its weights."""
-        return folder.resolve() / SOURCES / slug(self.name)
+        assert self.weights is not None
+        return folder.resolve() / SOURCES / self.weights[:24]
 
     def start(self, folder: Path) -> Start:
         """Return the copy as weights to start from, with a new output layer."""
-        assert self.weights is not None
-        return Start(trial=self.key, folder=self.copied(folder), weights=self.weights, ticket=self.ticket)
+        return Start(trial=self.key, folder=self.copied(folder), weights=str(self.weights), ticket=self.ticket)
 
 
 class AdaptInputs(Inputs):
@@ -90,9 +91,21 @@ class AdaptInputs(Inputs):
         super().save(folder)
 
     def difference(self, before: Self) -> str:
-        """Return that models are others, wherever they lie."""
+        """Return that models are others, or called otherwise (see `named_as_before`)."""
         now, then = ([(one.name, one.key, one.ticket) for one in of.origins] for of in (self, before))
         return "" if now == then else "models to adapt"
+
+    def named_as_before(self, folder: Path) -> Self:
+        """Return these models as a folder calls them: those of ticket folders are called by paths, and may move."""
+        before = None
+        with suppress(TicketError):  # of a folder of something else, which is said where folders are checked
+            before = self.load(folder)
+        known = {} if before is None else {one.key: one.name for one in before.origins if one.trial is None}
+        return self.model_copy(
+            update={
+                "origins": tuple(one.model_copy(update={"name": known.get(one.key, one.name)}) for one in self.origins)
+            }
+        )
 
 
 @study("adapt", settings=AdaptSettings)
@@ -209,8 +222,9 @@ class Adapt(Study[AdaptSettings]):
                 "blocks of text; set --epochs instead."
             )
         origins = [origin for source in sources for origin in _origins(source, settings, task)]
-        origins += map(Origin.of_ticket, tickets)
-        inputs, untrained = AdaptInputs(origins=tuple(origins)), [model for model in models if not _has_weights(model)]
+        origins += _of_folders(tickets)
+        inputs = AdaptInputs(origins=tuple(origins)).named_as_before(settings.folder)
+        untrained = [model for model in models if not _has_weights(model)]
         named = ", ".join(model.name for model in untrained)
         note = f"These models are trained again first, as their weights were not kept: {named}."
         return Request(settings, base, loaded, inputs, _to_train_again(untrained), note if untrained else "")
@@ -264,6 +278,18 @@ def _origins(source: OpenStudy, settings: AdaptSettings, task: Task) -> list[Ori
         )
         for model in models
     ]
+
+
+def _of_folders(tickets: Sequence[TicketModel]) -> list[Origin]:
+    """Return the models of ticket folders to adapt; raises TicketError if two are the same."""
+    found = [Origin.of_ticket(ticket) for ticket in tickets]
+    last = {origin.key: origin.name for origin in found}
+    for origin in found:
+        if last[origin.key] != origin.name:
+            raise TicketError(
+                f"--sources: {last[origin.key]} and {origin.name} have the same trained model; leave one of them out."
+            )
+    return found
 
 
 def _check_output_layer(source: OpenStudy, trained: TaskInfo, trained_on: TaskSource, task: Task) -> None:

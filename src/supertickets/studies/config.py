@@ -315,6 +315,15 @@ def named_by(flag: str) -> Iterator[None]:
         raise TicketError(f"{flag} {error}") from error
 
 
+@contextmanager
+def called(flag: str, here: str) -> Iterator[None]:
+    """Name a setting in TicketErrors, raised within the context, by the flag that it has in this command."""
+    try:
+        yield
+    except TicketError as error:
+        raise TicketError(re.sub(rf"{flag}\b", here, str(error))) from error
+
+
 def settings_in(folder: Path) -> StudySettings:
     """Return the settings of the study in a folder; raises TicketError if there is none."""
     if not folder.is_dir():

@@ -11,7 +11,7 @@ import numpy as np
 from supertickets.errors import TicketError
 from supertickets.models import find_model
 from supertickets.storage import atomic_folder, check_free, user_path
-from supertickets.studies.config import parse, read_value
+from supertickets.studies.config import called, parse, read_value
 from supertickets.studies.draws import ByLevel, ForTarget
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.inputs import open_study
@@ -48,8 +48,6 @@ def draw_ticket(
     TicketError for a study without scores, a target that no ticket reaches, a base model that is no longer the
     study's, or a folder that is not empty.
     """
-    from supertickets.evidence.reached import importance_kept
-
     given = {"target": target, "structures": structures}
     asked: dict[str, Any] = {
         name: read for name, value in given.items() if (read := read_value(FindSettings, name, value))
@@ -60,6 +58,14 @@ def draw_ticket(
     asked |= {"latency_of": latency_of} if latency_of is not None else {}
     if latency_of is not None and not any(one.startswith("latency") for one in asked.get("target", ())):
         raise TicketError("--latency-of: there is no --target latency; leave it out.")
+    with called("--levels", "--level"):
+        return _draw(study, user_path(out), asked, seed)
+
+
+def _draw(study: Path | str, out: Path, asked: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """Draw and write a ticket by the settings that are asked for; see `draw_ticket`."""
+    from supertickets.evidence.reached import importance_kept
+
     settings, runs = _opened(study, asked)
     seeds, scores = scores_of(runs, seed)
     if lacking := [kind for kind in settings.structures if kind not in scores]:
@@ -67,7 +73,6 @@ def draw_ticket(
             f"{study}: there are no scores of {lacking[0]}; expected --structures of {', '.join(scores)}, or a study "
             f"with --structures {','.join(settings.structures)}."
         )
-    out = user_path(out)
     check_free(out)
     ticket, targets, gap = _drawn(settings, runs.task, scores)
     _save(_shared(settings, runs.task, ticket, scores, asked | {"seed": seed, "seeds": seeds}), out)
