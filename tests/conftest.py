@@ -14,6 +14,8 @@ from helpers.browser import browser, why_not
 from helpers.models import FAMILIES, VOCABULARY, make_loud, save_tiny_model, tiny_config
 from helpers.optional import lack
 from helpers.trials import write_words
+from supertickets.models import source
+from supertickets.models.base import BaseModel
 
 pytest_plugins = ["helpers.medium", "helpers.several"]
 
@@ -23,6 +25,22 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     """Files need not outlast a power failure here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models_are_read_once() -> Iterator[None]:
+    """A model that one process has read is not read again for another study: a lab keeps it in the same way."""
+    read, known = source.load_model, dict[Any, Any]()
+
+    def once(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = None) -> Any:
+        asked = base.weight_hash, base.files_hash, base.folder, base.layers, kind, dtype, outputs
+        if asked not in known:
+            known[asked] = read(base, kind, dtype, outputs)
+        return known[asked]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "load_model", once)
         yield
 
 
