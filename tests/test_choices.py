@@ -88,12 +88,15 @@ def test_levels_that_draw_the_same_ticket_do_not_end_a_study(
     """0.01 of 12 heads prunes nothing, 0.3 and 0.31 the same: equal tickets share a trial, and all go on."""
     levels = (0.01, 0.3, 0.31, 0.6)
     asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, "schedule": schedule, **words}
-    result = run_study("find", asked, out=tmp_path / "out")
+    result = run_study("find", asked, control="best-of-k", out=tmp_path / "out")
     assert (result.table["status"] == "finished").all()
     winning = result.table[result.table["kind"] == "winning"].set_index("level")
     assert winning.loc[0.01, "trial"] == result.table.set_index("kind").loc["dense", "trial"]
     assert winning.loc[0.3, "trial"] == winning.loc[0.31, "trial"]
     assert (winning.loc[0.6, "heads"], winning.loc[0.6, "ffns"]) == (5, 1)
+    assert (result.table["kind"] == "control").sum() == result.findings.choice.among == 2  # different tickets
+    assert result.findings.phases.light == (0.3, 0.31)
+    assert "choosing the best of 2 different tickets" in result.verdict
     report([result.folder])
     assert "This study is not finished" not in result.report.read_text()
 

@@ -33,9 +33,7 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def narrow(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Result:
     out = tmp_path_factory.mktemp("narrow") / "out"
-    return supertickets.find(
-        SMALL, design="narrow", levels=0.4, seeds=3, control="best-of-k", model=str(tiny_model), out=out, **words
-    )
+    return supertickets.find(SMALL, design="narrow", levels=0.4, seeds=3, model=str(tiny_model), out=out, **words)
 
 
 # --- supertickets design ----------------------------------------------------------------------------------------------

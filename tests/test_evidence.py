@@ -14,7 +14,7 @@ from sklearn import metrics as sklearn_metrics
 
 from supertickets.evidence.find import FindFindings
 from supertickets.evidence.gains import Gain
-from supertickets.evidence.phases import find_phases
+from supertickets.evidence.phases import find_phases, light_levels
 from supertickets.evidence.resampling import bootstrap_weights, half_weights, weighted_scores
 from supertickets.evidence.sampling import Selection
 from supertickets.evidence.selection import cross_fit, halved_scores, select_super
@@ -324,6 +324,31 @@ def test_missing_runs_do_not_move_the_curve() -> None:
     ]
     assert find_phases(table).first_end == 0.1
     assert "Some runs are missing." in verdict(table)
+
+
+def test_levels_that_prune_nothing_are_no_levels() -> None:
+    """Tickets of a level too low are the dense model, whose gain of nothing has no variance."""
+    table = simulated(PLANTED, FALLING, seeds=3).assign(remaining=0.9)
+    dense = table[table["kind"] == "dense"]
+    nothing = [dense.assign(kind=kind, level=0.05, remaining=1.0) for kind in ("winning", "random")]
+    wrong = pd.concat([*nothing, table], ignore_index=True)
+    assert find_phases(wrong) == find_phases(table)
+    assert light_levels(wrong) == light_levels(table) == [0.1, 0.2, 0.3, 0.4]
+    assert find_phases(wrong.drop(columns="remaining")).rise_p != find_phases(table).rise_p  # control
+
+
+def test_one_seed_of_several_shows_no_fall() -> None:
+    table = simulated(PLANTED, FALLING, noise=0.7)
+    assert find_phases(table).seen  # control
+    for kind, level in (("winning", 0.8), ("random", 0.2)):
+        gone = table["kind"].eq(kind) & table["level"].eq(level) & table["seed"].gt(0)
+        table.loc[gone, ["status", "score"]] = ["missing", None]
+    phases = find_phases(table)
+    assert phases.rises_at
+    assert not phases.seen
+    assert np.isnan(phases.fall_p)
+    assert "random" not in phases.over
+    assert "random" in find_phases(table[table["seed"] == 0]).over  # the only seed, which is said elsewhere
 
 
 def test_one_seed_allows_no_test() -> None:

@@ -191,6 +191,15 @@ def test_missing_runs_are_counted(done: dict[str, Result]) -> None:
     assert set(found.slopes["seeds"]) == {2}
     assert "Left out: the runs of 1 seed that not all studies have finished." in found.sentence()
     assert "Two seeds may agree by chance" in found.sentence()
+    lost = [
+        replace(
+            one.runs,
+            runs=[replace(run, outcome=None) if run.step.labels["seed"] == 1 else run for run in one.runs.runs],
+        )
+        for one in (half, whole)
+    ]
+    both = [AnalysedStudy(one, study.study.analyse(one, study.settings)) for one in lost]
+    assert "the runs of 1 seed that" in the_trend(both).sentence()  # not of one in each study
     none = replace(half.runs, runs=[run for run in half.runs.runs if run.step.labels["seed"] == 1])
     rest = replace(whole.runs, runs=[run for run in whole.runs.runs if run.step.labels["seed"] != 1])
     apart = [AnalysedStudy(one, study.study.analyse(one, study.settings)) for one in (none, rest)]

@@ -111,15 +111,19 @@ class FindFindings(Findings):
         return pd.DataFrame(found | {title: of_level[name] for name, title in shares.items()})
 
     @property
-    def _grid(self) -> pd.DataFrame:
+    def grid(self) -> pd.DataFrame:
         """The runs of the study itself, without those of controls and other learning rates."""
         return self.runs[self.runs["stage"].isna()] if "stage" in self.runs else self.runs
 
     @property
     def dense(self) -> pd.Series:
         """The scores of the dense model's finished runs."""
-        own = self._grid
+        own = self.grid
         return own.loc[(own["kind"] == DENSE) & (own["status"] == "finished"), "score"]
+
+    def has_asked(self, kind: str) -> bool:
+        """Whether tickets of a kind were asked for, finished or not."""
+        return bool((self.grid["kind"] == kind).any())
 
     @property
     def remaining(self) -> tuple[float, ...]:
@@ -129,7 +133,7 @@ class FindFindings(Findings):
     @property
     def levels(self) -> int:
         """How many levels the super ticket is chosen among."""
-        return int(candidates(self.runs)["level"].nunique())
+        return int(candidates(self.grid)["level"].nunique())
 
     @property
     def asked(self) -> bool:
@@ -149,7 +153,7 @@ class FindFindings(Findings):
         gain = self.cross_fitted if self.search is None else self.search.over.get(DENSE)
         if gain is None:
             return self.runs.iloc[:0]
-        own = self._grid
+        own = self.grid
         of = own["seed"].isin(gain.seeds) & own["kind"].isin([DENSE, "winning"])
         return own[of & (own["status"] == "finished")]
 
@@ -232,12 +236,17 @@ def _choice(runs: Runs, selection: Selection, seeds: int, dense: Mapping[Run, Fl
     ways = seen_by_choice([*dense], runs, selection)
     halves = [epochs_chosen(scores) for scores in dense.values()]
     return choice_alone(
-        among=int(candidates(runs.table)["level"].nunique()),
+        among=_different(candidates(runs.table)),
         seeds=seeds,
         scores=np.array([run.result.score for run in dense]),
         seen=np.stack([ways[run.result.key] for run in dense]),
         halves=(np.stack([one for one, _ in halves]), np.stack([other for _, other in halves])),
     )
+
+
+def _different(tickets: pd.DataFrame) -> int:
+    """Return how many different tickets a seed has: levels that are close, or of few structures, may have one."""
+    return int(tickets.groupby("seed")["trial"].nunique().max()) if len(tickets) else 0
 
 
 def _seed(run: Run) -> int:

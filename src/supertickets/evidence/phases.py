@@ -54,6 +54,7 @@ class Phases:
 
 def find_phases(table: pd.DataFrame) -> Phases:
     """Find the phases in a table of results (see `results_table`); runs that did not finish are left out."""
+    table = _that_prune(table)
     winning, random = by_seed(table, "winning").dropna(how="all"), by_seed(table, "random")
     dense = by_seed(table, DENSE)
     winning = winning.drop(columns=[level for level in winning.columns if level == 0.0])  # level 0 is the dense run
@@ -69,7 +70,9 @@ def find_phases(table: pd.DataFrame) -> Phases:
     rises, fall_p = np.full(len(levels), np.nan), np.nan
     if len(w) > 1:
         rises[: len(light)] = dunnett(_differences(cells, light.tolist()))
-        fall_p = compared(*_pairs(cells, float(levels[-1]), DENSE), "less").p
+        pairs = _pairs(cells, float(levels[-1]), DENSE)
+        # Of one seed, a test is of its examples alone.
+        fall_p = compared(*pairs, "less").p if len(pairs[0]) > 1 else np.nan
     ends = _ends(w, r)
     has_random = bool(np.isfinite(r).any())
     intervals = _intervals(w, r)
@@ -99,10 +102,19 @@ def find_phases(table: pd.DataFrame) -> Phases:
 
 
 def light_levels(table: pd.DataFrame) -> list[float]:
-    """Return the lighter half of the levels of winning tickets; level 0 is the dense model."""
+    """Return the lighter half of the levels of winning tickets that prune something; level 0 is the dense model."""
+    table = _that_prune(table)
     winning = table[(table["kind"] == "winning") & (table["level"] > 0)]
     levels = sorted({float(level) for level in winning["level"]})
     return levels[: -(-len(levels) // 2)]
+
+
+def _that_prune(table: pd.DataFrame) -> pd.DataFrame:
+    """Return runs without levels too low to prune a structure: their tickets are the dense model itself."""
+    if "remaining" not in table:
+        return table
+    least = table[table["kind"] == "winning"].groupby("level")["remaining"].min().astype(float)
+    return table[(table["kind"] == DENSE) | ~table["level"].isin(least.index[least >= 1])]
 
 
 def winning_over_dense(table: pd.DataFrame, level: float) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -136,10 +148,14 @@ def _differences(cells: _Cells, levels: Sequence[float]) -> list[NDArray[np.floa
 
 
 def _over(cells: _Cells, levels: Sequence[float], kind: str) -> Paired | None:
-    """Compare winning tickets with those of a kind, averaged over levels in each seed that has all of them."""
+    """Compare winning tickets with those of a kind, averaged over levels in each seed that has all of them.
+
+    None where no seed has, or one of several alone, whose examples say nothing about the others.
+    """
     pairs = [_pairs(cells, level, kind) for level in levels]
     seeds = sorted(set.intersection(*(set(winning.index) for winning, _ in pairs)))
-    if not seeds:
+    asked = {seed for (name, _), of in cells.items() if name == "winning" for seed in of.index}
+    if not seeds or len(seeds) == 1 < len(asked):
         return None
     sides = [[frame.loc[seeds, "score"].astype(float) for frame in of] for of in zip(*pairs, strict=True)]
     means = [np.mean(of, axis=0) for of in sides]

@@ -234,7 +234,7 @@ def _spread(findings: Sequence[FindFindings], row: Callable[[Iterable[str]], dic
         dense.append(np.nan if one.paper is None else _std(one.paper.dense))
         supers.append(np.nan if one.paper is None else _std(one.paper.scores))
         # As of one level: variances, not standard deviations, average without bias.
-        by_level.append(float(np.sqrt(candidates(one.runs).groupby("level")["score"].var().mean())))
+        by_level.append(float(np.sqrt(candidates(one.grid).groupby("level")["score"].var().mean())))
         ratios.append(supers[-1] / dense[-1] if dense[-1] > 0 else np.nan)
         alone.append(np.nan if one.choice is None else one.choice.ratio)
     rows = {"ST-DNN": dense, "SuperT": supers, "winning tickets of one level (mean over levels)": by_level}
@@ -244,7 +244,7 @@ def _spread(findings: Sequence[FindFindings], row: Callable[[Iterable[str]], dic
 
 def _scores(one: AnalysedStudy, of_super: bool) -> str:
     """Return the mean over seeds of each metric, of dense runs or of each seed's best winning ticket."""
-    table, gain = one.runs.table, one.findings.paper
+    table, gain = one.findings.grid, one.findings.paper
     finished = table[table["status"] == "finished"]
     if of_super:
         chosen = one.findings.supers

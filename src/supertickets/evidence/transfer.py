@@ -75,6 +75,11 @@ class TransferFindings(Findings):
         gains = self.gains[list(self.targets)]
         return [str(name) for name in gains.index[(gains >= 0).all(axis=1)]]
 
+    @property
+    def whole(self) -> bool:
+        """Whether every source has a gain on every target."""
+        return bool(self.gains[list(self.targets)].notna().all(axis=None))
+
 
 def analyse_transfer(
     runs: Runs, sources: Mapping[str, str | None], tickets: Mapping[str, AnyTicket], sparsity: float

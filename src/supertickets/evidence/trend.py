@@ -90,7 +90,7 @@ class Trend:
             said += " With one seed, intervals and p are over dev examples alone."
         elif seeds == 2:
             said += " Two seeds may agree by chance, so intervals may be too narrow."
-        if gone := int(points["left_out"].sum()):
+        if gone := int(slope["left_out"]):
             said += f" Left out: the runs of {counted(gone, 'seed')} that not all studies have finished."
         if self.little:
             at = " and ".join(f"{size:,}" for size in self.little)
@@ -160,12 +160,13 @@ def _trend(task: str, among: Sequence[tuple[str, AnalysedStudy]]) -> Trend:
             lacking = f"no seed in common that has finished ({name})"
             continue
         kept = [_of_seeds(gain, shared) for gain in gains]
-        for one, gain in zip(studies, kept, strict=True):
-            asked = one.runs.only(stage=None).table
-            points.append(_point(name, one.runs.task, gain, asked[asked["kind"] == DENSE]["seed"].nunique()))
+        asked = [_dense_seeds(one) for one in studies]
+        for one, gain, seeds in zip(studies, kept, asked, strict=True):
+            points.append(_point(name, one.runs.task, gain, len(seeds)))
         test = slope_test(kept, [size.of(one.runs.task) for one in studies])
         found = {"slope": test.mean, "low": test.low, "high": test.high, "p": test.p}
         slopes.append({"gain": name, "task": task, "size": size.name, "seeds": len(shared), **found})
+        slopes[-1]["left_out"] = len(set.union(*asked) - set(shared))
     if not slopes:
         return Trend(task, reason=f"the studies have {lacking}")
     frame = pd.DataFrame(slopes)
@@ -174,6 +175,11 @@ def _trend(task: str, among: Sequence[tuple[str, AnalysedStudy]]) -> Trend:
     little = tuple(sizes[place] for place in order if among[place] not in taught)
     without = _trend(task, taught) if little and len(taught) > 1 else None
     return Trend(task, size, pd.DataFrame(points), frame, tuple(_other_settings(studies)), "", little, without)
+
+
+def _dense_seeds(one: AnalysedStudy) -> set[int]:
+    table = one.runs.only(stage=None).table
+    return set(table[table["kind"] == DENSE]["seed"].astype(int))
 
 
 def _point(name: str, task: TaskInfo, gain: Gain, asked: int) -> dict[str, Any]:

@@ -99,8 +99,10 @@ class Find(Study[FindSettings]):
             yield from taught_steps(settings, task, dense)
         full, cost = full_ticket(task), training_flops(task, full_ticket(task), settings.epochs)
         if settings.control == "best-of-k":
-            others, levels = settings.all_seeds.stop, sum(bool(level) for level in draws.about)
-            for seed in range(others, others + levels):
+            others = settings.all_seeds.stop
+            # Of levels that prune as much, the tickets are the same.
+            sizes = {(of.kept_heads, of.kept_ffns, of.kept_neurons) for of in draws.about.values() if not of.is_full}
+            for seed in range(others, others + len(sizes)):
                 trial = trial_of(settings, task, full, seed)
                 yield Step({"kind": "control", "level": 0.0, "seed": seed}, trial, cost=cost)
         if settings.control == "equal-budget" and settings.kinds:

@@ -203,6 +203,7 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
                 idle["selection"] = "--search chooses the level, on one half of the dev set"
             elif not self.chooses:
                 idle["selection"] = "there are fewer than two levels of winning tickets to choose among"
+                idle |= {"control": idle["selection"]} if self.control == "best-of-k" and not self.target else {}
         if "selection" in idle or self.selection == "whole":
             idle["selection_share"] = idle.get("selection", "levels are chosen on the whole dev set (--selection)")
         if not self.searches:
