@@ -38,6 +38,7 @@ from helpers.models import (
     LAYERS,
     OTHERS,
     TWO_STACKS,
+    VOCABULARY,
     make_loud,
     save_tiny_model,
     tiny_config,
@@ -53,6 +54,7 @@ from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
 from supertickets.surgery.gate import ticket_gated
 from supertickets.surgery.masks import prunable
+from supertickets.surgery.output_layer import full_precision_logits
 from supertickets.surgery.sharing import SharedStructures
 from supertickets.tickets import Ticket
 from supertickets.tickets.weights import Pruning
@@ -275,6 +277,62 @@ def test_find_from_a_folder_to_what_it_ships(family: str, tmp_path: Path, words:
         ATTENTIONS if family in TWO_STACKS else LAYERS,
         HEADS,
     )
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_real_number_is_computed_in_full_precision(family: str, precision: torch.dtype) -> None:
+    """Also where a model has one for each token, and takes that of one or the mean."""
+    if precision == torch.bfloat16 and not FAMILIES[family].in_bfloat16:
+        pytest.skip(f"{family} does not compute in bfloat16")
+    model = make_loud(AutoModelForSequenceClassification.from_config(tiny_config(family, num_labels=1))).eval()
+    ids = torch.randint(5, VOCABULARY, (4, 9), generator=torch.Generator().manual_seed(0))
+    ids[:, -1] = 2
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+        plain, exact = model(**inputs).logits, full_precision_logits(model, inputs)
+    assert exact.dtype == torch.float32
+    assert exact.shape == plain.shape == (4, 1)
+    if precision == torch.float32:
+        assert torch.equal(exact, plain)
+    else:
+        torch.testing.assert_close(exact, plain.float(), rtol=0.05, atol=0.05 * float(plain.abs().max()))
+        assert not torch.equal(exact, exact.bfloat16().float())
+
+
+def test_a_decoder_learns_real_numbers_but_no_standardised_ones(tmp_path: Path) -> None:
+    model = str(save_tiny_model(tmp_path / "model", "llama"))
+    small: dict[str, Any] = {
+        "seeds": 1, "epochs": 1, "batch_size": 8, "max_length": 16, "precision": "float32", "workers": 1,
+        "kinds": ("winning",), "levels": (0.4,), "model": model,
+    }  # fmt: skip
+    done = supertickets.find(small, task="similarity", fraction=0.1, out=tmp_path / "out")
+    assert done.table.score.notna().all()
+    file = write_words(tmp_path / "real.jsonl", 24, 0, lambda words: sum(words) / 7)
+    with pytest.raises(TicketError, match=r"task 'own': its targets are standardized, and .* \(llama\) has no bias"):
+        supertickets.find(small, task="own", train_file=file, dev_file=file, regression=True, out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_family_that_does_not_compute_in_bfloat16(tmp_path: Path, words: dict[str, Path]) -> None:
+    base = save_tiny_model(tmp_path / "model", "deberta")
+    model = AutoModelForSequenceClassification.from_pretrained(base)
+    with pytest.raises(RuntimeError, match="BFloat16"), torch.autocast("cpu", torch.bfloat16):
+        model(torch.tensor([[5, 6, 2]]))  # if it works some day, the family's `in_bfloat16` can go
+    small: dict[str, Any] = {
+        "task": "words",
+        "model": str(base),
+        "levels": (0.4,),
+        "epochs": 1,
+        "max_length": 16,
+        **words,
+    }
+    small |= {"kinds": ("winning",), "seeds": 1, "workers": 1}
+    with pytest.raises(TicketError, match=r"--precision bfloat16: the classes .* 'deberta' do not compute in it"):
+        supertickets.find(small, precision="bfloat16", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("supertickets.training.devices._multiplies_bfloat16_faster", lambda: True)
+        assert supertickets.find(small, out=tmp_path / "out").settings.precision == "float32"
 
 
 def test_a_config_may_leave_out_its_defaults(family: str) -> None:

@@ -591,6 +591,8 @@ def test_weights_are_had_again_with_those_that_they_start_from(
     assert "its trained weights were deleted, so it is trained again" in " ".join(capsys.readouterr().err.split())
     shared = load_weight_ticket(first.shipped["ticket"])
     assert shared.origin["sparsity"] == 0.2  # it starts from another training in both ways
+    how = "(not rewound)" if rewind == "none" else "Rewound to its weights after 25% of the dense training"
+    assert how in (first.shipped["ticket"] / "README.md").read_text()
     state = AutoModelForSequenceClassification.from_pretrained(first.shipped["ticket"] / "model").state_dict()
     kept = [path.parent.name for path in folder.rglob(WEIGHTS)]
     assert kept == [first.table.query("kind == 'imp' and sparsity == 0.2").trial.item()]  # not those it starts from
@@ -602,6 +604,13 @@ def test_weights_are_had_again_with_those_that_they_start_from(
     whole = run_study("imp", {**common, "sparsities": (0.1, 0.2, 0.3), "keep": "none", "out": tmp_path / "whole"})
     pd.testing.assert_frame_equal(grown.table.drop(columns="seconds"), whole.table.drop(columns="seconds"))
     assert not (folder / "retrained").exists()
+
+
+def test_weights_that_cannot_be_drawn_anew_are_told_of_first(asked: dict[str, Any], tmp_path: Path) -> None:
+    model = str(save_tiny_model(tmp_path / "model", "llama"))
+    with pytest.raises(TicketError, match=r"--controls random-weights: .* belongs to a LlamaRMSNorm"):
+        run_study("imp", {**asked, "model": model, "controls": "random-weights", "out": tmp_path / "out"})
+    assert not (tmp_path / "out").exists()
 
 
 class Stop(KeyboardInterrupt):

@@ -125,7 +125,7 @@ ROWS = [{"tokens": ["a", "b", "c"], "tags": ["B-X", "I-X", "O"]}, {"tokens": ["d
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-@pytest.mark.parametrize("names", [("tokens", "tags"), ("tokens", "ner_tags"), ("words", "label_")])
+@pytest.mark.parametrize("names", [("tokens", "tags"), ("tokens", "ner_tags"), ("words", "label_"), ("text", "label")])
 def test_tables_of_lists(ending: str, names: tuple[str, str], tmp_path: Path) -> None:
     rows = [dict(zip(names, row.values(), strict=True)) for row in ROWS]
     path = tmp_path / f"a.{ending}"
@@ -522,6 +522,8 @@ def test_the_other_studies_of_a_tagger(found: Result, model_folder: Path, tmp_pa
     moved = supertickets.transfer(
         model=str(model_folder), tickets=(tmp_path / "imp",), epochs=1, max_length=20, workers=1, out=tmp_path / "moved"
     )
+    own_length = supertickets.plan_study("transfer", model=str(model_folder), tickets=(tmp_path / "imp",), epochs=1)
+    assert own_length.trainings == 4  # of the study's own length
     adapted = supertickets.adapt(
         sources=(found.folder,), output_layer="trained", fractions=(0.5,), seeds=1, workers=1, epochs=1,
         max_length=20, out=tmp_path / "adapt", task="ner", **files(tmp_path),

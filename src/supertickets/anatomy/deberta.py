@@ -32,6 +32,7 @@ DEBERTA = replace(
         empty="context",
     ),
     task_dropout="cls_dropout",
+    in_bfloat16=False,  # transformers fills a mask with the least float32, which a bfloat16 is too small for
 )
 DEBERTA_V2 = replace(
     BERT,

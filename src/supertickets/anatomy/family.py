@@ -99,7 +99,8 @@ class Family:
     passes, where that is more than there are. `task_dropout` sets the dropout before the output layer (None: it has
     none of its own). With `positions_after_padding` (RoBERTa) positions are counted from the config's padding index
     plus 1 on. A `causal` model classifies a text by its last token, which it finds by the config's padding id. Of
-    `positions`, its config may ask for any; `aside` are modules of the encoder that no task reads.
+    `positions`, its config may ask for any; `aside` are modules of the encoder that no task reads. Not all compute
+    under autocast `in_bfloat16`.
     """
 
     layers: str
@@ -121,6 +122,7 @@ class Family:
     same: tuple[tuple[str, str], ...] = ()
     positions: tuple[str, ...] = ("absolute",)
     aside: tuple[str, ...] = ()
+    in_bfloat16: bool = True
 
     @property
     def stacks(self) -> tuple[Stack, ...]:

@@ -152,6 +152,18 @@ class ModelSource:
             if not all(bool(value.isfinite().all()) for value in found.to_tuple() if isinstance(value, torch.Tensor)):
                 raise TicketError(f"model {self.base.name!r}: its outputs are NaN or infinite.")
 
+    def has_bias(self, form: Form, outputs: int) -> bool:
+        """Return whether the last matrix of a form's output layer has a bias, which gives numbers their own units."""
+        from supertickets.surgery.output_layer import output_linear
+
+        return output_linear(self.load(form, outputs).model)[1].bias is not None
+
+    def check_random_weights(self, form: Form) -> None:
+        """Raise TicketError where a model of a form cannot have random weights (`surgery.initial.reinitialise`)."""
+        from supertickets.surgery.initial import check_reinitialised
+
+        check_reinitialised(_blank(self.base, form))
+
     def has_head(self, form: Form) -> bool:
         """Return whether the checkpoint has a whole output layer of a form, such as its own masked-token head.
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from supertickets.anatomy import FAMILIES
 from supertickets.errors import TicketError
 from supertickets.evidence.runs import RESULTS, TaskInfo, load_tasks
 from supertickets.lab.machine import RUNNERS, check_device
@@ -31,9 +32,12 @@ def check_runner(settings: StudySettings) -> None:
     check_device(settings.device)
 
 
-def check_tasks(settings: StudySettings, base: BaseModel, tasks: Loaded) -> list[TaskInfo]:
+def check_tasks(
+    settings: StudySettings, base: BaseModel, tasks: Loaded, lengths: Sequence[int] | None = None
+) -> list[TaskInfo]:
     """Return what a study is about, and what was understood of its base model and data.
 
+    `lengths` are the tasks' maximum input lengths, where each has its own.
     Raises TicketError where the model's files do not fit together, for a task that cannot be trained or scored, and for
     two that are one and the same.
     """
@@ -51,11 +55,17 @@ def check_tasks(settings: StudySettings, base: BaseModel, tasks: Loaded) -> list
     from supertickets.training.objectives import check_task, describe_tokens
 
     model, found = ModelSource(base), list[TaskInfo]()
-    for info, task in zip(infos, tasks.values(), strict=True):
+    for info, task, length in zip(infos, tasks.values(), lengths or [settings.max_length] * len(infos), strict=True):
         check_ends(base.name, base.folder, model.tokenizer, task)
         model.check(task.form, task.outputs)
-        check_task(task, model.tokenizer, settings.max_length)
-        said = describe(task) + describe_tokens(task, model.tokenizer, settings.max_length)
+        if task.standardised and not model.has_bias(task.form, task.outputs):
+            raise TicketError(
+                f"task {task.name!r}: its targets are standardized, and the output layer of model {base.name!r} "
+                f"({base.config['model_type']}) has no bias by which it would predict them in their own units; use an "
+                "encoder such as bert-base-uncased."
+            )
+        check_task(task, model.tokenizer, length)
+        said = describe(task) + describe_tokens(task, model.tokenizer, length)
         found.append(replace(info, description=said))
     return [replace(info, notices=tuple(model.notices)) for info in found]
 
@@ -88,7 +98,7 @@ def check_folder(settings: S, infos: Sequence[TaskInfo], weights: bool = True) -
         before = load_settings(folder)
     if before is None and folder.exists() and [path for path in folder.iterdir() if not path.name.startswith(".")]:
         raise TicketError(f"--out {folder}: the folder is not empty and has no {SETTINGS_FILE}; choose another folder.")
-    settled = settings.model_copy(update={"precision": settle_precision(settings, before)})
+    settled = settings.model_copy(update={"precision": settle_precision(settings, before, infos[0].model_type)})
     if before is None:
         return settled
     there: tuple[TaskInfo, ...] = ()
@@ -119,10 +129,20 @@ def check_place(path: Path, file: bool = False) -> None:
         )
 
 
-def settle_precision(settings: StudySettings, before: StudySettings | None) -> str:
-    """Return the precision to use: a folder's recorded one goes on, so that a study is never of two."""
+def settle_precision(settings: StudySettings, before: StudySettings | None, model_type: str) -> str:
+    """Return the precision to use: a folder's recorded one goes on, so that a study is never of two.
+
+    Raises TicketError for one that the model's architecture does not compute in.
+    """
+    if settings.precision == "bfloat16" and not FAMILIES[model_type].in_bfloat16:
+        raise TicketError(
+            f"--precision bfloat16: the classes of transformers for model_type {model_type!r} do not compute in it; "
+            "use float32, which auto chooses for them."
+        )
     if settings.precision != "auto":
         return settings.precision
+    if not FAMILIES[model_type].in_bfloat16:
+        return "float32"
     if before is not None:
         return before.precision
     from supertickets.training.devices import choose_precision, find_device

@@ -103,6 +103,9 @@ class Imp(Study[ImpSettings]):
 
         request = super().prepare(overrides, quiet)
         settings, base, (task,) = request.settings, request.base, request.tasks.values()
+        if "random-weights" in settings.controls:
+            with named_by("--controls"):
+                ModelSource(base).check_random_weights(task.form)
         if task.form not in CORPORA or ModelSource(base).has_head(task.form):
             return request
         if not settings.pretrain:
@@ -172,6 +175,7 @@ def _ship(done: Shipping, run: Run, ticket: WeightTicket) -> None:
     why = "The highest sparsity that matches the dense model" if matches else "No ticket matches; the best"
     origin = origin_of(done.runs, run, settings) | {
         "why": f"{why} on that same dev set ({findings.rule}).",
+        "rewind": settings.rewind[0],
         "search": {name: getattr(settings, name) for name in _SEARCH} | part(settings, Pruning).model_dump(),
     }
     shared = SharedTicket(ticket, named_base(done.base), origin, versions())

@@ -103,7 +103,7 @@ def conduct(kind: type[Study[Any]], request: Request, quiet: bool) -> Result:
 
 def check_request(kind: type[Study[Any]], request: Request) -> list[TaskInfo]:
     """Return what a study is about; raises TicketError if it cannot run, or not in its folder. Writes nothing."""
-    infos = check_tasks(request.settings, request.base, request.tasks)
+    infos = check_tasks(request.settings, request.base, request.tasks, request.lengths)
     check_runner(request.settings)
     folder = request.settings.folder
     check_folder(request.settings, infos)

@@ -72,7 +72,8 @@ class Request:
     """A study that is asked for, checked and ready to run: complete settings, base model, tasks, and its inputs.
 
     `more_tasks` are what trials of other studies were trained on, if they have to be trained again; `note` says
-    before anything runs what is trained beforehand.
+    before anything runs what is trained beforehand. `lengths` are the tasks' maximum input lengths, where each has its
+    own.
     """
 
     settings: Any
@@ -81,6 +82,7 @@ class Request:
     inputs: Inputs | None = None
     more_tasks: Loaded = field(default_factory=dict)
     note: str = ""
+    lengths: tuple[int, ...] | None = None
 
 
 class Study(ABC, Generic[S]):

@@ -169,7 +169,8 @@ class Transfer(Study[TransferSettings]):
             raise TicketError(f"--tickets: there are two tickets of {twice}; expected each source once.")
         targets = _targets(settings, base, found)
         plan = TransferPlan(sparsity=level, sources=tuple(sources), targets=tuple(targets))
-        return Request(settings, base, {target.source: load_task(target.source) for target in targets}, plan)
+        tasks = {target.source: load_task(target.source) for target in targets}
+        return Request(settings, base, tasks, plan, lengths=tuple(target.recipe.max_length for target in targets))
 
 
 def _found(settings: TransferSettings, base: BaseModel, quiet: bool) -> tuple[TransferSettings, list[FoundTicket]]:

@@ -12,13 +12,25 @@ from supertickets.anatomy.blocks import attentions_of, ffns_of
 from supertickets.errors import TicketError
 
 
+def check_reinitialised(model: PreTrainedModel) -> None:
+    """Raise TicketError for a parameter of a kind of module that is not drawn anew: it would stay pre-trained."""
+    for name, module in model.named_modules():
+        for part, _ in module.named_parameters(recurse=False):
+            if part != "bias" and not isinstance(module, nn.Linear | Conv1D | nn.Embedding | nn.LayerNorm):
+                raise TicketError(
+                    f"random-weights: {name}.{part} belongs to a {type(module).__name__}, which cannot be "
+                    "re-initialized; expected only linear layers, embeddings and LayerNorms."
+                )
+
+
 def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
     """Draw the whole model anew as its config says: matrices N(0, initializer_range), biases 0, norms 1.
 
-    Raises TicketError for a parameter of another kind of module: it would keep its pre-trained values.
+    Raises TicketError as `check_reinitialised` does.
     """
+    check_reinitialised(model)
     spread = family_of(model.config.model_type).spread(model.config.to_dict())
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, nn.Linear | Conv1D | nn.Embedding):
             module.weight.data.normal_(0.0, spread, generator=generator)
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
@@ -28,11 +40,6 @@ def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.
         for part, parameter in module.named_parameters(recurse=False):
             if part == "bias":
                 parameter.data.zero_()
-            elif not isinstance(module, nn.Linear | Conv1D | nn.Embedding | nn.LayerNorm):
-                raise TicketError(
-                    f"random weights: {name}.{part} belongs to a {type(module).__name__}, which cannot be "
-                    "re-initialized; expected only linear layers, embeddings and LayerNorms."
-                )
 
 
 def shuffle_layers(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:

@@ -49,11 +49,14 @@ def full_precision_logits(model: PreTrainedModel, inputs: dict[str, Tensor]) -> 
     A bfloat16 has 8 bits: years, or prices in thousands, would be rounded to steps of 8 or 1,024.
     """
     _, linear = output_linear(model)
-    seen: list[Tensor] = []
-    hook = linear.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+
+    def exactly(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        with torch.autocast(output.device.type, enabled=False):
+            return nn.functional.linear(args[0].to(linear.weight.dtype), linear.weight, linear.bias)
+
+    hook = linear.register_forward_hook(exactly)  # some models have a number for each token, and choose among them then
     try:
-        model(**inputs)
+        logits: Tensor = model(**inputs).logits
     finally:
         hook.remove()
-    with torch.autocast(seen[0].device.type, enabled=False):
-        return nn.functional.linear(seen[0].to(linear.weight.dtype), linear.weight, linear.bias)
+    return logits

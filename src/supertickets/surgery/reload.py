@@ -6,14 +6,13 @@ warned about, so config.json also names a weight file that cannot be one: withou
 to load the folder, with a message that says what to import, even with `ignore_mismatched_sizes`.
 """
 
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
-from supertickets.surgery.saving import METHOD, TicketConfig, mark_as, mark_cut
+from supertickets.surgery.saving import METHOD, TicketConfig, mark_as
 from supertickets.tickets import Ticket
 
 
@@ -53,9 +52,3 @@ class TicketQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """True: the layers are ordinary linears."""
         return True
-
-
-def save_cut_model(model: PreTrainedModel, ticket: Ticket, folder: Path) -> None:
-    """Save a model that was cut to `ticket` as a Hugging Face folder, however it was cut."""
-    mark_cut(model, ticket)
-    model.save_pretrained(folder)

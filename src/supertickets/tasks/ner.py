@@ -5,7 +5,7 @@ too (an I-TYPE that begins an entity becomes B-TYPE), since no entity is another
 refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +140,19 @@ def _columns(path: Path, number: int, cells: Sequence[str], width: int) -> tuple
     return word, tag
 
 
+def _usual(usual: str, asked: str, default: str, there: Collection[str]) -> bool:
+    """Return whether the usual column is meant: no other was asked for, or it was and only the usual one is there."""
+    return asked == default and (usual in there or asked not in there)
+
+
 def _from_table(path: Path, source: TaskSource, types: Sequence[str] | None) -> tuple[list[_Sentence], list[str]]:
     """Read a sentence a row: a list of words and a list of their tags."""
     table = read_table(path)
     default = {name: TaskFiles.model_fields[name].default for name in ("text", "label")}
     tagged = "ner_tags" if "ner_tags" in table.columns and "tags" not in table.columns else "tags"
-    text = "tokens" if source.text == default["text"] else source.text
-    label = tagged if source.label == default["label"] else source.label
+    # A column that is called as other tasks' are by default is read where the usual one is not there.
+    text = "tokens" if _usual("tokens", source.text, default["text"], table.columns) else source.text
+    label = tagged if _usual(tagged, source.label, default["label"], table.columns) else source.label
     found = []
     for row, (words, tags) in enumerate(zip(column(table, text), column(table, label), strict=True), start=1):
         where = f"{path}: example {row}"
