@@ -1,10 +1,10 @@
-"""Keep what came out of finished studies of `find`, small enough for a repository: one folder each.
+"""Keep what came out of finished studies, small enough for a repository: one folder each.
 
     python scripts/keep_results.py runs/sst2-narrow --out results
 
 A folder has `settings.yaml` (without names of places), `results.csv`, `tables/`, `verdict.txt` as it was printed, and
-`outcomes.safetensors`: the loss and prediction of each dense run and ticket for each dev example at each epoch (see
-`supertickets.evidence.recorded`). There are no texts and no weights in it.
+of `find` also `outcomes.safetensors`: the loss and prediction of each dense run and ticket for each dev example at each
+epoch (see `supertickets.evidence.recorded`). There are no texts and no weights in it.
 
     python scripts/keep_results.py runs/rte-taught --beside runs/rte --out results
 
@@ -71,17 +71,18 @@ def gains_beside(folder: Path, other: Path) -> pd.DataFrame:
 
 
 def keep(folder: Path, out: Path, other: Path | None = None) -> list[Path]:
-    """Write what a finished study shows; raises TicketError for one that is not finished or of another kind."""
+    """Write what a finished study shows; raises TicketError for one that is not finished."""
     beside = None if other is None else gains_beside(folder, other)
-    opened, runs = finished(folder)
+    opened, runs = finished(folder, of_find=False)
     findings = opened.study.analyse(runs, opened.settings)
-    write_settings(opened.settings.model_dump(mode="json"), out)
+    write_settings({"study": opened.name, **opened.settings.model_dump(mode="json")}, out)
     write_atomically(out / "results.csv", as_csv(plain(findings.runs)))
     write_atomically(out / "verdict.txt", "\n".join(findings.sentences) + "\n")
     write_tables(out / TABLES, findings.tables(), to_print=False)
     if other is not None and beside is not None:
         write_atomically(out / TABLES / f"beside-{other.absolute().name}.csv", as_csv(beside))
-    record_runs(runs).save(out / "outcomes.safetensors")
+    if opened.name == "find":
+        record_runs(runs).save(out / "outcomes.safetensors")
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
@@ -108,7 +109,7 @@ def keep_unfinished(folder: Path, out: Path) -> list[Path]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", type=Path, metavar="STUDY", help="folders of finished studies of `find`")
+    parser.add_argument("studies", nargs="*", type=Path, metavar="STUDY", help="folders of finished studies")
     parser.add_argument("--out", type=Path, help="folder for the results; each is named after its study's folder")
     parser.add_argument(
         "--beside", type=Path, metavar="STUDY", help="compare with the same seeds of this finished study"

@@ -87,10 +87,10 @@ def _after_epoch(
     return found
 
 
-def finished(folder: Path) -> tuple[OpenStudy, Runs]:
-    """Return a finished study of `find` with its runs; raises TicketError for another, or if it is not finished."""
+def finished(folder: Path, of_find: bool = True) -> tuple[OpenStudy, Runs]:
+    """Return a finished study with its runs; raises TicketError if it is not finished, or, `of_find`, not of `find`."""
     opened = open_study(folder)
-    if opened.name != "find":
+    if of_find and opened.name != "find":
         raise TicketError(f"{folder}: a study of `{opened.name}` has no grid; expected one of `find`.")
     runs = opened.replay()
     if not runs.complete:

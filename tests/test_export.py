@@ -156,6 +156,22 @@ def test_models_are_exported_as_they_are(tiny_model: Path, ticket: Path, tmp_pat
     assert open_ticket(ticket).max_length == 16  # that of its training
 
 
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_and_decoder_without_an_output_layer_are_exported(family: str, tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", family)
+    made = export_model(base, "dense", tmp_path / "dense")
+    assert made["zeros"] == 0
+    before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (base, tmp_path / "dense"))
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    model = AutoModel.from_pretrained(base)
+    assert check_same(open_model(str(base)), run_of(model, None), run_of(model, None), "a model") == 0.0
+    with torch.no_grad():
+        next(iter(model.decoder.parameters())).mul_(1.5)
+    other = run_of(AutoModel.from_pretrained(base), None)
+    with pytest.raises(StudyError, match="its outputs differ"):
+        check_same(open_model(str(base)), other, run_of(model, None), "a model")
+
+
 def test_no_class_of_a_family_here_reads_per_layer_config() -> None:
     """If one does some day, a small model of that family could load without supertickets; elsewhere it must not be
     written, since BERT's classes then fail or build a dense model."""

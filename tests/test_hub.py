@@ -391,6 +391,8 @@ def test_a_folder_of_the_machine_that_made_a_ticket_is_no_name_on_the_hub(
         names[place] = for_others(SharedTicket(kept, base, {"task": "words"}, {})).base
     assert names[tmp_path] == {"name": UNNAMED_BASE, "weight_hash": "ab" * 32, "model_type": "bert"}
     assert names[tmp_path / "models"]["name"] == "models/mine"  # control
+    origin = {"task": "words", "level": 0.2, "target": ["parameters=0.8"], "out": "/home/me"}
+    assert for_others(SharedTicket(kept, base, origin, {})).origin.keys() == origin.keys() - {"out"}
 
 
 def test_a_path_in_a_file_stops_it(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def test_what_an_example_has_is_in_the_fingerprint(tmp_path: Path) -> None:
         (["a", " "], r"example 3 has an empty label among \['a', ' '\]"),
         ("a,,b", r"example 3 has an empty label among \['a', '', 'b'\]"),
         (None, "example 3 has None in column 'label', expected a list of labels, or text with ','"),
+        ("['a', 'b']", r"example 3 has .* a list that was written as text; write its labels with ',' between them"),
         (3, "example 3 has 3 in column 'label', expected a list of labels"),
         ([["a"]], r"example 3 has label \['a'\], expected one value"),
         ([None], r"example 3 has an empty label among \[None\]"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -73,4 +74,6 @@ def test_each_kept_study_is_on_the_page() -> None:
     assert set(_LINK.findall((RESULTS / "README.md").read_text(encoding="utf-8"))) >= there
     for name in there:
         files = {path.name for path in (RESULTS / name).iterdir()}
-        assert files >= {"settings.yaml", "results.csv", "verdict.txt", "outcomes.safetensors"}, name
+        assert files >= {"settings.yaml", "results.csv", "verdict.txt"}, name
+        of = yaml.safe_load((RESULTS / name / "settings.yaml").read_text(encoding="utf-8")).get("study", "find")
+        assert ("outcomes.safetensors" in files) == (of == "find"), name

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -346,3 +347,20 @@ def load_trial(study: str, table: pd.DataFrame, kind: str) -> Path:
     """The folder of the only training of a kind."""
     (key,) = table[table.kind == kind].trial
     return Path(study) / "trials" / key
+
+
+def test_a_study_of_another_kind_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+    keep = importlib.import_module("keep_results").keep
+    asked: dict[str, Any] = {"model": str(save_tiny_model(tmp_path / "model")), "epochs": 1, "seeds": 1, "workers": 1}
+    asked |= {"sparsities": 0.5, "controls": "none", "precision": "float32"}
+    for seed, name in enumerate(("train", "dev")):
+        asked[f"{name}_file"] = write_words(tmp_path / f"{name}.jsonl", 24, seed)
+    done = supertickets.imp(asked, out=tmp_path / "done")
+    files = keep(done.folder, tmp_path / "kept")
+    assert {path.name for path in files} >= {"settings.yaml", "results.csv", "verdict.txt"}
+    assert not (tmp_path / "kept" / "outcomes.safetensors").exists()
+    assert (tmp_path / "kept" / "results.csv").read_bytes() == (done.folder / "results.csv").read_bytes()
+    del asked["train_file"], asked["dev_file"]
+    with pytest.raises(TicketError, match="settings of `imp`; expected those of `find`"):
+        supertickets.find(tmp_path / "kept" / "settings.yaml", out=tmp_path / "out")

@@ -64,6 +64,19 @@ def test_a_study_of_share(shared: Result, places: dict[str, Path]) -> None:
     assert (shared.folder / "tables" / "table-3.md").is_file()
 
 
+def test_a_study_of_given_tickets_does_not_search_for_others(
+    shared: Result, places: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = json.loads(shared.settings.model_dump_json())
+    asked = {name: asked[name] for name in ("model", "max_length", "batch_size", "precision")}
+    asked |= {"tasks": ("similarity", "paraphrase"), "workers": 1}
+    with pytest.raises(TicketError, match=r"--tickets: the study in .* was given tickets; choose another folder"):
+        run_study("share", asked, out=shared.folder)
+    with pytest.raises(TicketError, match=r"--score-epoch 8: expected at most 2 \(--find-epochs\)"):
+        run_study("share", asked, score_epoch=8, epochs=10, find_epochs=2, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_nobody_keeps_is_not_there(shared: Result) -> None:
     union = shared.findings.tickets["words"] | shared.findings.tickets["lengths"]
     assert not union.is_full

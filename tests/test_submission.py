@@ -181,6 +181,14 @@ def test_super_tickets_predict_the_test_sets(
     assert len({float(value) for value in found["STS-B"]}) == 3  # real numbers, not the released code's zeros
 
 
+def test_another_zip_is_not_overwritten(studies: dict[str, Result], tmp_path: Path, capsys: Any) -> None:
+    np.savez(tmp_path / "precious.npz", numbers=np.arange(3))  # a zip too
+    before = (tmp_path / "precious.npz").read_bytes()
+    assert main(["submit", str(studies["rte"].folder), "--fill", "--out", str(tmp_path / "precious.npz")]) == 2
+    assert "the file exists and is not a submission" in capsys.readouterr().err
+    assert (tmp_path / "precious.npz").read_bytes() == before
+
+
 def test_predictions_are_those_of_the_training(studies: dict[str, Result], glue: Path) -> None:
     """The shipped model, asked for the dev set, says what its training said."""
     from supertickets.tasks.tables import read_tsv

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.optimize
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
@@ -371,6 +373,11 @@ def test_costs_are_of_the_model_that_the_study_had(
     with pytest.raises(TicketError, match=r"has weights 000000000000\.\.\., but the study's had"):
         draw_ticket(studied[0].folder, tmp_path / "t", target="encoder-parameters=0.6")
     draw_ticket(studied[0].folder, tmp_path / "t", level=0.5)  # of no cost
+    copy = shutil.copytree(studied[0].folder, tmp_path / "copy")
+    settings = yaml.safe_load((copy / "settings.yaml").read_text())
+    (copy / "settings.yaml").write_text(yaml.safe_dump(settings | {"counts": "ladder"}))
+    drawn = draw_ticket(copy, tmp_path / "u", level="heads=0.5")["ticket"]  # which the released code's table has not
+    assert 2 * drawn.kept_heads == drawn.heads.size
 
 
 @pytest.mark.parametrize(

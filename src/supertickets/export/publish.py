@@ -18,8 +18,9 @@ from supertickets.tasks import Form
 from supertickets.tickets.folder import MODEL_FOLDER, TICKET_ARRAYS, TICKET_JSON, UNNAMED_BASE, SharedTicket
 
 _ORIGIN = (
-    "task", "data_hash", "data", "kind", "level", "sparsity", "seed", "score", "metrics", "best_epoch", "trial",
-    "preset", "recipe", "scores", "teacher", "reloaded", "shared_with", "drawn", "why", "rewind", "sha256", "notes",
+    "task", "data_hash", "data", "kind", "level", "target", "sparsity", "seed", "score", "metrics", "best_epoch",
+    "trial", "preset", "recipe", "scores", "teacher", "reloaded", "shared_with", "drawn", "why", "rewind", "sha256",
+    "notes",
 )  # fmt: skip
 """What of a ticket's origin is published; the name of a file of masks is not."""
 _OF_A_FILE = re.compile(r"[^:]*\.\w{1,8}(\.gz)?: ")

@@ -69,9 +69,12 @@ def batches_of(exported: Exported, texts: Texts) -> Iterator[dict[str, Tensor]]:
 
 
 def run_of(model: "PreTrainedModel", form: Form | None) -> Run:
-    """Return what a model computes, in its own precision."""
+    """Return what a model computes, in its own precision; a decoder without an output layer reads the same text."""
+    decodes = form is None and model.config.is_encoder_decoder
 
     def run(inputs: Mapping[str, Tensor]) -> Outputs:
+        if decodes:
+            inputs = {**inputs, "decoder_input_ids": inputs["input_ids"]}
         with torch.inference_mode(), undisturbed():
             found = model(**inputs)
         return {name: found[name].numpy() for name in output_names(form)}

@@ -54,7 +54,8 @@ def ship_shared(
         trained = {"trial": trial.key, "seed": trial.seed, "score": metrics["score"], "best_epoch": outcome.best_epoch}
         others = [other.name for other in tasks if other is not task]
         recipe = trial.recipe.model_dump() | {"dropout": trial.dropout(place)}
-        origin = {**shared.origin, **trained, "recipe": recipe, "shared_with": others}
+        before = {key: value for key, value in shared.origin.items() if key != "drawn"}  # which says "not trained"
+        origin = {**before, **trained, "recipe": recipe, "shared_with": others}
         ship(replace(shared, origin=origin), outcome, base, task, own, place)
     source = ModelSource(base)
     model = source.build(tasks[0].outputs, trial.dropout(0), trial.seed)

@@ -94,6 +94,9 @@ def _opened(study: Path | str, asked: Mapping[str, Any]) -> tuple[FindSettings, 
         )
     checked = parse(FindSettings, asked)
     changed = {name: getattr(checked, name) for name in asked} | {"target": checked.target}
+    kinds = changed.get("structures", opened.settings.structures)
+    if isinstance(checked.levels[0] if checked.levels else 0.0, str) or set(kinds) != {"heads", "ffns"}:
+        changed["counts"] = "share"  # the released code's counts are of one fraction of heads and FFNs alone
     return opened.settings.model_copy(update=changed), opened.replay()
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from supertickets.errors import StudyError, TicketError, named_twice
 from supertickets.evidence.labels import MT_DNN, RATES, SEARCH, SHARED, TICKET_SHARE, TUNED
+from supertickets.evidence.runs import TaskInfo
 from supertickets.lab.steps import Done, Step
 from supertickets.lab.trial import Trial
-from supertickets.studies.config import Overrides, fill, parse
+from supertickets.studies.config import Overrides, called, fill, load_settings, named_by, parse
 from supertickets.studies.exchange import Shipping, TrainedModel, trained_model
 from supertickets.studies.find import best_run, best_winning, grid, super_ticket
 from supertickets.studies.find_settings import FindSettings
@@ -19,7 +20,7 @@ from supertickets.studies.members import cut_to_size, find_members
 from supertickets.studies.settings import part, slug
 from supertickets.studies.share_settings import ShareSettings
 from supertickets.studies.study import Inputs, Request, Study, full_ticket, study, training_flops, trial_of
-from supertickets.tasks import load_task
+from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.folder import (
     MODEL_FOLDER,
@@ -32,7 +33,7 @@ from supertickets.tickets.folder import (
 from supertickets.training.recipe import Recipe, Sharing
 
 if TYPE_CHECKING:
-    from supertickets.evidence.runs import Runs, TaskInfo
+    from supertickets.evidence.runs import Runs
     from supertickets.evidence.share import ShareFindings
 
 TICKETS = "tickets"
@@ -209,8 +210,22 @@ class Share(Study[ShareSettings]):
         if (twice := named_twice(slugs)) is not None:
             name = names[slugs.index(twice)]
             raise TicketError(f"--tasks: another task's name is too similar to {name!r}; rename one of them.")
+        _check_search(settings, {source: TaskInfo.of(base, source, task) for source, task in loaded.items()})
         given = {name: one.found.shared for name, one in zip(slugs, members, strict=True) if one.found is not None}
         return Request(settings, base, loaded, ShareInputs.model_validate({"tickets": given}))
+
+
+def _check_search(settings: ShareSettings, tasks: Mapping[TaskSource, TaskInfo]) -> None:
+    """Raise TicketError where tickets cannot be searched for, or are given to a folder whose study searches, or not."""
+    if not settings.tickets:
+        with called("--epochs", "--find-epochs"):
+            for task in tasks.values():
+                fill_search(settings, task)
+    with named_by("--out"):
+        before = load_settings(settings.folder)
+    if isinstance(before, ShareSettings) and bool(before.tickets) != bool(settings.tickets):
+        had = "was given tickets" if before.tickets else "searches for its tickets"
+        raise TicketError(f"--tickets: the study in {settings.folder} {had}; choose another folder with --out.")
 
 
 def fill_search(settings: ShareSettings, task: TaskInfo) -> FindSettings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from supertickets.studies.inputs import OpenStudy, open_study
 from supertickets.studies.run import machine_of
 from supertickets.tasks import load_task, task_name
 from supertickets.tasks.glue import GLUE, load_test_texts
-from supertickets.tasks.submission import FILES, TestFile, write_submission
+from supertickets.tasks.submission import FILES, TestFile, is_submission, write_submission
 from supertickets.tickets.folder import MODEL_FOLDER
 
 if TYPE_CHECKING:
@@ -107,10 +106,8 @@ def submit(
     """
     opened, path = _by_task([user_path(folder) for folder in folders]), user_path(out)
     check_place(path, file=True)
-    if path.exists() and not zipfile.is_zipfile(path):
-        raise TicketError(
-            f"--out {path}: the file exists and is not a submission (not a zip file); choose another name."
-        )
+    if path.exists() and not is_submission(path):
+        raise TicketError(f"--out {path}: the file exists and is not a submission; choose another name.")
     check_device(device)
     studies = {task: _Found.of(one, dense) for task, one in opened.items()}
     texts, why = _test_texts(studies, user_path(data) if data is not None else None)

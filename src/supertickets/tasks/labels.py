@@ -55,6 +55,11 @@ def read_label_lists(where: str, name: str, values: Sequence[object], separator:
     found = []
     for row, value in enumerate(values, start=1):
         if isinstance(value, str):
+            if value.strip().startswith("[") and value.strip().endswith("]"):
+                raise TicketError(
+                    f"{where}: example {row} has {shown(value)} in column {name!r}, a list that was written as text; "
+                    f"write its labels with {separator!r} between them, or in a JSONL or Parquet file as lists."
+                )
             value = [part.strip() for part in value.split(separator)] if value.strip() else []
         if not isinstance(value, list):
             raise TicketError(

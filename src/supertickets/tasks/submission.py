@@ -62,6 +62,14 @@ FILES: dict[str, TestFile] = {
 """Every file of a submission, by name without ending."""
 
 
+def is_submission(path: Path) -> bool:
+    """Return whether a file is a zip of files that are called as a submission's, whatever is in them."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist()) <= {f"{name}.tsv" for name in FILES}
+
+
 def write_submission(path: Path, predictions: Mapping[str, Sequence[str]]) -> None:
     """Write predictions, by file name, as one zip. What is written is checked first, as `read_submission` does.
 
