@@ -183,7 +183,7 @@ def beside(study: str, name: str, places: Mapping[str, Any]) -> dict[str, Any]:
     ray = {key: {"backend": "ray"} for key in ("address", "cpus", "gpus")}
     ray |= {key: {"backend": "slurm"} for key in ("partition", "time_limit", "memory", "slurm")}
     search = ("levels", "importance", "absolute", "accumulation", "counts", "schedule", "score_epoch", "find_epochs")
-    search += ("structures", "score_examples")
+    search += ("structures", "score_examples", "score_attention")
     searched = {key: {"tickets": (), "tasks": None} for key in search}
     found: dict[str, dict[str, Any]] = {**ray, "fraction_seed": {"fraction": 0.5}, "dev_share": {"dev_file": None}}
     found["design"] = found["target"] = {"levels": None}  # narrow has one level, a target none

@@ -7,16 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.trials import make_trial
 from supertickets.cli import main
+from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import load_outcome
+from supertickets.lab.workbench import Workbench
 from supertickets.studies.compare import CompareSettings
 from supertickets.studies.run import run_study
 from supertickets.tickets.drawing import draw_ranked, normalise, order_of_pruning
 from supertickets.tickets.importance import Scores, sensitivity, settled
 from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.batches import in_random_parts
+from supertickets.training.scoring import score_now
 
 EXAMPLES, BATCH = 1600, 20
 KEPT = {"heads": np.ones((6, 12), bool), "ffns": np.ones(6, bool)}
@@ -117,6 +121,26 @@ def test_only_what_is_set_enters_the_key(tiny_model: Path, words: dict[str, Path
     assert "score_examples" not in usual.content()["scoring"]
     assert early.content()["scoring"]["score_examples"] == "settled"
     assert usual.key != early.key
+    plain = trial.model_copy(update={"scoring": ScoringSettings(score_attention="plain")})
+    assert "score_attention" not in usual.content()["scoring"]
+    assert plain.content()["scoring"]["score_attention"] == "plain"
+    assert len({usual.key, early.key, plain.key}) == 3
+
+
+def test_plain_attention_gives_the_same_scores_without_the_kernel(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    trial, bench, found = make_trial(tiny_model, words), Workbench("cpu"), {}
+    for how in ("fused", "plain"):
+        asked = trial.but(scoring=ScoringSettings(score_attention=how))
+        trainer = bench.trainer(Job(asked, tmp_path / how, False, "x"))
+        with torch.profiler.profile() as seen:
+            scores = score_now(trainer, asked.scoring, lambda: None)  # type: ignore[arg-type, return-value]
+        found[how] = scores, any("flash_attention" in event.key for event in seen.key_averages())
+    assert (found["fused"][1], found["plain"][1]) == (True, False)
+    for kind, values in found["fused"][0].items():
+        np.testing.assert_allclose(found["plain"][0][kind], values, rtol=1e-4)
+        assert (values > 0).all()
 
 
 def test_sums_with_decay_refuse_it(tmp_path: Path, words: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

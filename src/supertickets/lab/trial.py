@@ -267,6 +267,8 @@ class Trial(_Value):
             content["scoring"].pop("structures")  # heads and FFNs always are scored
         if self.scoring is not None and self.scoring.score_examples == "all":
             content["scoring"].pop("score_examples")
+        if self.scoring is not None and self.scoring.score_attention == "fused":
+            content["scoring"].pop("score_attention")
         if self.start is not None:
             content["start"] = {"weights": self.start.weights, "output_layer": self.start.output_layer}
             if self.start.rewound != "nothing":

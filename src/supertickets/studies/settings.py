@@ -293,7 +293,7 @@ class TicketSettings(Drawing, ScoringSettings, StudySettings):
         """Return what changes no ticket, and why: with such measures, with random tickets or without, ranked or not."""
         idle = {}
         read = {name for measure in measures for name in MEASURES[measure].reads}
-        for name in {"absolute", "accumulation", "score_epoch", "score_examples"} - read:
+        for name in {"absolute", "accumulation", "score_epoch", "score_examples", "score_attention"} - read:
             idle[name] = f"the measure of importance ({', '.join(measures)}) does not use it"
         if not randomly:
             idle["random"] = "no random tickets are drawn"

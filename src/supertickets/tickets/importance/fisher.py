@@ -10,4 +10,4 @@ def fisher(measured: Measured) -> Scores:
     return mean_over_examples(measured, 2)
 
 
-FISHER = Measure(fisher, reads=("absolute", "score_epoch", "score_examples"))
+FISHER = Measure(fisher, reads=("absolute", "score_epoch", "score_examples", "score_attention"))

@@ -41,6 +41,6 @@ def mean_over_examples(measured: Measured, power: int) -> Scores:
 
 SENSITIVITY = Measure(
     sensitivity,
-    reads=("absolute", "accumulation", "score_epoch", "score_examples"),
+    reads=("absolute", "accumulation", "score_epoch", "score_examples", "score_attention"),
     order=lambda settings: "file" if settings.accumulation == "decaying" else "length",
 )

@@ -26,4 +26,4 @@ def taylor(measured: Measured) -> Scores:
     return {kind: values / examples for kind, values in total.items()}
 
 
-TAYLOR = Measure(taylor, reads=("score_epoch",), gradients="weights")
+TAYLOR = Measure(taylor, reads=("score_epoch", "score_attention"), gradients="weights")
