@@ -66,13 +66,13 @@ def page(kept: dict[str, Any]) -> str:
     lines = [
         "# Speed",
         "",
-        "What `make bench` measured, in one run on one machine with nothing beside it: medians, with the quartiles of",
-        "what was measured more than once. What is compared takes turns. Ratios carry over to other machines, times do",
-        "not. A goal that was missed is said.",
+        "What `make bench` measured on one machine, whose speed is not even, with little or nothing beside it:",
+        "medians, with the quartiles of what was measured more than once. What is compared takes turns, so that ratios",
+        "depend on the machine less than times do. A goal that was missed is said.",
         "",
     ]
     if missing := [name for name in ARMS if name not in kept]:
-        lines += [f"Not measured yet: {', '.join(missing)} (`python benchmarks/bench.py {' '.join(missing)}`).", ""]
+        lines += [f"Not measured yet: `python benchmarks/bench.py {' '.join(missing)}`.", ""]
     for name in sorted(kept):
         arm, of = kept[name], kept[name]["about"]
         lines += [f"## {arm['title']}", "", *arm["text"], "", "| | median | quartiles | goal |", "|---|---|---|---|"]

@@ -139,7 +139,7 @@ def one_arm(name: str, trainings: int, smallest: bool) -> dict[str, Any]:
 
 
 def figures(smallest: bool) -> Iterator[Figure]:
-    trainings, rounds = (1, 1) if smallest else (6, 2)
+    trainings, rounds = (1, 1) if smallest else (4, 2)
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for _ in range(rounds):
         for arm in ARMS:
