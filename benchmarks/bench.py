@@ -15,6 +15,7 @@ import pkgutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
@@ -40,16 +41,16 @@ def about() -> dict[str, Any]:
     return {"date": datetime.now(UTC).date().isoformat(), **where, **{name: version(name) for name in PACKAGES}}
 
 
-def measured(name: str, smallest: bool) -> list[dict[str, Any]]:
-    """Measure one of the arms in a process of its own; raises SystemExit where that fails."""
+def measured(names: Sequence[str], smallest: bool) -> dict[str, list[dict[str, Any]]]:
+    """Measure arms in a process of their own; raises SystemExit where that fails."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "figures.json"
-        command = [sys.executable, __file__, "--one", name, "--into", str(result)]
+        command = [sys.executable, __file__, *names, "--into", str(result)]
         where = os.environ | ({"SUPERTICKETS_BENCH_MODEL": str(tiny_model(Path(folder)))} if smallest else {})
         done = subprocess.run([*command, *(["--smallest"] if smallest else [])], check=False, env=where)
         if done.returncode:
-            raise SystemExit(f"{name}: the measurement has failed (exit code {done.returncode}); see above.")
-        found: list[dict[str, Any]] = json.loads(result.read_text(encoding="utf-8"))
+            raise SystemExit(f"{', '.join(names)}: measuring has failed (exit code {done.returncode}); see above.")
+        found: dict[str, list[dict[str, Any]]] = json.loads(result.read_text(encoding="utf-8"))
     return found
 
 
@@ -100,19 +101,21 @@ def main() -> None:
     parser.add_argument(
         "--smallest", action="store_true", help="a tiny encoder, and as little as there can be, onto the screen"
     )
-    parser.add_argument("--one", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        found = import_module(f"arms.{options.one}").figures(options.smallest)
-        options.into.write_text(json.dumps([figure.as_dict() for figure in found]), encoding="utf-8")
+    if options.into:
+        found = {name: import_module(f"arms.{name}").figures(options.smallest) for name in options.arms}
+        told = {name: [figure.as_dict() for figure in figures] for name, figures in found.items()}
+        options.into.write_text(json.dumps(told), encoding="utf-8")
         return
     if unknown := set(options.arms) - set(ARMS):
         parser.error(f"unknown {', '.join(sorted(unknown))}; expected some of {', '.join(ARMS)}")
     kept = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() and not options.smallest else {}
-    for name in () if options.page else options.arms or ARMS:
+    asked = () if options.page else options.arms or ARMS
+    small = measured(asked, smallest=True) if options.smallest else {}  # all in one process
+    for name in asked:
         title, _, text = (import_module(f"arms.{name}").__doc__ or "").strip().partition("\n\n")
-        figures = measured(name, options.smallest)
+        figures = small[name] if options.smallest else measured([name], smallest=False)[name]
         kept[name] = {"title": title.rstrip("."), "text": text.splitlines(), "about": about(), "figures": figures}
         for one in (Figure(**values) for values in figures):
             print(f"{name}: {one.name}: {rounded(one.value)} {one.unit} {_goal(one)}".rstrip(), flush=True)

@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--smallest", action="store_true", help="one kill, seed and worker, if no more are asked for")
     options = parser.parse_args()
     if options.smallest:
-        parser.set_defaults(kills=1, epochs="4", seeds="1", workers="1")
+        parser.set_defaults(kills=1, epochs="2", seeds="1", workers="1")
         options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)

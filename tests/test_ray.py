@@ -72,7 +72,7 @@ def study(tiny_model: Path, words: dict[str, Path]) -> dict[str, Any]:
         **words,
         "levels": (0.5,),
         "seeds": 1,
-        "epochs": 100,
+        "epochs": 40,
         "patience": None,
         "batch_size": 8,
         "learning_rate": 1e-2,
@@ -83,8 +83,13 @@ def study(tiny_model: Path, words: dict[str, Path]) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_two_nodes_one_killed_in_the_middle(
-    cluster: Any, at_work: Callable[[], list[Path]], study: dict[str, Any], tmp_path: Path
+    cluster: Any,
+    at_work: Callable[[], list[Path]],
+    study: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("supertickets.lab.progress._WRITE_EVERY", 0.2)  # seconds, to see soon that both work
     second = cluster.add_node(num_cpus=1)
     local = supertickets.find(study, out=tmp_path / "local", workers=1)
     killed: list[int] = []

@@ -355,7 +355,7 @@ def test_a_machine_of_a_cluster_is_sent_the_outputs(
     monkeypatch.setattr(on_ray, "require_ray", lambda: ray)
     monkeypatch.setattr(on_ray, "_FOLDER", tmp_path / f"{on_ray._PREFIX}x")
     mailbox = SimpleNamespace(put=SimpleNamespace(remote=lambda message: None))
-    away = Job(taught_by(replace(dense, folder=tmp_path / "no such folder")), tmp_path, False, "x")
+    away = Job(taught_by(replace(dense, folder=tmp_path / "no such folder")), tmp_path / "trials" / "x", False, "x")
     content = (dense.folder / LOGITS).read_bytes()
 
     def there(sent: dict[str, bytes]) -> tuple[Any, Any]:
