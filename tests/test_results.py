@@ -22,7 +22,7 @@ def said_of(name: str) -> set[str]:
     found = {one.lstrip("+") for path in texts for one in _NUMBER.findall(path.read_text(encoding="utf-8"))}
     if (place / "results.csv").is_file():
         runs = pd.read_csv(place / "results.csv")
-        same = [name for name in ("stage", "kind", "level", "member", "line") if name in runs]
+        same = [name for name in ("stage", "kind", "level", "sparsity", "rewind", "member", "line") if name in runs]
         for _, scores in runs.groupby(same, dropna=False).score:
             found |= {f"{scores.mean():.2f}", f"{scores.std():.2f}"}
     for path in place.glob("tables/beside-*.csv"):
