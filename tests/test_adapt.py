@@ -19,12 +19,14 @@ from supertickets.evidence.labels import MT_DNN, TICKET_SHARE
 from supertickets.lab import Outcome
 from supertickets.lab.lab import RETRAINED
 from supertickets.lab.outcome import PREDICTIONS, WEIGHTS, load_outcome
+from supertickets.studies.adapt import Origin
 from supertickets.studies.folder import status
 from supertickets.studies.plan import plan_study
 from supertickets.studies.report import report
 from supertickets.studies.run import Result, run_study
 from supertickets.studies.study import INPUTS
 from supertickets.tasks import load_task
+from supertickets.tickets import Ticket
 from supertickets.training import dropout
 from supertickets.training.dropout import keyed_mask
 
@@ -150,6 +152,15 @@ def test_a_dry_run_of_adapt_without_trained_weights_measures_a_model_that_is_tra
     models = sum(outcome.cost["flops"] for outcome in outcomes(adapted.folder) if outcome.trial.start is None)
     assert models > taken / 2  # so that a plan without them is far too low
     assert again == pytest.approx(taken, rel=0.5)
+
+
+def test_copies_of_models_are_called_by_their_weights(tmp_path: Path) -> None:
+    """Names are paths, and may be alike in more letters than a folder's name has."""
+    full = Ticket.full(2, 2)
+    one, other = (
+        Origin(name=f"/{'x' * 100}/{end}", ticket=full, weights=end * 64).copied(tmp_path) for end in ("a", "b")
+    )
+    assert one != other
 
 
 def test_a_study_in_which_no_model_could_be_adapted_fails(

@@ -253,9 +253,9 @@ def simulated(
     return pd.DataFrame(rows)
 
 
-def verdict(table: pd.DataFrame) -> str:
+def verdict(table: pd.DataFrame, heads: float = 8) -> str:
     """What `find` says of a table of results."""
-    table, gain = table.assign(parameters=9, remaining=0.9, heads=8, ffns=3), Gain.of([0], [71.0], [70.0])
+    table, gain = table.assign(parameters=9, remaining=0.9, heads=heads, ffns=3), Gain.of([0], [71.0], [70.0])
     chosen, none = select_super(table), pd.DataFrame()
     every = Selection(examples=100)
     return FindFindings(table, none, gain, gain, none, every, None, find_phases(table), none, chosen).verdict
@@ -324,6 +324,19 @@ def test_missing_runs_do_not_move_the_curve() -> None:
     ]
     assert find_phases(table).first_end == 0.1
     assert "Some runs are missing." in verdict(table)
+
+
+def test_what_is_missing_is_said_as_such() -> None:
+    """Where runs are missing, counts are real numbers in the table; random tickets that were asked for may come yet."""
+    table = simulated(PLANTED, FALLING)
+    assert verdict(table, 8.0) == verdict(table)
+    assert "8 heads and 3 FFNs are left" in verdict(table)
+    none = table[table["kind"] != "random"]
+    assert "No random tickets were trained to compare with." in verdict(none)
+    random = table["kind"].eq("random")
+    table.loc[random, "score"] = None
+    table.loc[random, "status"] = "missing"
+    assert "No random tickets have finished to compare with." in verdict(table)
 
 
 def test_levels_that_prune_nothing_are_no_levels() -> None:
