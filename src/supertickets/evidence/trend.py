@@ -153,6 +153,7 @@ def _trend(task: str, among: Sequence[tuple[str, AnalysedStudy]]) -> Trend:
         first, second = (among[place][0] for place in equal[0])
         return Trend(task, reason=f"{first} and {second} have the same {size.words}")
     studies = [among[place][1] for place in order]
+    asked = [_dense_seeds(one) for one in studies]
     points, slopes, lacking = [], [], "no winning level and no super ticket"
     for name, gains in _gains(studies):
         shared = sorted(set.intersection(*[set(gain.seeds) for gain in gains]))
@@ -160,13 +161,12 @@ def _trend(task: str, among: Sequence[tuple[str, AnalysedStudy]]) -> Trend:
             lacking = f"no seed in common that has finished ({name})"
             continue
         kept = [_of_seeds(gain, shared) for gain in gains]
-        asked = [_dense_seeds(one) for one in studies]
         for one, gain, seeds in zip(studies, kept, asked, strict=True):
             points.append(_point(name, one.runs.task, gain, len(seeds)))
         test = slope_test(kept, [size.of(one.runs.task) for one in studies])
         found = {"slope": test.mean, "low": test.low, "high": test.high, "p": test.p}
+        found["left_out"] = len(set.union(*asked) - set(shared))
         slopes.append({"gain": name, "task": task, "size": size.name, "seeds": len(shared), **found})
-        slopes[-1]["left_out"] = len(set.union(*asked) - set(shared))
     if not slopes:
         return Trend(task, reason=f"the studies have {lacking}")
     frame = pd.DataFrame(slopes)

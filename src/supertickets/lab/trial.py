@@ -265,10 +265,9 @@ class Trial(_Value):
         content |= {name: part.model_dump() for name, part in parts.items() if part is not None}
         if self.scoring is not None and not self.scoring.of_neurons:
             content["scoring"].pop("structures")  # heads and FFNs always are scored
-        if self.scoring is not None and self.scoring.score_examples == "all":
-            content["scoring"].pop("score_examples")
-        if self.scoring is not None and self.scoring.score_attention == "fused":
-            content["scoring"].pop("score_attention")
+        for name, usual in (("score_examples", "all"), ("score_attention", "fused")):  # newer than most keys
+            if self.scoring is not None and getattr(self.scoring, name) == usual:
+                content["scoring"].pop(name)
         if self.start is not None:
             content["start"] = {"weights": self.start.weights, "output_layer": self.start.output_layer}
             if self.start.rewound != "nothing":

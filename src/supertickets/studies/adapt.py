@@ -70,12 +70,11 @@ class Origin(Kept):
 
     def copied(self, folder: Path) -> Path:
         """Return where a study's folder has the copy of its weights."""
-        assert self.weights is not None
-        return folder.resolve() / SOURCES / self.weights[:24]
+        return folder.resolve() / SOURCES / self.key[:24]
 
     def start(self, folder: Path) -> Start:
         """Return the copy as weights to start from, with a new output layer."""
-        return Start(trial=self.key, folder=self.copied(folder), weights=str(self.weights), ticket=self.ticket)
+        return Start(trial=self.key, folder=self.copied(folder), weights=self.key, ticket=self.ticket)
 
 
 class AdaptInputs(Inputs):
@@ -283,12 +282,9 @@ def _origins(source: OpenStudy, settings: AdaptSettings, task: Task) -> list[Ori
 def _of_folders(tickets: Sequence[TicketModel]) -> list[Origin]:
     """Return the models of ticket folders to adapt; raises TicketError if two are the same."""
     found = [Origin.of_ticket(ticket) for ticket in tickets]
-    last = {origin.key: origin.name for origin in found}
-    for origin in found:
-        if last[origin.key] != origin.name:
-            raise TicketError(
-                f"--sources: {last[origin.key]} and {origin.name} have the same trained model; leave one of them out."
-            )
+    if (twice := named_twice([origin.key for origin in found])) is not None:
+        first, second, *_ = (origin.name for origin in found if origin.key == twice)
+        raise TicketError(f"--sources: {second} and {first} have the same trained model; leave one of them out.")
     return found
 
 
