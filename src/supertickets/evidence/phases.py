@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from supertickets.evidence.examples import BY_EXAMPLE
 from supertickets.evidence.gains import by_example, compared
 from supertickets.evidence.runs import DENSE
 from supertickets.evidence.statistics import LEVEL, Paired, dunnett, paired_t_test, two_way_test
@@ -123,7 +124,9 @@ def winning_over_dense(table: pd.DataFrame, level: float) -> tuple[pd.DataFrame,
 
 
 def _cells(table: pd.DataFrame) -> _Cells:
-    scored = table[table["score"].notna()]
+    # Only what tests read: a row of a frame with many columns takes long to look up.
+    needed = [name for name in ("kind", "level", "seed", "score", BY_EXAMPLE) if name in table]
+    scored = table.loc[table["score"].notna(), needed]
     none = scored.iloc[:0].set_index("seed")
     by_cell = scored.groupby(["kind", "level"], sort=False)
     return defaultdict(lambda: none, {(kind, level): runs.set_index("seed") for (kind, level), runs in by_cell})
@@ -132,6 +135,8 @@ def _cells(table: pd.DataFrame) -> _Cells:
 def _pairs(cells: _Cells, level: float, kind: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the winning tickets of a level and the runs of another kind, with a row a seed that has both."""
     winning, others = cells["winning", level], cells[kind, 0.0 if kind == DENSE else level]
+    if winning.index.equals(others.index):
+        return winning, others
     seeds = winning.index.intersection(others.index)
     return winning.loc[list(seeds)], others.loc[list(seeds)]
 

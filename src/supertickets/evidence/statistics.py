@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -214,13 +215,26 @@ def dunnett_limit(count: int, free: float) -> float:
 
 def _largest_below(limit: float, count: int, free: float) -> float:
     """Return the chance that the largest of `count` t ratios, of correlation one half, is below a limit."""
-    from scipy.special import gammaincinv, ndtr
+    from scipy.special import ndtr
 
-    nodes, weights = np.polynomial.hermite_e.hermegauss(64)
-    chances = (np.arange(1000) + 0.5) / 1000
-    spread = np.sqrt(2 * gammaincinv(free / 2, chances) / free)  # of the estimated deviation, over its quantiles
+    nodes, weights = _normal_nodes()
+    spread = _spread(free)
     below = ndtr((limit * spread[:, None] - np.sqrt(0.5) * nodes) / np.sqrt(0.5)) ** count
     return float((below @ weights).mean() / weights.sum())
+
+
+@functools.cache
+def _normal_nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.polynomial.hermite_e.hermegauss(64)
+
+
+@functools.lru_cache(16)
+def _spread(free: float) -> NDArray[np.float64]:
+    """Return 1,000 quantiles of an estimated standard deviation over the true one."""
+    from scipy.special import gammaincinv
+
+    chances = (np.arange(1000) + 0.5) / 1000
+    return np.asarray(np.sqrt(2 * gammaincinv(free / 2, chances) / free))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
