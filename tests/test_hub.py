@@ -26,6 +26,7 @@ from supertickets.errors import StudyError
 from supertickets.export.publish import _check_private, for_others
 from supertickets.lab.outcome import load_outcome
 from supertickets.studies.inputs import open_tickets
+from supertickets.studies.plan import plan_study
 from supertickets.studies.verify import verify
 from supertickets.tickets.folder import (
     UNNAMED_BASE,
@@ -200,6 +201,9 @@ def test_adapt_goes_on_from_a_published_model(
     with pytest.raises(TicketError, match="does not name its base model; name it with --model"):
         supertickets.adapt(asked, sources=(name,), out=tmp_path / "none")
     hub.repositories.clear()
+    few = {"sources": (study.shipped["ticket"],), "model": model, "out": tmp_path / "folder"}
+    assert plan_study("adapt", asked | few).seconds > 0  # its weights are copied when the study begins
+    assert not (tmp_path / "folder").exists()
     again = supertickets.adapt(asked, sources=(study.shipped["ticket"],), model=model, out=tmp_path / "folder")
     assert list(again.table["score"]) == list(done.table["score"])
     moved = Path(shutil.copytree(study.shipped["ticket"], tmp_path / "elsewhere" / "ticket"))

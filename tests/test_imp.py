@@ -23,7 +23,7 @@ from supertickets.evidence.imp import IMP, ROUND, START
 from supertickets.evidence.runs import DENSE, Runs, load_tasks
 from supertickets.lab import Outcome, Trial, workbench
 from supertickets.lab.jobs import Job
-from supertickets.lab.outcome import CHECKPOINT, MASK, WEIGHTS
+from supertickets.lab.outcome import CHECKPOINT, MASK, WEIGHTS, load_outcome
 from supertickets.lab.steps import Execution, Run
 from supertickets.lab.trial import Prune
 from supertickets.lab.workbench import Workbench
@@ -585,8 +585,9 @@ def test_weights_are_had_again_with_those_that_they_start_from(
     rewind: str, asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A round that starts from another, whose weights are gone too: to be shipped, and for the next round."""
+    model = Path(shutil.copytree(asked["model"], tmp_path / "model"))
     common = {**asked, "rewind": rewind, "controls": "none", "keep": "matching", "rule": "sub_std", "epochs": 1}
-    folder = tmp_path / "grown"
+    common["model"], folder = str(model), tmp_path / "grown"
     first = run_study("imp", {**common, "sparsities": (0.1, 0.2), "out": folder}, quiet=False)
     assert "its trained weights were deleted, so it is trained again" in " ".join(capsys.readouterr().err.split())
     shared = load_weight_ticket(first.shipped["ticket"])
@@ -600,10 +601,13 @@ def test_weights_are_had_again_with_those_that_they_start_from(
     assert all(torch.equal(state[name], value) for name, value in trained.items())
     clean(folder)
     assert not list(folder.rglob(WEIGHTS))
+    folder, common["model"] = folder.rename(tmp_path / "moved"), str(model.rename(tmp_path / "other-model"))
     grown = run_study("imp", {**common, "sparsities": (0.1, 0.2, 0.3), "keep": "none", "out": folder})
     whole = run_study("imp", {**common, "sparsities": (0.1, 0.2, 0.3), "keep": "none", "out": tmp_path / "whole"})
     pd.testing.assert_frame_equal(grown.table.drop(columns="seconds"), whole.table.drop(columns="seconds"))
     assert not (folder / "retrained").exists()
+    known = [load_outcome(folder / "trials" / key) for key in first.table["trial"]]
+    assert common["model"] in {one.trial.model for one in known if one is not None}  # of one that was trained again
 
 
 def test_weights_that_cannot_be_drawn_anew_are_told_of_first(asked: dict[str, Any], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 import supertickets
 from helpers.optional import optional_import
@@ -32,6 +33,7 @@ from supertickets.lab.steps import Execution, Step
 from supertickets.lab.trial import Prune, TaskTicket, WeightMask
 from supertickets.lab.workbench import Workbench
 from supertickets.lab.workers import WorkerPool
+from supertickets.models import find_model
 from supertickets.storage import write_atomically
 from supertickets.studies.folder import clean, status
 from supertickets.studies.run import Result
@@ -514,6 +516,25 @@ def test_workers_on_gpus_follow_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
     auto = Machine(workers="auto", device="cuda").devices
     assert auto == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:2", "cuda:2", "cuda:2"]
     assert Machine(workers=2, device="cuda").devices == ["cuda:0", "cuda:1"]
+
+
+def test_half_precision_in_a_file_is_trained_in_32_bits(tiny_model: Path, tmp_path: Path) -> None:
+    half = Path(shutil.copytree(tiny_model, tmp_path / "half"))
+    tensors = load_file(half / "model.safetensors")
+    save_file({name: tensor.half() for name, tensor in tensors.items()}, half / "model.safetensors")
+    assert (half / "model.safetensors").stat().st_size < (tiny_model / "model.safetensors").stat().st_size
+    need = [Machine(models={"x": find_model(str(folder))})._memory_each() for folder in (tiny_model, half)]
+    assert need == [Machine()._memory_each() + 24 * sum(tensor.numel() for tensor in tensors.values())] * 2
+
+
+def test_progress_says_that_no_machine_is_large_enough(tmp_path: Path) -> None:
+    for side_by_side in (1, 0):
+        said = io.StringIO()
+        with ProgressDisplay(Console(file=said, width=300), tmp_path) as display:
+            display.begins(Execution([]))
+            display.starts(Machine(backend="ray", gpus=1.0), side_by_side)
+        assert ("No machine of the cluster has as many now" in said.getvalue()) == (not side_by_side)
+        assert "on ray, 1 CPUs and 1 GPUs each" in said.getvalue()
 
 
 @pytest.mark.slow

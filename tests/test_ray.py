@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -305,6 +306,21 @@ def test_files_stay_in_ray_no_longer_than_trials_need_them(
     assert done == ["A", "B", "B"]
     assert there[-1] == ("" if releases else "AB")
     assert ("B" in there) == releases  # A went while B was at work
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "expected"), [(2.0, 0.0, 5), (5.0, 0.0, 1), (1.0, 0.5, 2), (9.0, 0.0, 0), (1.0, 2.0, 0)]
+)
+def test_a_trial_takes_one_machine(cpus: float, gpus: float, expected: int) -> None:
+    """Two machines that live, of 8 CPUs and of 2 with a GPU, and one that is lost."""
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0}},
+        {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    runner = object.__new__(RayRunner)
+    runner._ray, runner._cpus, runner._gpus = SimpleNamespace(nodes=lambda: nodes), cpus, gpus
+    assert runner.side_by_side == expected
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from helpers.fake_slurm import FakeSlurm
 from helpers.optional import optional_import
 from helpers.study_files import contents
 from helpers.trials import make_trial, step_of
-from supertickets.errors import StudyError, TicketError
+from supertickets.errors import NoSpaceError, StudyError, TicketError
 from supertickets.lab import on_slurm, slurm_job
 from supertickets.lab.jobs import Job, Message
 from supertickets.lab.lab import Lab
@@ -169,6 +169,43 @@ def test_a_job_that_dies_is_tried_three_times(
     assert found.status == "failed"
     assert "line 29\nSlurm killed job 104 for memory" in str(found.failure)
     assert "line 9" not in str(found.failure).splitlines()
+
+
+@pytest.mark.parametrize("state", ["", "SUSPENDED"])
+def test_a_job_that_slurm_keeps_no_account_of_is_looked_for_in_the_queue(
+    cluster: Callable[..., Cluster], trial_of: Callable[..., Trial], tmp_path: Path, state: str
+) -> None:
+    """Where sacct answers nothing, and of a job that submitit asks no more about; control: it waits there."""
+    queue = {"x": "1"}  # not empty, or else the cluster has one of its own
+    made = cluster("RUNNING", queue=queue)
+    runner, waiting, said = SlurmRunner(Machine(backend="slurm")), [job_of(trial_of(), tmp_path)], list[Message]()
+    runner._fill(lambda: waiting.pop() if waiting else None, said.append)
+    made.jobs["101"].get_info = lambda mode: {"State": state}
+    name = load_job(place_of(job_of(trial_of(), tmp_path).folder))["name"]
+    queue[name] = "101"
+    for _ in range(5):
+        runner._look(said.append)
+    assert said == []
+    del queue[name]
+    runner._look(said.append)
+    runner._look(said.append)
+    assert [message[0] for message in said] == ["failed"]
+    assert "job 101 ended (GONE) without a result" in said[0][2]
+
+
+def test_a_full_disk_keeps_no_job_from_being_cancelled(
+    cluster: Callable[..., Cluster], trial_of: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cluster("RUNNING", "RUNNING")
+    runner, waiting = SlurmRunner(Machine(backend="slurm", workers=2)), [job_of(trial_of(n), tmp_path) for n in (0, 1)]
+    runner._fill(lambda: waiting.pop() if waiting else None, lambda message: None)
+
+    def full(path: Path, content: bytes) -> None:
+        raise NoSpaceError("no space")
+
+    monkeypatch.setattr(on_slurm, "write_atomically", full)
+    runner.close()
+    assert made.cancelled == ["101", "102"]
 
 
 def test_no_more_jobs_at_a_time_than_workers(
@@ -365,6 +402,7 @@ def test_what_is_missing_is_told_before_anything_runs(monkeypatch: pytest.Monkey
         ("qos=high,exclude=node1,node2,exclusive", {"qos": "high", "exclude": "node1,node2", "exclusive": True}),
         ("mem_per_gpu=8G", {"mem-per-gpu": "8G"}),
         ("--gres=gpu:a100:1", {"gres": "gpu:a100:1"}),
+        ("clusters=b", "clusters cannot be passed on: this cluster alone is asked about jobs"),
         ("time=3", "time cannot be passed on: use --time-limit"),
         ("requeue", "requeue cannot be passed on"),
         ("acount=x", "did you mean 'account'"),

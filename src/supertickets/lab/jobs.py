@@ -47,7 +47,7 @@ class Runner(Protocol):
 
     @property
     def side_by_side(self) -> int:
-        """How many trials run at the same time."""
+        """How many trials run at the same time; 0 if none can now."""
 
     def run(self, next_job: NextJob, send: Send) -> None:
         """Run jobs; `next_job` is asked whenever another job can run."""

@@ -107,15 +107,22 @@ class Lab(AbstractContextManager["Lab"]):
     """Runs steps and remembers the outcomes of their trials by key in `folder`/`room`.
 
     `machine` says where trials run and how many side by side; that never changes a result. A trial that fails is tried
-    three times. Use as a context manager; a study holds the folder meanwhile (`lab.lock`).
+    three times. `asked` are trials that were asked for, by key: they say where model and data lie now. Use as a context
+    manager; a study holds the folder meanwhile (`lab.lock`).
     """
 
     def __init__(
-        self, folder: Path, machine: Machine | None = None, watcher: Watcher | None = None, room: str = TRIALS
+        self,
+        folder: Path,
+        machine: Machine | None = None,
+        watcher: Watcher | None = None,
+        room: str = TRIALS,
+        asked: dict[str, Trial] | None = None,
     ) -> None:
         self.study_folder, self.folder = folder, folder / room
         self.machine = machine or Machine()
         self.watcher = watcher or Watcher()
+        self.asked = {} if asked is None else asked
         self._runner: Runner | None = None
 
     def __exit__(self, *exception: object) -> None:
@@ -155,7 +162,7 @@ class Lab(AbstractContextManager["Lab"]):
             return outcome
         room = self.folder.name if outcome is None else RETRAINED
         lacking = [start.folder for start in trial.starts if not has_digest(start.folder / WEIGHTS, start.weights)]
-        with Lab(self.study_folder, self.machine, _Speaking(self.watcher), room) as lab:
+        with Lab(self.study_folder, self.machine, _Speaking(self.watcher), room, self.asked) as lab:
             (run,) = lab.run([Step({"kind": "retrained"}, trial, keep="yes")]).runs
         for before in filter(None, map(load_outcome, lacking)):
             before.drop_weights()
@@ -192,8 +199,9 @@ class Lab(AbstractContextManager["Lab"]):
         made = None
         if before is not None and start.folder.parent.resolve() == ours.resolve():
             self.watcher.say(f"{start.folder}: its trained weights were deleted, so it is trained again.")
-            with Lab(self.study_folder, self.machine, self.watcher) as lab:  # this one may be of repeated trainings
-                made = lab.with_weights(before.trial.found_in(ours))
+            trial = self.asked.get(start.trial) or before.trial.found_in(ours)
+            with Lab(self.study_folder, self.machine, self.watcher, asked=self.asked) as lab:  # ours may be `retrained`
+                made = lab.with_weights(trial)
         if made is None or made.files[WEIGHTS] != start.weights:
             if made is not None and made.folder.parent.name == RETRAINED:
                 forget_all(made.folder)  # of no use here, and where the first came from the same ones may come again
@@ -219,6 +227,7 @@ class _Queue:
         ahead = deque(orders)
         while ahead:
             order = ahead.popleft()
+            self._lab.asked[order.trial.key] = order.trial
             known = self._known(order)
             self._lab.watcher.asked(order.trial, known is not None)
             if known is not None:
@@ -257,9 +266,9 @@ class _Queue:
         if before is None:
             return _remembered(order, [self._lab.folder], self._execution)
         made = outcome_of(order.trial, self._lab.study_folder / RETRAINED)
-        if made is None or not made.has_weights:
+        if made is None:
             return None
-        if (whole := self._lab.with_weights_of(made, before)) is None:
+        if (whole := self._lab.with_weights_of(made, before)) is None:  # or it has diverged
             forget_all(made.folder)
             raise StudyError(
                 f"{before.folder}: {self._execution.name(order.trial.key)} was trained again, as other trainings start "

@@ -1,5 +1,6 @@
 """Where trials run: in this process, in worker processes, on Ray, on Slurm. The choice never changes a result."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -116,8 +117,11 @@ class Machine:
 
     def _memory_each(self) -> int:
         """Return about how many bytes a training takes, on a CPU or a GPU."""
-        parameters = max((_parameters(model) for model in self.models.values()), default=0)
-        return _MEMORY_A_WORKER + _BYTES_A_PARAMETER * parameters
+        return _MEMORY_A_WORKER + _BYTES_A_PARAMETER * self._parameters
+
+    @cached_property
+    def _parameters(self) -> int:
+        return max(map(_parameters, self.models.values()), default=0)
 
     def _gpu_slots(self, count: int) -> list[str]:
         """Return `auto`'s device of each worker, one round over the GPUs after the other."""
@@ -160,8 +164,10 @@ def _cores() -> int:
 
 
 def _parameters(model: BaseModel) -> int:
-    """Return about how many parameters a base model has, from the size of its weight files."""
-    return sum((model.folder / name).stat().st_size for name in model.weights) // 4
+    """Return how many numbers a base model's weight files hold; they are trained in 32 bits, whatever they have."""
+    from supertickets.models.checkpoint import tensor_shapes
+
+    return sum(map(math.prod, tensor_shapes(model).values()))
 
 
 def check_device(name: str) -> None:

@@ -199,10 +199,12 @@ class RayRunner:
 
     @property
     def side_by_side(self) -> int:
-        """How many trials the cluster can run now."""
-        have = self._ray.cluster_resources()
-        rooms = [have.get(name, 0.0) / need for name, need in (("CPU", self._cpus), ("GPU", self._gpus)) if need]
-        return max(1, int(min(rooms, default=1.0)))
+        """How many trials the cluster's machines can run now, 0 if none is large enough."""
+        needs_each = {name: need for name, need in (("CPU", self._cpus), ("GPU", self._gpus)) if need}
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not needs_each:
+            return max(1, len(machines))
+        return sum(int(min(have.get(name, 0.0) / need for name, need in needs_each.items())) for have in machines)
 
     def run(self, next_job: NextJob, send: Send) -> None:
         """Run jobs until there is none left; Ray decides how many at a time, by the resources of the cluster."""

@@ -16,12 +16,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supertickets.errors import StudyError, TicketError, needs
+from supertickets.errors import NoSpaceError, StudyError, TicketError, needs
 from supertickets.lab.jobs import Job, Message, NextJob, Send
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import OUTCOME, PARTIAL
@@ -48,6 +48,7 @@ _TO_END = 180.0  # seconds that Slurm has to say why it stopped a job
 _TO_ARRIVE = 60.0  # seconds that a shared disk has to show what a job has written
 _LINES = 20  # of a log
 _COMMANDS = ("sbatch", "srun", "squeue", "sacct", "scancel")
+_UNSURE = ("", "UNKNOWN", "SUSPENDED")  # sacct keeps no account here; submitit does not ask again of suspended jobs
 _LIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "READY", "UNKNOWN", "")
 
 
@@ -143,7 +144,8 @@ class SlurmRunner:
     def close(self) -> None:
         """Cancel what still runs; Slurm's SIGTERM makes it leave a checkpoint."""
         for one in self._running.values():
-            _write(one.place, one.record | {"cancelled": True})
+            with suppress(NoSpaceError, OSError):  # a full disk may be why the study ends
+                _write(one.place, one.record | {"cancelled": True})
             one.handle.cancel(check=False)
         self._running.clear()
 
@@ -189,6 +191,12 @@ class SlurmRunner:
         _write(place, record := record | {"id": handle.job_id})
         return _Running(job, place, record, handle)
 
+    def _has_left(self, name: str) -> bool:
+        """Return whether a job is in the queue no more, as far as Slurm answers."""
+        with suppress(StudyError):
+            return self.cluster == "slurm" and queued(name) is None
+        return False
+
     def _queued(self, name: str) -> str | None:
         return queued(name) if self.cluster == "slurm" else None
 
@@ -225,6 +233,8 @@ class SlurmRunner:
             elif ask:  # one question is about all jobs
                 state = _state(one.handle, "force" if time.monotonic() - self._asked >= _ASK else "cache")
                 self._asked = time.monotonic()
+                if state in _UNSURE and self._has_left(one.record["name"]):
+                    state = "GONE"
                 self._judge(one, state, bool(ended), send)
 
     def _judge(self, one: _Running, state: str, stopped: bool, send: Send) -> None:

@@ -235,11 +235,15 @@ def has_digest(path: Path, expected: str) -> bool:
 def outcome_of(trial: Trial, folder: Path) -> Outcome | None:
     """Return a trial's outcome below a folder of trials, or None if it is not done, or is another trial's.
 
+    Its `trial` is the one asked for, which says where model, data and other trials' files lie now.
+
     A key is short, and a folder may have been copied or written by hand: the trial that was run must be the one asked
     for.
     """
     outcome = load_outcome(folder / trial.key)
-    return outcome if outcome is not None and outcome.trial.content() == trial.content() else None
+    if outcome is None or outcome.trial.content() != trial.content():
+        return None
+    return replace(outcome, trial=trial)
 
 
 def forget(folder: Path) -> None:

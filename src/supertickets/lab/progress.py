@@ -181,6 +181,11 @@ class ProgressDisplay(Watcher):
         """Say where trials run."""
         self.board.workers = side_by_side
         self._console.print(f"Running {machine.describe()}.", highlight=False)
+        if not side_by_side:
+            self.say(
+                "No machine of the cluster has as many now: trainings wait until one joins. Stop with Ctrl-C to ask "
+                "for less (--cpus or --threads, --gpus)."
+            )
         write_atomically(self._file.with_name(MACHINE), json.dumps(machine.as_dict()))
 
     def say(self, sentence: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from supertickets.errors import nearest
 
 OPTIONS = {
-    "account", "acctg-freq", "begin", "clusters", "comment", "constraint", "cores-per-socket", "cpu-freq",
+    "account", "acctg-freq", "begin", "comment", "constraint", "cores-per-socket", "cpu-freq",
     "cpus-per-gpu", "deadline", "dependency", "distribution", "exclude", "exclusive", "export",
     "extra-node-info", "gpu-bind", "gpu-freq", "gres", "gres-flags", "hint", "licenses", "mail-type",
     "mail-user", "mem-bind", "mem-per-cpu", "mem-per-gpu", "mincpus", "network", "nice", "nodelist",
@@ -22,6 +22,7 @@ _OURS = {
     "cpus-per-task": "use --cpus",
     **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task"), "use --gpus"),
     **dict.fromkeys(("nodes", "ntasks", "ntasks-per-node", "array"), "a training is one job of one process"),
+    "clusters": "this cluster alone is asked about jobs; run supertickets on a login node of the other one",
     **dict.fromkeys(("output", "error", "open-mode", "job-name"), "jobs are found again by it"),
     **dict.fromkeys(("signal", "requeue", "no-requeue", "time-min"), "how jobs go on after their limit is settled"),
 }

@@ -17,11 +17,12 @@ _WARM_UP = 2  # the first steps load kernels and fill caches
 def time_training(trial: Trial, machine: Machine) -> tuple[float, float]:
     """Return about how many seconds and FLOPs a trial takes on one worker, evaluations included; writes nothing.
 
-    The trial must start from pre-trained weights. Raises TicketError if its model or data are not what it names.
+    Steps take as long from pre-trained weights as from those of another trial, which may not be there yet. Raises
+    TicketError if its model or data are not what it names.
     """
     bench = Workbench(machine.devices[0], models=machine.models, tasks=machine.tasks)
     with undisturbed(trial.recipe.threads):
-        trainer = bench.trainer(Job(trial, Path(), keep_weights=False, label=""))
+        trainer = bench.trainer(Job(trial.but(start=None), Path(), keep_weights=False, label=""))
         steps = trainer.steps()
         for _ in islice(steps, _WARM_UP):
             pass

@@ -198,7 +198,7 @@ class Trial(_Value):
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
 
     def found_in(self, trials: Path) -> Self:
-        """Return this trial with what it starts and learns from in a folder of trials, as far as it is there.
+        """Return this trial with what it needs of other trials in a folder of trials, as far as it is there.
 
         Paths are not part of the key: a study's folder may have been moved since the trial ran.
         """
@@ -207,7 +207,10 @@ class Trial(_Value):
             there = trials / one.trial if one is not None else None
             return one if there is None or not there.is_dir() else one.model_copy(update={"folder": there.resolve()})
 
-        return self.but(start=here(self.start), teacher=here(self.teacher))
+        mask = self.mask
+        if mask is not None and mask.path and (moved := trials / mask.path.parent.name / mask.path.name).is_file():
+            mask = mask.model_copy(update={"path": moved.resolve()})
+        return self.but(start=here(self.start), teacher=here(self.teacher), mask=mask)
 
     def without_places(self) -> Self:
         """Return this trial without saying where its model, examples and other trials' files lie; its key is the same.

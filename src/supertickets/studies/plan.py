@@ -153,7 +153,7 @@ def _measure(ahead: Mapping[Run, float], machine: Machine) -> tuple[float, float
     known = [(run.trial, cost) for run, cost in ahead.items() if run.trial is not None and not run.step.evaluates]
     if not known:  # a few evaluations
         return 0.0, 0.0
-    trial, cost = min(known, key=lambda one: one[0].start is not None)  # from pre-trained weights, if there is one
+    trial, cost = known[0]
     seconds, flops = time_training(trial, machine)
     units = sum(ahead.values()) / (cost or 1.0)
     return seconds * units, flops * units
