@@ -4,8 +4,10 @@ import copy
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
+from itertools import product
 from operator import or_
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
+    PreTrainedModel,
 )
 
 import supertickets
@@ -50,12 +53,14 @@ from supertickets.anatomy.cost import forward_flops, removed_parameters
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model
+from supertickets.models.checkpoint import outside_names
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
 from supertickets.surgery.gate import ticket_gated
 from supertickets.surgery.masks import prunable
 from supertickets.surgery.output_layer import full_precision_logits
 from supertickets.surgery.sharing import SharedStructures
+from supertickets.surgery.structures import sum_by_structure
 from supertickets.tickets import Ticket
 from supertickets.tickets.weights import Pruning
 from test_importance import measured, naive_importance
@@ -166,6 +171,48 @@ def test_importance_is_that_of_one_example_at_a_time(family: str, inputs: dict[s
     for have, want in zip(found, expected, strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-6)
         assert (want > 1e-7).mean() > 0.5  # ReLU lets some neurons say nothing
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "llama"])
+def test_new_output_layers_spread_as_those_of_transformers(family: str, tmp_path: Path) -> None:
+    """T5's config has a factor, where others have a standard deviation."""
+    config = tiny_config(family, num_labels=200)
+    theirs = AutoModelForSequenceClassification.from_config(config)
+    ours = ModelSource(find_model(str(save_tiny_model(tmp_path / "model", family)))).build(200, 0.0, 0)
+    new = [name for name in outside_names(ours) if name.endswith("weight")]
+    assert new
+    for name in new:
+        expected = float(theirs.get_parameter(name).std())
+        assert float(ours.get_parameter(name).std()) == pytest.approx(expected, rel=0.1), name
+
+
+def test_a_structure_has_the_weights_that_go_with_it(family: str) -> None:
+    """Squares that are gone without it; a key/value head goes with the last head that reads it, and counts for each."""
+    model, whole = loud(family), fitted(FULL, family)
+
+    def sums(of: PreTrainedModel, ticket: Ticket) -> dict[Any, np.ndarray]:
+        return sum_by_structure(of, {"heads": ticket.heads, "ffns": ticket.ffns}, lambda p: p.detach() ** 2)
+
+    def gone(heads: list[tuple[int, int]], ffns: Sequence[int] = ()) -> float:
+        kept, left = whole.heads.copy(), whole.ffns.copy()
+        kept[tuple(np.array(heads, int).reshape(-1, 2).T)], left[list(ffns)] = False, False
+        small = cut(copy.deepcopy(model), Ticket(kept, left))
+        return sum(float((p.detach() ** 2).sum()) for p in model.parameters()) - sum(
+            float((p.detach() ** 2).sum()) for p in small.parameters()
+        )
+
+    found, each = sums(model, whole), HEADS // shape_of(model).kv_heads
+    for row, first in product(range(len(whole.heads)), range(0, HEADS, each)):
+        group = [(row, head) for head in range(first, first + each)]
+        alone = [gone([one]) for one in group]
+        shared = gone(group) - sum(alone) if each > 1 else 0.0
+        np.testing.assert_allclose([found["heads"][one] for one in group], np.array(alone) + shared, rtol=1e-9)
+        assert (shared > 0) == (each > 1)
+    np.testing.assert_allclose(found["ffns"], [gone([], [layer]) for layer in range(len(whole.ffns))], rtol=1e-9)
+    ticket = fitted(NO_HEADS & OTHER, family)
+    left = sums(cut(copy.deepcopy(model), ticket), ticket)
+    for kind, stays in (("heads", ticket.heads), ("ffns", ticket.ffns)):
+        np.testing.assert_allclose(left[kind], np.where(stays, found[kind], 0.0), rtol=1e-9)
 
 
 def test_a_tickets_weights_find_their_places(family: str, inputs: dict[str, torch.Tensor]) -> None:

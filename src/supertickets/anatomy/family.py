@@ -100,7 +100,8 @@ class Family:
     none of its own). With `positions_after_padding` (RoBERTa) positions are counted from the config's padding index
     plus 1 on. A `causal` model classifies a text by its last token, which it finds by the config's padding id. Of
     `positions`, its config may ask for any; `aside` are modules of the encoder that no task reads. Not all compute
-    under autocast `in_bfloat16`.
+    under autocast `in_bfloat16`. New weights spread as the config says, or `spread_by_width` by that over the square
+    root of the hidden size.
     """
 
     layers: str
@@ -115,6 +116,7 @@ class Family:
     config_ffn: str = "intermediate_size"
     config_positions: str | None = "max_position_embeddings"
     config_spread: str = "initializer_range|init_std"
+    spread_by_width: bool = False
     task_dropout: str | None = "classifier_dropout"
     positions_after_padding: bool = False
     causal: bool = False
@@ -190,7 +192,8 @@ class Family:
 
     def spread(self, config: Mapping[str, Any]) -> float:
         """Return the standard deviation of new weights."""
-        return float(_field(config, self.config_spread))
+        spread = float(_field(config, self.config_spread))
+        return spread / float(_field(config, self.config_hidden)) ** 0.5 if self.spread_by_width else spread
 
     def max_length(self, config: Mapping[str, Any]) -> int:
         """Return how many tokens an input may have: any number, where positions are relative."""

@@ -40,5 +40,6 @@ T5 = Family(
     config_ffn="d_ff",
     config_positions=None,
     config_spread="initializer_factor",
+    spread_by_width=True,
 )
 """T5, FLAN-T5 and mT5, as classifiers: their decoder reads the text again."""

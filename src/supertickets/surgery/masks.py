@@ -26,7 +26,8 @@ def prunable(encoder: PreTrainedModel, pruning: Pruning) -> dict[str, Tensor]:
         embeds = isinstance(module, nn.Embedding) or name.startswith("embeddings")  # ELECTRA projects its embeddings
         if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or (embeds and not pruning.embeddings):
             continue
-        if not name.startswith(aside if pruning.pooler else (*aside, "pooler.")):
+        # ALBERT's pooler is a linear itself.
+        if not f"{name}.".startswith(aside if pruning.pooler else (*aside, "pooler.")):
             found[f"{name}.weight"] = module.weight
     return found
 
