@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from helpers.trials import write_words
 from supertickets.anatomy import FAMILIES, Family
 from supertickets.anatomy.blocks import shape_of
 from supertickets.cli import main
+from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.surgery.gate import ticket_gated
@@ -237,3 +239,12 @@ def test_a_forgotten_table_fails(family: str, inputs: dict[str, torch.Tensor], m
     changed(family, monkeypatch, table=None)
     with pytest.raises(RuntimeError):
         cut(loud(family), fitted(TICKET, family))(**inputs)
+
+
+@pytest.mark.parametrize(("family", "reads"), [("llama", False), ("qwen3", False), ("mistral", True)])
+def test_a_class_that_calls_the_decoder_otherwise_is_refused(family: str, reads: bool, tmp_path: Path) -> None:
+    """Its weights would all be missing; Mistral's is the control."""
+    source = ModelSource(find_model(str(save_tiny_model(tmp_path / "model", family))))
+    expected = pytest.raises(TicketError, match="ForQuestionAnswering of transformers does not read its checkpoint")
+    with nullcontext() if reads else expected:
+        source.check("spans", 2)

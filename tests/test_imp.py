@@ -580,6 +580,16 @@ def test_a_study_may_grow_by_a_sparsity(options: dict[str, Any], asked: dict[str
     assert not list(grown.folder.rglob(WEIGHTS))
 
 
+def test_weights_after_a_share_are_those_whatever_scores_best(asked: dict[str, Any], tmp_path: Path) -> None:
+    more = {"rewind": "75%", "keep_epoch": "best", "patience": 1, "epochs": 2, "sparsities": 0.3, "controls": "none"}
+    result = run_study("imp", {**asked, **more, "out": tmp_path / "out"})
+    trials = {one.trial.span.stop: one for one in map(load_outcome, (tmp_path / "out" / "trials").iterdir()) if one}
+    start, others = trials.pop(0.75), trials.values()
+    assert (start.trial.recipe.keep_epoch, start.trial.recipe.patience, start.best_epoch) == ("last", None, 2)
+    assert {(one.trial.recipe.keep_epoch, one.trial.recipe.patience) for one in others} == {("best", 1)}
+    assert set(result.table["status"]) == {"finished"}
+
+
 @pytest.mark.parametrize("rewind", ["none", "25%"])
 def test_weights_are_had_again_with_those_that_they_start_from(
     rewind: str, asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

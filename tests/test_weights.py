@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from helpers.models import FAMILIES, HEADS, LAYERS, linears, make_loud, save_tin
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model, prunable_weights
 from supertickets.surgery import masks
-from supertickets.surgery.initial import start_otherwise
+from supertickets.surgery.initial import check_start, start_otherwise
 from supertickets.surgery.masks import prunable, weights_of, zero
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
@@ -801,6 +802,37 @@ def test_shuffled_layers_are_the_same_matrices(loud_model: PreTrainedModel) -> N
     moved = {name for name, value in loud_model.state_dict().items() if not torch.equal(value, state[name])}
     assert 0 < len(moved) <= 6 * LAYERS
     assert moved <= {f"{loud_model.base_model_prefix}.{name}" for name in names if ".layer." in name}
+
+
+@pytest.mark.parametrize(("of", "more"), [("olmo2", {}), ("t5", {"num_layers": 2}), ("gpt2", {})])
+def test_all_matrices_of_a_layer_are_shuffled(of: str, more: dict[str, int]) -> None:
+    """Those too that pruning heads leaves whole, of the encoder and of a decoder; nothing else moves."""
+    model = make_loud(AutoModelForSequenceClassification.from_config(tiny_config(of, **more)).double())
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    start_otherwise(model, "shuffled-layers", [], 1)
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, state[name])}
+    matrices = {name for name, value in state.items() if re.search(r"\.\d+\.", name) and value.ndim == 2}
+    inside = {name for name in matrices if "relative" not in name}  # T5's table is an embedding
+    assert moved <= inside
+    of_all = [{re.sub(r"\.\d+\.", ".*.", name, count=1) for name in names} for names in (moved, inside)]
+    assert of_all[0] == of_all[1]
+
+
+@pytest.mark.parametrize(("of", "layers"), [("albert", 1), ("bert", 1)])
+def test_one_layer_cannot_be_shuffled(of: str, layers: int) -> None:
+    """ALBERT's share their weights."""
+    more = {"num_hidden_groups": layers} if of == "albert" else {"num_hidden_layers": layers}
+    model = AutoModelForSequenceClassification.from_config(tiny_config(of, **more))
+    with pytest.raises(TicketError, match="shuffled-layers: the model has the weights of one layer"):
+        start_otherwise(model, "shuffled-layers", [], 1)
+    check_start(model, "shuffled-elements")
+    check_start(AutoModelForSequenceClassification.from_config(tiny_config("bert")), "shuffled-layers")
+
+
+def test_an_albert_may_keep_its_pooler() -> None:
+    encoder = AutoModel.from_config(tiny_config("albert"))
+    pruned = {pooler: set(prunable(encoder, Pruning.model_validate({"pooler": pooler}))) for pooler in (True, False)}
+    assert pruned[True] - pruned[False] == {"pooler.weight"}
 
 
 def test_shuffled_elements_are_the_same_numbers(loud_model: PreTrainedModel) -> None:

@@ -158,11 +158,11 @@ class ModelSource:
 
         return output_linear(self.load(form, outputs).model)[1].bias is not None
 
-    def check_random_weights(self, form: Form) -> None:
-        """Raise TicketError where a model of a form cannot have random weights (`surgery.initial.reinitialise`)."""
-        from supertickets.surgery.initial import check_reinitialised
+    def check_start(self, form: Form, how: str) -> None:
+        """Raise TicketError where a model of a form cannot start with other weights in a way (`surgery.initial`)."""
+        from supertickets.surgery.initial import check_start
 
-        check_reinitialised(_blank(self.base, form))
+        check_start(_blank(self.base, form), how)
 
     def has_head(self, form: Form) -> bool:
         """Return whether the checkpoint has a whole output layer of a form, such as its own masked-token head.
@@ -231,7 +231,15 @@ def _stock_class(form: Form, base: BaseModel) -> Any:
             f"model {base.name!r}: transformers has no {STOCK_CLASSES[form]} of its architecture (model_type "
             f"{config.model_type!r}), which the task needs; it has {', '.join(there) or 'none for any task'}."
         )
-    return classes[STOCK_CLASSES[form]]
+    found = classes[STOCK_CLASSES[form]]
+    stock: Any = found._model_mapping[type(config)]
+    bare: Any = transformers.AutoModel._model_mapping[type(config)]
+    if stock.base_model_prefix != bare.base_model_prefix:  # so it is with Llama and Qwen for question answering
+        raise TicketError(
+            f"model {base.name!r}: {stock.__name__} of transformers does not read its checkpoint, as it calls the "
+            f"encoder {stock.base_model_prefix!r} and not {bare.base_model_prefix!r}; use an encoder for this task."
+        )
+    return found
 
 
 def new_modules(model: "PreTrainedModel") -> list[Any]:

@@ -14,7 +14,7 @@ from supertickets.models import ModelSource, find_model
 from supertickets.studies.config import Overrides, load_settings, named_by
 from supertickets.studies.exchange import FoundTicket, Shipping, origin_of, trainings_like
 from supertickets.studies.imp_settings import ImpSettings
-from supertickets.studies.rounds import Rounds
+from supertickets.studies.rounds import INITIAL, Rounds
 from supertickets.studies.settings import SourceSettings, part
 from supertickets.studies.study import Request, Study, study
 from supertickets.tasks.task import CORPORA
@@ -103,9 +103,9 @@ class Imp(Study[ImpSettings]):
 
         request = super().prepare(overrides, quiet)
         settings, base, (task,) = request.settings, request.base, request.tasks.values()
-        if "random-weights" in settings.controls:
+        for how in filter(None, map(INITIAL.get, settings.controls)):
             with named_by("--controls"):
-                ModelSource(base).check_random_weights(task.form)
+                ModelSource(base).check_start(task.form, how)
         if task.form not in CORPORA or ModelSource(base).has_head(task.form):
             return request
         if not settings.pretrain:

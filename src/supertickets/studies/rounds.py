@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _BY_RULE = {"one-shot": "magnitude", "random": "random"}
 """Controls whose masks need no ticket, by what draws them."""
-_INITIAL = {name: name.removesuffix("-weights") for name in CONTROLS[3:]}
+INITIAL = {name: name.removesuffix("-weights") for name in CONTROLS[3:]}
 """Controls that train a ticket's mask on other weights than the pre-trained ones, by what these are."""
 _SCOPES: dict[str, Rewound] = {"backbone": "encoder", "prunable": "prunable"}
 """What is put back to the pre-trained weights, by --rewind-scope."""
@@ -68,7 +68,9 @@ class Rounds:
         """Yield a rewind point's rounds and tickets, of which `mask` is the first one's."""
         settings, share, begun = self.settings, point.share or 0.0, None
         if share:
-            begun = self._step("start", point=point, span=Span(skip=0.0, stop=share, lr_horizon=1))
+            # Weights after that share of the training, whichever epoch of it scores best.
+            recipe = settings.recipe.model_copy(update={"keep_epoch": "last", "patience": None})
+            begun = self._step("start", point=point, span=Span(skip=0.0, stop=share, lr_horizon=1), recipe=recipe)
             yield begun
         goes_on = point.share is None or settings.output_layer == "carry" or settings.rewind_scope == "prunable"
         judged = self._judged(point)
@@ -106,7 +108,7 @@ class Rounds:
     def _control(self, kind: Control, sparsity: float) -> Step:
         if kind in _BY_RULE:
             return self._step(kind, sparsity, mask=self._rule(_BY_RULE[kind], sparsity))
-        return self._step(kind, sparsity, mask=self.masks[sparsity], initial=_INITIAL.get(kind, "pretrained"))
+        return self._step(kind, sparsity, mask=self.masks[sparsity], initial=INITIAL.get(kind, "pretrained"))
 
     def _step(
         self,

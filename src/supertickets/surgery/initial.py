@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -21,6 +21,15 @@ def check_reinitialised(model: PreTrainedModel) -> None:
                     f"random-weights: {name}.{part} belongs to a {type(module).__name__}, which cannot be "
                     "re-initialized; expected only linear layers, embeddings and LayerNorms."
                 )
+
+
+def check_shuffled(model: PreTrainedModel) -> None:
+    """Raise TicketError for a model with nothing to shuffle: one layer, or one whose weights all layers share."""
+    if all(len(layers) == 1 for layers in _alike(model)):
+        raise TicketError(
+            "shuffled-layers: the model has the weights of one layer, so that no layer can get another's; expected two "
+            "or more."
+        )
 
 
 def reinitialise(model: PreTrainedModel, names: Iterable[str], generator: torch.Generator) -> None:
@@ -46,22 +55,26 @@ def shuffle_layers(model: PreTrainedModel, names: Iterable[str], generator: torc
     """Permute whole layers' matrices, all six together, as the released code does; nothing inside one moves.
 
     An encoder's layers change places with each other, and a decoder's. Some layer always gets another's: with few
-    layers the order that there was would be drawn too often.
+    layers the order that there was would be drawn too often. Raises TicketError as `check_shuffled` does.
     """
-    of_layer: dict[nn.Module, list[nn.Parameter]] = {}
-    for block in (*attentions_of(model), *ffns_of(model)):
-        weights = [block.parameter(slice) for slice in block.slices() if slice.name == "weight"]
-        of_layer.setdefault(block.layer, []).extend(weights)
-    alike: dict[int, list[list[nn.Parameter]]] = {}
-    for weights in of_layer.values():
-        alike.setdefault(len(weights), []).append(weights)
-    for layers in alike.values():
-        _shuffle(layers, generator)
+    check_shuffled(model)
+    for layers in _alike(model):
+        if len(layers) > 1:
+            _shuffle(layers, generator)
 
 
-def _shuffle(layers: list[list[nn.Parameter]], generator: torch.Generator) -> None:
+def _alike(model: PreTrainedModel) -> list[list[list[Tensor]]]:
+    """Return the matrices of layers, those of layers with the same matrices together."""
+    found: dict[tuple[torch.Size, ...], list[list[Tensor]]] = {}
+    for layer in dict.fromkeys(block.layer for block in (*attentions_of(model), *ffns_of(model))):
+        matrices = [module.weight for module in layer.modules() if isinstance(module, nn.Linear | Conv1D)]
+        found.setdefault(tuple(matrix.shape for matrix in matrices), []).append(matrices)
+    return list(found.values())
+
+
+def _shuffle(layers: list[list[Tensor]], generator: torch.Generator) -> None:
     order = before_all = list(range(len(layers)))
-    while order == before_all and len(layers) > 1:
+    while order == before_all:
         order = torch.randperm(len(layers), generator=generator).tolist()
     before = [[weight.detach().clone() for weight in weights] for weights in layers]
     with torch.no_grad():
@@ -86,6 +99,15 @@ INITIAL: dict[str, Callable[[PreTrainedModel, Iterable[str], torch.Generator], N
     "shuffled-elements": shuffle_elements,
 }
 """Ways to start, by name; each changes a model in place. `names` are the prunable tensors'."""
+
+
+_CHECKS = {"random": check_reinitialised, "shuffled-layers": check_shuffled}
+
+
+def check_start(model: PreTrainedModel, how: str) -> None:
+    """Raise TicketError where a model cannot start in a way (see `INITIAL`); its weights are not read."""
+    if how in _CHECKS:
+        _CHECKS[how](model)
 
 
 def start_otherwise(model: PreTrainedModel, how: str, names: Iterable[str], seed: int) -> None:

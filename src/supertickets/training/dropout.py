@@ -109,8 +109,9 @@ def keyed_mask(
 ) -> Tensor:
     """Return a dropout mask `[rows, *shape]` for a tensor: 0 with chance `p`, and else what keeps the mean as it is.
 
-    Of the mask for `of` rows it has `rows`, in their order; those that are not asked for are not drawn on a CPU. A key
-    gives the same mask whatever rows are asked for, on one kind of device.
+    That is rounded to the tensor's precision: with bfloat16 the mean falls by 0.16 % at p = 0.1. Of the mask for `of`
+    rows it has `rows`, in their order; those that are not asked for are not drawn on a CPU. A key gives the same mask
+    whatever rows are asked for, on one kind of device.
     """
     dropped = round(p * _CHANCES)
     scale = _CHANCES / (_CHANCES - dropped) if dropped < _CHANCES else 0.0
