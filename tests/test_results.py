@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 PAGES = [ROOT / "README.md", RESULTS / "README.md"]
-_NUMBER = re.compile(r"(?<![\d.,])[-+]?\d+\.\d+(?![\d.])")
+_NUMBER = re.compile(r"(?<![\d.,])[-+]?\d+\.\d+(?!\d|\.\d)")
 _LINK = re.compile(r"\]\((?:results/)?([a-z0-9-]+(?:\.txt)?)/?\)")
 
 
