@@ -38,24 +38,34 @@ def main() -> int:
     parser.add_argument("--workers", default="2")
     parser.add_argument("--epochs", default="20")
     parser.add_argument("--seeds", default="2")
+    parser.add_argument("--examples", type=int, default=96, help="of the training and of the dev set")
     parser.add_argument("--moments", type=int, default=0, help="seed of the random times of the kills")
     parser.add_argument("--smallest", action="store_true", help="one kill, seed and worker, if no more are asked for")
     options = parser.parse_args()
     if options.smallest:
-        parser.set_defaults(kills=1, epochs="2", seeds="1", workers="1")
+        parser.set_defaults(kills=1, epochs="2", seeds="1", workers="1", examples=48)
         options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         size = ("--epochs", options.epochs, "--seeds", options.seeds, "--workers", options.workers)
-        return survive(root, command_of(options.study, root, size), options.kills, random.Random(options.moments))
+        command = command_of(options.study, root, size, options.examples)
+        return survive(root, command, options.kills, random.Random(options.moments))
 
 
-def command_of(study: str, root: Path, size: tuple[str, ...]) -> list[str]:
+def command_of(study: str, root: Path, size: tuple[str, ...], examples: int) -> list[str]:
     """Return the command of a study on a tiny model, all but its folder."""
     model = save_tiny_model(root / "model")
     searches = {
-        "find": [*of_task(root, "words"), "--levels", "0.2,0.5"],
-        "imp": [*of_task(root, "words"), "--sparsities", "0.3,0.6", "--rewind", "0,none", "--controls", "random"],
+        "find": [*of_task(root, "words", examples), "--levels", "0.2,0.5"],
+        "imp": [
+            *of_task(root, "words", examples),
+            "--sparsities",
+            "0.3,0.6",
+            "--rewind",
+            "0,none",
+            "--controls",
+            "random",
+        ],
         "share": ["--tickets", f"{root / 'words'},{root / 'lengths'}"],
     }
     command = [
@@ -66,16 +76,18 @@ def command_of(study: str, root: Path, size: tuple[str, ...]) -> list[str]:
         from supertickets import find
 
         for task in ("words", "lengths"):
-            _, _, _, train, _, dev = of_task(root, task)
+            _, _, _, train, _, dev = of_task(root, task, examples)
             small = {"epochs": 1, "seeds": 1, "levels": (0.4,), "kinds": ("winning",), "workers": 1, "max_length": 16}
             find(small, model=str(model), task=task, train_file=train, dev_file=dev, out=root / task)
     return [*command, *searches[study]]
 
 
-def of_task(root: Path, task: str) -> list[str]:
+def of_task(root: Path, task: str, examples: int) -> list[str]:
     """Return a task's arguments, its files written: which words are many (`words`), or how many there are."""
     label = {"label": lambda words: len(words) % 3} if task == "lengths" else {}
-    files = [str(write_words(root / f"{task}-{name}.jsonl", 96, seed, **label)) for seed, name in enumerate(("t", "d"))]
+    files = [
+        str(write_words(root / f"{task}-{name}.jsonl", examples, seed, **label)) for seed, name in enumerate(("t", "d"))
+    ]
     return ["--task", task, "--train-file", files[0], "--dev-file", files[1]]
 
 

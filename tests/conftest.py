@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from helpers.browser import browser, why_not
+from helpers.browser import browser, reset_screen, why_not
 from helpers.models import FAMILIES, VOCABULARY, make_loud, save_tiny_model, tiny_config
 from helpers.optional import lack
 from helpers.trials import write_words
@@ -79,10 +79,16 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real browser."""
+@pytest.fixture(scope="session")
+def one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if reason := why_not():
         lack(reason)
     with browser(tmp_path_factory.mktemp("profile")) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def driver(one_browser: Any) -> Any:
+    """A real browser, with the screen that it starts with."""
+    reset_screen(one_browser)
+    return one_browser

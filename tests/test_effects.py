@@ -347,6 +347,7 @@ IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
     "compare": [
         ({"importance": "magnitude", "choices": "absolute,counts"}, "--choices: .* since absolute is .*not used"),
         ({"choices": "counts,importance=sensitivity"}, "since importance=sensitivity is the study's own value"),
+        ({"choices": "absolute,schedule", "levels": 0.3}, "since schedule is .* or needs two levels"),
         ({"choices": "counts,accumulation", "score_examples": "settled"}, "does not go with --score-examples settled"),
         ({"random": "with-replacement", "choices": "order"}, "--random"),
     ],

@@ -30,6 +30,7 @@ from supertickets.evidence.sampling import Selection
 from supertickets.evidence.selection import cross_fit, halved_scores
 from supertickets.evidence.tables import AnalysedStudy, gains, paper_tables, task_average
 from supertickets.lab.steps import Run, Step
+from supertickets.reports.find import seeds_alike
 from supertickets.studies.inputs import open_study
 from supertickets.studies.pages import as_text, write_tables
 from supertickets.tasks import TaskSource
@@ -188,6 +189,20 @@ def test_agreement_by_hand() -> None:
     assert found["ffns"].tolist() == pytest.approx([(1 + 0 + 0) / 3])
     assert found["heads_chance"].tolist() == [2 / 8]
     assert found["ffns_chance"].tolist() == [1 / 2]
+    names = {trace.name: list(trace.y) for trace in seeds_alike(found).data}
+    assert (names["chance, heads"], names["chance, FFNs"]) == ([2 / 8], [1 / 2])  # each kind has its own
+    none = agreement(Runs((task,), Path("x"), {}, [run(seed, [(0, seed)], []) for seed in range(2)]))
+    assert none["ffns"].isna().all()  # no FFN is pruned, so that none is the same
+    assert {trace.name for trace in seeds_alike(none).data} == {"heads pruned by both seeds", "chance, heads"}
+
+
+def test_tables_that_are_on_the_page_no_more_go(tmp_path: Path) -> None:
+    there = pd.DataFrame({"a": [1.0]})
+    (tmp_path / "notes.csv").write_text("mine")
+    write_tables(tmp_path, {"means": there, "equal budget": there})
+    assert len(list(tmp_path.iterdir())) == 7
+    write_tables(tmp_path, {"means": there, "equal budget": there.iloc[:0]})
+    assert {path.name for path in tmp_path.iterdir()} == {"means.csv", "means.md", "means.tex", "notes.csv"}
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

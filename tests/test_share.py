@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification
 from helpers.models import HEADS, LAYERS, save_tiny_model
 from helpers.several import SHARE, SMALL, outcomes
 from helpers.study_files import contents
+from supertickets import design
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.errors import TicketError
@@ -90,6 +91,11 @@ def test_what_nobody_keeps_is_not_there(shared: Result) -> None:
     assert sizes[True] - sizes[False] == expected
     assert shared.findings.sizes.union == pytest.approx(sizes[False] / sizes[True])
     assert shared.findings.sizes.mean < shared.findings.sizes.union
+
+
+def test_it_is_no_pilot(shared: Result) -> None:
+    with pytest.raises(TicketError, match="it holds a study of `share`; expected one of `find`"):
+        design(pilot=shared.folder, gain=2.0)
 
 
 def test_the_table_tells_tasks_apart(shared: Result) -> None:

@@ -301,6 +301,8 @@ def test_other_data_is_a_sentence_and_exit_code_2(
         assert said in capsys.readouterr().err
     assert main(["verify", str(ticket), "--seed", "1"]) == 2
     assert "--seed 1 is used only with --retrain" in capsys.readouterr().err
+    assert main(["verify", str(ticket), "--device", "cuda:9"]) == 2
+    assert "--device cuda:9 is used only with --retrain" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nothing")]) == 2
     assert "no such folder" in capsys.readouterr().err
 

@@ -55,6 +55,12 @@ def set_screen(driver: Any, width: int, height: int = 900, scheme: str = "light"
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
 
 
+def reset_screen(driver: Any) -> None:
+    """Undo `set_screen`."""
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
 def requests(driver: Any) -> list[str]:
     """Return the addresses asked for since the last look, those inside the page left out."""
     found = []

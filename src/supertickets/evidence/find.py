@@ -158,14 +158,17 @@ class FindFindings(Findings):
         return own[of & (own["status"] == "finished")]
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the means, the paper's tables, and those of what else was asked for."""
-        more: dict[str, pd.DataFrame] = {}
-        more |= {} if self.tuned is None else {"equal budget": self.tuned.budgets}
-        more |= {} if self.taught is None else {"taught": self.taught.gains}
-        more |= {} if self.target is None else {"target": self.target.costs}
-        more |= {} if self.search is None else {"search": self.search.turns}
-        more |= {} if self.soups is None else {"soups": self.soups.gains, "barriers": self.soups.barriers}
-        return {"means": self.means, **self.paper_tables, **self.spread, **more}
+        """Return the means, the paper's tables, and those of what else may be asked for, without rows if it was not."""
+        none = pd.DataFrame()
+        more = {
+            "equal budget": none if self.tuned is None else self.tuned.budgets,
+            "taught": none if self.taught is None else self.taught.gains,
+            "target": none if self.target is None else self.target.costs,
+            "search": none if self.search is None else self.search.turns,
+            "soups": none if self.soups is None else self.soups.gains,
+            "barriers": none if self.soups is None else self.soups.barriers,
+        }
+        return {"means": self.means, **self.paper_tables, **dict.fromkeys(SPREAD_SAID, none), **self.spread, **more}
 
 
 def analyse_find(runs: Runs) -> FindFindings:
@@ -291,8 +294,8 @@ def agreement(runs: Runs) -> pd.DataFrame:
     """Return, for each level, how far different seeds' winning tickets prune the same heads and FFNs.
 
     `heads` and `ffns` (or `neurons`) are shares of what one seed pruned that another pruned too, averaged over pairs of
-    seeds; `*_chance` is what random tickets of that size share (the pruned share itself); `pairs` is how many there
-    were.
+    seeds (NaN where none of that kind is pruned); `*_chance` is what random tickets of that size share (the pruned
+    share itself); `pairs` is how many there were.
     """
     rows = []
     tickets: dict[float, list[Ticket]] = {}
@@ -305,7 +308,8 @@ def agreement(runs: Runs) -> pd.DataFrame:
             continue
         entry: dict[str, float] = {"level": level, "pairs": len(pairs)}
         for kind in pairs[0][0]:
-            both = [shared(~one[kind], ~other[kind]) for one, other in pairs]
+            gone = [(~one[kind], ~other[kind]) for one, other in pairs]
+            both = [shared(*two) for two in gone if any(one.any() for one in two)] or [np.nan]
             chance = float(np.mean([1 - kept[kind].mean() for kept in alike(*found)]))
             entry |= {kind: float(np.mean(both)), f"{kind}_chance": chance}
         rows.append(entry)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from supertickets.evidence.cells import with_std
-from supertickets.evidence.findings import Findings
+from supertickets.evidence.findings import Findings, level
 from supertickets.evidence.gains import means, paired_gains
 from supertickets.evidence.published import published_weights
 from supertickets.evidence.runs import DENSE, Runs
@@ -265,7 +265,7 @@ def _table_2(runs: Runs, found: pd.DataFrame, sparsity: float | None) -> pd.Data
     """Return the paper's Table 2 for the study's task, beside its own column (BERT-base). Cells are text."""
     task = runs.task.task
     theirs = published_weights()["table 2"].get(task)
-    ours_title = f"{task} at {sparsity:.0%}" if sparsity is not None else task
+    ours_title = f"{task} at {level(sparsity)}" if sparsity is not None else task
     first, rows = found[found["rewind"] == ""], {}
     for kind, title in _ROWS.items():
         at = first[(first["kind"] == kind) & ((kind == DENSE) | (first["sparsity"] == sparsity))]

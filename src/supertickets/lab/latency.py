@@ -34,24 +34,26 @@ def take_turns(
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
     settle: Callable[[], object] = lambda: None,
+    warm_up: int = WARM_UP,
 ) -> dict[K, NDArray[np.float64]]:
     """Return the seconds of each of several passes, `[repeats]`, that take turns: other load slows all of them equally.
 
-    `settle` waits until a device has done what it was asked for. Of every turn, the times are pairs.
+    `settle` waits until a device has done what it was asked for; `warm_up` turns come first and do not count. Of every
+    turn, the times are pairs.
 
     >>> now = iter(range(100))
     >>> take_turns({"a": lambda: 0, "b": lambda: 0}, 2, lambda: next(now))
     {'a': array([1., 1.]), 'b': array([1., 1.])}
     """
     seconds: dict[K, list[float]] = {name: [] for name in passes}
-    for turn in range(WARM_UP + repeats):
+    for turn in range(warm_up + repeats):
         for name, forward in passes.items():
             settle()
             started = clock()
             forward()
             settle()
             ended = clock()
-            if turn >= WARM_UP:
+            if turn >= warm_up:
                 seconds[name].append(ended - started)
     return {name: np.array(values, float) for name, values in seconds.items()}
 

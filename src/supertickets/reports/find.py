@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing",
 STYLES |= {DENSE: DENSE_STYLE, CONTROL: CHANCE, TAUGHT: look(4)}
 PAPER = "tables"
 """The section of the paper's tables, which the page of several studies has once."""
-_LEVELS = {"title": "fraction of structures pruned", "tickformat": ".0%"}
+_LEVELS = {"title": "level (fraction pruned)", "tickformat": ".0%"}
 _MEANS = {"std": "standard deviation", "low": "95 % low", "high": "95 % high"}
 _SAID = WORDS["find"]
 
@@ -181,13 +182,14 @@ def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
 def seeds_alike(agreement: pd.DataFrame) -> go.Figure:
     """Return how far the winning tickets of different seeds prune the same structures, with what chance gives."""
     figure, level = go.Figure(), agreement["level"]
-    kinds = [kind for kind in NAMES if kind in agreement]
-    for part, style in zip(kinds, (STYLES["winning"], STYLES["random"]), strict=True):
+    kinds = [kind for kind in NAMES if kind in agreement and agreement[kind].notna().any()]
+    for part, style in zip(kinds, (STYLES["winning"], STYLES["random"]), strict=False):
         name = NAMES[part]
         hover = f"%{{x:.0%}}: %{{y:.0%}} of the {name} pruned are the same; chance %{{customdata:.0%}}"
         chance = agreement[f"{part}_chance"]
         draw(figure, f"{name} pruned by both seeds", style, level, agreement[part], hover, chance)
-    draw(figure, "chance", CHANCE, level, agreement["heads_chance"], "chance %{y:.0%}", mode="lines")
+        said = f"{name}: chance %{{y:.0%}}"
+        draw(figure, f"chance, {name}", replace(CHANCE, colour=style.colour), level, chance, said, mode="lines")
     return laid_out(figure, _LEVELS, {"title": "fraction in common", "tickformat": ".0%", "range": [0, 1.05]})
 
 

@@ -68,7 +68,7 @@ def _sizes(findings: ShareFindings) -> Table:
     kept["mean of the tasks"] = [*counts, sizes.mean]
     kept["kept by at least one task"] = [*(part.sum() for part in of_union.values()), sizes.union]
     columns = [*(f"{NAMES[kind]} (of {part.size})" for kind, part in of_union.items()), "fraction of parameters"]
-    return Table(pd.DataFrame.from_dict(kept, orient="index", columns=columns), "sizes of tickets", "{:.4g}")
+    return Table(pd.DataFrame.from_dict(kept, orient="index", columns=columns), "sizes of tickets", "{:,.5g}")
 
 
 def _structures(findings: ShareFindings) -> list[Block]:

@@ -43,5 +43,5 @@ def barriers_by_level(soups: Soups) -> go.Figure:
     for _, row in rows[rows["kind"] == DENSE].iterrows():
         most = float(np.nanmax(rows["level"].astype(float)))
         draw_level(figure, f"dense {row[name]:.3g}", row[name], most, row["low"], row["high"])
-    level = {"title": "fraction of structures pruned", "tickformat": ".0%"}
+    level = {"title": "level (fraction pruned)", "tickformat": ".0%"}
     return laid_out(figure, level, f"{'loss' if soups.has_loss else 'error'} barrier on the dev set")

@@ -89,6 +89,8 @@ class CompareSettings(DrawnSettings):
                 f"is not used by its measure of importance ({measure})",
                 f"is not used with its structures ({','.join(self.structures)})",
             ]
+            if len(self.levels) < 2:
+                reasons.append("needs two levels")
             if self.score_examples == "settled":
                 reasons.append("does not go with --score-examples settled")
             idle["choices"] = f"{named} {', or '.join(reasons)}"
@@ -97,6 +99,8 @@ class CompareSettings(DrawnSettings):
     def _changes_nothing(self, name: str, value: str) -> bool:
         if name == "counts" and self.structures != ("heads", "ffns"):
             return True  # the released table is of heads and FFNs
+        if name == "schedule" and len(self.levels) < 2:
+            return True  # from the dense model's scores, either way
         changed = self.model_copy(update={name: value})
         if changed.never_settles:
             return True

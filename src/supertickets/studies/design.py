@@ -83,6 +83,7 @@ def _dev_set(
     if metric is not None and metric not in _scoring():
         raise unknown_value("--metric", metric, _scoring())
     if not of_task and pilot is not None:
+        _check_pilot(pilot)
         (task,) = pilot.tasks or _none(pilot)
         return size or len(task.targets), task.metrics if metric is None else (metric,)
     if size is not None:
@@ -104,10 +105,14 @@ def _none(pilot: OpenStudy) -> Any:
     raise TicketError(f"--pilot {pilot.folder}: the study has not begun; see `supertickets status {pilot.folder}`.")
 
 
-def _of_pilot(pilot: OpenStudy, metrics: Sequence[str]) -> GainVariance:
-    """Return the variance of a study's gains; raises TicketError if it is no study of `find`, or of another metric."""
+def _check_pilot(pilot: OpenStudy) -> None:
     if pilot.name != "find":
         raise TicketError(f"--pilot {pilot.folder}: it holds a study of `{pilot.name}`; expected one of `find`.")
+
+
+def _of_pilot(pilot: OpenStudy, metrics: Sequence[str]) -> GainVariance:
+    """Return the variance of a study's gains; raises TicketError if it is no study of `find`, or of another metric."""
+    _check_pilot(pilot)
     runs = pilot.replay().only(stage=None)
     if scored(runs.task.metrics) != scored(metrics):
         own, other = (" and ".join(scored(names)) for names in (runs.task.metrics, metrics))

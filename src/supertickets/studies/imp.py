@@ -146,7 +146,8 @@ def _pretrained(settings: ImpSettings, quiet: bool, dry: bool) -> Path | None:
         model = request.settings.folder / MODEL_FOLDER
         return model if model.is_dir() else None
     if not quiet:
-        said = f"{request.base.name} has no output layer for masked tokens; the dense model is trained first."
+        what = "masked tokens" if settings.task == "mlm" else "the next token"
+        said = f"{request.base.name} has no output layer for {what}; the dense model is trained first."
         print(said, file=sys.stderr)
     return conduct(Find, request, quiet).shipped["model"]
 

@@ -30,11 +30,16 @@ def write_findings(study: Study[Any], runs: Runs, findings: Findings, folder: Pa
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], to_print: bool = True) -> None:
-    """Write each table that has rows as CSV, and, where they are `to_print`, as Markdown and LaTeX."""
+    """Write each table that has rows as CSV, and, where they are `to_print`, as Markdown and LaTeX.
+
+    Of one without rows, what was written before goes: it belongs to no page any more.
+    """
     for name, table in tables.items():
-        if table.empty:
-            continue
         stem = folder / name.replace(" ", "-")
+        if table.empty:
+            for suffix in (".csv", ".md", ".tex"):
+                stem.with_suffix(suffix).unlink(missing_ok=True)
+            continue
         named = not isinstance(table.index, pd.RangeIndex)
         write_atomically(stem.with_suffix(".csv"), as_csv(table, named))
         if not to_print:

@@ -118,7 +118,7 @@ def submit(
     predictions = {}
     with TemporaryDirectory() as place:
         models = {
-            task: _model(studies[task], seeds[task], Path(place) / task, quiet)
+            task: _model(studies[task], seeds[task], Path(place) / task, device, quiet)
             for task in dict.fromkeys(FILES[name].task for name in texts)
         }
         for name, found in texts.items():
@@ -197,8 +197,11 @@ def _choose(studies: Mapping[str, _Found], what: str) -> tuple[dict[str, int], s
     return dict.fromkeys(studies, best), f"{said}: {score} is {averages[best]:.2f}, {rest}."
 
 
-def _model(found: _Found, seed: int, place: Path, quiet: bool) -> Path:
-    """Return the folder of a seed's trained model: the one that was shipped, or a new one in `place`."""
+def _model(found: _Found, seed: int, place: Path, device: str, quiet: bool) -> Path:
+    """Return the folder of a seed's trained model: the one that was shipped, or a new one in `place`.
+
+    It is trained again on `device`, or where the study was (`auto`).
+    """
     run, settings, folder = found.by_seed[seed], found.settings, found.runs.folder
     outcome = run.result
     if is_shipped(folder / TICKET, outcome.trial, with_model=True):
@@ -215,6 +218,8 @@ def _model(found: _Found, seed: int, place: Path, quiet: bool) -> Path:
         )
     if not quiet and not outcome.has_weights:
         print(f"{settings.task}, {run.step}: its trained weights were not kept; it is trained again.", file=sys.stderr)
+    if device != "auto":
+        settings = settings.model_copy(update={"device": device})
     with hold(folder), Lab(folder, machine_of(settings, base, {settings.source: task})) as lab:
         save_trained_model(lab.with_weights(run.trial or outcome.trial), base, task, place)
     return place

@@ -152,8 +152,10 @@ class Transfer(Study[TransferSettings]):
 
     def describe(self, settings: TransferSettings, tasks: Sequence[TaskInfo]) -> str:
         """Return what is trained on what, in words."""
+        from supertickets.evidence.findings import level
+
         names = ", ".join(source.name for source in self.inputs.sources)
-        return f"tickets of {names} at {self.inputs.sparsity:.0%} on {', '.join(task.task for task in tasks)}"
+        return f"tickets of {names} at {level(self.inputs.sparsity)} on {', '.join(task.task for task in tasks)}"
 
     @classmethod
     def prepare(cls, overrides: Overrides, quiet: bool = True, dry: bool = False) -> Request:

@@ -89,6 +89,7 @@ def verify(
     nothing recorded can be trained again; StudyError if the training fails.
     """
     given = {"seed": seed, "data": data, "train_file": train_file, "dev_file": dev_file}
+    given["device"] = None if device == "auto" else device
     asked = [name for name, value in given.items() if value is not None]
     if asked and not retrain:
         name = asked[0]
