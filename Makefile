@@ -61,5 +61,5 @@ clean:
 	touch $@
 
 .venv/dev-installed: pyproject.toml constraints.txt | .venv/bin/pip
-	$(PIP) --no-compile --editable ".[all,docs,dev]"  # most of it is never imported
+	$(PIP) --editable ".[all,docs,dev]"
 	touch $@ .venv/demo-installed
