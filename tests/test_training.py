@@ -1,5 +1,7 @@
 import copy
 import math
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from helpers.models import FAMILIES, HEADS, LAYERS, save_tiny_model, without_dropout
@@ -260,6 +264,26 @@ def test_importance_is_measured_after_the_epoch_asked_for(source: ModelSource, t
     with pytest.raises(StoppedError):
         scores(43, checkpoints, score_epoch=4)  # in the last epoch
     assert all(map(np.array_equal, scores(None, checkpoints, score_epoch=4)[1], expected))
+
+
+def test_a_checkpoint_takes_no_memory_of_its_size(tmp_path: Path) -> None:
+    """Its bytes are those that safetensors makes in memory, which is the control."""
+    tensors = {name: torch.full((1 << 20,), 0.5) for name in "abcd"}  # 17 MB
+
+    def taken(write: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            write()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert taken(lambda: save_checkpoint(tmp_path / "one", tensors, {"epoch": 1})) < 1 << 20
+    with safe_open(tmp_path / "one", framework="pt") as file:
+        metadata = file.metadata()
+    whole: list[bytes] = []
+    assert taken(lambda: whole.append(save(tensors, metadata=metadata))) > 1 << 24
+    assert (tmp_path / "one").read_bytes() == whole[0]
 
 
 def test_a_damaged_checkpoint_is_not_taken(tmp_path: Path) -> None:

@@ -73,20 +73,26 @@ def write_atomically(path: Path, content: str | bytes) -> str:
     the new file stays then.
     """
     data = content.encode() if isinstance(content, str) else content
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give the path of a file to write, which becomes `path` if all went well (see `write_atomically`)."""
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(16)}.tmp")
     with _full_disk_as_no_space(path):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:  # open() gives it the rights that the user's umask leaves
-                file.write(data)
-                file.flush()
+            yield temporary  # who opens it gives it the rights that the user's umask leaves
+            with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    return hashlib.sha256(data).hexdigest()
 
 
 def is_left_over(path: Path) -> bool:

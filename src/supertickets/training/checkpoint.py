@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
-from supertickets.storage import write_atomically
+from supertickets.storage import atomic_file
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors by name and a JSON-able state."""
+    """Write tensors by name and a JSON-able state, without a copy of them in memory; raises NoSpaceError."""
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"state": json.dumps(state), "digest": _digest(kept)}
-    write_atomically(path, save(kept, metadata=metadata))
+    with atomic_file(path) as file:
+        save_file(kept, file, metadata=metadata)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
