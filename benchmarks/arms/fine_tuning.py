@@ -2,7 +2,10 @@
 
 All three do the same dense trainings (default encoder, the built-in task `acceptability`, the same optimiser, schedule,
 batch size, epochs and precision, evaluation after each epoch). Each runs in processes of its own, including start-up,
-and they take turns. The Trainer's have no weight decay and other dropout masks. Memory is that of the largest process.
+and they take turns; a worker computes with one thread, the Trainer with all. The Trainer's have no weight decay and
+other dropout masks. Memory is that of the largest process. Scores are means over few seeds, of which some do not learn
+the task (one of our four ended at 33, the others at 70 to 74, without weight decay too): they do not tell which learns
+better.
 """
 
 import json
