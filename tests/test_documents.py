@@ -166,6 +166,8 @@ def short(line: str) -> list[str]:
         more = more.partition(" --levels")[0].partition(" --sparsities")[0]
     if "best-of-k" in words:
         more = f"{more.partition(' --levels')[0]} --levels 0.3,0.6 --out runs/best"  # of one level there is no best
+    if words[0] == "compare" and "schedule" in " ".join(words):
+        more = f"{more.partition(' --levels')[0]} --levels 0.3,0.6"  # of one level there is one schedule
     if words[0] == "imp" and any(".." in word for word in words):
         more += " --rate 0.6"  # of a range only its first sparsity and another
     if words[0] == "share" and "--tickets" not in words:
