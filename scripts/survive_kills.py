@@ -56,16 +56,8 @@ def command_of(study: str, root: Path, size: tuple[str, ...], examples: int) -> 
     """Return the command of a study on a tiny model, all but its folder."""
     model = save_tiny_model(root / "model")
     searches = {
-        "find": [*of_task(root, "words", examples), "--levels", "0.2,0.5"],
-        "imp": [
-            *of_task(root, "words", examples),
-            "--sparsities",
-            "0.3,0.6",
-            "--rewind",
-            "0,none",
-            "--controls",
-            "random",
-        ],
+        "find": ["--levels", "0.2,0.5"],
+        "imp": ["--sparsities", "0.3,0.6", "--rewind", "0,none", "--controls", "random"],
         "share": ["--tickets", f"{root / 'words'},{root / 'lengths'}"],
     }
     command = [
@@ -79,6 +71,8 @@ def command_of(study: str, root: Path, size: tuple[str, ...], examples: int) -> 
             _, _, _, train, _, dev = of_task(root, task, examples)
             small = {"epochs": 1, "seeds": 1, "levels": (0.4,), "kinds": ("winning",), "workers": 1, "max_length": 16}
             find(small, model=str(model), task=task, train_file=train, dev_file=dev, out=root / task)
+    else:
+        command += of_task(root, "words", examples)
     return [*command, *searches[study]]
 
 

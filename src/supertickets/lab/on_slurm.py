@@ -49,7 +49,7 @@ _TO_ARRIVE = 60.0  # seconds that a shared disk has to show what a job has writt
 _LINES = 20  # of a log
 _COMMANDS = ("sbatch", "srun", "squeue", "sacct", "scancel")
 _UNSURE = ("", "UNKNOWN", "SUSPENDED")  # sacct keeps no account here; submitit does not ask again of suspended jobs
-_LIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "READY", "UNKNOWN", "")
+_LIVE = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "RESIZING", "READY", *_UNSURE)
 
 
 def require_submitit() -> Any:

@@ -18,7 +18,7 @@ from supertickets.reports.equal_budget import equal_budget_section
 from supertickets.reports.maps import StructureMap
 from supertickets.reports.measured import measured_sections
 from supertickets.reports.page import anchor
-from supertickets.reports.plots import CHANCE, GREY, draw, draw_each, draw_level, laid_out, look, plain
+from supertickets.reports.plots import CHANCE, GREY, LEVELS, draw, draw_each, draw_level, laid_out, look, plain
 from supertickets.reports.plots import DENSE as DENSE_STYLE
 from supertickets.reports.search import search_section
 from supertickets.reports.sections import WORDS, Block, Figure, Heading, Maps, Section, Table, Words, tables_section
@@ -32,7 +32,6 @@ STYLES = {kind: look(i) for i, kind in enumerate(("winning", "random", "losing",
 STYLES |= {DENSE: DENSE_STYLE, CONTROL: CHANCE, TAUGHT: look(4)}
 PAPER = "tables"
 """The section of the paper's tables, which the page of several studies has once."""
-_LEVELS = {"title": "level (fraction pruned)", "tickformat": ".0%"}
 _MEANS = {"std": "standard deviation", "low": "95 % low", "high": "95 % high"}
 _SAID = WORDS["find"]
 
@@ -149,7 +148,7 @@ def phase_curves(means: pd.DataFrame, measure: str) -> go.Figure:
     for _, row in means[means["kind"] == DENSE].head(1).iterrows():
         label = f"dense {row['mean']:.2f}"
         draw_level(figure, label, row["mean"], float(means["level"].max()), row["low"], row["high"])
-    return laid_out(figure, _LEVELS, f"dev {measure} (%)")
+    return laid_out(figure, LEVELS, f"dev {measure} (%)")
 
 
 def score_distribution(table: pd.DataFrame, measure: str) -> go.Figure:
@@ -159,7 +158,7 @@ def score_distribution(table: pd.DataFrame, measure: str) -> go.Figure:
     hover = "%{customdata[0]:.0%}, seed %{customdata[1]}<br>%{y:.2f}"
     rows, data = finished.assign(x=finished["level"] + aside), ["level", "seed"]
     draw_each(figure, rows, STYLES, "x", "score", hover, data, mode="markers", opacity=0.75)
-    return laid_out(figure, _LEVELS, f"dev {measure} (%)")
+    return laid_out(figure, LEVELS, f"dev {measure} (%)")
 
 
 def cost_against_score(table: pd.DataFrame, measure: str) -> go.Figure:
@@ -190,7 +189,7 @@ def seeds_alike(agreement: pd.DataFrame) -> go.Figure:
         draw(figure, f"{name} pruned by both seeds", style, level, agreement[part], hover, chance)
         said = f"{name}: chance %{{y:.0%}}"
         draw(figure, f"chance, {name}", replace(CHANCE, colour=style.colour), level, chance, said, mode="lines")
-    return laid_out(figure, _LEVELS, {"title": "fraction in common", "tickformat": ".0%", "range": [0, 1.05]})
+    return laid_out(figure, LEVELS, {"title": "fraction in common", "tickformat": ".0%", "range": [0, 1.05]})
 
 
 def gains_by_level(means: Mapping[str, pd.DataFrame]) -> go.Figure:
@@ -202,4 +201,4 @@ def gains_by_level(means: Mapping[str, pd.DataFrame]) -> go.Figure:
             gain = winning["mean"] - dense["mean"].iloc[0]
             draw(figure, name, look(i), winning["level"], gain, f"{plain(name)}<br>%{{x:.0%}}: %{{y:+.2f}}")
     figure.add_hline(y=0, line={"color": GREY, "width": 1})
-    return laid_out(figure, _LEVELS, "mean gain over the dense model", showlegend=True)
+    return laid_out(figure, LEVELS, "mean gain over the dense model", showlegend=True)

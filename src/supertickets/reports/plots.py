@@ -40,6 +40,8 @@ _LAYOUT = {
 }
 _GRID = {"gridcolor": "rgba(128,128,128,0.25)", "zerolinecolor": "rgba(128,128,128,0.4)", "automargin": True}
 _LONGEST = 24
+LEVELS = {"title": "level (fraction pruned)", "tickformat": ".0%"}
+"""The axis of levels, which are fractions of structures or of their parameters."""
 
 
 def look(place: int) -> Style:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from supertickets.evidence.runs import DENSE
 from supertickets.evidence.soup import Soups
-from supertickets.reports.plots import draw_each, draw_level, laid_out, look
+from supertickets.reports.plots import LEVELS, draw_each, draw_level, laid_out, look
 from supertickets.reports.sections import WORDS, Figure, Section, Table, Words
 
 _SAID = WORDS["find"]
@@ -43,5 +43,4 @@ def barriers_by_level(soups: Soups) -> go.Figure:
     for _, row in rows[rows["kind"] == DENSE].iterrows():
         most = float(np.nanmax(rows["level"].astype(float)))
         draw_level(figure, f"dense {row[name]:.3g}", row[name], most, row["low"], row["high"])
-    level = {"title": "level (fraction pruned)", "tickformat": ".0%"}
-    return laid_out(figure, level, f"{'loss' if soups.has_loss else 'error'} barrier on the dev set")
+    return laid_out(figure, LEVELS, f"{'loss' if soups.has_loss else 'error'} barrier on the dev set")

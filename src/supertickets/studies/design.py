@@ -52,6 +52,8 @@ def design(
         raise TicketError(f"--gain: expected more than 0 points, got {gain:g}.")
     with named_by("--pilot"):
         before = None if pilot is None else open_study(pilot)
+    if before is not None and before.name != "find":
+        raise TicketError(f"--pilot {before.folder}: it holds a study of `{before.name}`; expected one of `find`.")
     examples, metrics = _dev_set(asked, settings, dev_size, metric, before)
     variance = assumed_variance() if before is None else _of_pilot(before, metrics)
     needed = None if gain is None else seeds_needed(gain, variance, examples)
@@ -83,7 +85,6 @@ def _dev_set(
     if metric is not None and metric not in _scoring():
         raise unknown_value("--metric", metric, _scoring())
     if not of_task and pilot is not None:
-        _check_pilot(pilot)
         (task,) = pilot.tasks or _none(pilot)
         return size or len(task.targets), task.metrics if metric is None else (metric,)
     if size is not None:
@@ -105,14 +106,8 @@ def _none(pilot: OpenStudy) -> Any:
     raise TicketError(f"--pilot {pilot.folder}: the study has not begun; see `supertickets status {pilot.folder}`.")
 
 
-def _check_pilot(pilot: OpenStudy) -> None:
-    if pilot.name != "find":
-        raise TicketError(f"--pilot {pilot.folder}: it holds a study of `{pilot.name}`; expected one of `find`.")
-
-
 def _of_pilot(pilot: OpenStudy, metrics: Sequence[str]) -> GainVariance:
-    """Return the variance of a study's gains; raises TicketError if it is no study of `find`, or of another metric."""
-    _check_pilot(pilot)
+    """Return the variance of a study's gains; raises TicketError if it is of another metric."""
     runs = pilot.replay().only(stage=None)
     if scored(runs.task.metrics) != scored(metrics):
         own, other = (" and ".join(scored(names)) for names in (runs.task.metrics, metrics))

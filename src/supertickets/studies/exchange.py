@@ -140,8 +140,7 @@ class Shipping:
         outcome, kept = run.result, self.settings.keep != "none"
         if is_shipped(folder, outcome.trial, kept):
             return None
-        # The run's own trial says where model, examples and teacher are now, the outcome's where they were.
-        return self.with_weights(run.trial or outcome.trial) if kept else replace(outcome, files={})
+        return self.with_weights(outcome.trial) if kept else replace(outcome, files={})
 
     def with_weights(self, trial: Trial) -> Outcome:
         """Return a trial's outcome with its trained weights, training it again if they were dropped, which is said."""

@@ -221,7 +221,7 @@ def _model(found: _Found, seed: int, place: Path, device: str, quiet: bool) -> P
     if device != "auto":
         settings = settings.model_copy(update={"device": device})
     with hold(folder), Lab(folder, machine_of(settings, base, {settings.source: task})) as lab:
-        save_trained_model(lab.with_weights(run.trial or outcome.trial), base, task, place)
+        save_trained_model(lab.with_weights(outcome.trial), base, task, place)
     return place
 
 
