@@ -33,6 +33,7 @@ from supertickets.lab.workbench import Workbench
 from supertickets.models import ModelSource, find_model
 from supertickets.studies import STUDIES
 from supertickets.studies.config import merge_overrides, resolve_settings
+from supertickets.studies.draw import draw_ticket
 from supertickets.studies.find import FindSettings
 from supertickets.studies.folder import clean, status
 from supertickets.studies.report import report
@@ -63,6 +64,28 @@ def test_a_study_of_share(shared: Result, places: dict[str, Path]) -> None:
     assert list(shared.findings.table.index) == [MT_DNN, MT_DNN + after, TICKET_SHARE, TICKET_SHARE + after]
     assert shared.report.is_file()
     assert (shared.folder / "tables" / "table-3.md").is_file()
+
+
+def test_tickets_that_were_only_drawn_are_shared_and_their_cards_say_how_much_they_keep(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    of_builtin = {"similarity": "words", "paraphrase": "lengths"}
+    how: list[dict[str, Any]] = [{"level": 0.4}, {"target": "encoder-parameters=0.7"}]
+    for (task, study), asked in zip(of_builtin.items(), how, strict=True):
+        draw_ticket(places[study], tmp_path / task, **asked)
+        said = tmp_path / task / "ticket.json"
+        said.write_text(said.read_text().replace(f'"task": "{study}"', f'"task": "{task}"'))
+    small = SHARE | {"seeds": 1, "epochs": 1, "max_train_examples": 32, "fine_tune": False}
+    small.pop("fine_tune_epochs")
+    result = run_study(
+        "share", small, model=str(places["model"]), tickets=[tmp_path / task for task in of_builtin], out=tmp_path / "out"
+    )
+    cards = [(result.shipped["models"] / task / "README.md").read_text() for task in of_builtin]
+    assert "level 0.4, seed 0" in cards[0]
+    assert "within `encoder-parameters=0.7`, seed 0" in cards[1]
+    for card in cards:
+        assert "Trained together" in card
+        assert "has not been trained" not in card
 
 
 def test_a_study_of_given_tickets_does_not_search_for_others(

@@ -54,8 +54,7 @@ def ship_shared(
         trained = {"trial": trial.key, "seed": trial.seed, "score": metrics["score"], "best_epoch": outcome.best_epoch}
         others = [other.name for other in tasks if other is not task]
         recipe = trial.recipe.model_dump() | {"dropout": trial.dropout(place)}
-        before = {key: value for key, value in shared.origin.items() if key != "drawn"}  # which says "not trained"
-        origin = {**before, **trained, "recipe": recipe, "shared_with": others}
+        origin = {**_before(shared.origin), **trained, "recipe": recipe, "shared_with": others}
         ship(replace(shared, origin=origin), outcome, base, task, own, place)
     source = ModelSource(base)
     model = source.build(tasks[0].outputs, trial.dropout(0), trial.seed)
@@ -91,6 +90,17 @@ def ship_shared(
         write_atomically(new / OUTPUTS, save(outputs))
         write_atomically(new / "README.md", _readme(tasks))
         write_atomically(new / SHARED_JSON, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _before(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a ticket came from; of one that was drawn without training, its level or target in place of that."""
+    before = {key: value for key, value in origin.items() if key != "drawn"}
+    drawn = origin.get("drawn", {})
+    if "target" in drawn:
+        before["target"] = drawn["target"]
+    elif "levels" in drawn:
+        (before["level"],) = drawn["levels"]
+    return before
 
 
 def _readme(tasks: Sequence[Task]) -> str:
