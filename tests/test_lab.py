@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -27,7 +28,7 @@ from supertickets.lab import Lab, Trial
 from supertickets.lab.jobs import Job, Message
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.machine import Machine
-from supertickets.lab.outcome import load_outcome
+from supertickets.lab.outcome import Outcome, load_outcome
 from supertickets.lab.progress import Board, ProgressDisplay, describe, duration
 from supertickets.lab.steps import Execution, Step
 from supertickets.lab.trial import Prune, TaskTicket, WeightMask
@@ -36,6 +37,7 @@ from supertickets.lab.workers import WorkerPool
 from supertickets.models import find_model
 from supertickets.storage import write_atomically
 from supertickets.studies.folder import clean, status
+from supertickets.studies.plan import _Speed
 from supertickets.studies.run import Result
 from supertickets.tasks import TaskSource
 from supertickets.tickets import Ticket
@@ -336,18 +338,90 @@ def test_status_and_clean(
 def test_a_dry_run_counts_what_another_run_would_try_again(
     done: Result, study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supertickets.studies.plan._measure", lambda ahead, machine: (10.0, float(len(ahead))))
+    each_takes_one(monkeypatch)
     copy = shutil.copytree(done.folder, tmp_path / "copy")
     (winning,) = done.table.query("kind == 'winning' and seed == 0").trial
     (dense,) = done.table.query("kind == 'dense' and seed == 0").trial
-    for fails, ahead in ((winning, 1), (dense, 3)):  # winning and losing tickets are drawn from the dense run
+    for fails, ahead, longest in ((winning, 1, 1), (dense, 3, 2)):  # winning and losing tickets need the dense run
         (copy / "trials" / fails / "outcome.json").unlink()
         (copy / "trials" / fails / "failure.json").write_text(json.dumps({"traceback": "Error: no luck"}))
         assert status(copy)["failed"] == 1
         for workers in (1, 4):
             plan = supertickets.plan_study("find", study | {"workers": workers}, out=copy)
             assert (plan.trainings, plan.done, plan.flops) == (4, 4 - ahead, ahead)
-            assert plan.seconds == 10.0 / min(workers, ahead)  # the others would have nothing to do
+            assert plan.seconds == max(ahead / workers, longest)  # the others would have nothing to do
+    for backend, workers, said in (
+        ("slurm", "auto", "at this machine's speed, with up to 100 jobs at the same time."),
+        ("slurm", 3, "with up to 3 jobs"),
+        ("ray", "auto", "with one after the other at this machine's speed; how many Ray runs at the same time depends"),
+    ):
+        monkeypatch.setattr("supertickets.studies.run.check_runner", lambda settings: None)  # neither is here
+        plan = supertickets.plan_study("find", study | {"backend": backend, "workers": workers}, out=copy)
+        assert plan.seconds == (3 if backend == "ray" else 2)
+        assert said in plan.sentence()
+
+
+def each_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every training take a second and a FLOP in a dry run."""
+    monkeypatch.setattr("supertickets.studies.plan._measure", lambda *asked: _Speed(1.0, 1.0))
+    monkeypatch.setattr("supertickets.studies.plan._cost", lambda *asked: 1.0)
+
+
+def test_a_dry_run_counts_what_is_trained_again_to_be_shipped(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each_takes_one(monkeypatch)
+    out = tmp_path / "out"
+    supertickets.find(study, out=out, keep="none")
+    plan = supertickets.plan_study("find", study, out=out)
+    assert (plan.trainings, plan.done, plan.repeated, plan.seconds) == (4, 4, 1, 1)
+    assert "All 4 trainings are done. To have weights that were not kept, 1 training takes about 1 FLOPs" in (
+        plan.sentence()
+    )
+    assert supertickets.plan_study("find", study, out=out, keep="none").repeated == 0  # control
+    supertickets.find(study, out=out)
+    assert supertickets.plan_study("find", study, out=out).repeated == 0  # it is shipped
+
+
+@pytest.mark.parametrize(
+    ("asked", "weights", "shipped"),
+    [({"kinds": ()}, 1, "model"), ({"keep": "dense"}, 2, "ticket"), ({"kinds": (), "keep": "none"}, 0, "model")],
+)
+def test_nothing_is_trained_twice_to_be_shipped_where_weights_may_stay(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Any, weights: int, shipped: str
+) -> None:
+    keys, whole = [], Workbench.run
+
+    def noted(self: Workbench, job: Job, *more: Any) -> Any:
+        keys.append(job.trial.key)
+        return whole(self, job, *more)
+
+    monkeypatch.setattr(Workbench, "run", noted)
+    asked = {name: value for name, value in study.items() if "kinds" not in asked or name != "levels"} | asked
+    plan = supertickets.plan_study("find", asked, out=tmp_path / "out")
+    result = supertickets.find(asked, out=tmp_path / "out")
+    assert result.shipped[shipped].is_dir()
+    assert len(keys) - len(set(keys)) == plan.repeated == (asked.get("keep") == "none")  # which keeps none to ship
+    assert len(list((tmp_path / "out" / "trials").rglob("weights.safetensors"))) == max(weights, plan.repeated)
+
+
+def test_what_starts_from_weights_that_are_gone_is_trained_again_from_its_beginning(trial: Trial) -> None:
+    chain = [Step({"seed": 0}, trial)]
+    for seed in (1, 2, 3):
+        chain.append(Step({"seed": seed}, trial.but(seed=seed), starts_from=(chain[-1],)))
+    other = Step({"seed": 4}, trial.but(seed=4))
+    execution = Execution([*chain, other])
+    gone = cast("Outcome", SimpleNamespace(finished=True, has_weights=False))
+    for run in execution.runs[:3]:
+        run.outcome = gone
+    assert [run.step for run in execution.repeated()] == chain[2::-1]
+    # Weights of the last one are shipped: by then those that the others have had again are gone once more.
+    assert [run.step for run in execution.repeated(execution.runs[3:4])] == [*chain[2::-1], *chain[::-1]]
+    execution.runs[1].outcome = cast("Outcome", SimpleNamespace(finished=True, has_weights=True))
+    assert [run.step for run in execution.repeated()] == [chain[2]]
+    execution.runs[3].outcome = gone
+    assert execution.repeated() == []  # control: nothing is to come
+    assert [run.step for run in execution.repeated(execution.runs[3:4])] == [chain[3], chain[2]]
 
 
 @pytest.mark.parametrize(("keep", "weights", "model"), [("none", 0, False), ("super", 1, True), ("all", 4, True)])

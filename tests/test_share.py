@@ -78,7 +78,11 @@ def test_tickets_that_were_only_drawn_are_shared_and_their_cards_say_how_much_th
     small = SHARE | {"seeds": 1, "epochs": 1, "max_train_examples": 32, "fine_tune": False}
     small.pop("fine_tune_epochs")
     result = run_study(
-        "share", small, model=str(places["model"]), tickets=[tmp_path / task for task in of_builtin], out=tmp_path / "out"
+        "share",
+        small,
+        model=str(places["model"]),
+        tickets=[tmp_path / task for task in of_builtin],
+        out=tmp_path / "out",
     )
     cards = [(result.shipped["models"] / task / "README.md").read_text() for task in of_builtin]
     assert "level 0.4, seed 0" in cards[0]

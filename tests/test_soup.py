@@ -432,7 +432,7 @@ def test_without_soups_a_study_is_what_it_was(done: Result, asked: dict[str, Any
     assert "evaluations" not in plan_study("find", asked, out=tmp_path / "none").steps
     again = plan_study("find", asked, soup=3, out=tmp_path / "plain")
     assert (again.trainings, again.done, again.repeated, again.evaluations) == (11, 5, 2, 12)  # one is the super ticket
-    assert "This counts 2 finished trainings to repeat, whose weights were not kept." in again.sentence()
+    assert "This counts 2 trainings to repeat, for weights that are not kept." in again.sentence()
     grown = supertickets.find(asked, soup=3, out=tmp_path / "plain")
     assert grown.table.drop(columns="seconds").equals(done.table.drop(columns="seconds"))
 

@@ -16,6 +16,7 @@ from supertickets.registry import Registry
 from supertickets.tasks import Task
 
 _WORKERS_A_GPU = 4  # more on one GPU only take turns
+_JOBS_OF_SLURM = 100  # that `auto` has submitted at the same time
 _MEMORY_A_WORKER = 4 << 30  # bytes, besides what the model's parameters need: a batch's activations, and libraries
 _BYTES_A_PARAMETER = 24  # float32 weights, gradients, two optimiser states, the best epoch's copy, bfloat16 casts
 
@@ -74,6 +75,13 @@ class Machine:
         if self.backend != "local":
             return {"backend": self.backend, "address": self.address, "cpus": self.cpus_each, "gpus": self.gpus}
         return {"backend": "local", "devices": self.devices, "threads": self.threads}
+
+    @property
+    def side_by_side(self) -> int | None:
+        """How many trials run at the same time at most; None where only the cluster knows."""
+        if self.backend == "slurm":
+            return _JOBS_OF_SLURM if self.workers == "auto" else self.workers
+        return len(self.devices) if self.backend == "local" else None
 
     @property
     def cpus_each(self) -> float:

@@ -42,7 +42,6 @@ from supertickets.storage import write_atomically
 
 _POLL = 2.0  # seconds between two looks at the files of jobs
 _ASK = 30.0  # seconds between two questions to Slurm
-_AT_A_TIME = 100  # jobs that `auto` has submitted
 _SIGNAL = 90  # seconds before the time limit
 _TO_END = 180.0  # seconds that Slurm has to say why it stopped a job
 _TO_ARRIVE = 60.0  # seconds that a shared disk has to show what a job has written
@@ -116,7 +115,7 @@ class SlurmRunner:
     def __init__(self, machine: Machine) -> None:
         self._submitit = require_submitit()
         self._machine = machine
-        self.side_by_side = _AT_A_TIME if machine.workers == "auto" else machine.workers
+        self.side_by_side = machine.side_by_side or 1
         self._running: dict[str, _Running] = {}
         self._waits: Job | None = None  # one that Slurm did not take, while others run
         self._asked = self._refused = -_ASK  # when Slurm was asked, and when it did not take a job

@@ -170,6 +170,14 @@ class Run:
         """Whether there is a score."""
         return self.outcome is not None and self.outcome.finished
 
+    def lost(self) -> bool:
+        """Whether it has finished, and its trained weights are gone."""
+        return self.finished and not self.result.has_weights
+
+    def let_go(self) -> bool:
+        """Whether its trained weights are gone, or will be when the study has ended."""
+        return self.lost() if self.ended else self.step.keep == "no"
+
     @property
     def status(self) -> str:
         """`finished`, `partial`, `diverged`, `failed`, `not wanted`, or `missing` for what has not run."""
@@ -258,9 +266,19 @@ class Execution:
         children = self._children.get(run.step, [])
         return any(run.step in child.step.starts_from and not child.ended for child in children)
 
-    def repeats(self, run: Run) -> bool:
-        """Whether a finished run's weights are gone, and a run that has yet to end starts from them."""
-        return run.outcome is not None and run.finished and not run.outcome.has_weights and self._starting(run)
+    def repeated(self, shipped: Sequence[Run] = ()) -> list[Run]:
+        """Return the runs that are trained again for their weights, if these runs' are `shipped` in the end.
+
+        Their weights are gone, or will be by then; others that have yet to end start from them, or they are shipped.
+        """
+        found: list[Run] = []
+        starts = {step for run in self.runs if not run.ended for step in run.step.starts_from}
+        for wanted, of in ((starts, Run.lost), ({run.step for run in shipped}, Run.let_go)):
+            for run in reversed(self.runs):  # each comes after those that it starts from
+                if run.step in wanted and of(run):
+                    found.append(run)
+                    wanted.update(run.step.starts_from)
+        return found
 
     @staticmethod
     def _never_kept(run: Run) -> bool:
@@ -290,9 +308,12 @@ class Execution:
         return any(run.step.keep == "yes" or self._starting(run) for run in of_trial)
 
     def _contest(self) -> list[Run]:
-        """Return the finished runs of which the best is kept; a full ticket is the dense model, and no candidate."""
+        """Return the finished runs of which the best is kept.
+
+        A ticket that was drawn and keeps everything is the dense model, and no candidate.
+        """
         finished = [run for run in self._rivals if run.finished]
-        return [run for run in finished if run.trial is not None and not run.trial.ticket.is_full]
+        return [run for run in finished if run.trial and not (run.step.needs and run.trial.ticket.is_full)]
 
     def elsewhere(self, id: str) -> list[Path]:
         """Return the folders of the same trial in other studies."""

@@ -167,6 +167,13 @@ class Find(Study[FindSettings]):
             update_evidence(folder, trainings)
         return {"ticket": folder}
 
+    def to_ship(self, runs: Sequence[Run], settings: FindSettings) -> list[Run]:
+        """Return the winning tickets; without tickets, the dense runs."""
+        if not settings.kinds:
+            return [run for run in runs if run.step.labels["kind"] == "dense"]
+        winning = [run for run in runs if run.step.labels["kind"] == "winning" and "stage" not in run.step.labels]
+        return [run for run in winning if run.step.labels["level"] and settings.keep != "none" and run.counts]
+
     def standing(self, runs: Runs, settings: FindSettings) -> str:
         """Return the best level so far of a search, and what it does not know."""
         if not settings.searches:
@@ -236,7 +243,7 @@ def grid(
             trial_of(
                 settings, task, full, seed, scoring=settings.scoring if settings.kinds else None, **_stored(settings)
             ),
-            keep="yes" if settings.keep in ("dense", "all") else "no",
+            keep="yes" if settings.keep in ("dense", "all") else _kept(settings, "dense"),
             cost=training_flops(task, full, settings.epochs, scored=True),
         )
         yield dense
@@ -257,9 +264,10 @@ def grid(
                     before = step
 
 
-def _kept(settings: FindSettings, kind: Kind) -> Literal["best", "no"]:
-    """Return whether a ticket's trained weights may stay: one model is shipped, and any other can be trained again."""
-    return "best" if settings.keep == "super" and kind == "winning" else "no"
+def _kept(settings: FindSettings, kind: str) -> Literal["best", "no"]:
+    """Return whether trained weights may stay: one model is shipped, and any other can be trained again."""
+    shipped = "winning" if settings.kinds else "dense"
+    return "best" if settings.keep != "none" and kind == shipped else "no"
 
 
 def _drawn(

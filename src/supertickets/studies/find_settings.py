@@ -80,8 +80,8 @@ class FindSettings(Targets, DrawnSettings, RateSettings):
     )
     keep: NoEffect[Literal["none", "super", "dense", "all"]] = Field(
         "super",
-        description="trained weights to keep on disk: those of the super ticket (super), of the dense models (dense), "
-        "all or none",
+        description="trained weights to keep on disk: those of the super ticket (super; without --kinds, of the best "
+        "dense model), also of the dense models (dense), all or none",
     )
 
     @field_validator("kinds")

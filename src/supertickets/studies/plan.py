@@ -13,7 +13,7 @@ from supertickets.evidence.labels import LINE, MEMBER, OF_SEED
 from supertickets.evidence.runs import TaskInfo
 from supertickets.lab.lab import replay
 from supertickets.lab.progress import duration, size
-from supertickets.lab.steps import Execution, Run
+from supertickets.lab.steps import Execution, Run, Step
 from supertickets.models import BaseModel
 from supertickets.studies import STUDIES
 from supertickets.studies.checks import check_folder
@@ -34,12 +34,14 @@ _PAGE = 6_000_000
 class Plan:
     """What a study would run: `steps` counts trainings and those already done by labels (all seeds together).
 
-    `flops` and `seconds` are of what is not done, on this machine with `side_by_side` trainings at a time; `disk` is
-    about how many bytes the folder takes up in the end. Of the trainings, `unmade` depend on others that are not
-    done; equal ones among them will be one. `repeated` counts those that are done and trained again all the same, since
-    their weights are gone and others start from them. `evaluations` counts means of trained weights, which are no
-    trainings, and `held` is about how many bytes more the weights take up until these have been evaluated. `note` says
-    what else has to be trained, `outlook` what the study can detect.
+    `flops` and `seconds` are of what is not done, at this machine's speed, with at most `side_by_side` trainings at the
+    same time (None: as many as the cluster has room for; `seconds` are then those of one after the other); trainings
+    that need others come after them. `disk` is about how many bytes the folder takes up in the end. Of the trainings,
+    `unmade` depend on others that are not done; equal ones among them will be one. `repeated` counts how often one is
+    trained again for its weights, which are not kept, as others start from them or the study ships them.
+    `evaluations` counts means of trained weights, which are no trainings, and `held` is about how many bytes more the
+    weights take up until these have been evaluated. `note` says what else has to be trained, `outlook` what the study
+    can detect.
     """
 
     steps: pd.DataFrame
@@ -47,7 +49,8 @@ class Plan:
     done: int
     flops: float
     seconds: float
-    side_by_side: int
+    side_by_side: int | None
+    backend: str
     disk: int
     unmade: int
     repeated: int = 0
@@ -63,28 +66,43 @@ class Plan:
     def sentence(self) -> str:
         """Return the numbers in words."""
         left, count = self.trainings - self.done, counted(self.trainings, "training")
-        takes = "takes" if left == 1 else "take"
-        cost = (
-            f"about {self.flops:.2g} FLOPs and {duration(self.seconds)} on this machine, {self.side_by_side} at a time"
-        )
+        cost = f"about {self.flops:.2g} FLOPs and {duration(self.seconds)} {self._where}"
+        again = counted(self.repeated, "training")
         if not left:
             done = f"All {count} are done." if self.trainings > 1 else "The training is done."
+            if self.repeated:
+                done += f" To have weights that were not kept, {again} {_takes(self.repeated)} {cost}."
         elif self.done:
-            done = f"{count}, {self.done} of them done; the other{f' {left}' if left > 1 else ''} {takes} {cost}."
+            done = (
+                f"{count}, {self.done} of them done; the other{f' {left}' if left > 1 else ''} {_takes(left)} {cost}."
+            )
         else:
-            done = f"{count} {takes} {cost}."
+            done = f"{count} {_takes(left)} {cost}."
         equal = " Of those that depend on others, equal ones are run once." if self.unmade else ""
         more = "".join(f" {said}" for said in (self.note, self.outlook) if said)
-        if self.repeated:
-            done += (
-                f" This counts {counted(self.repeated, 'finished training')} to repeat, whose weights were not kept."
-            )
+        if self.repeated and left:
+            done += f" This counts {again} to repeat, for weights that are not kept."
         held = ""
         if self.evaluations:
             means = counted(self.evaluations, "mean")
             done += f" {means} of their weights {'is' if self.evaluations == 1 else 'are'} evaluated, without training."
             held = f", and up to {size(self.held)} more while it runs"
         return f"{done} The folder will take about {size(self.disk)}{held}.{equal}{more} No folder was made or changed."
+
+    @property
+    def _where(self) -> str:
+        if self.side_by_side is None:
+            return (
+                f"with one after the other at this machine's speed; how many {self.backend.capitalize()} runs at the "
+                "same time depends on its cluster"
+            )
+        if self.backend != "local":
+            return f"at this machine's speed, with up to {self.side_by_side} jobs at the same time"
+        return f"on this machine, {self.side_by_side} at a time"
+
+
+def _takes(count: int) -> str:
+    return "takes" if count == 1 else "take"
 
 
 def plan_study(
@@ -106,26 +124,42 @@ def plan_study(
     execution = replay(study.steps(settled, infos), settled.folder, failures=False)
     distinct = _distinct(execution)
     more = [TaskInfo.of(request.base, source, task) for source, task in request.more_tasks.items()]
-    again = [run for run in distinct if execution.repeats(run)]
+    shipped = _shipped(study.to_ship(execution.runs, settled), study.has_shipped(settled.folder))
+    again = execution.repeated(shipped)
     left = [run for run in distinct if not run.ended]
-    ahead = {run: _cost(run, [*infos, *more], settled.epochs) for run in (*left, *again)}
-    seconds, flops = _measure(ahead, machine) if ahead else (0.0, 0.0)
-    side_by_side = len(machine.devices)
+    costs = {run: _cost(run, [*infos, *more], settled.epochs) for run in {*left, *again}}
+    ahead = [*left, *again]
+    speed = _measure(ahead, costs, machine)
+    side_by_side = machine.side_by_side
     return Plan(
         steps=_table(execution, distinct),
         trainings=execution.total,
         done=sum(run.came and not run.step.evaluates for run in distinct),
-        flops=flops,
-        seconds=seconds / min(side_by_side, max(1, len(ahead))),
+        flops=sum(costs[run] for run in ahead) * speed.flops,
+        seconds=_units(execution, left, again, costs, side_by_side or 1) * speed.seconds,
         side_by_side=side_by_side,
-        disk=_disk(execution, request.base, infos),
-        unmade=sum(run.trial is None and not run.step.evaluates for run in ahead),
+        backend=machine.backend,
+        disk=_disk(distinct, request.base, infos, bool(shipped)),
+        unmade=sum(run.trial is None and not run.step.evaluates for run in left),
         repeated=len(again),
         evaluations=execution.evaluations,
-        held=_held(execution, request.base, side_by_side),
+        held=_held(execution, request.base, side_by_side or len(left)),
         note=request.note,
         outlook=study.outlook(settled, infos),
     )
+
+
+def _shipped(candidates: Sequence[Run], there: bool) -> list[Run]:
+    """Return the run among candidates that is shipped, if its weights will not be there then; else none.
+
+    Where all have ended, a model may be `there` already. Of those that have yet to end it is the dearest.
+    """
+    waiting = [run for run in candidates if not run.ended]
+    best = max((run for run in candidates if run.finished), key=lambda run: run.result.rank, default=None)
+    if not waiting:
+        return [best] if best is not None and best.lost() and not there else []
+    unkept = [run for run in waiting if run.step.keep == "no"]
+    return [max(reversed(unkept), key=lambda run: run.step.cost)] if unkept else []
 
 
 def _distinct(execution: Execution) -> list[Run]:
@@ -146,17 +180,40 @@ def _cost(run: Run, infos: Sequence[TaskInfo], epochs: int) -> float:
     return sum(training_flops(info, ticket, run.trial.recipe.epochs) for info, ticket in known)
 
 
-def _measure(ahead: Mapping[Run, float], machine: Machine) -> tuple[float, float]:
-    """Return how many seconds and FLOPs runs take in all, by their costs and a few steps of one that can begin now."""
+@dataclass(frozen=True)
+class _Speed:
+    """What a unit of the steps' costs takes here."""
+
+    seconds: float = 0.0
+    flops: float = 0.0
+
+
+def _measure(ahead: Sequence[Run], costs: Mapping[Run, float], machine: Machine) -> _Speed:
+    """Return what a unit of cost takes, by a few steps of a training that can begin now."""
     from supertickets.lab.timing import time_training
 
-    known = [(run.trial, cost) for run, cost in ahead.items() if run.trial is not None and not run.step.evaluates]
+    known = [run for run in ahead if run.trial is not None and not run.step.evaluates]
     if not known:  # a few evaluations
-        return 0.0, 0.0
-    trial, cost = known[0]
-    seconds, flops = time_training(trial, machine)
-    units = sum(ahead.values()) / (cost or 1.0)
-    return seconds * units, flops * units
+        return _Speed()
+    run = known[0]
+    seconds, flops = time_training(run.order.trial, machine)
+    whole = costs[run] / (run.step.until or 1.0) or 1.0
+    return _Speed(seconds / whole, flops / whole)
+
+
+def _units(
+    execution: Execution, left: Sequence[Run], again: Sequence[Run], costs: Mapping[Run, float], side_by_side: int
+) -> float:
+    """Return about how long what is ahead takes, in units of cost: trainings wait for those that they need.
+
+    What is repeated follows each other.
+    """
+    waiting, ends = set(left), dict[Step, float]()
+    for run in execution.runs:
+        own = costs[run] if run in waiting else 0.0
+        ends[run.step] = own + max((ends[step] for step in run.step.parents), default=0.0)
+    longest = max(ends.values(), default=0.0)
+    return max(longest, sum(costs[run] for run in left) / side_by_side) + sum(costs[run] for run in again)
 
 
 def _table(execution: Execution, distinct: Sequence[Run]) -> pd.DataFrame:
@@ -177,28 +234,28 @@ def _table(execution: Execution, distinct: Sequence[Run]) -> pd.DataFrame:
 def _counted(run: Run, first: bool) -> dict[str, int]:
     """Return what a run counts as; one whose trial is another's too is counted there."""
     trains = first and not run.step.evaluates
-    done = trains and run.outcome is not None
+    done = trains and run.came
     return {"trainings": int(trains), "done": int(done), "evaluations": int(first and run.step.evaluates)}
 
 
-def _disk(execution: Execution, base: BaseModel, infos: Sequence[TaskInfo]) -> int:
+def _disk(runs: Sequence[Run], base: BaseModel, infos: Sequence[TaskInfo], repeats: bool) -> int:
     """Return about how many bytes a study's folder has in the end: weights, outputs of every epoch, the page.
 
     Dense runs that teach also have their outputs on the training set, in 16 bits (numbers in 32): of a text, or of each
     token of a question with its context.
 
-    Of the weights that a study keeps, one model is there twice: as trained and as shipped.
+    Of the weights that a study keeps, one model is there twice: as trained and as shipped. So it is if the study
+    `repeats` a training to ship its weights.
     """
     weights = _weights(base)
-    kept = [run.step.keep for run in execution.runs]
-    epochs = max((run.trial.recipe.epochs for run in execution.runs if run.trial is not None), default=1)
+    kept = [run.step.keep for run in runs]
+    epochs = max((run.trial.recipe.epochs for run in runs if run.trial is not None), default=1)
     outputs = max(len(info.targets) * max(1, len(info.labels)) for info in infos) * 4 * epochs
-    copies = kept.count("yes") + ("best" in kept) + any(keep != "no" for keep in kept)
-    trials = execution.total + execution.evaluations
-    teachers = sum(run.trial is not None and run.trial.logits for run in execution.runs)
-    longest = max((run.trial.recipe.max_length for run in execution.runs if run.trial is not None), default=1)
+    copies = kept.count("yes") + ("best" in kept) + any(keep != "no" for keep in kept) + 2 * repeats
+    teachers = sum(run.trial is not None and run.trial.logits for run in runs)
+    longest = max((run.trial.recipe.max_length for run in runs if run.trial is not None), default=1)
     taught = teachers * sum(_taught(info, longest) for info in infos)
-    return int(copies * weights + trials * outputs + taught + _PAGE)
+    return int(copies * weights + len(runs) * outputs + taught + _PAGE)
 
 
 def _taught(info: TaskInfo, longest: int) -> int:

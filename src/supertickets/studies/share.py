@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from supertickets.errors import StudyError, TicketError, named_twice
 from supertickets.evidence.labels import MT_DNN, RATES, SEARCH, SHARED, TICKET_SHARE, TUNED
 from supertickets.evidence.runs import TaskInfo
-from supertickets.lab.steps import Done, Step
+from supertickets.lab.steps import Done, Run, Step
 from supertickets.lab.trial import Trial
 from supertickets.studies.config import Overrides, called, fill, load_settings, named_by, parse
 from supertickets.studies.exchange import Shipping, TrainedModel, trained_model
@@ -175,6 +175,11 @@ class Share(Study[ShareSettings]):
             tasks = [done.tasks[task.source] for task in done.runs.tasks]
             ship_shared(folder / SHARED_MODEL, folders, done.with_weights(best), done.base, tasks, tickets)
         return {"model": folder / SHARED_MODEL, "models": folder / TASK_MODELS}
+
+    def to_ship(self, runs: Sequence[Run], settings: ShareSettings) -> list[Run]:
+        """Return the shared tickets' trainings."""
+        own = {"stage": SHARED, "kind": TICKET_SHARE}
+        return [run for run in runs if settings.keep != "none" and own.items() <= run.step.labels.items()]
 
     def models(self, runs: Runs, settings: ShareSettings) -> list[TrainedModel]:
         """Return MT-DNN and Ticket-Share of the first seed."""

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 from supertickets.anatomy.cost import BACKWARD, forward_flops
 from supertickets.errors import TicketError
-from supertickets.lab.steps import Step
+from supertickets.lab.steps import Run, Step
 from supertickets.lab.trial import TaskTicket, Trial
 from supertickets.models import find_model
 from supertickets.registry import object_at
@@ -150,6 +150,10 @@ class Study(ABC, Generic[S]):
     def ship(self, done: Shipping) -> Mapping[str, Path]:
         """Write what the study leaves to others, and return the places by name; nothing by default."""
         return {}
+
+    def to_ship(self, runs: Sequence[Run], settings: S) -> list[Run]:
+        """Return the runs of one of which `ship` needs the trained weights; nothing by default."""
+        return []
 
     def has_shipped(self, folder: Path) -> bool:
         """Whether trained weights in a study's folder are of no more use to it."""
