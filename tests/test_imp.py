@@ -21,6 +21,7 @@ from helpers.study_files import contents
 from supertickets.errors import TicketError
 from supertickets.evidence.imp import IMP, ROUND, START
 from supertickets.evidence.runs import DENSE, Runs, load_tasks
+from supertickets.export.evidence_file import hashes_of, load_evidence
 from supertickets.lab import Outcome, Trial, workbench
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import CHECKPOINT, MASK, WEIGHTS, load_outcome
@@ -578,6 +579,31 @@ def test_a_study_may_grow_by_a_sparsity(options: dict[str, Any], asked: dict[str
     assert set(grown.table["status"]) == {"finished"}
     assert set(grown.table["trial"]) & set(first.table["trial"])  # something is trained once
     assert not list(grown.folder.rglob(WEIGHTS))
+
+
+def test_a_study_that_grows_says_anew_why_its_ticket_was_chosen(asked: dict[str, Any], tmp_path: Path) -> None:
+    out, few = tmp_path / "out", {**asked, "controls": "none", "epochs": 1, "sparsities": 0.3, "keep": "matching"}
+    plan = plan_study("imp", few, out=out)
+    assert (plan.trainings, plan.repeated) == (2, 1)  # no ticket's weights are kept until one is chosen
+    assert "This counts 1 training to repeat, for weights that are not kept." in plan.sentence()
+    folder = run_study("imp", few, out=out).shipped["ticket"]
+    assert plan_study("imp", few, out=out).repeated == 0
+    before = load_weight_ticket(folder), load_evidence(folder), (folder / "README.md").read_text()
+    assert before[0].origin["why"].endswith("(strict).")
+    assert before[1] is not None
+    (folder / "model" / "mine.txt").write_text("kept")
+    assert run_study("imp", few, seeds=2, out=out).shipped["ticket"] == folder
+    after, evidence = load_weight_ticket(folder), load_evidence(folder)
+    assert after.origin == {**before[0].origin, "why": after.origin["why"]}
+    assert after.origin["why"].endswith("(sub_std).")
+    assert after.origin["why"] in (folder / "README.md").read_text()
+    assert (folder / "model" / "mine.txt").read_text() == "kept"
+    assert evidence is not None
+    assert evidence.model == before[1].model
+    assert len(evidence.trainings) == 2
+    (folder / "model" / "mine.txt").unlink()
+    assert evidence.files == hashes_of(folder)  # control: they were others
+    assert evidence.files != before[1].files
 
 
 def test_weights_after_a_share_are_those_whatever_scores_best(asked: dict[str, Any], tmp_path: Path) -> None:

@@ -401,6 +401,9 @@ def test_nothing_is_trained_twice_to_be_shipped_where_weights_may_stay(
     plan = supertickets.plan_study("find", asked, out=tmp_path / "out")
     result = supertickets.find(asked, out=tmp_path / "out")
     assert result.shipped[shipped].is_dir()
+    if shipped == "model":  # which says what its outputs mean
+        labels = json.loads((result.shipped["model"] / "config.json").read_text())["id2label"]
+        assert not any("LABEL" in label for label in labels.values())
     assert len(keys) - len(set(keys)) == plan.repeated == (asked.get("keep") == "none")  # which keeps none to ship
     assert len(list((tmp_path / "out" / "trials").rglob("weights.safetensors"))) == max(weights, plan.repeated)
 

@@ -1,20 +1,22 @@
 """Ticket folders with the trained model inside, and trained models as base models."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from supertickets.errors import TicketError
 from supertickets.export.card import ticket_card
-from supertickets.export.evidence_file import Outputs, Training, write_evidence
+from supertickets.export.evidence_file import Outputs, Training, hashes_of, load_evidence, write_evidence
 from supertickets.export.reloaded import check_reloaded
 from supertickets.lab.outcome import WEIGHTS, Outcome, task_weights
 from supertickets.models import BaseModel, ModelSource, load_model, own_files, quiet_transformers
 from supertickets.storage import atomic_folder
 from supertickets.surgery.cut import cut
 from supertickets.surgery.output_layer import rescale
-from supertickets.tasks import Task
-from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket
+from supertickets.tasks import Form, Task
+from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket, load_any_ticket
 from supertickets.training.tokens import for_words
 
 if TYPE_CHECKING:
@@ -44,6 +46,27 @@ def ship(
             shared = replace(shared, origin={**shared.origin, "reloaded": reloaded})
         shared.save(new, ticket_card(shared, with_model=outcome.has_weights, form=task.form))
         write_evidence(new, trainings, model)
+
+
+def say_again(folder: Path, changes: Mapping[str, Any], form: Form) -> None:
+    """Write what a shipped ticket's origin and card say anew, where a study that has grown says something else now.
+
+    The model in the folder stays, and so do the hashes of what is not written. A folder whose evidence is damaged is
+    left as it is, for `verify` to tell. A crash leaves the folder as it was, or the whole new one.
+    """
+    changes = json.loads(json.dumps(changes))  # as the file has it: lists for tuples
+    shared = load_any_ticket(folder)
+    if changes.items() <= shared.origin.items():
+        return
+    try:
+        before = load_evidence(folder)
+    except TicketError:
+        return
+    shared = replace(shared, origin={**shared.origin, **changes})
+    with atomic_folder(folder) as new:
+        shared.save(new, ticket_card(shared, with_model=(folder / MODEL_FOLDER).is_dir(), form=form))
+        if before is not None:
+            before.but(files={**before.files, **hashes_of(new)}).save(new)
 
 
 def save_trained_model(outcome: Outcome, base: BaseModel, task: Task, folder: Path, place: int = 0) -> dict[str, Any]:
@@ -88,6 +111,7 @@ def save_base(outcome: Outcome, base: BaseModel, task: Task, folder: Path) -> No
 
     source = ModelSource(base)
     model = _trained(source, outcome, task, 0)
+    describe_outputs(model.config, task.labels, task.problem)
     with atomic_folder(folder) as new, quiet_transformers():
         had = load_model(base, AutoModel, torch.float32)
         pooler = None if any(name.startswith("pooler.") for name in had.new) else getattr(had.model, "pooler", None)

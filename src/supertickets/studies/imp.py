@@ -67,6 +67,13 @@ class Imp(Study[ImpSettings]):
                     return {"ticket": runs.folder / TICKET}
         return {}
 
+    def to_ship(self, runs: Sequence[Run], settings: ImpSettings) -> list[Run]:
+        """Return the first seed's tickets."""
+        if settings.keep == "none":
+            return []
+        own = {"kind": "imp", "rewind": "", "seed": settings.first_seed}
+        return [run for run in runs if own.items() <= run.step.labels.items()]
+
     def sparsities(self, runs: Runs, settings: ImpSettings) -> list[float]:
         """Return the sparsities at which the first seed has a ticket from every rewind point."""
         from supertickets.evidence.imp import mask_file
@@ -163,21 +170,23 @@ _SEARCH = ("rewind", "rewind_scope", "output_layer", "prune_at_init", "lr_schedu
 
 def _ship(done: Shipping, run: Run, ticket: WeightTicket) -> None:
     """Write the folder of a run's ticket, unless it is there already."""
-    from supertickets.export.ship import ship
+    from supertickets.export.ship import say_again, ship
     from supertickets.export.weights import named_base
     from supertickets.lab.environment import versions
 
-    settings, task, findings, folder = done.settings, done.runs.task, done.findings, done.runs.folder / TICKET
-    trainings = trainings_like(done.runs, run)
-    if (outcome := done.unshipped(folder, run)) is None:
-        update_evidence(folder, trainings)
-        return
+    settings, findings, folder = done.settings, done.findings, done.runs.folder / TICKET
+    trainings, task = trainings_like(done.runs, run), done.tasks[done.runs.task.source]
     matches = findings.highest.get("") is not None
     why = "The highest sparsity that matches the dense model" if matches else "No ticket matches; the best"
-    origin = origin_of(done.runs, run, settings) | {
+    chosen = {
         "why": f"{why} on that same dev set ({findings.rule}).",
         "rewind": settings.rewind[0],
         "search": {name: getattr(settings, name) for name in _SEARCH} | part(settings, Pruning).model_dump(),
     }
+    if (outcome := done.unshipped(folder, run)) is None:
+        say_again(folder, chosen, task.form)
+        update_evidence(folder, trainings)
+        return
+    origin = origin_of(done.runs, run, settings) | chosen
     shared = SharedTicket(ticket, named_base(done.base), origin, versions())
-    ship(shared, outcome, done.base, done.tasks[task.source], folder, trainings=trainings)
+    ship(shared, outcome, done.base, task, folder, trainings=trainings)
