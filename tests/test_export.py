@@ -20,7 +20,7 @@ from helpers.models import FAMILIES, VOCABULARY, make_loud, pads_with_1, save_ti
 from supertickets.anatomy import FAMILIES as REGISTERED
 from supertickets.cli import main
 from supertickets.errors import StudyError, TicketError
-from supertickets.export import EXPORTERS
+from supertickets.export import EXPORTERS, vocabulary
 from supertickets.export.formats import dense_model
 from supertickets.export.same import check_same, run_of, texts_for
 from supertickets.export.source import Exported, open_model, open_ticket
@@ -65,6 +65,23 @@ def test_a_cut_vocabulary_computes_the_same_on_its_texts(ticket: Path, tmp_path:
         export_model(ticket, to, tmp_path / "no", vocabulary="used")
     with pytest.raises(TicketError, match="--to ticket writes no model"):
         export_model(ticket, "ticket", tmp_path / "no", vocabulary="used")
+    assert not (tmp_path / "no").exists()
+
+
+def test_rows_of_a_vocabulary_that_went_wrong_are_seen(
+    ticket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    right = vocabulary._keep_rows
+
+    def wrong(model: Any, kept: Any, whole: int) -> None:
+        right(model, kept, whole)
+        words = model.get_input_embeddings().weight
+        words.data = words.data.roll(1, 0)
+
+    monkeypatch.setattr(vocabulary, "_keep_rows", wrong)
+    with pytest.raises(StudyError, match="--vocabulary: its outputs differ from the model's by up to"):
+        export_model(ticket, "dense", tmp_path / "no", vocabulary="corpus", corpus=tmp_path / "corpus.txt")
     assert not (tmp_path / "no").exists()
 
 

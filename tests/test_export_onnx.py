@@ -20,11 +20,11 @@ from helpers.exported import LABELS, save_ticket
 from helpers.models import pads_with_1, save_tiny_model
 from helpers.optional import lack
 from supertickets.errors import EXTRAS, StudyError
-from supertickets.export import to_onnx
+from supertickets.export import standalone, to_onnx
 from supertickets.export.same import check_same, run_of
 from supertickets.export.source import open_ticket
 from supertickets.export.standalone import reads_alike
-from supertickets.studies.exporting import export_model
+from supertickets.studies.exporting import export_model, open_exported
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +115,25 @@ def test_the_default_encoder(tmp_path: Path) -> None:
     assert 1e-4 < float(np.abs(quantised - expected).max()) < 0.5
 
 
+def test_a_dense_study_reads_as_much_of_a_text_as_its_training(
+    tiny_model: Path, words: dict[str, Path], tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {
+        "task": "words",
+        "kinds": (),
+        "seeds": 1,
+        "workers": 1,
+        "epochs": 1,
+        "max_length": 5,
+        **words,
+    }
+    study = supertickets.find(asked, model=str(tiny_model), out=tmp_path / "study")
+    assert open_exported(study.folder).max_length == 5
+    assert open_exported(study.shipped["model"]).max_length > 5  # control: which does not say so
+    made = export_model(study.folder, "onnx", tmp_path / "onnx", int8=True)
+    assert made["dev"][to_onnx.MODEL]["score"] == pytest.approx(study.table["score"].item())
+
+
 def test_a_study_with_8_bits(words: dict[str, Path], tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "model", scale=0.4)
     asked: dict[str, Any] = {
@@ -128,6 +147,7 @@ def test_a_study_with_8_bits(words: dict[str, Path], tmp_path: Path) -> None:
     assert abs(made["dev"][to_onnx.INT8]["score"] - origin["score"]) < 30
     readme = (tmp_path / "onnx" / "README.md").read_text()
     assert f"| {to_onnx.INT8} | " in readme
+    assert readme.endswith('python example.py "a text"\n```\n')
     (tmp_path / "onnx" / "example.py").rename(tmp_path / "onnx" / "same.py")
     # Words that a tokenizers file alone reads otherwise are told, and no example is written.
     path = tmp_path / "onnx" / "tokenizer.json"
@@ -136,6 +156,7 @@ def test_a_study_with_8_bits(words: dict[str, Path], tmp_path: Path) -> None:
     assert reads_alike(exported, tmp_path / "onnx", (["w1 w2"], ["w3"]))
     path.write_text(path.read_text().replace('"w2"', '"x2"'))
     assert not reads_alike(exported, tmp_path / "onnx", (["w1 w2"], None))
+    assert "example.py" not in standalone.readme(exported, made, [to_onnx.MODEL], example=False)
     # The comparison with torch, with a graph of another model.
     other = open_ticket(result.shipped["ticket"])
     other.model.classifier.bias.data += 1.0

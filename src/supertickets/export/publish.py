@@ -114,6 +114,6 @@ def with_model(what: str | None, folder: Path) -> str:
     if what in ("model", "both") and not there:
         raise TicketError(
             f"--what {what}: {folder} has no trained model ({MODEL_FOLDER}/); use --what ticket, or run the study "
-            "again with --keep super."
+            "again with --keep super (of `imp`: --keep matching)."
         )
     return what or ("both" if there else "ticket")

@@ -1,6 +1,6 @@
 """Whether an exported model computes what the model does: both are asked about texts, in batches with padding."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TEXTS, AT_ONCE = 100, 8
 """How many texts are asked about, and how many at once."""
-_LONGEST = 512
+LONGEST = 512
 """Longer inputs than so many tokens take too long to compare."""
 TOLERANCE = 1e-4
 """How far outputs in float32 may be apart, as a share of the largest one or of 1: sums are made in another order."""
@@ -29,6 +29,7 @@ _NAMES: dict[Form | None, tuple[str, ...]] = {None: ("last_hidden_state",), "spa
 Texts = tuple[list[str], list[str] | None]
 Outputs = Mapping[str, NDArray[Any]]
 Run = Callable[[Mapping[str, Tensor]], Outputs]
+_Pair = tuple[NDArray[Any], NDArray[Any]]
 
 
 def output_names(form: Form | None) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ def texts_for(exported: Exported) -> Texts:
 def batches_of(exported: Exported, texts: Texts) -> Iterator[dict[str, Tensor]]:
     """Yield texts as inputs, padded to the longest of each batch; the last text is also a batch of its own."""
     first, second = texts
-    longest = min(exported.tokenizer.model_max_length, _LONGEST)
+    longest = min(exported.tokenizer.model_max_length, LONGEST)
     for rows in [*(slice(at, at + AT_ONCE) for at in range(0, len(first), AT_ONCE)), slice(-1, None)]:
         pair = None if second is None else second[rows]
         yield dict(
@@ -82,20 +83,35 @@ def run_of(model: "PreTrainedModel", form: Form | None) -> Run:
     return run
 
 
+def outputs_on(exported: Exported, ids: Sequence[Sequence[int]]) -> list[Outputs]:
+    """Return what a model computes on each of some texts' tokens, one text at a time."""
+    run = run_of(exported.model, exported.form)
+    rows = (torch.tensor([one]) for one in ids)
+    return [run({"input_ids": row, "attention_mask": torch.ones_like(row)}) for row in rows]
+
+
 def check_same(exported: Exported, expected: Run, found: Run, written: str) -> float:
     """Return the largest difference between two runs' outputs on texts, as a share of the largest output or of 1.
 
     Outputs of tokens count where there is a token. `written` is what `found` runs. Raises StudyError if the difference
     is above `TOLERANCE`, or a number is not finite.
     """
+
+    def pairs() -> Iterator[_Pair]:
+        for inputs in batches_of(exported, texts_for(exported)):
+            wanted, got = expected(inputs), found(inputs)
+            there = inputs["attention_mask"].bool().numpy() if exported.form != "sequence" else ...
+            yield from ((values[there], got[name][there]) for name, values in wanted.items())
+
+    return check_close(pairs(), written)
+
+
+def check_close(pairs: Iterable[_Pair], written: str) -> float:
+    """Return the largest difference between pairs of outputs, as `check_same` does, which says what is raised."""
     largest, difference = 1.0, 0.0
-    for inputs in batches_of(exported, texts_for(exported)):
-        wanted, got = expected(inputs), found(inputs)
-        there = inputs["attention_mask"].bool().numpy()
-        for name, values in wanted.items():
-            pair = [one[there] if exported.form != "sequence" else one for one in (values, got[name])]
-            largest = max(largest, float(np.abs(pair[0]).max()))
-            difference = max(difference, float(np.nan_to_num(np.abs(pair[0] - pair[1]), nan=np.inf).max()))
+    for wanted, got in pairs:
+        largest = max(largest, float(np.abs(wanted).max()))
+        difference = max(difference, float(np.nan_to_num(np.abs(wanted - got), nan=np.inf).max()))
     if not difference <= TOLERANCE * largest:
         raise StudyError(
             f"{written}: its outputs differ from the model's by up to {difference / largest:.2g} of the largest one "

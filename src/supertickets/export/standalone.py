@@ -61,8 +61,11 @@ def reads_alike(exported: Exported, folder: Path, texts: Texts) -> bool:
     return [one.ids for one in alone.encode_batch(pairs)] == expected
 
 
-def readme(exported: Exported, made: Mapping[str, Any], files: Sequence[str]) -> str:
-    """Return the README of a folder with files of ONNX: what they are, what was compared, how to run them."""
+def readme(exported: Exported, made: Mapping[str, Any], files: Sequence[str], example: bool) -> str:
+    """Return the README of a folder with files of ONNX: what they are, what was compared, how to run them.
+
+    `example`: whether there is an example.py.
+    """
     what = re.sub(r"([\\`*_\[\]<>&~$|#])", r"\\\1", exported.what)
     inputs = ", ".join(f"`{name}`" for name in _FIELDS if name in exported.tokenizer.model_input_names)
     lines = [
@@ -77,5 +80,6 @@ def readme(exported: Exported, made: Mapping[str, Any], files: Sequence[str]) ->
         lines += ["|---|" + "---|" * len(made["dev"][files[0]])]
         rows = {name: [f"{value:.4g}" for value in metrics.values()] for name, metrics in made["dev"].items()}
         lines += [f"| {name} | {' | '.join(values)} |" for name, values in rows.items()]
-    lines += ["", "`pip install onnxruntime tokenizers`, then:", "", "```", 'python example.py "a text"', "```", ""]
-    return "\n".join(lines)
+    if example:
+        lines += ["", "`pip install onnxruntime tokenizers`, then:", "", "```", 'python example.py "a text"', "```"]
+    return "\n".join([*lines, ""])

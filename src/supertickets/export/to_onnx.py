@@ -65,11 +65,11 @@ def write_onnx(exported: Exported, folder: Path, int8: bool = False) -> dict[str
         dev, why = _dev_scores(exported, [folder / name for name in files])
         made |= {"dev": dev}
         notices += [why] if why else []
-    if reads_alike(exported, folder, texts_for(exported)):
+    if alike := reads_alike(exported, folder, texts_for(exported)):
         write_atomically(folder / "example.py", example(exported, files[-1]))
     else:
         notices.append("example.py is not written: the tokenizers library alone reads texts in another way.")
-    write_atomically(folder / "README.md", readme(exported, made, files))
+    write_atomically(folder / "README.md", readme(exported, made, files, example=alike))
     said = [f"Outputs equal torch's to {made['largest_difference']:.1g} of the largest on {MODEL}."]
     said += [f"dev score of {name}: {metrics['score']:.2f}" for name, metrics in (made.get("dev") or {}).items()]
     return {**made, "said": said, "notices": notices}

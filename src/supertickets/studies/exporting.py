@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from supertickets.errors import TicketError
 from supertickets.export import EXPORTERS
@@ -61,14 +64,21 @@ def export_model(
 
 def _with_vocabulary(exported: Exported, which: str, corpus: Path | str | None) -> tuple[Exported, list[str]]:
     """Return a model with the tokens that its texts need, and what was left out, in sentences."""
-    from supertickets.export.vocabulary import cut_vocabulary, differences_elsewhere, vocabulary_texts
+    from supertickets.export.same import TEXTS, check_close, outputs_on
+    from supertickets.export.vocabulary import cut_vocabulary, differences_elsewhere, encode_texts, vocabulary_texts
 
     tasks = [exported.examples()] if which == "used" and exported.examples is not None else []
     found = vocabulary_texts(which, tasks, corpus)
     if found.texts is None:
         return exported, []
     elsewhere = differences_elsewhere(exported.model, exported.tokenizer, found.texts)
+    texts = [found.texts[row] for row in np.unique(np.linspace(0, len(found.texts) - 1, TEXTS).astype(int))]
+    wanted = outputs_on(exported, _short(encode_texts(exported.tokenizer, texts)))
     made = cut_vocabulary(exported.model, exported.tokenizer, found.texts)
+    got = outputs_on(replace(exported, model=made.model), _short(encode_texts(made.tokenizer, texts)))
+    rows = made.kept if exported.form in ("masked", "causal") else slice(None)  # these have an output for each token
+    pairs = zip(wanted, got, strict=True)
+    check_close(((one[name][..., rows], other[name]) for one, other in pairs for name in one), "--vocabulary")
     said = [made.sentence]
     if elsewhere is not None:
         said.append(
@@ -77,6 +87,12 @@ def _with_vocabulary(exported: Exported, which: str, corpus: Path | str | None) 
         )
     notices = (*exported.notices, *found.notices)
     return replace(exported, model=made.model, tokenizer=made.tokenizer, notices=notices), said
+
+
+def _short(texts: Sequence[list[int]]) -> list[list[int]]:
+    from supertickets.export.same import LONGEST
+
+    return [ids for ids in texts if len(ids) <= LONGEST]
 
 
 def open_exported(path: Path | str, model: str | None = None, any_base: bool = False) -> Exported:
@@ -97,6 +113,8 @@ def open_exported(path: Path | str, model: str | None = None, any_base: bool = F
         found = open_model(str(path if study is None else place))
     if study is None or len(study.tasks) != 1:
         return found
+    if not is_ticket(place):  # a ticket says itself how much of a text its training read
+        found = replace(found, max_length=study.settings.max_length)
     notices = found.notices
     if is_ticket(place) and found.form is None:
         notices = (f"{path}: no trained weights were kept (--keep none), so {found.what} is exported.", *notices)
