@@ -241,6 +241,36 @@ def test_what_the_draw_reaches_all_kinds_of_tickets_reach(more: dict[str, Any], 
         ForTarget(settings, shape, [replace(cap, most=0.99 * least)])
 
 
+@pytest.mark.parametrize("target", ["encoder-parameters", "flops"])
+def test_where_key_value_heads_are_shared_the_draw_is_the_best_too(target: str) -> None:
+    """The best heads of a layer may need one key/value head more than others that keep more together."""
+    shape = Shape(layers=2, heads=4, hidden=8, ffn=16, kv_heads=2, head_weights=16, kv_weights=64)
+    every = {"heads": np.array([[10.0, 1, 9, 8.9], [1.0, 2, 3, 4]]), "ffns": np.ones(2)}
+    tickets = [
+        Ticket(np.array(heads).reshape(2, 4), np.ones(2, bool))
+        for heads in itertools.product([False, True], repeat=8)
+        if any(heads[:4]) and any(heads[4:])
+    ]
+    reached, not_the_highest = 0, 0
+    for share in np.linspace(0.3, 0.97, 20):
+        settings = FindSettings(target=(f"{target}={share:.3f}",), structures=("heads",))
+        caps = caps_of(settings, shape, TargetInputs(parameters=10**6, size=10**7))
+        hold = [one for one in tickets if caps[0].holds(one)]
+        if not hold:
+            with pytest.raises(TicketError, match="the smallest ticket takes"):
+                draw_under(every, caps, (2, 4), settings.units(shape))
+            continue
+        drawn = draw_under(every, caps, (2, 4), settings.units(shape))
+        assert caps[0].holds(drawn.ticket)
+        best = max(importance_kept(every, one, ("heads",)) for one in hold)
+        assert importance_kept(every, drawn.ticket, ("heads",)) == pytest.approx(best)
+        assert (drawn.kept, drawn.gap) == (pytest.approx(best), 0.0)
+        reached += 1
+        not_the_highest += not drawn.ticket.heads[0, 0]
+    assert reached > 5
+    assert not_the_highest  # control: where it is not simply the best heads of a layer
+
+
 def test_times_that_do_not_rise_hide_no_ticket() -> None:
     """The smallest layer is not the fastest here: one head takes longer than two."""
     prices = Prices("seconds", 0.0, {"heads": np.array([[0.0, 5.0, 1.0, 6.0]] * 3)})

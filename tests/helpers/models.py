@@ -77,7 +77,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
     "rembert": {"input_embedding_size": 16},
     "roberta-prelayernorm": {},
-    "roc_bert": {},
     "smollm3": {"num_key_value_heads": 2},
     "starcoder2": {"num_key_value_heads": 2},
     "xlm-roberta-xl": {},

@@ -8,5 +8,6 @@ ALBERT = Family(
     config_layers="num_hidden_groups*inner_group_num",
     config_depth="num_hidden_layers*inner_group_num",
     task_dropout="classifier_dropout_prob",
+    embedding_projection="encoder.embedding_hidden_mapping_in",
 )
 """ALBERT applies the layers of each group several times: a ticket is one of the shared layers, and acts every time."""

@@ -12,4 +12,6 @@ BERT = Family(
 ROBERTA = replace(BERT, positions_after_padding=True)
 ESM = replace(ROBERTA, task_dropout=None, positions=("absolute", "rotary"), aside=("contact_head",))
 MEGATRON_BERT = replace(BERT, task_dropout=None)
-REMBERT = replace(BERT, task_dropout="classifier_dropout_prob")
+REMBERT = replace(
+    BERT, task_dropout="classifier_dropout_prob", embedding_projection="encoder.embedding_hidden_mapping_in"
+)

@@ -22,6 +22,7 @@ def forward_flops(shape: Shape, ticket: Ticket, examples: int, length: int) -> i
     """
     weights = ticket.kept_heads * shape.head_weights + kv_heads(shape, ticket) * shape.kv_weights
     weights += kept_neurons(shape, ticket) * shape.ffn_weights // max(1, shape.ffn)
+    weights += int(ticket.heads.any(axis=1).sum()) * shape.whole_weights
     attention = ticket.kept_heads * shape.head_size * 2 * length
     return examples * length * shape.repeats * 2 * (weights + attention)
 
@@ -29,7 +30,7 @@ def forward_flops(shape: Shape, ticket: Ticket, examples: int, length: int) -> i
 def parameters(shape: Shape, ticket: Ticket) -> int:
     """Return how many parameters a ticket's heads and FFNs have, biases too (an output projection's is no head's)."""
     heads = ticket.kept_heads * (shape.head_weights + shape.head_biases)
-    shared = kv_heads(shape, ticket) * (shape.kv_weights + shape.kv_biases)
+    shared = kv_heads(shape, ticket) * kv_parameters(shape)
     neurons = kept_neurons(shape, ticket) * _of_neuron(shape)
     return heads + shared + neurons + ticket.kept_ffns * shape.output_biases
 
@@ -55,9 +56,9 @@ def units(shape: Shape, structures: Sequence[Structure], block: int = 1) -> dict
             f"fits is {near}."
         )
     head: float = shape.head_weights + shape.head_biases
-    head += (shape.kv_weights + shape.kv_biases) * shape.kv_heads / max(1, shape.heads)
+    head += kv_parameters(shape) * shape.kv_heads / max(1, shape.heads)
     every: dict[Structure, Units] = {
-        "heads": Units(shape.attentions, shape.heads, head),
+        "heads": Units(shape.attentions, shape.heads, head, shared=shape.heads // max(1, shape.kv_heads)),
         "ffns": Units(shape.layers, 1, shape.ffn_weights + shape.ffn_biases, one_stays=False),
         "neurons": Units(shape.layers, shape.ffn, _of_neuron(shape), least=block),
     }
@@ -87,7 +88,7 @@ def kv_heads(shape: Shape, ticket: Ticket) -> int:
 def parameter_prices(shape: Shape, structures: Sequence[Structure], whole: float) -> Prices:
     """Return what layers cost in parameters, where the dense model has `whole` of them in all.
 
-    Key/value heads are priced in equal parts of their query heads; `removed_parameters` counts them exactly.
+    Key/value heads are priced in equal parts of their query heads (a whole one: `kv_parameters`).
     """
     head = units(shape, ["heads"])["heads"].parameters
     ffn = [0.0, shape.ffn_weights + shape.ffn_biases]
@@ -96,11 +97,24 @@ def parameter_prices(shape: Shape, structures: Sequence[Structure], whole: float
     return _prices("parameters", shape, structures, (head * np.arange(shape.heads + 1), ffn, neurons), whole)
 
 
+def kv_parameters(shape: Shape) -> int:
+    """Return how many parameters a key/value head has that query heads share."""
+    return shape.kv_weights + shape.kv_biases
+
+
+def kv_flops(shape: Shape, length: int) -> int:
+    """Return the FLOPs of a shared key/value head for one input of `length` tokens."""
+    return length * shape.repeats * 2 * shape.kv_weights
+
+
 def flops_prices(shape: Shape, structures: Sequence[Structure], length: int) -> Prices:
-    """Return what layers cost in FLOPs of a forward pass of one input of `length` tokens."""
+    """Return what layers cost in FLOPs of a forward pass of one input of `length` tokens.
+
+    Key/value heads are priced in equal parts of their query heads (a whole one: `kv_flops`).
+    """
     once = length * shape.repeats * 2
-    kv = shape.kv_weights * shape.kv_heads / max(1, shape.heads)
-    head = once * (shape.head_weights + kv + shape.head_size * 2 * length)
+    head = float(once * (shape.head_weights + shape.head_size * 2 * length))
+    head += kv_flops(shape, length) * shape.kv_heads / max(1, shape.heads)
     ffn = [0.0, once * shape.ffn_weights]
     each = once * (shape.ffn_weights // max(1, shape.ffn)) * np.arange(shape.ffn + 1.0)
     whole = forward_flops(shape, Ticket.full(*shape.of_tickets), 1, length)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.anatomy.parts import FFN, Attention, Part, width
+from supertickets.anatomy.parts import FFN, Attention, Part, size_of, width
 from supertickets.registry import Registry
 
 
@@ -23,8 +23,9 @@ class Shape:
     """Sizes of a model that tickets and costs depend on; those of one structure count numbers.
 
     `weights` are in matrices, `biases` all others; `output_biases` those of an FFN that are no neuron's. A key/value
-    head is apart only where query heads share some. Layers are applied `repeats` times (ALBERT). There are more
-    `attentions` than layers where a decoder has two in each of its layers.
+    head is apart only where query heads share some. `whole_weights` are those of an attention that stay whole when it
+    loses heads, but for the last (OLMo 2's queries and keys, with a norm over all heads). Layers are applied `repeats`
+    times (ALBERT). There are more `attentions` than layers where a decoder has two in each of its layers.
     """
 
     layers: int
@@ -42,6 +43,7 @@ class Shape:
     output_biases: int = -1
     repeats: int = 1
     attentions: int = 0
+    whole_weights: int = 0
 
     def __post_init__(self) -> None:
         """Fill in what is not given: the sizes of an encoder such as BERT."""
@@ -99,7 +101,8 @@ class Family:
     passes, where that is more than there are. `task_dropout` sets the dropout before the output layer (None: it has
     none of its own). With `positions_after_padding` (RoBERTa) positions are counted from the config's padding index
     plus 1 on. A `causal` model classifies a text by its last token, which it finds by the config's padding id. Of
-    `positions`, its config may ask for any; `aside` are modules of the encoder that no task reads. Not all compute
+    `positions`, its config may ask for any; `aside` are modules of the encoder that no task reads, and
+    `embedding_projection` is a linear that belongs to the embeddings. Not all compute
     under autocast `in_bfloat16`. New weights spread as the config says, or `spread_by_width` by that over the square
     root of the hidden size.
     """
@@ -124,6 +127,7 @@ class Family:
     same: tuple[tuple[str, str], ...] = ()
     positions: tuple[str, ...] = ("absolute",)
     aside: tuple[str, ...] = ()
+    embedding_projection: str = "embeddings_project"
     in_bfloat16: bool = True
 
     @property
@@ -163,6 +167,7 @@ class Family:
             output_biases=output,
             repeats=self.depth(config) // layers,
             attentions=sum(n * len(stack.attentions) for n, stack in zip(numbers, self.stacks, strict=True)),
+            whole_weights=hidden * sum(size_of(axes, plain.sizes) for axes in self.attention.joint_norms.values()),
         )
 
     def layers_of(self, config: Mapping[str, Any]) -> list[int]:
@@ -246,7 +251,7 @@ FAMILIES: Registry[Family] = Registry(
         for place, model_types in {
             "albert:ALBERT": ("albert",),
             "bart:BART": ("bart", "mbart"),
-            "bert:BERT": ("bert", "electra", "ernie", "roc_bert"),
+            "bert:BERT": ("bert", "electra", "ernie"),
             "bert:ESM": ("esm",),
             "bert:MEGATRON_BERT": ("megatron-bert",),
             "bert:REMBERT": ("rembert",),
@@ -291,6 +296,7 @@ _NOT_YET = {
         *("falcon_h1", "jamba", "mamba", "mamba2", "qwen3_next", "recurrent_gemma", "rwkv"),
     ),
     "its encoder has local attention": ("big_bird", "led", "longformer", "longt5", "pegasus_x"),
+    "its tokenizer gives each token more than an id (shape and pronunciation), which is not read": ("roc_bert",),
     _NO_CLASS: ("codegen", "cohere", "cohere2", "ernie4_5", "granite", "lfm2", "pegasus", "vaultgemma"),
 }
 """Why architectures that people ask for have no family: a part that is no head or FFN as families describe them, or no

@@ -11,7 +11,11 @@ MODERNBERT = Family(
 MODERNBERT_DECODER = replace(
     MODERNBERT,
     attention=Attention(
-        "attn", rows("attn", "q_proj", "k_proj", "v_proj", bias="attention_bias"), "attn.Wo", empty="output"
+        "attn",
+        rows("attn", "q_proj", "k_proj", "v_proj", bias="attention_bias"),
+        "attn.Wo",
+        empty="output",
+        dropout="out_drop",
     ),
     causal=True,
 )

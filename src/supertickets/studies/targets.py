@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from supertickets.anatomy import Shape
-from supertickets.anatomy.cost import flops_prices, forward_flops, parameter_prices, removed_parameters
+from supertickets.anatomy.cost import (
+    flops_prices,
+    forward_flops,
+    kv_flops,
+    kv_parameters,
+    parameter_prices,
+    removed_parameters,
+)
 from supertickets.errors import TicketError
 from supertickets.models import dense_size
 from supertickets.studies.study import Inputs, Kept, Request
@@ -114,19 +121,21 @@ def caps_of(settings: Targets, shape: Shape, inputs: TargetInputs) -> list[Cap]:
 
 def _cap(target: Target, settings: Any, shape: Shape, inputs: TargetInputs) -> Cap:
     kinds: Sequence[Structure] = settings.structures
-    full, exactly = Ticket.full(*shape.of_tickets), None
+    full, exactly, together = Ticket.full(*shape.of_tickets), None, 0.0
     if target.quantity == "latency":
         assert inputs.latency is not None
         prices = inputs.latency.prices
     elif target.quantity == "flops":
         prices = flops_prices(shape, kinds, FLOPS_OF)
         exactly = lambda ticket: float(forward_flops(shape, ticket, 1, FLOPS_OF))  # noqa: E731
+        together = float(kv_flops(shape, FLOPS_OF))
     else:
         each = 4.0 if target.quantity == "size" else 1.0
         inside = float(removed_parameters(shape, _nothing(full)))
         whole = {"size": float(inputs.size), "parameters": float(inputs.parameters)}.get(target.quantity, inside)
         prices = _times(parameter_prices(shape, kinds, whole / each), each)
         exactly = lambda ticket: whole - each * removed_parameters(shape, ticket)  # noqa: E731
+        together = each * kv_parameters(shape)
     prices = replace(prices, unit=UNITS[target.quantity])
     dense, most = prices.of(full), target.most(prices.of(full))
     if dense <= most:
@@ -134,7 +143,7 @@ def _cap(target: Target, settings: Any, shape: Shape, inputs: TargetInputs) -> C
             f"--target {target.text}: the dense model takes {amount(dense, prices.unit)} and holds it already; choose "
             "a smaller target."
         )
-    return Cap(target.text, prices, most, exactly)
+    return Cap(target.text, prices, most, exactly, together)
 
 
 def _nothing(full: Ticket) -> Ticket:

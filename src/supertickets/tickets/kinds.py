@@ -14,7 +14,8 @@ NAMES: dict[Structure, str] = {"heads": "heads", "ffns": "FFNs", "neurons": "neu
 class Units(NamedTuple):
     """The structures of one kind: `each` in every one of `layers`, of `parameters` numbers each.
 
-    Where `one_stays`, a ticket keeps at least one in each layer. `least` neighbours are kept or pruned together.
+    Where `one_stays`, a ticket keeps at least one in each layer. `least` neighbours are kept or pruned together;
+    `shared` neighbours share a key/value head, which stays while one of them does.
     """
 
     layers: int
@@ -22,6 +23,7 @@ class Units(NamedTuple):
     parameters: float = 1.0
     one_stays: bool = True
     least: int = 1
+    shared: int = 1
 
     @property
     def total(self) -> int:

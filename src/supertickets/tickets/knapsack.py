@@ -1,10 +1,11 @@
 """The ticket that keeps the most importance under a cost: a knapsack over layers and kinds of structures.
 
 Structures of a kind in one layer cost the same, so of each layer the most important stay, and what is to be chosen is
-how many: one number for each layer and kind (a multiple-choice knapsack). Scores of different kinds are compared as
-they were measured: those by mask variables are all derivatives of the loss (Super Tickets paper, section 3). Where some
-of a kind are negative, as those of `movement` may be, a structure counts by how far it is above the lowest of its kind:
-a sum of negative scores would be the larger the less is kept.
+how many: one number for each layer and kind (a multiple-choice knapsack). Where query heads share key/value heads, it
+is how many of how many of these. Scores of different kinds are compared as they were measured: those by mask variables
+are all derivatives of the loss (Super Tickets paper, section 3). Where some of a kind are negative, as those of
+`movement` may be, a structure counts by how far it is above the lowest of its kind: a sum of negative scores would be
+the larger the less is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from supertickets.tickets.ticket import Ticket, check_scores
 
 NODES = 200
 """Branches that are searched at most; a number, not a time, so that the same ticket is drawn on any machine."""
-_ROUNDS = 50
 _NEAR, _FEW, _SMALL, _CLOSE = 8, 32, 1000, 1e-4
 """How many choices of a layer and kind are looked at first, and at last where there are many; up to how many in all the
 best is proved; and else how much of its importance a ticket may lack of the bound before more are looked at."""
@@ -37,14 +37,15 @@ best is proved; and else how much of its importance a ticket may lack of the bou
 class Cap:
     """A cost that a ticket may have at most: `name` as it was typed, `most` in the unit of `prices`.
 
-    `exactly` is what a ticket costs where `prices` are not exact: of key/value heads, which stay while one of their
-    query heads does, each query head is priced at an equal part.
+    Of key/value heads, which stay while one of their query heads does, `prices` have an equal part in each query
+    head's; `together` is what a whole one costs, and `exactly` what a ticket does.
     """
 
     name: str
     prices: Prices
     most: float
     exactly: Callable[[Ticket], float] | None = None
+    together: float = 0.0
 
     def of(self, ticket: Ticket) -> float:
         """Return what a ticket costs."""
@@ -70,7 +71,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class _Group:
-    """The choices of a layer for one kind: how many stay, the importance of the best so many, what they cost."""
+    """The choices of a layer for one kind: how many stay, the importance of the best so many, what they cost.
+
+    `kept` says which, where it is not simply the best so many.
+    """
 
     kind: Structure
     layer: int
@@ -78,6 +82,8 @@ class _Group:
     worth: NDArray[np.float64]
     costs: NDArray[np.float64]
     """`[caps, choices]`"""
+    kept: NDArray[np.bool_] | None = None
+    """`[choices, each]`"""
 
 
 def worth_of(scores: Scores) -> Scores:
@@ -103,17 +109,10 @@ def draw_under(scores: Scores, caps: Sequence[Cap], shape: tuple[int, ...], unit
         least = cap.prices.fixed + sum(group.costs[place].min() for group in groups)
         if least > cap.most * (1 + 1e-9):
             raise unreachable(cap, least)
-    most = [cap.most for cap in caps]
-    for _ in range(_ROUNDS):
-        chosen, gap = _solve(groups, [limit - cap.prices.fixed for limit, cap in zip(most, caps, strict=True)], caps)
-        ticket = _ticket(groups, chosen, found, units, shape)
-        over = [cap.of(ticket) - cap.most if not cap.holds(ticket) else 0.0 for cap in caps]
-        if not any(over):
-            every = sum(float(group.worth[-1]) for group in groups)
-            worth = sum(float(group.worth[at]) for group, at in zip(groups, chosen, strict=True))
-            return Drawn(ticket, worth / every if every else 1.0, gap)
-        most = [limit - more for limit, more in zip(most, over, strict=True)]
-    raise TicketError(f"--target {caps[0].name}: no ticket was found that holds it; choose a larger one.")
+    chosen, gap = _solve(groups, [cap.most - cap.prices.fixed for cap in caps], caps)
+    every = sum(float(group.worth[-1]) for group in groups)
+    worth = sum(float(group.worth[at]) for group, at in zip(groups, chosen, strict=True))
+    return Drawn(_ticket(groups, chosen, found, units, shape), worth / every if every else 1.0, gap)
 
 
 def unreachable(cap: Cap, least: float) -> TicketError:
@@ -131,10 +130,44 @@ def _groups(kind: Structure, scores: NDArray[np.float64], of: Units, caps: Seque
     numbers = np.arange(1 if of.one_stays else 0, blocks.shape[1] + 1)
     found = []
     for layer, row in enumerate(blocks):
+        if of.shared > 1:
+            found.append(_of_shared(kind, layer, row.reshape(-1, of.shared), caps))
+            continue
         worth = np.concatenate([[0.0], np.cumsum(np.sort(row)[::-1])])[numbers]
         costs = [cap.prices.by[kind][layer][numbers * of.least] for cap in caps]
         found.append(_Group(kind, layer, numbers * of.least, worth, np.array(costs)))
     return found
+
+
+def _of_shared(kind: Structure, layer: int, scores: NDArray[np.float64], caps: Sequence[Cap]) -> _Group:
+    """Return the choices of a layer with shared key/value heads, from scores `[key/value heads, query heads of each]`.
+
+    For every number of query heads and of key/value heads, these are the best ones; choices are left out where another
+    one is worth as much or more and costs no more. Each keeps a head.
+    """
+    best = {(0, 0): (0.0, np.zeros((0, scores.shape[1]), bool))}
+    for row in scores:
+        order = np.argsort(-row, kind="stable")
+        sums, masks = np.concatenate([[0.0], np.cumsum(row[order])]), order.argsort() < np.arange(len(row) + 1)[:, None]
+        more: dict[tuple[int, int], tuple[float, NDArray[np.bool_]]] = {}
+        for (heads, shared), (so_far, above) in best.items():
+            for number, mask in enumerate(masks):
+                key, value = (heads + number, shared + (number > 0)), so_far + float(sums[number])
+                if key not in more or value > more[key][0]:
+                    more[key] = (value, np.vstack([above, mask]))
+        best = more
+    del best[0, 0]
+    keys = sorted(best)
+    numbers, whole = np.array(keys).T
+    worth = np.array([best[key][0] for key in keys])
+    apart = whole - numbers / scores.shape[1]
+    costs = np.array([cap.prices.by[kind][layer][numbers] + cap.together * apart for cap in caps])
+    no_dearer = (costs[:, :, None] <= costs[:, None]).all(axis=0)
+    better = no_dearer & (worth[:, None] >= worth) & ((worth[:, None] > worth) | ~no_dearer.T)
+    whole_layer = numbers == scores.size  # against which worth is measured
+    stays = ~better.any(axis=0) | whole_layer
+    kept = np.array([best[key][1].ravel() for key in keys])
+    return _Group(kind, layer, numbers[stays], worth[stays], costs[:, stays], kept[stays])
 
 
 def _blocks(rows: NDArray[np.float64], least: int) -> NDArray[np.float64]:
@@ -295,6 +328,9 @@ def _ticket(
         values = scores[group.kind]
         rows, least = values.reshape(len(values), -1), units[group.kind].least
         mask = kept.setdefault(group.kind, np.zeros(rows.shape, bool))
+        if group.kept is not None:
+            mask[group.layer] = group.kept[place]
+            continue
         best = np.argsort(-_blocks(rows, least)[group.layer], kind="stable")[: group.numbers[place] // least]
         blocks = np.zeros(rows.shape[1] // least, bool)
         blocks[best] = True
