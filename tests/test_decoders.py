@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
+    AttentionInterface,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     Cache,
@@ -40,9 +42,12 @@ from supertickets.anatomy.blocks import shape_of
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model
+from supertickets.models.checkpoint import read_config
+from supertickets.models.tokenizer import check_ends
 from supertickets.surgery.cut import cut
 from supertickets.surgery.gate import ticket_gated
-from supertickets.surgery.heads import _WithoutHeads
+from supertickets.surgery.heads import PICKED, _WithoutHeads
+from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from test_surgery import TICKET, hidden_states
 
@@ -72,6 +77,50 @@ def test_a_family_says_whether_its_tokens_see_later_ones(family: str) -> None:
     with torch.no_grad():
         one, other = model(ids).last_hidden_state[:, :-1]
     assert FAMILIES[family].causal == bool((one - other).abs().max() < 1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_an_attention_function_sees_its_own_name_where_key_value_heads_are_picked(family: str) -> None:
+    """Flash attention asks the module's config which of its versions it is."""
+    model, seen = loud(family), []
+
+    def named(module: Any, *inputs: Any, **more: Any) -> Any:
+        seen.append(module.config._attn_implementation)
+        return AttentionInterface()["sdpa"](module, *inputs, **more)
+
+    AttentionInterface.register("named", named)
+    ids = torch.arange(5, 14)[None]
+    uneven = cut(model, Ticket(np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1]], bool), np.ones(3, bool)))
+    with torch.no_grad():
+        expected = uneven(ids).logits
+        uneven.set_attn_implementation("named")
+        torch.testing.assert_close(uneven(ids).logits, expected)
+    assert seen == ["named"] * 3
+    picks = [layer.self_attn.config._attn_implementation == PICKED for layer in uneven.base_model.layers]
+    assert picks == [True, False, True]  # control
+
+
+class _WithLanguage:
+    """A tokenizer that puts a token behind the end of a text, as mBART's puts the language."""
+
+    def __init__(self, whole: Any, *behind: int) -> None:
+        self.whole, self.behind = whole, behind
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [*self.whole(text)["input_ids"][:-1], *self.behind]}
+
+    def convert_ids_to_tokens(self, id: int) -> Any:
+        return self.whole.convert_ids_to_tokens(id)
+
+
+def test_the_end_of_a_text_need_not_be_its_last_token(words: dict[str, Path], tmp_path: Path) -> None:
+    base = find_model(str(save_tiny_model(tmp_path / "bart", "bart")))
+    tokenizer, task = ModelSource(base).tokenizer, load_task(TaskSource.model_validate({"task": "words", **words}))
+    end = read_config(base.name, base.folder).eos_token_id
+    check_ends(base.name, base.folder, tokenizer, task)
+    check_ends(base.name, base.folder, _WithLanguage(tokenizer, end, 7), task)
+    with pytest.raises(TicketError, match="does not end a text with"):
+        check_ends(base.name, base.folder, _WithLanguage(tokenizer, 7), task)
 
 
 @pytest.mark.parametrize("family", DECODERS)

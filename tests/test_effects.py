@@ -337,6 +337,10 @@ IDLE: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"kinds": "winning", "random": "with-replacement"}, "--random: .* no random tickets are drawn"),
         ({"levels": 0.5, "schedule": "iterative"}, "--schedule: .* fewer than two levels"),
         ({"kinds": "random", "schedule": "iterative"}, "--schedule"),
+        (
+            {"levels": ("heads=0.5", "heads=0.25+ffns=0.9"), "schedule": "iterative"},
+            "--schedule iterative: level heads=0.25.ffns=0.9 prunes 3 heads, fewer than the 6 of heads=0.5 before it",
+        ),
         ({"teacher_weight": 0.3}, "--teacher-weight: it would change nothing, since it is used with --teacher"),
         ({"teacher_temperature": 4}, "--teacher-temperature: .* with --teacher dense only"),
         ({"teacher": "dense", "kinds": "none", "levels": None}, "--teacher: .* no tickets are drawn .--kinds none."),

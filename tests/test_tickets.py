@@ -14,9 +14,11 @@ from safetensors.numpy import save
 from helpers.drawing import randomly, ranked, sizes
 from supertickets.errors import TicketError
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import Drawing, normalise_by_layer
+from supertickets.tickets.drawing import Drawing, draw_ranked, normalise_by_layer
 from supertickets.tickets.folder import SharedTicket, load_ticket
+from supertickets.tickets.kinds import Structure, Units
 from supertickets.tickets.levels import counts_at
+from supertickets.tickets.scoring import Scores
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 6))
 LEVELS = st.floats(0, 0.99)
@@ -231,6 +233,23 @@ def test_the_released_ladder() -> None:
     assert [(*counts_at(level, sizes(12, 12)).values(),) for level in levels] == [
         (14, 1), (29, 2), (43, 4), (58, 5), (72, 6), (86, 7), (101, 8), (115, 10),
     ]  # fmt: skip
+
+
+def test_the_ladder_of_an_encoder_with_a_decoder_counts_its_ffns() -> None:
+    """12 layers have 18 attention modules."""
+    both: dict[Structure, Units] = {"heads": Units(18, 12), "ffns": Units(12, 1, one_stays=False)}
+    found = [(*counts_at(level, both, "ladder").values(),) for level in (0.4, 0.8, 0.99)]
+    assert found == [(86, 4), (172, 8), (198, 9)]
+
+
+def test_a_ticket_of_a_ticket_never_gets_structures_back() -> None:
+    rng = np.random.default_rng(0)
+    scores: Scores = {"heads": rng.random((3, 4)), "ffns": rng.random(3)}
+    first = draw_ranked(scores, {"heads": 6}, "winning")
+    again = {"heads": np.where(first.heads, scores["heads"], 0.0), "ffns": scores["ffns"]}
+    assert draw_ranked(again, {"heads": 6, "ffns": 1}, "winning", first) <= first
+    with pytest.raises(TicketError, match="6 heads are gone already; expected a ticket that lacks"):
+        draw_ranked(again, {"heads": 5}, "winning", first)
 
 
 def test_released_random_tickets_prune_fewer_than_asked() -> None:

@@ -89,7 +89,7 @@ def check_ends(name: str, folder: Path, tokenizer: Any, task: Task) -> None:
     if not config.is_encoder_decoder:
         return
     end = tokenizer.convert_ids_to_tokens(config.eos_token_id)
-    if tokenizer("a")["input_ids"][-1] != config.eos_token_id:
+    if config.eos_token_id not in tokenizer("a")["input_ids"]:  # mBART's language comes after it
         raise TicketError(
             f"model {name!r}: its tokenizer does not end a text with {end!r}, by which a {config.model_type} model "
             "reads it; use the model's own tokenizer."

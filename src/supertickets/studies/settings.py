@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -314,7 +315,8 @@ class TicketSettings(Drawing, ScoringSettings, StudySettings):
     def drawn_levels(self, shape: Shape) -> dict[float, Counts]:
         """Return how many structures of each kind go at each level, rising; a level's number names it in tables.
 
-        Raises TicketError for one that the model cannot be pruned to, or for two with one number.
+        Raises TicketError for one that the model cannot be pruned to, for two with one number, and with an iterative
+        schedule for one that prunes fewer of a kind than the level before it.
         """
         of, found, named = self.units(shape), dict[float, Counts](), dict[float, Level]()
         for level in self.levels:
@@ -325,7 +327,15 @@ class TicketSettings(Drawing, ScoringSettings, StudySettings):
                     "tables and figures name levels; change one of them a little."
                 )
             found[number], named[number] = counts, level
-        return dict(sorted(found.items()))
+        rising = dict(sorted(found.items()))
+        for before, number in pairwise(rising) if self.schedule == "iterative" else ():
+            if fewer := [kind for kind in of if rising[number][kind] < rising[before][kind]]:
+                raise TicketError(
+                    f"--schedule iterative: level {named[number]} prunes {rising[number][fewer[0]]} {fewer[0]}, fewer "
+                    f"than the {rising[before][fewer[0]]} of {named[before]} before it, of whose ticket it is a part; "
+                    "expected levels that prune more of each kind, or --schedule one-shot."
+                )
+        return rising
 
 
 class DrawnSettings(SourceSettings, TicketSettings):

@@ -50,8 +50,13 @@ def picked_attention(
         (name, dim), kept = view.table
         more[name] = more[name].index_select(dim, torch.tensor(kept, device=query.device, dtype=torch.long))
     eager = sys.modules[type(module).__module__].eager_attention_forward
-    run = AttentionInterface().get_interface(view._config._attn_implementation, eager)
-    return run(module, query, key, value, mask, **more)
+    name = view._config._attn_implementation
+    run = AttentionInterface().get_interface(name, eager)
+    view._own["_attn_implementation"] = name  # flash attention asks the config which one it is
+    try:
+        return run(module, query, key, value, mask, **more)
+    finally:
+        view._own["_attn_implementation"] = PICKED
 
 
 AttentionInterface.register(PICKED, picked_attention)

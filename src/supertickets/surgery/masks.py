@@ -20,14 +20,17 @@ def prunable(encoder: PreTrainedModel, pruning: Pruning) -> dict[str, Tensor]:
     compare: the matrices of all linears, of the pooler and of embeddings if `pruning` says so. BERT-base has 72 and the
     pooler's, 85,524,480 weights (spec section 1).
     """
-    found = {}
-    aside = tuple(f"{name}." for name in family_of(encoder.config.model_type).aside)
+    found, seen = dict[str, Tensor](), set[int]()
+    family = family_of(encoder.config.model_type)
+    aside, of_embeddings = tuple(f"{name}." for name in family.aside), ("embeddings", family.embedding_projection)
     for name, module in encoder.named_modules():
-        embeds = isinstance(module, nn.Embedding) or name.startswith("embeddings")  # ELECTRA projects its embeddings
+        embeds = isinstance(module, nn.Embedding) or name.startswith(of_embeddings)
         if not isinstance(module, nn.Linear | Conv1D | nn.Embedding) or (embeds and not pruning.embeddings):
             continue
-        # ALBERT's pooler is a linear itself.
-        if not f"{name}.".startswith(aside if pruning.pooler else (*aside, "pooler.")):
+        # ALBERT's pooler is a linear itself. Of tied weights (T5's embeddings) the first name is the parameter's.
+        out = f"{name}.".startswith(aside if pruning.pooler else (*aside, "pooler."))
+        if not out and id(module.weight) not in seen:
+            seen.add(id(module.weight))
             found[f"{name}.weight"] = module.weight
     return found
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from supertickets.errors import TicketError
 from supertickets.tickets import released
 from supertickets.tickets.kinds import Structure, Structured, Units
 from supertickets.tickets.levels import Counts
@@ -112,7 +113,8 @@ def draw_ranked(
 
     `scores` (see `tickets.scoring.Scores`) are ranked as given: normalise them first; kinds without a count stay whole.
     Neurons go in blocks of `block` neighbours. `within` is the ticket that the scores were measured on, if it was not
-    the dense model: what it has not got stays gone and counts (iterative pruning). Raises TicketError on other shapes.
+    the dense model: what it has not got stays gone and counts (iterative pruning). Raises TicketError on other shapes,
+    and for a count below what is gone already.
     """
     found = check_scores({"heads": scores["heads"], "ffns": scores["ffns"], **{k: scores[k] for k in counts}})
     there: dict[Structure, NDArray[np.bool_]] = {}
@@ -121,6 +123,10 @@ def draw_ranked(
         there |= {"neurons": within.neurons_of(found["neurons"].shape[1])} if "neurons" in found else {}
     kept: dict[Structure, NDArray[np.bool_]] = {}
     for what, count in counts.items():
+        if what in there and (gone := int((~there[what]).sum())) > count:
+            raise TicketError(
+                f"{gone} {what} are gone already; expected a ticket that lacks at least as many, got {count}."
+            )
         rows = _signed(found[what], kind, there.get(what))
         stays = _drop_lowest(rows, count, what != "ffns", block if what == "neurons" else 1)
         kept[what] = stays.reshape(found[what].shape)

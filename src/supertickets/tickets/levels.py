@@ -84,8 +84,8 @@ def counts_at(level: Level, units: Mapping[Structure, Units], how: str = "share"
                 "--counts ladder: the released table is of one fraction of heads and FFNs (--structures heads,ffns); "
                 "use --counts share."
             )
-        heads, ffns = released.ladder(level, units["heads"].layers, units["heads"].each)
-        return {"heads": min(heads, units["heads"].most), "ffns": ffns}
+        heads, ffns = released.ladder(level, units["heads"].total, units["ffns"].total)
+        return {"heads": min(heads, units["heads"].most), "ffns": min(ffns, units["ffns"].most)}
     shares = _shares(level, units)
     return {kind: _nearest(shares[kind] * one.total, one) for kind, one in units.items()}
 

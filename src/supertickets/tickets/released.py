@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from supertickets.tickets.kinds import Units
 
 
-def ladder(level: float, layers: int, heads: int) -> tuple[int, int]:
-    """Return how many heads and FFNs the scripts prune at `level`: floors, and FFNs as if 12 layers were 10.
+def ladder(level: float, heads: int, ffns: int) -> tuple[int, int]:
+    """Return how many of a model's heads and FFNs the scripts prune at `level`: floors, and FFNs as if 12 were 10.
 
     BERT-base (12 x 12): 0.1 ... 0.8 give (14, 1) (28, 2) (43, 3) (57, 4) (72, 5) (86, 6) (100, 7) (115, 8).
     """
-    return int(level * layers * heads + 1e-9), int(level * 10 * layers / 12 + 1e-9)
+    return int(level * heads + 1e-9), int(level * 10 * ffns / 12 + 1e-9)
 
 
 def random_part(kind: str, of: Units, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
