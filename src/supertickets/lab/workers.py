@@ -7,8 +7,10 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from functools import cache
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from types import ModuleType
 from typing import Any
 
@@ -20,11 +22,29 @@ from supertickets.lab.stopping import asked_to_stop, halted, heeding
 SPAWN = mp.get_context("spawn")  # fork would copy a process whose torch has threads
 
 
-def _serve(jobs: Connection, options: dict[str, Any]) -> None:
+@cache
+def _context(device: str) -> SpawnContext | ForkServerContext:
+    """Return how a worker of a device starts.
+
+    On a CPU it is a copy of a process that has imported what all workers need and computes nothing itself: a further
+    worker starts at once and shares the libraries' memory. Where a library may have asked for GPUs, no copy could use
+    them; on macOS, system libraries do not survive copying.
+    """
+    if sys.platform != "linux" or device not in ("auto", "cpu"):  # `auto` names no GPU: see `Machine.devices`
+        return SPAWN
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["supertickets.lab.workbench"])
+    return context
+
+
+def _serve(jobs: Connection, options: dict[str, Any], environ: dict[str, str]) -> None:
     """A worker's life: take a job, run it, tell. It ends when its pipe does, with the parent or as it wishes.
 
-    A signal that asks to stop ends it after its job.
+    A signal that asks to stop ends it after its job. `environ` are the parent's variables, which may have changed since
+    the process that this one is a copy of began.
     """
+    os.environ.clear()
+    os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
@@ -72,10 +92,17 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 class _Worker:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
-        self.pipe, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_serve, args=(theirs, options), daemon=True)
-        with no_main(), _deaf_to_ctrl_c():
-            self.process.start()
+        context = _context(options["device"])
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, options, dict(os.environ)), daemon=True)
+        with no_main():
+            if isinstance(context, ForkServerContext):
+                with _deaf_to_ctrl_c():
+                    forkserver.ensure_running()  # copies of it are deaf, too; waiting for them is not
+                self.process.start()
+            else:
+                with _deaf_to_ctrl_c():
+                    self.process.start()
         theirs.close()
         self.job: Job | None = None
 
