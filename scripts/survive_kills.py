@@ -10,6 +10,7 @@ from a checkpoint: then nothing was tested.
 """
 
 import argparse
+import io
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -49,7 +51,9 @@ def main() -> int:
         root = Path(temporary)
         size = ("--epochs", options.epochs, "--seeds", options.seeds, "--workers", options.workers)
         command = command_of(options.study, root, size, options.examples)
-        return survive(root, command, options.kills, random.Random(options.moments))
+        return survive(
+            root, command, options.kills, random.Random(options.moments), run_here if options.smallest else run_apart
+        )
 
 
 def command_of(study: str, root: Path, size: tuple[str, ...], examples: int) -> list[str]:
@@ -115,30 +119,54 @@ def wait_until(process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> N
         time.sleep(POLL)
 
 
-def survive(root: Path, command: list[str], kills: int, moments: random.Random) -> int:
-    """Run a command twice, the second time with kills; return 0 if it came to the same and something was tested."""
+def start(command: list[str], out: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*command, "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a process group of its own: the kill takes the workers with it
+    )
 
-    def start(out: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*command, "--out", str(root / out)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # a process group of its own: the kill takes the workers with it
-        )
 
+def run_apart(command: list[str], out: Path) -> tuple[int, str]:
+    """Run a command; return its exit code, and what it said."""
+    process = start(command, out)
+    said = process.communicate()[1].decode()
+    return process.returncode, said
+
+
+def run_here(command: list[str], out: Path) -> tuple[int, str]:
+    """Do so in this process, without workers: it has loaded torch."""
+    from supertickets.cli import main
+
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
+        code = main([*command[3:], "--workers", "1", "--out", str(out)])  # without python -m supertickets
+    return code, said.getvalue()
+
+
+def survive(
+    root: Path,
+    command: list[str],
+    kills: int,
+    moments: random.Random,
+    run: Callable[[list[str], Path], tuple[int, str]] = run_apart,
+) -> int:
+    """Run a command twice, the second time with kills; return 0 if it came to the same and something was tested.
+
+    `run` is how it runs without kills.
+    """
     broken = root / "broken"
     started = time.monotonic()
-    whole = start("whole")
-    said = whole.communicate()[1].decode()
+    code, said = run(command, root / "whole")
     took = time.monotonic() - started
-    if whole.returncode:
+    if code:
         print(said)
         return 1
     print(f"unbroken run: {took:.0f} s")
     finished: dict[str, int] = {}
     killed = again = went_on = 0
     for kill in range(kills + 1):
-        process = start("broken")
+        process = start(command, broken)
         if kill < kills:
             before = checkpoints(broken)
             if kill % 2 == 0:

@@ -8,7 +8,6 @@ import re
 import runpy
 import shlex
 import shutil
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,19 +18,16 @@ import pytest
 
 import supertickets
 from helpers.models import save_tiny_model
+from helpers.packages import REGISTRIES, packages_in
 from helpers.stand_ins import make_stand_ins
 from supertickets.anatomy import FAMILIES
 from supertickets.cli import main
 from supertickets.cli.flags import typed
 from supertickets.cli.group import app
 from supertickets.errors import TicketError
-from supertickets.export import EXPORTERS
 from supertickets.lab import latency
-from supertickets.lab.machine import RUNNERS
 from supertickets.studies import STUDIES
 from supertickets.studies.config import parse
-from supertickets.tasks import TASKS
-from supertickets.tickets.scoring import MEASURES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -172,6 +168,8 @@ def short(line: str) -> list[str]:
         more += " --rate 0.6"  # of a range only its first sparsity and another
     if words[0] == "share" and "--tickets" not in words:
         more += " --find-epochs 1 --levels 0.3"
+    if words[0] == "find" and ("entailment" in words or "--task" not in words) and "--help" not in words:
+        more += " --fraction 0.1"  # the built-in task, which is also the default, has more examples than the stand-ins
     if words[0] in STUDIES and not {"--model", "--sources"} & {*words}:
         more += MODEL
     return [*words, *shlex.split(more)]
@@ -201,8 +199,8 @@ FIRSTS = firsts(SECTIONS)
 class Earlier:
     """Studies that were made before a section, each once, in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        make_stand_ins(folder)
+    def __init__(self, folder: Path, stand_ins: Path) -> None:
+        shutil.copytree(stand_ins, folder, dirs_exist_ok=True)
         self._folder = folder
 
     def bring(self, path: str) -> None:
@@ -220,8 +218,16 @@ class Earlier:
 
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> Earlier:
-    return Earlier(tmp_path_factory.mktemp("earlier"))
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that sections begin with, to be copied."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    make_stand_ins(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory, stand_ins: Path) -> Earlier:
+    return Earlier(tmp_path_factory.mktemp("earlier"), stand_ins)
 
 
 def run(line: str, earlier: Earlier) -> None:
@@ -259,9 +265,15 @@ def check_parses(line: str) -> None:
     ("document", "title", "lines"), SECTIONS, ids=[f"{name}: {title}" for name, title, _ in SECTIONS]
 )
 def test_every_command_runs(
-    document: str, title: str, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: Earlier
+    document: str,
+    title: str,
+    lines: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stand_ins: Path,
+    earlier: Earlier,
 ) -> None:
-    make_stand_ins(tmp_path)
+    shutil.copytree(stand_ins, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     # A fresh process takes seconds to start (tests/test_measured.py has it).
     monkeypatch.setattr(latency, "peak_memory", lambda folder, batch, conditions: 1000)
@@ -311,11 +323,9 @@ def test_a_command_that_fails_is_found(tmp_path: Path, monkeypatch: pytest.Monke
 
 # --- recipes for other packages ---------------------------------------------------------------------------------------
 
-REGISTRIES = (STUDIES, TASKS, MEASURES, FAMILIES, RUNNERS, EXPORTERS)
-
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(tmp_path: Path) -> Iterator[None]:
     """The package that CONTRIBUTING.md describes, as pip leaves it."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     site = tmp_path / "site-packages"
@@ -330,15 +340,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         place = block.partition("\n")[0].removeprefix("# ")
         (site / place).parent.mkdir(exist_ok=True)
         (site / place).write_text(block)
-    monkeypatch.syspath_prepend(site)
-    for registry in REGISTRIES:
-        monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-        vars(registry).pop("_plugins", None)
-    yield
-    for registry in REGISTRIES:
-        vars(registry).pop("_plugins", None)
-    for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
-        del sys.modules[name]
+    with packages_in(site):
+        yield
 
 
 @pytest.mark.slow

@@ -406,28 +406,39 @@ def test_a_path_in_a_file_stops_it(tmp_path: Path) -> None:
         _check_private(tmp_path, ['/home/"x"'])
 
 
+COMMANDS = """
+import json, sys
+from supertickets.cli import main
+from supertickets.lab import latency
+# One more process for each of the two models: tests/test_measured.py has it, and it asks no hub.
+latency.peak_memory = lambda folder, batch, conditions: 1000
+for command in json.loads(sys.argv[1]):
+    assert main(command) == 0, command
+"""
+
+
 @pytest.mark.slow
 def test_other_processes_take_it_by_name(study: Result, places: dict[str, Path], tmp_path: Path) -> None:
-    """The commands in fresh processes, with the hub in the environment alone, as a user has it."""
+    """In fresh processes, with the hub in the environment alone, as a user has it: the commands, and stock classes."""
     load = (
         "import supertickets, transformers as t; "
         f"m = t.AutoModelForSequenceClassification.from_pretrained('{NAME}', subfolder='model'); "
         "print(m.num_parameters())"
     )
+    model = ["--model", str(places["model"])]
     commands = [
-        ["-m", "supertickets", "push", str(study.folder), NAME],
-        ["-m", "supertickets", "apply", NAME, "--model", str(places["model"]), "--out", "small"],
-        ["-m", "supertickets", "measure", NAME, "--model", str(places["model"]), "--lengths", "8", "--repeats", "2"],
-        ["-m", "supertickets", "verify", f"{NAME}@main", "--model", str(places["model"])],
-        ["-c", load],
+        ["push", str(study.folder), NAME],
+        ["apply", NAME, *model, "--out", "small"],
+        ["measure", NAME, *model, "--lengths", "8", "--repeats", "2"],
+        ["verify", f"{NAME}@main", *model],
     ]
     with served(Hub()) as found:
         environment = {
             **os.environ, "HF_ENDPOINT": found.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
             "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
         }  # fmt: skip
-        for command in commands:
+        for script in ([COMMANDS, json.dumps(commands)], [load]):
             done = subprocess.run(
-                [sys.executable, *command], capture_output=True, text=True, env=environment, cwd=tmp_path
+                [sys.executable, "-c", *script], capture_output=True, text=True, env=environment, cwd=tmp_path
             )
             assert done.returncode == 0, done.stderr

@@ -1,5 +1,10 @@
-"""A study of another package (`tests/outside`), installed by pip and used from the shell; packages that are wrong."""
+"""A study of another package (`tests/outside`), installed by pip and used from the shell; packages that are wrong.
 
+Two commands are processes of their own, as in a shell: one that ends and one that is killed. The others run here, where
+torch is loaded.
+"""
+
+import io
 import json
 import os
 import shlex
@@ -8,12 +13,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import supertickets
+from helpers.packages import packages_in
 from helpers.study_files import contents
+from supertickets.cli import main
 
 PACKAGE = Path(__file__).parent / "outside"
 TINY = shlex.split(
@@ -42,32 +52,24 @@ def study(tiny_model: Path, words: dict[str, Path]) -> list[str]:
     return ["bisect", "--model", str(tiny_model), "--task", "words", *files, *TINY]
 
 
+@pytest.fixture
+def installed(site: Path) -> Iterator[None]:
+    with packages_in(site):
+        yield
+
+
 def environment(site: Path) -> dict[str, str]:
     return {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "PYTHONPATH": str(site)}
 
 
-def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "supertickets", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(site))
-
-
-SEVERAL = """
-import contextlib, io, json, os, sys
-from supertickets.cli import main
-found = []
-for command in json.loads(sys.argv[1]):
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        code = main(command)
-    found.append((code, said.getvalue(), os.path.exists(sys.argv[2])))
-print(json.dumps(found))
-"""
-
-
-def told(site: Path, commands: list[list[str]], out: Path) -> list[tuple[int, str, bool]]:
-    """Of commands, one after the other in one process: exit code, standard error, and whether `out` is there then."""
-    asked = [sys.executable, "-c", SEVERAL, json.dumps(commands), str(out)]
-    done = subprocess.run(asked, capture_output=True, text=True, env=environment(site), check=True)
-    return [(code, said, there) for code, said, there in json.loads(done.stdout)]
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, as wide as in `environment`: its exit code, and what it says."""
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.setenv("NO_COLOR", "1")
+        patch.setenv("COLUMNS", "120")
+        code = main(arguments)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), error.getvalue())
 
 
 def test_the_package_is_one_short_file() -> None:
@@ -76,20 +78,22 @@ def test_the_package_is_one_short_file() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("installed")
 def test_a_study_of_another_package_has_everything(site: Path, study: list[str], tmp_path: Path) -> None:
-    assert "Bisect the levels" in run(site, "--help").stdout
-    assert "bisect (supertickets-bisect)" in run(site, "env").stdout
-    said = run(site, "bisect", "--help").stdout
+    assert "Bisect the levels" in run("--help").stdout
+    assert "bisect (supertickets-bisect)" in run("env").stdout
+    said = run("bisect", "--help").stdout
     assert "--margin" in said
     assert "at most this many points below dense" in said
 
     out = tmp_path / "whole"
     margins = ["--margin", "100", "--seeds", "2", "--out", str(out)]  # each ticket passes
-    plan = json.loads(run(site, *study, *margins, "--dry-run", "--json").stdout)
+    plan = json.loads(run(*study, *margins, "--dry-run", "--json").stdout)
     assert plan["done"] == 0
     assert plan["flops"] > 0
     assert not out.exists()
-    done = run(site, *study, *margins, "--json")
+    command = [sys.executable, "-m", "supertickets", *study, *margins, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(site))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "Seed 0: level 0.7 is the heaviest within 100 points of the dense model; 3 of 7" in found["verdict"]
@@ -100,22 +104,23 @@ def test_a_study_of_another_package_has_everything(site: Path, study: list[str],
     assert (out / "tables" / "found.csv").is_file()
     assert "heaviest within 100 points" in (out / "report.html").read_text()
 
-    state = json.loads(run(site, "status", str(out), "--json").stdout)
+    state = json.loads(run("status", str(out), "--json").stdout)
     assert state["state"] == "finished"
-    assert run(site, "report", str(out)).returncode == 0
+    assert run("report", str(out)).returncode == 0
     before = contents(out)
-    assert json.loads(run(site, *study, *margins, "--json").stdout)["verdict"] == found["verdict"]
+    assert json.loads(run(*study, *margins, "--json").stdout)["verdict"] == found["verdict"]
     assert contents(out) == before
-    wrong = run(site, *study, "--margin", "-1", "--out", str(tmp_path / "wrong"))
+    wrong = run(*study, "--margin", "-1", "--out", str(tmp_path / "wrong"))
     assert wrong.returncode == 2
     assert "--margin: expected at least 0, got" in wrong.stderr
-    other = run(site, *study, *margins, "--margin", "3")
+    other = run(*study, *margins, "--margin", "3")
     assert other.returncode == 2
     assert "--margin was 100 and is now 3" in other.stderr
     assert contents(out) == before
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("installed")
 def test_it_bisects_and_python_calls_it_and_a_kill_changes_nothing(
     site: Path, study: list[str], tmp_path: Path
 ) -> None:
@@ -129,17 +134,13 @@ def test_it_bisects_and_python_calls_it_and_a_kill_changes_nothing(
         os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "results.csv").exists()
-    resumed = run(site, *study, *more, "--out", str(killed), "--json")
+    resumed = run(*study, *more, "--out", str(killed), "--json")
     assert resumed.returncode == 0, resumed.stderr
 
     settings = {study[at].lstrip("-").replace("-", "_"): study[at + 1] for at in range(1, len(study), 2)}
-    script = (
-        f"import supertickets; print(supertickets.bisect({settings!r}, margin=0, seeds=3, out={str(called)!r}).verdict)"
-    )
-    python = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(site))
-    assert python.returncode == 0, python.stderr
+    python = supertickets.bisect(settings, margin=0, seeds=3, out=str(called))
     assert contents(killed) == contents(called)
-    assert python.stdout.strip() == json.loads(resumed.stdout)["verdict"]
+    assert python.verdict == json.loads(resumed.stdout)["verdict"]
 
     results = pd.read_csv(called / "results.csv")
     for _, runs in results.groupby("seed"):
@@ -161,14 +162,23 @@ def package(folder: Path, name: str, points: str, module: str = "") -> None:
 KINDS = ("studies", "tasks", "measures", "runners", "families", "exporters")
 
 
-@pytest.mark.slow
-def test_what_another_package_has_wrong_is_named_and_the_rest_works(study: list[str], tmp_path: Path) -> None:
-    """It cannot be imported, or two packages have one name: a sentence, exit code 2, nothing written."""
-    site, out = tmp_path / "site", tmp_path / "out"
+@pytest.fixture
+def wrong_packages(tmp_path: Path) -> Iterator[None]:
+    """Two packages of all kinds of things: one cannot be imported, and one name is in both."""
+    site = tmp_path / "site"
     every = "".join(f"[supertickets.{kind}]\nlost = no_such_module:X\ntwice = one_module:X\n" for kind in KINDS)
     package(site, "one", every, "X = None\n")
     package(site, "two", "".join(f"[supertickets.{kind}]\ntwice = two_module:X\n" for kind in KINDS), "X = None\n")
-    listed = run(site, "--help")
+    with packages_in(site):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("wrong_packages")
+def test_what_another_package_has_wrong_is_named_and_the_rest_works(study: list[str], tmp_path: Path) -> None:
+    """It cannot be imported, or two packages have one name: a sentence, exit code 2, nothing written."""
+    out = tmp_path / "out"
+    listed = run("--help")
     assert listed.returncode == 0
     assert "find" in listed.stdout
     asked = ["find", *study[1:], "--out", str(out)]
@@ -194,13 +204,16 @@ def test_what_another_package_has_wrong_is_named_and_the_rest_works(study: list[
         (["export", str(tmp_path), "--to", "transformer", "--out", str(out)], "transformers"),
     )
     commands = [*([*command, name] for command, _, name in unusable), *(wrong for wrong, _ in misspelt)]
-    for command, (code, said, there) in zip(commands, found := told(site, commands, out), strict=True):
-        assert code == 2, (command, said)
-        assert "Traceback" not in said
-        assert not there, command
-    for (command, word, name), (_, said, _) in zip(unusable, found, strict=False):
+    found = []
+    for command in commands:
+        done = run(*command)
+        assert done.returncode == 2, (command, done)
+        assert "Traceback" not in done.stderr
+        assert not out.exists(), command
+        found.append(done.stderr)
+    for (command, word, name), said in zip(unusable, found, strict=False):
         assert sentences[name] in " ".join(said.split()), (command, said)
         assert word in said
-    for (wrong, near), (_, said, _) in zip(misspelt, found[len(unusable) :], strict=True):
+    for (wrong, near), said in zip(misspelt, found[len(unusable) :], strict=True):
         assert f"did you mean '{near}'" in said, (wrong, said)
-    assert run(site, *asked, "--levels", "0.5", "--kinds", "winning", "--seeds", "1").returncode == 0
+    assert run(*asked, "--levels", "0.5", "--kinds", "winning", "--seeds", "1").returncode == 0

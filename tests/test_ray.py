@@ -60,6 +60,17 @@ def cluster(temporary: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
+def joined(cluster: Any) -> Any:
+    """The cluster, which this process stays with: a study that leaves it ends its workers, which then load torch anew.
+
+    That a study joins and leaves it by itself, test_two_nodes_one_killed_in_the_middle has.
+    """
+    if not ray.is_initialized():
+        on_ray.join(cluster.address)
+    return cluster
+
+
+@pytest.fixture
 def at_work(temporary: Path) -> Callable[[], list[Path]]:
     """The folders of trials that are there."""
     return lambda: list(temporary.glob(f"{on_ray._PREFIX}*"))
@@ -90,6 +101,8 @@ def test_two_nodes_one_killed_in_the_middle(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    ray.shutdown()  # other tests stay with the cluster; this study joins it, and leaves it
+    study |= {"kinds": ("winning", "random"), "epochs": 30}
     monkeypatch.setattr("supertickets.lab.progress._WRITE_EVERY", 0.2)  # seconds, to see soon that both work
     second = cluster.add_node(num_cpus=1)
     local = supertickets.find(study, out=tmp_path / "local", workers=1)
@@ -110,6 +123,7 @@ def test_two_nodes_one_killed_in_the_middle(
     killer.start()
     spread = supertickets.find(study, out=tmp_path / "ray", backend="ray", address=cluster.address)
     killer.join(1)
+    assert not ray.is_initialized()
     assert killed, "the two nodes never worked side by side"
     assert killed[0] >= 1  # and each has a folder while it works
     assert at_work() == []  # what the killed one left is swept by the next trial
@@ -142,7 +156,7 @@ def test_on_a_laptop_a_local_ray_starts_by_itself(study: dict[str, Any], tmp_pat
 
 @pytest.mark.slow
 def test_trainings_that_start_from_others_find_their_weights(
-    cluster: Any, study: dict[str, Any], tmp_path: Path
+    joined: Any, study: dict[str, Any], tmp_path: Path
 ) -> None:
     """Weights to start from come through Ray, as everything does; the outcome is the local one, bit for bit."""
     small = {**study, "epochs": 2, "levels": (0.4,), "kinds": ("winning",), "keep": "none", "workers": 1}
@@ -152,7 +166,7 @@ def test_trainings_that_start_from_others_find_their_weights(
     settings = {name: small[name] for name in ("model", "seeds", "epochs", "batch_size", "learning_rate", "max_length")}
     settings |= {"tickets": tuple(folders), "precision": "float32", "fine_tune_epochs": settings["epochs"]}
     local = supertickets.share(settings, out=tmp_path / "local", workers=1)
-    spread = supertickets.share(settings, out=tmp_path / "ray", backend="ray", address=cluster.address)
+    spread = supertickets.share(settings, out=tmp_path / "ray", backend="ray", address=joined.address)
     assert spread.table.drop(columns="seconds").equals(local.table.drop(columns="seconds"))
     tuned = local.table[local.table["stage"] == "fine-tuned"]["trial"]
     assert len(tuned) == 4
@@ -162,13 +176,13 @@ def test_trainings_that_start_from_others_find_their_weights(
 
 
 @pytest.mark.slow
-def test_masks_and_the_weights_of_a_round_before_travel(cluster: Any, study: dict[str, Any], tmp_path: Path) -> None:
+def test_masks_and_the_weights_of_a_round_before_travel(joined: Any, study: dict[str, Any], tmp_path: Path) -> None:
     """Rounds of pruning on Ray find the local tickets, bit for bit: masks travel, and weights to go on from."""
     names = ("model", "task", "train_file", "dev_file", "batch_size", "learning_rate", "max_length")
     settings = {name: study[name] for name in names} | {"precision": "float32", "epochs": 2, "seeds": 1}
     settings |= {"sparsities": (0.3, 0.6), "rewind": ("0", "none"), "controls": ("matched", "random")}
     local = supertickets.imp(settings, out=tmp_path / "local", workers=1)
-    spread = supertickets.imp(settings, out=tmp_path / "ray", backend="ray", address=cluster.address)
+    spread = supertickets.imp(settings, out=tmp_path / "ray", backend="ray", address=joined.address)
     assert len(local.table) == 9
     assert spread.table.drop(columns="seconds").equals(local.table.drop(columns="seconds"))
     masks = {path.parent.name: path.read_bytes() for path in tmp_path.glob("local/trials/*/mask.safetensors")}
@@ -179,13 +193,13 @@ def test_masks_and_the_weights_of_a_round_before_travel(cluster: Any, study: dic
 
 @pytest.mark.slow
 def test_a_trial_in_parts_travels_with_its_checkpoint(
-    cluster: Any, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+    joined: Any, tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
     trial = make_trial(tiny_model, words, epochs=3, patience=None)
     base, task = find_model(str(tiny_model)), load_task(trial.tasks[0].source)
     where = {"models": {base.weight_hash: base}, "tasks": {task.fingerprint(): task}}
     folder, said = tmp_path / "parts" / "trials" / trial.key, list[Message]()
-    runner = Machine(backend="ray", address=cluster.address, device="cpu", **where).runner()
+    runner = Machine(backend="ray", address=joined.address, device="cpu", **where).runner()
     try:
         for until in (1 / 3, 2 / 3, None):
             jobs = [Job(trial, folder, True, "x", until=until)]
@@ -202,30 +216,30 @@ def test_a_trial_in_parts_travels_with_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_weights_of_several_trainings_come_through_ray(cluster: Any, study: dict[str, Any], tmp_path: Path) -> None:
+def test_weights_of_several_trainings_come_through_ray(joined: Any, study: dict[str, Any], tmp_path: Path) -> None:
     small = {**study, "epochs": 1, "kinds": ("winning",), "patience": 0, "soup": 2}
     local = supertickets.find(small, out=tmp_path / "local", workers=1)
-    spread = supertickets.find(small, out=tmp_path / "ray", backend="ray", address=cluster.address)
+    spread = supertickets.find(small, out=tmp_path / "ray", backend="ray", address=joined.address)
     assert (spread.table["stage"] == "soup").sum() == 2 * 5
     assert contents(spread.folder) == contents(local.folder)
 
 
 @pytest.mark.slow
 def test_a_training_repeated_for_its_weights_leaves_the_first_alone(
-    cluster: Any, study: dict[str, Any], tmp_path: Path
+    joined: Any, study: dict[str, Any], tmp_path: Path
 ) -> None:
     names = ("model", "task", "train_file", "dev_file", "batch_size", "learning_rate", "max_length")
     settings = {name: study[name] for name in names} | {"precision": "float32", "epochs": 1, "seeds": 1}
     settings |= {"sparsities": (0.3,), "rewind": "none", "controls": "none", "keep": "matching"}
     local = supertickets.imp(settings, out=tmp_path / "local", workers=1)
-    spread = supertickets.imp(settings, out=tmp_path / "ray", backend="ray", address=cluster.address)
+    spread = supertickets.imp(settings, out=tmp_path / "ray", backend="ray", address=joined.address)
     assert (spread.shipped["ticket"] / "model").is_dir()
     assert contents(spread.folder) == contents(local.folder)
 
 
 @pytest.mark.slow
 def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
-    cluster: Any, at_work: Callable[[], list[Path]], tiny_model: Path, words: dict[str, Path], tmp_path: Path
+    joined: Any, at_work: Callable[[], list[Path]], tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
     trial = make_trial(tiny_model, words, epochs=10_000, patience=None)  # it cannot end before it is stopped
     job = Job(trial, tmp_path / "trials" / trial.key, False, "x")
@@ -237,7 +251,7 @@ def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
             raise KeyboardInterrupt
 
     base = find_model(str(tiny_model))
-    runner = Machine(backend="ray", address=cluster.address, models={base.weight_hash: base}).runner()
+    runner = Machine(backend="ray", address=joined.address, models={base.weight_hash: base}).runner()
     try:
         with pytest.raises(KeyboardInterrupt):
             runner.run(lambda: waiting.pop() if waiting else None, interrupt)
@@ -250,7 +264,7 @@ def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
 @pytest.mark.slow
 @pytest.mark.parametrize("releases", [True, False])
 def test_files_stay_in_ray_no_longer_than_trials_need_them(
-    cluster: Any, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, releases: bool
+    joined: Any, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, releases: bool
 ) -> None:
     """A trial each that starts from files A and B, and from B again; control: nothing is released."""
 
@@ -263,7 +277,7 @@ def test_files_stay_in_ray_no_longer_than_trials_need_them(
 
     if not releases:
         monkeypatch.setattr(RayRunner, "_release", lambda self: None)
-    runner = Machine(backend="ray", address=cluster.address, cpus=0).runner()
+    runner = Machine(backend="ray", address=joined.address, cpus=0).runner()
     assert isinstance(runner, RayRunner)
 
     def answer(job: Job, sent: dict[str, Any], *rest: Any) -> tuple[Message, dict[str, bytes]]:

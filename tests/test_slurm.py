@@ -452,7 +452,7 @@ def test_a_terminated_job_goes_on_to_the_same_bits(
     """With submitit's own executor of local processes."""
     optional_import("submitit")
     monkeypatch.setattr(SlurmRunner, "cluster", "local")
-    trial = trial_of(epochs=40)
+    trial = trial_of(epochs=20)
     job = job_of(trial, tmp_path / "cluster")
     machine = Machine(backend="slurm", device="cpu")
     runner = machine.runner()
@@ -468,9 +468,9 @@ def test_a_terminated_job_goes_on_to_the_same_bits(
     assert [message[0] for message in resumed if message[0] != "progress"] == ["started", "done"]
     assert next(detail["step"] for what, _, detail in resumed if what == "progress") > 1
     for seed in (0, 1):
-        Workbench("cpu").run(job_of(trial_of(seed, 40), tmp_path / "here"), lambda event: None)
+        Workbench("cpu").run(job_of(trial_of(seed, 20), tmp_path / "here"), lambda event: None)
     assert predictions(tmp_path / "cluster", trial) == predictions(tmp_path / "here", trial)
-    assert predictions(tmp_path / "cluster", trial) != predictions(tmp_path / "here", trial_of(1, 40))
+    assert predictions(tmp_path / "cluster", trial) != predictions(tmp_path / "here", trial_of(1, 20))
     assert not list((tmp_path / "cluster" / "trials").rglob("*.pkl"))
 
 
@@ -489,7 +489,7 @@ def test_a_job_outlives_its_study_and_a_time_limit(
 ) -> None:
     """The process that submits dies; the next one attaches to the job, whose limit comes, and submits the rest."""
     SlurmRunner.check(None)
-    trial = trial_of(epochs=40)
+    trial = trial_of(epochs=20)
     job = job_of(trial, tmp_path / "cluster")
     machine = Machine(
         backend="slurm", device="cpu", partition="gpu", time_limit=30.0, memory=4.0, cpus=2, slurm=("qos=high",)

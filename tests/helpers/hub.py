@@ -205,7 +205,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 def served(hub: Hub) -> Iterator[Hub]:
     """Serve a hub, whose address is known then."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    thread = Thread(target=server.serve_forever, daemon=True)
+    # `shutdown` waits until the server looks again whether it should end, which by default is half a second.
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     hub.address = f"http://127.0.0.1:{server.server_port}"
     try:
