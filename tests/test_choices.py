@@ -61,10 +61,11 @@ def test_iterative_pruning_scores_every_rewound_ticket_again(
     tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
     levels = (0.2, 0.5, 0.7)
-    asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, **words}
+    kinds = ("winning", "losing")
+    asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, "kinds": kinds, **words}
     result = run_study("find", asked, out=tmp_path / "out", schedule="iterative")
     assert (result.table["status"] == "finished").all()
-    for kind in ("winning", "losing"):
+    for kind in kinds:
         rows = result.table[result.table["kind"] == kind].sort_values("level")
         (before,) = result.table[result.table["kind"] == "dense"]["trial"]
         ticket = Ticket.full(3, 4)
@@ -81,14 +82,16 @@ def test_iterative_pruning_scores_every_rewound_ticket_again(
     assert again.table.equals(result.table)
 
 
-@pytest.mark.parametrize("schedule", ["iterative", "one-shot"])
+@pytest.mark.parametrize(
+    ("schedule", "kinds"), [("iterative", ("winning", "random", "losing")), ("one-shot", ("winning",))]
+)
 def test_levels_that_draw_the_same_ticket_do_not_end_a_study(
-    schedule: str, tiny_model: Path, words: dict[str, Path], tmp_path: Path
+    schedule: str, kinds: tuple[str, ...], tiny_model: Path, words: dict[str, Path], tmp_path: Path
 ) -> None:
     """0.01 of 12 heads prunes nothing, 0.3 and 0.31 the same: equal tickets share a trial, and all go on."""
     levels = (0.01, 0.3, 0.31, 0.6)
-    asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, "schedule": schedule, **words}
-    result = run_study("find", asked, control="best-of-k", out=tmp_path / "out")
+    asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, "kinds": kinds, **words}
+    result = run_study("find", asked, schedule=schedule, control="best-of-k", out=tmp_path / "out")
     assert (result.table["status"] == "finished").all()
     winning = result.table[result.table["kind"] == "winning"].set_index("level")
     assert winning.loc[0.01, "trial"] == result.table.set_index("kind").loc["dense", "trial"]
@@ -154,7 +157,8 @@ def test_the_epoch_that_is_scored(
     assert main([*flags, "--out", str(tmp_path / "out"), "--score-epoch", "9"]) == 2
     assert "--score-epoch 9: expected at most 4 (--epochs)." in capsys.readouterr().err  # the preset's
     assert not (tmp_path / "out").exists()
-    small = {**SMALL, "epochs": 2, "keep_epoch": "last", "seeds": 1, "kinds": ("winning",), "model": str(tiny_model)}
+    small = {**SMALL, "keep_epoch": "last", "seeds": 1, "levels": (0.5,), "kinds": ("winning",)}
+    small |= {"epochs": 2, "model": str(tiny_model)}
     found = [run_study("find", small | words, out=tmp_path / str(epoch), score_epoch=epoch) for epoch in (1, 2, None)]
     dense = [load_outcome(one.folder / "trials" / one.table["trial"].iloc[0]) for one in found]
     heads = [outcome.scores()["heads"] for outcome in dense if outcome is not None]
@@ -332,7 +336,7 @@ def test_choices_are_the_settings_with_named_values() -> None:
 @pytest.fixture(scope="module")
 def found(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Result:
     out = tmp_path_factory.mktemp("rates") / "out"
-    return run_study("find", SMALL, model=str(tiny_model), out=out, levels=(0.5,), **words)
+    return run_study("find", SMALL, model=str(tiny_model), out=out, levels=(0.5,), kinds=("winning",), **words)
 
 
 def test_the_spread_over_seeds_and_learning_rates(found: Result, tmp_path: Path) -> None:

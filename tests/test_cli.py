@@ -25,10 +25,18 @@ from supertickets.studies.folder import disk_use
 TINY = ["--epochs", "1", "--batch-size", "8", "--levels", "0.5", "--seeds", "1", "--workers", "1", "--max-length", "16"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mine(tiny_model: Path, words: dict[str, Path]) -> list[str]:
     files = [part for name, path in words.items() for part in (f"--{name.replace('_', '-')}", str(path))]
     return ["find", "--model", str(tiny_model), "--task", "words", *files, *TINY]
+
+
+@pytest.fixture(scope="module")
+def found(mine: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the study that `mine` is, which tests leave as it is."""
+    out = tmp_path_factory.mktemp("cli") / "out"
+    assert main([*mine, "--out", str(out)]) == 0
+    return out
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +49,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_find_from_the_shell_and_as_json(mine: list[str], tmp_path: Path) -> None:
+def test_find_from_the_shell_and_as_json(mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = run(*mine, "--out", str(tmp_path / "out"), "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -49,17 +57,16 @@ def test_find_from_the_shell_and_as_json(mine: list[str], tmp_path: Path) -> Non
     assert Path(said["shipped"]["ticket"], "ticket.json").is_file()
     assert len(said["results"]) == 4
     assert "[4/4]" in done.stderr  # progress goes where it does not disturb
-    again = run(*mine, "--out", str(tmp_path / "out"))
-    assert again.returncode == 0
-    assert "report: " in again.stdout
-    assert said["verdict"] in again.stdout
+    assert main([*mine, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "report: " in shown
+    assert said["verdict"] in shown
 
 
-def test_yaml_and_flags_are_the_same_settings(mine: list[str], tmp_path: Path) -> None:
+def test_yaml_and_flags_are_the_same_settings(found: Path, mine: list[str], tmp_path: Path) -> None:
     """Every flag is a key; what find writes can be read as --config; flags win."""
-    assert main([*mine, "--out", str(tmp_path / "one")]) == 0
-    assert main(["find", "--config", str(tmp_path / "one" / "settings.yaml"), "--out", str(tmp_path / "two")]) == 0
-    one, two = (yaml.safe_load((tmp_path / name / "settings.yaml").read_text()) for name in ("one", "two"))
+    assert main(["find", "--config", str(found / "settings.yaml"), "--out", str(tmp_path / "two")]) == 0
+    one, two = (yaml.safe_load((folder / "settings.yaml").read_text()) for folder in (found, tmp_path / "two"))
     assert {**one, "out": 0} == {**two, "out": 0}
     config = tmp_path / "c.yaml"
     config.write_text("epochs: 1\nbatch-size: 4\nlevels: [0.5]\n")
@@ -249,8 +256,11 @@ def test_words_that_are_no_command(words_typed: list[str]) -> None:
 
 
 def test_unsorted_levels_are_fine_and_said(mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*mine, "--levels", "0.5,0.2,0.5", "--kinds", "random,winning", "--out", str(tmp_path / "out")]) == 0
-    assert "was sorted, without duplicates: 0.2, 0.5" in capsys.readouterr().err
+    asked = [*mine, "--levels", "0.5,0.2,0.5", "--kinds", "random,winning", "--out", str(tmp_path / "out")]
+    assert main([*asked, "--dry-run", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "was sorted, without duplicates: 0.2, 0.5" in said.err
+    assert json.loads(said.out)["trainings"] == 1 + 2 * 2
 
 
 def test_models_that_cannot_be_used(tmp_path: Path, mine: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,15 +295,14 @@ def test_a_model_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert len(said.strip().splitlines()) == 1
 
 
-def test_apply(mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*mine, "--out", str(tmp_path / "out")]) == 0
-    ticket = str(tmp_path / "out" / "super-ticket")
+def test_apply(found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ticket = str(found / "super-ticket")
     assert main(["apply", ticket, "--out", str(tmp_path / "small")]) == 0  # the model the ticket names
     assert "of the dense model's" in capsys.readouterr().out
     assert main(["apply", ticket, "--out", str(tmp_path / "small")]) == 2
     assert "the folder is not empty" in capsys.readouterr().err
     assert main(["apply", str(tmp_path), "--out", str(tmp_path / "s")]) == 2
-    assert main(["apply", str(tmp_path / "out"), "--out", str(tmp_path / "s")]) == 2
+    assert main(["apply", str(found), "--out", str(tmp_path / "s")]) == 2
     assert "did you mean" in capsys.readouterr().err
 
 

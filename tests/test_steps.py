@@ -204,8 +204,12 @@ def test_a_workbench_and_a_study_leave_the_process_as_it_was(
 # --- a training that another one goes on from -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["adamax", "adamw", "released"])
-@pytest.mark.parametrize("stops", [(8,), (3, 8, 17), (23, 24)])
+@pytest.mark.parametrize(
+    ("optimizer", "stops"),
+    [
+        ("adamax", (8,)), ("adamax", (3, 8, 17)), ("adamax", (23, 24)), ("adamw", (3, 8, 17)), ("released", (3, 8, 17)),
+    ],
+)  # fmt: skip
 def test_parts_end_as_the_whole(make: Callable[..., Trainer], optimizer: str, stops: tuple[int, ...]) -> None:
     recipe = RECIPE.model_copy(update={"optimizer": optimizer})
     whole = make(recipe=recipe)

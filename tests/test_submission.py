@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -253,17 +254,24 @@ def test_where_seeds_cannot_be_compared_each_task_has_its_own(other: _Found, rea
     )
 
 
+@pytest.fixture(scope="module")
+def both(studies: dict[str, Result], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """Studies of two tasks, with two seeds and two levels each."""
+    base = tmp_path_factory.mktemp("both")
+    asked = studies["rte"].settings.model_dump() | {"seeds": 2, "levels": (0.3, 0.5), "selection": "whole"}
+    asked = {name: value for name, value in asked.items() if name not in ("out", "task", "first_seed")}
+    return {task: run_study("find", asked, task=task, out=base / task) for task in ("rte", "stsb")}
+
+
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_seeds_models_predict(
-    dense: bool, glue: Path, studies: dict[str, Result], short: dict[str, TestFile], tmp_path: Path,
+    dense: bool, glue: Path, both: dict[str, Result], short: dict[str, TestFile], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Of each task the chosen seed's run, trained again where its weights are gone, says what it said in training."""
     from supertickets.tasks.tables import read_tsv
 
-    asked = studies["rte"].settings.model_dump() | {"seeds": 2, "levels": (0.3, 0.5), "selection": "whole"}
-    asked = {name: value for name, value in asked.items() if name not in ("out", "task", "first_seed")}
-    both = {task: run_study("find", asked, task=task, out=tmp_path / task) for task in ("rte", "stsb")}
+    folders = {task: shutil.copytree(one.folder, tmp_path / task) for task, one in both.items()}
     kind = "dense" if dense else "winning"
     scores = [one.table[one.table["kind"] == kind].groupby("seed")["score"].max() for one in both.values()]
     best = int((sum(scores) / 2).idxmax())
@@ -277,7 +285,7 @@ def test_the_seeds_models_predict(
 
     monkeypatch.setattr("supertickets.export.predict.predict", watched)
     flags = ["--dense"] if dense else []
-    arguments = [*(str(one.folder) for one in both.values()), *flags, "--fill", "--out", str(tmp_path / "s.zip")]
+    arguments = [*map(str, folders.values()), *flags, "--fill", "--out", str(tmp_path / "s.zip")]
     assert main(["submit", *arguments]) == 0
     shown = capsys.readouterr()
     assert f"of seed {best} predict all 2 tasks" in shown.out
@@ -289,13 +297,13 @@ def test_the_seeds_models_predict(
         runs = table[(table["kind"] == kind) & (table["seed"] == best)].sort_values(
             ["score", "parameters"], ascending=[False, True]
         )
-        outcome = load_outcome(both[task].folder / "trials" / runs["trial"].iloc[0])
+        outcome = load_outcome(folders[task] / "trials" / runs["trial"].iloc[0])
         assert outcome is not None
         expected = outcome.predictions()["dev"][outcome.best_epoch - 1]
         np.testing.assert_allclose(outputs, expected, atol=1e-5)
         others = table[table["trial"] != outcome.key]["trial"].unique()
         for key in others:  # control: no other run says the same
-            other = load_outcome(both[task].folder / "trials" / key)
+            other = load_outcome(folders[task] / "trials" / key)
             assert np.abs(other.predictions()["dev"][other.best_epoch - 1] - expected).max() > 1e-3
     assert main(["submit", *arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["table 2"] == []  # not the paper's model
@@ -337,8 +345,6 @@ def test_a_submission_that_is_not_whole_is_refused(
 
 
 def test_test_sets_are_found_where_training_sets_are(glue: Path, tmp_path: Path) -> None:
-    import shutil
-
     from supertickets.tasks.glue import load_test_texts
 
     shutil.copytree(glue / "STS-B", tmp_path / "stsb")

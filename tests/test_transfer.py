@@ -28,6 +28,7 @@ from supertickets.studies.transfer import Transfer, TransferPlan
 from supertickets.studies.transfer_settings import RECIPE, TransferSettings
 from supertickets.tickets.folder import SharedTicket, load_ticket, load_weight_ticket
 from supertickets.tickets.weights import Pruning, WeightTicket, prune_by_magnitude
+from supertickets.training.recipe import Recipe
 
 SMALL: dict[str, Any] = {
     "seeds": 1,
@@ -250,9 +251,16 @@ RECIPES: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def usual(asked: dict[str, Any], places: dict[str, Path]) -> set[Recipe]:
+    """The recipes of the targets where no setting of theirs is asked for."""
+    return {trial.recipe for trial in planned(**asked, out=places["model"].parent / "usual").trials}
+
+
 @pytest.mark.parametrize("name", RECIPE)
-def test_every_recipe_setting_reaches_every_target(name: str, asked: dict[str, Any], tmp_path: Path) -> None:
-    usual = {trial.recipe for trial in planned(**asked, out=tmp_path / "usual").trials}
+def test_every_recipe_setting_reaches_every_target(
+    name: str, asked: dict[str, Any], usual: set[Recipe], tmp_path: Path
+) -> None:
     changed = planned(**asked | {name: RECIPES[name]}, out=tmp_path / "out")
     assert {trial.recipe for trial in changed.trials} == {r.model_copy(update={name: RECIPES[name]}) for r in usual}
     assert RECIPES[name] not in {getattr(recipe, name) for recipe in usual}
