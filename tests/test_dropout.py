@@ -47,21 +47,21 @@ def test_cut_drops_what_gated_drops(family: str, attention: str) -> None:
         model.set_attn_implementation(attention)
     except ValueError:
         pytest.skip(f"{family} has no {attention} attention")
-    for ticket in (fitted(one, family) for one in (TICKET, NO_HEADS, *(() if family in DROP_NEURONS else (NEURONS,)))):
+    for one in (TICKET, NO_HEADS, *(() if family in DROP_NEURONS else (NEURONS,))):
+        ticket = fitted(one, family)
         small = cut(copy.deepcopy(model), ticket)
         with ticket_gated(model, ticket):
             expected = states(model, inputs, 5, 7)
             torch.manual_seed(0)
-            by_torch = hidden_states(model, inputs)
+            by_torch = hidden_states(model, inputs) if one is TICKET else None
         near = 1e-13 * max(10, float(expected.abs().max()))
         torch.testing.assert_close(states(small, inputs, 5, 7), expected, rtol=1e-12, atol=near)
-        if torch.equal(by_torch, hidden_states(model.eval(), inputs)):
-            pytest.skip(f"{family} has no dropout")
+        if by_torch is None:  # the controls, which take longest, are run for the first ticket
+            continue
         for other in ((6, 7), (5, 8)):
-            assert (states(small.train(), inputs, *other) - expected).abs().max() > 0.1
+            assert (states(small, inputs, *other) - expected).abs().max() > 0.1
         torch.manual_seed(0)
         assert (hidden_states(small, inputs) - by_torch).abs().max() > 0.1
-        model.train()
 
 
 @pytest.mark.parametrize("family", ["bert", "bart"])

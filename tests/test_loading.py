@@ -17,10 +17,11 @@ from supertickets.tickets.weights import Pruning
 
 WEIGHTS = "model.safetensors"
 
-# Prints the peak of a fresh process above what it took before, as a multiple of the weight files. What a tiny model of
-# the same kind makes Python import comes before.
-PEAK = """
-import sys
+# Prints the peaks of several processes above what each took before, as multiples of the weight files. They are forked
+# from one that has imported everything, so that each peak is its own: it starts at what the process takes then. A tiny
+# model of the same kind is loaded in each before, since pages of code are not handed on.
+PEAKS = """
+import os, sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
@@ -31,22 +32,32 @@ def memory(what):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
 
-tiny, folder, how = sys.argv[1:]
+def measure(tiny, folder, how):
+    load_model(find_model(tiny), AutoModel, "auto")
+    base = find_model(folder)
+    files = [base.folder / name for name in base.weights]
+    before = memory("VmRSS")
+    if how == "naive":
+        state = {}
+        for path in files:
+            state |= load_file(path)
+        model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+        model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()}, strict=False)
+    else:
+        model = load_model(base, AutoModel, "auto" if how == "auto" else torch.float32).model
+        total = sum(float(parameter.sum()) for parameter in model.parameters())  # every page has been read
+    print((memory("VmHWM") - before) / sum(path.stat().st_size for path in files), flush=True)
+
+torch.set_num_threads(1)  # a forked process has no others
+tiny, *asked = sys.argv[1:]
 load_model(find_model(tiny), AutoModel, "auto")
-base = find_model(folder)
-files = [base.folder / name for name in base.weights]
-before = memory("VmRSS")
-if how == "naive":
-    state = {}
-    for path in files:
-        state |= load_file(path)
-    model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()}, strict=False)
-else:
-    model = load_model(base, AutoModel, "auto" if how == "auto" else torch.float32).model
-    total = sum(float(parameter.sum()) for parameter in model.parameters())  # every page has been read
-print((memory("VmHWM") - before) / sum(path.stat().st_size for path in files))
+for one in asked:
+    if (child := os.fork()) == 0:
+        measure(tiny, *one.rsplit("=", 1))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, one
 """
+MEASURED = ("whole=auto", "whole=float32", "shards=auto", "shards=float32", "shards=naive")
 
 
 @pytest.fixture(scope="module")
@@ -69,27 +80,30 @@ def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"tiny": save_tiny_model(folder / "tiny", "llama"), **{n: folder / n for n in ("whole", "shards")}}
 
 
-def peak(decoders: dict[str, Path], name: str, how: str) -> float:
-    command = [sys.executable, "-c", PEAK, str(decoders["tiny"]), str(decoders[name]), how]
+@pytest.fixture(scope="module")
+def peaks(decoders: dict[str, Path]) -> dict[str, float]:
+    """The peak of each way to load each."""
+    asked = [f"{decoders[name]}={how}" for name, how in (one.split("=") for one in MEASURED)]
+    command = [sys.executable, "-c", PEAKS, str(decoders["tiny"]), *asked]
     environment = {**os.environ, "XDG_CACHE_HOME": str(decoders["tiny"].parent)}  # hashes of these files are nobody's
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    return dict(zip(MEASURED, map(float, done.stdout.split()), strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", ["whole", "shards"])
-def test_a_decoder_takes_little_more_memory_than_its_file(decoders: dict[str, Path], name: str) -> None:
-    assert 0.5 < peak(decoders, name, "auto") <= 1.3
-    assert 1.5 < peak(decoders, name, "float32") <= 2.3  # twice the bytes of bfloat16
+def test_a_decoder_takes_little_more_memory_than_its_file(peaks: dict[str, float], name: str) -> None:
+    assert 0.5 < peaks[f"{name}=auto"] <= 1.3
+    assert 1.5 < peaks[f"{name}=float32"] <= 2.3  # twice the bytes of bfloat16
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_control_takes_more(decoders: dict[str, Path]) -> None:
+def test_the_control_takes_more(peaks: dict[str, float]) -> None:
     """A model that is made first, and filled from all tensors of the files."""
-    assert peak(decoders, "shards", "naive") > 1.5
+    assert peaks["shards=naive"] > 1.5
 
 
 @pytest.mark.parametrize("pickled", [False, True])

@@ -263,8 +263,17 @@ def test_modules_that_are_alike(tmp_path: Path) -> None:
     # An encoder's layer, and two of a decoder: self-attention, cross-attention.
     assert rows("t5") == [("heads", (0,)), ("heads", (1, 3)), ("heads", (2, 4)), ("ffns", (0,)), ("ffns", (1, 2))]
     assert ATTENTIONS == 5
-    local, far = rows("gemma3_text")[:2]
-    assert sorted(local[1] + far[1]) == [0, 1, 2] if far[0] == "heads" else local[1] == (0, 1, 2)
+    assert rows("gemma3_text") == [("heads", (0, 1, 2)), ("ffns", (0, 1, 2))]  # all are local
+
+
+def test_layers_of_local_and_of_global_attention_are_told_apart(tmp_path: Path) -> None:
+    for family in ("gemma3_text", "modernbert"):
+        folder = save_tiny_model(tmp_path / family, family)
+        config = json.loads((folder / "config.json").read_text())
+        config["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
+        (folder / "config.json").write_text(json.dumps(config))
+        found = [(group.of, group.rows) for group in alike(find_model(str(folder)))]
+        assert found == [("heads", (0, 2)), ("heads", (1,)), ("ffns", (0, 2)), ("ffns", (1,))], family
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "t5", "bart", "albert"])

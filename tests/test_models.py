@@ -1,10 +1,7 @@
 """A model folder against what its architecture needs: whatever is missing, unused or new is an error, or is said."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file, save_model
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from helpers.hub import hub
+from helpers.hub import hub, use_hub
 from helpers.models import FAMILIES, VOCABULARY, save_tiny_model
 from supertickets import anatomy
 from supertickets.errors import TicketError
@@ -267,17 +264,8 @@ def test_ffns_in_pieces_are_computed_whole(folder: Path) -> None:
     torch.testing.assert_close(found, AutoModel.from_pretrained(folder)(ids).last_hidden_state)
 
 
-FETCH = """
-import sys
-from supertickets.models import ModelSource, find_model
-base = find_model(sys.argv[1])
-source = ModelSource(base)
-print(base.weight_hash, source.tokenizer("w1 w2")["input_ids"], sorted(path.name for path in base.files))
-"""
-
-
 @pytest.mark.parametrize("pickled", [False, True])
-def test_a_model_from_a_hub(folder: Path, tmp_path: Path, pickled: bool) -> None:
+def test_a_model_from_a_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: bool) -> None:
     """The real client and a server: every file of the tokenizer comes, other weights and subfolders do not."""
     for name in ("sentencepiece.bpe.model", "added_tokens.json", "onnx/model.onnx", "old/model.safetensors", "tf.h5"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -289,11 +277,12 @@ def test_a_model_from_a_hub(folder: Path, tmp_path: Path, pickled: bool) -> None
         (folder / "pytorch_model.bin").write_bytes(b"never read")
     expected = find_model(str(folder)), AutoTokenizer.from_pretrained(folder)("w1 w2")["input_ids"]
     with hub({"me/tiny": folder}) as (address, fetched):
-        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-        done = subprocess.run([sys.executable, "-c", FETCH, "me/tiny"], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+        use_hub(monkeypatch, address, tmp_path / "cache", token=None)
+        base = find_model("me/tiny")
+        ids = ModelSource(base).tokenizer("w1 w2")["input_ids"]
     weights = "pytorch_model.bin" if pickled else WEIGHTS
-    assert done.stdout.startswith(f"{expected[0].weight_hash} {expected[1]} ")
+    assert (base.weight_hash, ids) == (expected[0].weight_hash, expected[1])
+    assert base.folder.is_relative_to(tmp_path / "cache")
     assert set(fetched) == {
         "config.json", "tokenizer.json", "tokenizer_config.json", "sentencepiece.bpe.model", "added_tokens.json",
         weights,

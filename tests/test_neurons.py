@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -209,20 +210,42 @@ def test_neurons_are_ranked_over_layers_that_are_normalised_like_heads() -> None
     assert draw_ranked(normalise(scores), {"neurons": 2}, "losing").neurons_of(2).tolist() == [[True, False]] * 2  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("stay", "block"), [(2, 1), (3, 1), (4, 2)])
-def test_random_tickets_are_uniform_among_those_that_keep_a_neuron_a_layer(stay: int, block: int) -> None:
-    of, blocks = {"neurons": Units(2, 3 * block, least=block)}, stay // block
+def beyond_chance(draw: Callable[[int], np.ndarray], stay: int) -> bool:
+    """Whether 4000 draws of what stays of 2 layers of 3, one at least of each, are no uniform ones."""
     possible: dict[bytes, int] = {}
     for bits in range(2**6):
         kept = np.array([bits >> place & 1 for place in range(6)], bool).reshape(2, 3)
-        if kept.any(axis=1).all() and kept.sum() == blocks:
+        if kept.any(axis=1).all() and kept.sum() == stay:
             possible[kept.tobytes()] = 0
-    draws, counts = 4000, {"neurons": 6 * block - stay}
+    draws = 4000
     for seed in range(draws):
-        ticket = draw_random((2, 1), of, counts, 0.5, seed, Drawing())  # type: ignore[arg-type]
-        possible[ticket.neurons_of(3 * block)[:, ::block].tobytes()] += 1
+        possible[draw(seed).tobytes()] += 1
     expected = draws / len(possible)
-    assert sum((found - expected) ** 2 / expected for found in possible.values()) < 2.5 * len(possible) + 15
+    return bool(sum((found - expected) ** 2 / expected for found in possible.values()) >= 2.5 * len(possible) + 15)
+
+
+@pytest.mark.parametrize(("stay", "block"), [(2, 1), (3, 1), (4, 1), (4, 2)])
+def test_random_tickets_are_uniform_among_those_that_keep_a_neuron_a_layer(stay: int, block: int) -> None:
+    of, counts = {"neurons": Units(2, 3 * block, least=block)}, {"neurons": 6 * block - stay}
+
+    def draw(seed: int) -> np.ndarray:
+        ticket = draw_random((2, 1), of, counts, 0.5, seed, Drawing())  # type: ignore[arg-type]
+        return ticket.neurons_of(3 * block)[:, ::block]
+
+    assert not beyond_chance(draw, stay // block)
+
+
+def test_one_neuron_of_each_layer_and_any_others_would_not_be_uniform() -> None:
+    """The control: two and two of them are then drawn more often than one and three, which have fewer ways to come."""
+
+    def draw(seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        kept = np.zeros((2, 3), bool)
+        kept[[0, 1], rng.integers(3, size=2)] = True
+        kept.ravel()[rng.choice(np.flatnonzero(~kept), 2, replace=False)] = True
+        return kept
+
+    assert beyond_chance(draw, 4)
 
 
 @pytest.mark.parametrize("how", ["without-replacement", "with-replacement"])

@@ -386,10 +386,7 @@ def best_shared(result: Result) -> Any:
     return next(outcome for outcome in outcomes(result.folder) if outcome.key == key)
 
 
-def test_shared_models_predict_as_in_training(shared: Result) -> None:
-    """In a fresh process, together and each task's model alone."""
-    outcome = best_shared(shared)
-    script = """
+PREDICT = """
 import json, sys
 from supertickets import load_shared
 from supertickets.export.predict import predict
@@ -398,14 +395,28 @@ shared = load_shared(sys.argv[1])
 for task, (folder, texts) in json.loads(sys.argv[2]).items():
     print(json.dumps([shared.predict(task, texts).tolist(), predict(Path(folder), texts, None, 16).tolist()]))
 """
+
+
+@pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_shared_models_predict_as_in_training(
+    shared: Result, fresh: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process and in a fresh one, together and each task's model alone."""
+    outcome = best_shared(shared)
     tasks = {task: place for place, task in enumerate(("words", "lengths"))}
     asked = {
         task: (str(shared.shipped["models"] / task / "model"), load_task(outcome.trial.tasks[place].source).dev.text)
         for task, place in tasks.items()
     }
-    command = [sys.executable, "-c", script, str(shared.shipped["model"]), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for place, line in zip(tasks.values(), done.stdout.splitlines(), strict=True):
+    words = ["-c", str(shared.shipped["model"]), json.dumps(asked)]
+    if fresh:
+        command = [sys.executable, "-c", PREDICT, *words[1:]]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    else:
+        monkeypatch.setattr(sys, "argv", words)
+        exec(PREDICT, {})
+        said = capsys.readouterr().out
+    for place, line in zip(tasks.values(), said.splitlines(), strict=True):
         expected = outcome.predictions(place)["dev"][outcome.best_epoch - 1]
         assert expected.std(axis=0).max() > 1e-2  # a constant would show nothing
         for found in json.loads(line):

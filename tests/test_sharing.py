@@ -220,7 +220,7 @@ def test_outside_is_what_the_ticket_lacks(source: ModelSource, tasks: list[Task]
         assert sum(p.numel() for p in trainer._structures.outside(ticket)) == expected > 0
     dense, small = source.build(2, 0.0, 0), built(source, tasks[:1], A | B)[0]
     gone = ~(A | B)
-    assert gone.kept_heads, gone.kept_ffns == (1, 1)
+    assert (gone.kept_heads, gone.kept_ffns) == (1, 1)
     assert dense.num_parameters() - small.num_parameters() == head + 2 * hidden * ffn + hidden + ffn
     assert trainer.result.cost.parameters == small.num_parameters() + sum(
         p.numel() for name, p in models[1].named_parameters() if name.startswith("classifier")

@@ -113,6 +113,7 @@ def test_a_study_that_is_stopped_says_how_to_go_on(trial_of: Callable[[int], Tri
     assert len(list(tmp_path.glob(f"trials/*/{CHECKPOINT}"))) == 1  # the second one did not begin
 
 
+@pytest.mark.slow
 def test_workers_are_told(trial_of: Callable[[int], Trial], tmp_path: Path) -> None:
     trial = trial_of(0).but(recipe=trial_of(0).recipe.model_copy(update={"epochs": 1000}))
     at = _SignalAt(signal.SIGTERM, 1)

@@ -142,7 +142,7 @@ def test_refuses_what_does_not_fit(loud_model: PreTrainedModel) -> None:
 LOAD = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[1]))  # bits depend on it
-%s
+import supertickets, transformers
 for folder in sys.argv[2:]:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder + "/small").eval()
     expected = torch.load(folder + "/expected.pt", weights_only=True)
@@ -157,10 +157,9 @@ for folder in sys.argv[2:]:
 """
 
 
-@pytest.mark.parametrize("imports", ["import supertickets, transformers", "import transformers, supertickets"])
 @pytest.mark.slow
-def test_loads_in_a_fresh_process_with_stock_classes(imports: str, tmp_path: Path) -> None:
-    """All families in one process; transformers may be imported before the package or after it."""
+def test_loads_in_a_fresh_process_with_stock_classes(tmp_path: Path) -> None:
+    """All families in one process, where the package is imported before transformers (test_families.py: after it)."""
     for family in FAMILIES:
         folder = save_tiny_model(tmp_path / family / "base", family, scale=0.5)
         model = cut(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval(), TICKET)
@@ -168,7 +167,7 @@ def test_loads_in_a_fresh_process_with_stock_classes(imports: str, tmp_path: Pat
         with torch.no_grad():
             torch.save(model(torch.arange(5, 77).view(6, 12)).logits, tmp_path / family / "expected.pt")
     folders = [str(tmp_path / family) for family in FAMILIES]
-    command = [sys.executable, "-c", LOAD % imports, str(torch.get_num_threads()), *folders]
+    command = [sys.executable, "-c", LOAD, str(torch.get_num_threads()), *folders]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == folders
@@ -252,6 +251,7 @@ def empty_products(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> l
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "distilbert"])  # the others have BERT's layers
 def test_a_layer_without_heads_exports(
     loud_model: PreTrainedModel, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +266,7 @@ def test_a_layer_without_heads_exports(
     assert empty_products(small, inputs)
 
 
+@pytest.mark.slow  # torch's exporter takes seconds
 def test_a_layer_without_heads_runs_in_onnx_runtime(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
