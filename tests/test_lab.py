@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from helpers.study_files import contents
 from helpers.trials import make_trial, step_of
 from supertickets.cli import main
 from supertickets.errors import NoSpaceError, StudyError, TicketError
-from supertickets.lab import Lab, Trial
+from supertickets.lab import Lab, Trial, workers
 from supertickets.lab.jobs import Job, Message
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.machine import Machine
@@ -346,17 +347,17 @@ def test_a_dry_run_counts_what_another_run_would_try_again(
         (copy / "trials" / fails / "outcome.json").unlink()
         (copy / "trials" / fails / "failure.json").write_text(json.dumps({"traceback": "Error: no luck"}))
         assert status(copy)["failed"] == 1
-        for workers in (1, 4):
-            plan = supertickets.plan_study("find", study | {"workers": workers}, out=copy)
+        for number in (1, 4):
+            plan = supertickets.plan_study("find", study | {"workers": number}, out=copy)
             assert (plan.trainings, plan.done, plan.flops) == (4, 4 - ahead, ahead)
-            assert plan.seconds == max(ahead / workers, longest)  # the others would have nothing to do
-    for backend, workers, said in (
+            assert plan.seconds == max(ahead / number, longest)  # the others would have nothing to do
+    for backend, number, said in (
         ("slurm", "auto", "at this machine's speed, with up to 100 jobs at the same time."),
         ("slurm", 3, "with up to 3 jobs"),
         ("ray", "auto", "with one after the other at this machine's speed; how many Ray runs at the same time depends"),
     ):
         monkeypatch.setattr("supertickets.studies.run.check_runner", lambda settings: None)  # neither is here
-        plan = supertickets.plan_study("find", study | {"backend": backend, "workers": workers}, out=copy)
+        plan = supertickets.plan_study("find", study | {"backend": backend, "workers": number}, out=copy)
         assert plan.seconds == (3 if backend == "ray" else 2)
         assert said in plan.sentence()
 
@@ -535,6 +536,27 @@ with _deaf_to_ctrl_c():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; elsewhere each worker starts anew")
+def test_workers_share_the_memory_of_what_they_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control imports torch by itself."""
+    own = {}
+    for how, context in (("shared", workers._context), ("control", lambda device: workers.SPAWN)):
+        monkeypatch.setattr(workers, "_context", context)
+        worker = workers._Worker({"device": "cpu"})
+        try:
+            place, sizes = Path(f"/proc/{worker.process.pid}/smaps_rollup"), [{"Rss": 0}]
+            while sizes[-1]["Rss"] < 200_000 or sizes[-1] != sizes[max(0, len(sizes) - 4)]:  # kB; it imports still
+                assert len(sizes) < 200
+                time.sleep(0.3)
+                found = re.findall(r"^(Rss|Private_Dirty): +(\d+) kB$", place.read_text(), re.M)
+                sizes.append({name: int(size) for name, size in found})
+            own[how] = sizes[-1]["Private_Dirty"] / 1024
+        finally:
+            worker.stop()
+    assert own["shared"] < 50 < 150 < own["control"]  # MiB
+
+
 def test_ctrl_c_ends_within_seconds_and_says_how_to_go_on(study: dict[str, Any], tmp_path: Path) -> None:
     arguments = {**study, "workers": 2, "epochs": 500, "patience": 0, "out": tmp_path / "out"}
     typed = [part for name, value in arguments.items() for part in (f"--{name.replace('_', '-')}", _typed(value))]
