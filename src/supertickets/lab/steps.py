@@ -195,6 +195,8 @@ class Execution:
         self.runs = [Run(step) for step in steps]
         self._run = {run.step: run for run in self.runs}
         self._rivals = [run for run in self.runs if run.step.keep == "best"]
+        known = [run.step.make for run in self._rivals]
+        self._all_dense = all(isinstance(trial, Trial) and trial.ticket.is_full for trial in known)
         self._maybe_rivals = [run for run in self.runs if run.step.keep == "until best"]
         self._by_id: dict[str, list[Run]] = {}
         self._by_key: dict[str, list[Run]] = {}
@@ -310,10 +312,10 @@ class Execution:
     def _contest(self) -> list[Run]:
         """Return the finished runs of which the best is kept.
 
-        A ticket that was drawn and keeps everything is the dense model, and no candidate.
+        A full ticket is the dense model, and no candidate unless all of them are.
         """
         finished = [run for run in self._rivals if run.finished]
-        return [run for run in finished if run.trial and not (run.step.needs and run.trial.ticket.is_full)]
+        return [run for run in finished if run.trial and (self._all_dense or not run.trial.ticket.is_full)]
 
     def elsewhere(self, id: str) -> list[Path]:
         """Return the folders of the same trial in other studies."""
