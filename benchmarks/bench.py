@@ -67,9 +67,9 @@ def page(kept: dict[str, Any]) -> str:
     lines = [
         "# Speed",
         "",
-        "`make bench` measured this on one machine that ran little else and whose speed varies: medians, with the",
-        "quartiles of what was measured more than once. What is compared runs in turns, so that ratios depend on the",
-        "machine less than times do. A goal that was missed is marked **missed**.",
+        "`make bench` measured this on the machine below each table, which ran little else and whose speed varies:",
+        "medians, with the quartiles of what was measured more than once. What is compared runs in turns, so that",
+        "ratios depend on the machine less than times do. A goal that was missed is marked **missed**.",
         "",
     ]
     if missing := [name for name in ARMS if name not in kept]:
