@@ -78,7 +78,8 @@ class ScoringSettings(Structured):
     score_attention: Literal["fused", "plain"] = Field(
         "fused",
         description="attention while importance is measured: torch's kernel (fused), or products and a softmax of "
-        "their own (plain), which in bfloat16 on CPUs take half to four fifths of the time and change the scores by some 0.1 %",
+        "their own (plain), which in bfloat16 on CPUs take half to four fifths of the time and change the scores by "
+        "some 0.1 %",
     )
 
     @model_validator(mode="after")
