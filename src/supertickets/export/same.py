@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TEXTS, AT_ONCE = 100, 8
 """How many texts are asked about, and how many at once."""
-LONGEST = 512
+_LONGEST = 512
 """Longer inputs than so many tokens take too long to compare."""
 TOLERANCE = 1e-4
 """How far outputs in float32 may be apart, as a share of the largest one or of 1: sums are made in another order."""
@@ -59,7 +59,7 @@ def texts_for(exported: Exported) -> Texts:
 def batches_of(exported: Exported, texts: Texts) -> Iterator[dict[str, Tensor]]:
     """Yield texts as inputs, padded to the longest of each batch; the last text is also a batch of its own."""
     first, second = texts
-    longest = min(exported.tokenizer.model_max_length, LONGEST)
+    longest = _longest(exported)
     for rows in [*(slice(at, at + AT_ONCE) for at in range(0, len(first), AT_ONCE)), slice(-1, None)]:
         pair = None if second is None else second[rows]
         yield dict(
@@ -67,6 +67,11 @@ def batches_of(exported: Exported, texts: Texts) -> Iterator[dict[str, Tensor]]:
                 first[rows], pair, padding=True, truncation=True, max_length=longest, return_tensors="pt", verbose=False
             )
         )
+
+
+def _longest(exported: Exported) -> int:
+    """Return how many tokens of a text are compared."""
+    return min(int(exported.tokenizer.model_max_length), _LONGEST)
 
 
 def run_of(model: "PreTrainedModel", form: Form | None) -> Run:
@@ -84,9 +89,12 @@ def run_of(model: "PreTrainedModel", form: Form | None) -> Run:
 
 
 def outputs_on(exported: Exported, ids: Sequence[Sequence[int]]) -> list[Outputs]:
-    """Return what a model computes on each of some texts' tokens, one text at a time."""
-    run = run_of(exported.model, exported.form)
-    rows = (torch.tensor([one]) for one in ids)
+    """Return what a model computes on each of some texts' tokens, one text at a time.
+
+    Texts that are longer than the model reads, or take too long to compare, are left out.
+    """
+    run, longest = run_of(exported.model, exported.form), _longest(exported)
+    rows = (torch.tensor([one]) for one in ids if len(one) <= longest)
     return [run({"input_ids": row, "attention_mask": torch.ones_like(row)}) for row in rows]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -73,9 +72,9 @@ def _with_vocabulary(exported: Exported, which: str, corpus: Path | str | None) 
         return exported, []
     elsewhere = differences_elsewhere(exported.model, exported.tokenizer, found.texts)
     texts = [found.texts[row] for row in np.unique(np.linspace(0, len(found.texts) - 1, TEXTS).astype(int))]
-    wanted = outputs_on(exported, _short(encode_texts(exported.tokenizer, texts)))
+    wanted = outputs_on(exported, encode_texts(exported.tokenizer, texts))
     made = cut_vocabulary(exported.model, exported.tokenizer, found.texts)
-    got = outputs_on(replace(exported, model=made.model), _short(encode_texts(made.tokenizer, texts)))
+    got = outputs_on(replace(exported, model=made.model), encode_texts(made.tokenizer, texts))
     rows = made.kept if exported.form in ("masked", "causal") else slice(None)  # these have an output for each token
     pairs = zip(wanted, got, strict=True)
     check_close(((one[name][..., rows], other[name]) for one, other in pairs for name in one), "--vocabulary")
@@ -87,12 +86,6 @@ def _with_vocabulary(exported: Exported, which: str, corpus: Path | str | None) 
         )
     notices = (*exported.notices, *found.notices)
     return replace(exported, model=made.model, tokenizer=made.tokenizer, notices=notices), said
-
-
-def _short(texts: Sequence[list[int]]) -> list[list[int]]:
-    from supertickets.export.same import LONGEST
-
-    return [ids for ids in texts if len(ids) <= LONGEST]
 
 
 def open_exported(path: Path | str, model: str | None = None, any_base: bool = False) -> Exported:
