@@ -536,7 +536,6 @@ with _deaf_to_ctrl_c():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; elsewhere each worker starts anew")
 def test_workers_share_the_memory_of_what_they_import(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control imports torch by itself."""
@@ -557,6 +556,7 @@ def test_workers_share_the_memory_of_what_they_import(monkeypatch: pytest.Monkey
     assert own["shared"] < 50 < 150 < own["control"]  # MiB
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_within_seconds_and_says_how_to_go_on(study: dict[str, Any], tmp_path: Path) -> None:
     arguments = {**study, "workers": 2, "epochs": 500, "patience": 0, "out": tmp_path / "out"}
     typed = [part for name, value in arguments.items() for part in (f"--{name.replace('_', '-')}", _typed(value))]

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from scipy import stats
 
 from helpers.browser import requests, set_screen
 from helpers.models import save_tiny_model
+from helpers.pages import without_names
 from helpers.trials import write_words
 from supertickets import Result, find, report
 from supertickets.anatomy import Shape
@@ -343,13 +343,6 @@ def test_several_studies_on_one_page(
     found = json.loads(capsys.readouterr().out)
     assert "their metrics differ" in found["average"]
     assert {"gains", "table 1", "table 6", "table 7"} <= set(found["tables"])
-
-
-def without_names(page: str) -> str:
-    """A page less the names of its plots and tables, which plotly and pandas draw anew each time."""
-    found, names = re.subn(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\bT_[0-9a-f]{5}(?![0-9a-f])", "", page)
-    assert names
-    return found
 
 
 def test_a_report_of_one_study_is_the_one_it_wrote(studies: dict[str, Result]) -> None:

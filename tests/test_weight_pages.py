@@ -16,6 +16,7 @@ from markupsafe import escape
 
 import supertickets
 from helpers.browser import requests, set_screen
+from helpers.pages import without_names
 from helpers.weight_records import imp_runs, random_ticket, transfer_runs
 from supertickets.cli import main
 from supertickets.evidence.imp import analyse_imp
@@ -399,13 +400,6 @@ def studies(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.T
     assert found.report.is_file()
     assert tried.report.is_file()
     return {"imp": found.folder, "transfer": tried.folder}
-
-
-def without_names(page: str) -> str:
-    """A page less the names of its plots and tables, which plotly and pandas draw anew each time."""
-    found, names = re.subn(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\bT_[0-9a-f]{5}(?![0-9a-f])", "", page)
-    assert names
-    return found
 
 
 @pytest.mark.parametrize("study", ["imp", "transfer"])
