@@ -78,6 +78,16 @@ def test_one_seed_is_tested_over_its_examples() -> None:
     assert (test.p, test.low, test.high) == pytest.approx((expected.pvalue, interval.low, interval.high))
 
 
+def test_seeds_that_all_differ_alike_are_tested_over_their_examples() -> None:
+    """As one of them; that of seeds alone would have one degree of freedom, and an interval six times as wide."""
+    one = np.zeros((1, 50))
+    one[0, 7] = -2.0
+    found, alone = (two_way_test(np.repeat(one, seeds, axis=0), -0.04) for seeds in (2, 1))
+    assert found.high - found.low == pytest.approx(alone.high - alone.low, rel=1e-9)
+    nearly = np.repeat(one, 2, axis=0) + np.random.default_rng(0).normal(0, 1e-14, (2, 50))  # rounding
+    assert two_way_test(nearly, -0.04).high == pytest.approx(found.high, rel=1e-6)
+
+
 def test_the_order_of_seeds_and_examples_is_no_matter() -> None:
     rng = np.random.default_rng(2)
     (one,) = studies(4, 90, 0.3, 1, rng)

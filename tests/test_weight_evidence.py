@@ -34,9 +34,9 @@ def two_runs(mean: float, std: float) -> list[float]:
 
 def matching(ticket: list[float], full: list[float], rule: str) -> bool | None:
     """Whether a ticket's runs match the dense model's."""
-    of_ticket, of_full = (pd.DataFrame({"mean": [series.mean()], "std": [series.std()]}) for series in
-                          (pd.Series(ticket, dtype=float), pd.Series(full, dtype=float)))  # fmt: skip
-    found: bool | None = matches(of_ticket, of_full.iloc[0], rule).iloc[0]
+    one, other = pd.Series(ticket, dtype=float), pd.Series(full, dtype=float)
+    of_ticket = pd.DataFrame({"difference": [one.mean() - other.mean()], "std": [one.std()]})
+    found: bool | None = matches(of_ticket, float(other.std()), rule).iloc[0]
     return found
 
 
@@ -107,6 +107,19 @@ def test_no_sparsity_matches() -> None:
     assert seen.sparsity == 0.5
     assert "No ticket matches it" in seen.verdict
     assert "the mean is 50.5 ± 0.7 at 50%." in seen.verdict
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_seed_whose_ticket_diverged_does_not_decide(rule: str) -> None:
+    """The ticket's other seeds score 69.5, more than the dense model's 67, and lose a point to their own dense runs."""
+    runs = imp_runs({DENSE: [70, 71, 60], ("imp", "", 0.3): [60, 61, 70], ("imp", "", 0.5): [69, 70, None]})
+    seen = analyse_imp(runs, rule)
+    row = at(seen.means, kind="imp", sparsity=0.5)
+    assert (row["mean"], row["difference"]) == (69.5, -1.0)
+    assert row["strict"] is False
+    assert row["sub_std"] is False
+    assert row["full_std"] is True  # the dense runs' deviation is 6.1
+    assert seen.to_ship == [0.5] if rule == "full_std" else seen.to_ship[0] == {"strict": 0.5}.get(rule, 0.3)
 
 
 @pytest.mark.parametrize("asked", RULES)

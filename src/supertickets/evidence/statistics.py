@@ -60,14 +60,14 @@ def prediction_interval(scores: Sequence[float]) -> tuple[float, float]:
 
     It is mean ± t * s * sqrt(1 + 1/n) of n scores with standard deviation s, t with n - 1 degrees of freedom (the
     prediction interval of normal scores, e.g. Hahn and Meeker, 1991, "Statistical Intervals", section 4.7). Of fewer
-    than two scores both ends are NaN.
+    than two scores, or equal ones, which say nothing about how scores spread, both ends are NaN.
 
     >>> [round(end, 2) for end in prediction_interval([60.0, 61.0, 62.0])]
     [56.03, 65.97]
     """
     from scipy.special import stdtrit
 
-    if len(scores) < 2:
+    if len(scores) < 2 or np.ptp(scores) <= 1e-9:
         return np.nan, np.nan
     n, mean, spread = len(scores), float(np.mean(scores)), float(np.std(scores, ddof=1))
     half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * spread * float(np.sqrt(1 + 1 / n))
@@ -130,6 +130,8 @@ def crossed_variance(differences: NDArray[np.float64], tasks: Sequence[int] = ()
     if seeds == 1:
         return CrossedVariance(found.examples, float(found.examples_free), 0.0)
     runs, free = found.runs(seeds - 1.0)
+    if runs <= 1e-12 * found.examples:  # all seeds have the same differences: examples alone vary
+        return CrossedVariance(found.examples, float(found.examples_free), 0.0)
     return CrossedVariance(runs, free, max(found.examples - found.rest, 0.0))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isclose
+from math import isclose, isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -231,7 +231,11 @@ def compared(recorded: Training, scores: Sequence[float], made: Outcome) -> Retr
     if n < 2:
         said = f"trained again, seed {seed}: {figures}. {why} Scores neither: one seed is recorded, so no spread."
         return Retrained("cannot be compared", "score", seed, score, was, n, other, said)
-    mean, deviation, (low, high) = float(np.mean(scores)), float(np.std(scores, ddof=1)), prediction_interval(scores)
+    low, high = prediction_interval(scores)
+    if isnan(low):
+        said = f"trained again, seed {seed}: {figures}. {why} Scores neither: the {n} recorded seeds all score the same."
+        return Retrained("cannot be compared", "score", seed, score, was, n, other, said)
+    mean, deviation = float(np.mean(scores)), float(np.std(scores, ddof=1))
     inside = low - _SAME <= score <= high + _SAME
     said = (
         f"trained again, seed {seed}: {figures}. {why} By the spread of the {n} recorded seeds (mean {mean:.2f}, "
