@@ -253,12 +253,12 @@ def simulated(
     return pd.DataFrame(rows)
 
 
-def verdict(table: pd.DataFrame, heads: float = 8) -> str:
+def verdict(table: pd.DataFrame, heads: float = 8, **more: Any) -> str:
     """What `find` says of a table of results."""
     table, gain = table.assign(parameters=9, remaining=0.9, heads=heads, ffns=3), Gain.of([0], [71.0], [70.0])
     chosen, none = select_super(table), pd.DataFrame()
     every = Selection(examples=100)
-    return FindFindings(table, none, gain, gain, none, every, None, find_phases(table), none, chosen).verdict
+    return FindFindings(table, none, gain, gain, none, every, None, find_phases(table), none, chosen, **more).verdict
 
 
 PLANTED = [71, 73, 76, 74, 72, 66, 60, 52]
@@ -336,6 +336,37 @@ def test_what_is_missing_is_said_as_such() -> None:
     table.loc[random, "score"] = None
     table.loc[random, "status"] = "missing"
     assert "No random tickets have finished to compare with." in verdict(table)
+
+
+def test_what_has_not_been_compared_is_not_said() -> None:
+    """Where random tickets have run at light levels only, or no ticket at the last level, nothing is said of those."""
+    table = simulated(PLANTED, FALLING, noise=0.7)
+    assert "no longer score higher than random ones" in verdict(table)  # control
+    light_only = table.copy()
+    light_only.loc[table["kind"].eq("random") & table["level"].gt(0.4), "score"] = None
+    assert find_phases(light_only).second_end is None
+    assert "Whether winning tickets score higher than random ones there and at all heavier levels is not known yet" in (
+        said := verdict(light_only)
+    )
+    assert "There and at all heavier levels tried" not in said
+    no_last = table.copy()
+    no_last.loc[table["kind"].eq("winning") & table["level"].eq(0.8), "score"] = None
+    assert find_phases(no_last).rises_at
+    said = verdict(no_last)
+    assert "and whether they are below it at the last level could not be tested" in said
+    assert "not significantly below" not in said
+
+
+@pytest.mark.parametrize("levels", [1, 8])
+def test_where_the_last_epoch_counts_none_is_said_to_be_chosen(levels: int) -> None:
+    table = simulated(PLANTED, FALLING)
+    table = table[table["level"] <= LEVELS[levels - 1]]
+    best, last = (verdict(table, last_epoch=last) for last in (False, True))
+    assert ("level and epoch are" in best) == (levels > 1)
+    assert "epoch is chosen" in best or levels > 1
+    assert "epoch is" not in last
+    assert "epoch are" not in last
+    assert ("the level is chosen on one half of the dev set" if levels > 1 else "scored at its last epoch") in last
 
 
 def test_levels_that_prune_nothing_are_no_levels() -> None:

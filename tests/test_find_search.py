@@ -224,6 +224,8 @@ def test_what_only_the_whole_grid_says_is_not_said() -> None:
     assert found.paper is None
     assert found.main_test is not None
     assert "phase transition" not in found.verdict
+    assert found.supers.empty  # nor are they in tables of several studies
+    assert found.remaining == ()
     assert "are not computed from a part of them" in found.verdict
     assert "random ones score" in found.verdict
     assert {name for name, table in found.tables().items() if len(table)} == {"means", "search"}

@@ -50,6 +50,20 @@ def test_a_study_that_learned_little_says_so() -> None:
     assert findings.learned.over.mean == pytest.approx(70 - 100 * often, abs=3)
 
 
+def test_it_is_of_all_dense_runs_as_the_score_beside_it() -> None:
+    """Tickets of seed 0 alone have finished."""
+
+    def outcome(trial: Any) -> Any:
+        done = trial.ticket.is_full or trial.seed == 0
+        return made(trial, 0.6 + 0.1 * trial.seed, trial.recipe.epochs) if done else None
+
+    some, every = (analyse_find(study(of, control="none")).learned for of in (outcome, lambda trial: made(
+        trial, 0.6 + 0.1 * trial.seed, trial.recipe.epochs)))  # fmt: skip
+    assert some is not None
+    assert every is not None
+    assert some.over == every.over
+
+
 def test_seeds_whose_dense_model_gives_one_answer_are_counted() -> None:
     """Seed 1's dense run says the same of all examples; the others are right on 70 %."""
 

@@ -232,3 +232,6 @@ def test_a_size_at_which_little_is_learned_is_said(done: dict[str, Result]) -> N
     assert f"without it the slope is {rest.slopes['slope'][0]:+.2f}" in found.sentence()
     assert (len(found.points), len(rest.points)) == (6, 4)
     assert "learned little" not in rest.sentence()
+    assert found.without is not None
+    other = found.without.slopes.assign(gain="of another level")  # the lightest that they share may be another one
+    assert "without it" not in replace(found, without=replace(found.without, slopes=other)).sentence()

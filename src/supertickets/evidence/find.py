@@ -57,8 +57,8 @@ class FindFindings(Findings):
     model with always giving the same answer (None: not known). `target` says how a target was reached (None: tickets
     were drawn at levels), `taught` what a teacher gives, `soups` are means of several trainings' weights (None: not
     asked for). `scored` is the least and the largest share of the training examples that importance was measured on
-    (None: on all, as no measure could stop early). Where a `search` trained a part of the grid only, it has the gain,
-    and what the whole grid says is missing.
+    (None: on all, as no measure could stop early). With `last_epoch`, runs are scored at it and no epoch is chosen.
+    Where a `search` trained a part of the grid only, it has the gain, and what the whole grid says is missing.
     """
 
     means: pd.DataFrame
@@ -81,6 +81,7 @@ class FindFindings(Findings):
     taught: Taught | None = None
     soups: Soups | None = None
     scored: tuple[float, float] | None = None
+    last_epoch: bool = False
     search: Searched | None = None
 
     text = "find.txt.jinja"
@@ -186,7 +187,9 @@ def analyse_find(runs: Runs) -> FindFindings:
         if (row := select_super(table[table["trial"].isin(seen)], seen)) is not None:
             best[seed] = row
     paper = cross_fitted = choice = None
-    best_tickets, own_dense = ({s: Choice.among(of[s], runs.task) for s in best} for of in (by_seed, dense))
+    every_dense = {seed: Choice.among(of, runs.task) for seed, of in dense.items()}
+    best_tickets = {seed: Choice.among(by_seed[seed], runs.task) for seed in best}
+    own_dense = {seed: every_dense[seed] for seed in best}
     if best:
         of_super = [float(row["score"]) for row in best.values()]
         paper = Gain.of([*best], of_super, [own.selected.paper for own in own_dense.values()])
@@ -206,10 +209,11 @@ def analyse_find(runs: Runs) -> FindFindings:
         chosen=select_super(table),
         spread=_spread(everything),
         tuned=tuned_dense(all_runs, best_tickets, own_dense),
-        learned=learned(runs.task, [*own_dense.values()], [run.result.best_outputs() for run in halves[DENSE]]),
-        taught=taught_gains(runs, best_tickets, {seed: Choice.among(of, runs.task) for seed, of in dense.items()}),
+        learned=learned(runs.task, [*every_dense.values()], [run.result.best_outputs() for run in halves[DENSE]]),
+        taught=taught_gains(runs, best_tickets, every_dense),
         soups=soups(all_runs, phases.light),
         scored=_scored_shares(runs),
+        last_epoch=runs.settings.get("keep_epoch") == "last",
     )
 
 
@@ -217,7 +221,7 @@ def without_grid(findings: FindFindings, search: Searched) -> FindFindings:
     """Return findings of a search: without what only the whole grid says, which are the paper's gain and phases."""
     none = find_phases(findings.runs.iloc[:0])
     left_out: dict[str, Any] = dict.fromkeys(("paper", "cross_fitted", "choice", "taught", "soups", "tuned"))
-    return replace(findings, **left_out, phases=none, search=search)
+    return replace(findings, **left_out, phases=none, supers=findings.supers.iloc[:0], search=search)
 
 
 def _scored_shares(runs: Runs) -> tuple[float, float] | None:

@@ -111,7 +111,11 @@ class ImpFindings(Findings):
         """The sparsities of tickets to ship, the best choice first: what matches, or else by what they gain."""
         first = self.means[(self.means["kind"] == IMP) & (self.means["rewind"] == "")]
         main = self.highest.get("")
-        return [main] if main is not None else first.sort_values(["difference", "mean"], ascending=False)["sparsity"].tolist()
+        return (
+            [main]
+            if main is not None
+            else first.sort_values(["difference", "mean"], ascending=False)["sparsity"].tolist()
+        )
 
 
 def analyse_imp(runs: Runs, rule: str) -> ImpFindings:

@@ -35,7 +35,8 @@ class Phases:
     last level", one test that nothing was chosen for. Both are for new seeds and new examples, where those are known.
     `over` compares winning tickets with those of other kinds, on average over the light levels. An end is a level, or
     None where there is none; its interval holds 95 % of the ends found in resamples of the seeds (infinity: not within
-    the levels tried; None with fewer than `FEWEST_SEEDS`).
+    the levels tried; None with fewer than `FEWEST_SEEDS`). `all_known` says whether winning and random tickets have
+    finished at every level from the first end on.
     """
 
     seeds: int
@@ -49,6 +50,7 @@ class Phases:
     second_interval: tuple[float, float] | None
     has_random: bool
     missing: bool
+    all_known: bool = True
     light: tuple[float, ...] = ()
     over: Mapping[str, Paired] = field(default_factory=dict)
 
@@ -96,6 +98,7 @@ def find_phases(table: pd.DataFrame) -> Phases:
         second_end=level(ends[1]) if np.isfinite(ends[1]) else None,
         second_interval=between(1) if has_random else None,
         has_random=has_random,
+        all_known=bool(np.isfinite(_means(w) - _means(r))[int(ends[0]) :].all()),
         missing=bool(np.isnan(w).any() or (has_random and np.isnan(r).any())),
         light=tuple(light.tolist()),
         over={kind: test for kind in ("random", "losing") if (test := _over(cells, light.tolist(), kind)) is not None},

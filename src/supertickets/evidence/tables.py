@@ -98,7 +98,8 @@ def gains(studies: Sequence[AnalysedStudy]) -> pd.DataFrame:
         entry |= _gain_cells(seen.paper, seen.cross_fitted, seen.choice)
         if seen.paper is not None:
             entry |= {"remaining": np.mean(seen.remaining), "remaining_std": _std(seen.remaining)}
-        rows.append(entry | {"transition": "yes" if seen.phases.seen else "no"})
+        looked = {True: "yes", False: "no"}[seen.phases.seen] if seen.search is None else ""
+        rows.append(entry | {"transition": looked})
     frame = pd.DataFrame(rows)
     frame["transition"] = frame.pop("transition")  # the last column
     for name in ("paper", "cross_fitted"):

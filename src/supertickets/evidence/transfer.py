@@ -73,7 +73,7 @@ class TransferFindings(Findings):
     def universal(self) -> list[str]:
         """The sources that are at least as good as the dense model on every target."""
         gains = self.gains[list(self.targets)]
-        return [str(name) for name in gains.index[(gains >= 0).all(axis=1)]]
+        return [str(name) for name in gains.index[(gains >= -1e-9).all(axis=1)]]
 
     @property
     def whole(self) -> bool:

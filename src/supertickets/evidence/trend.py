@@ -95,8 +95,10 @@ class Trend:
         if self.little:
             at = " and ".join(f"{size:,}" for size in self.little)
             said += f" At {at} {of.name} the dense model has learned little, so the gain there says little of tickets"
-            rest = None if self.without is None or self.without.size is None else self.without.slopes.iloc[0]
-            said += "." if rest is None else f"; without it the slope is {rest['slope']:+.2f}{interval(rest)}."
+            others = self.slopes.iloc[:0] if self.without is None else self.without.slopes
+            of_it = others[others["gain"] == slope["gain"]] if len(others) else others  # without it, others may be left
+            rest = [f"; without it the slope is {one['slope']:+.2f}{interval(one)}" for _, one in of_it.iterrows()]
+            said += f"{''.join(rest)}."
         if self.others:
             said += f" The studies also differ in {', '.join(self.others)}."
         return said

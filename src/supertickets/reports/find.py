@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from supertickets.evidence.cells import tested
 from supertickets.evidence.find import FindFindings
+from supertickets.evidence.gains import paired_gains
 from supertickets.evidence.labels import TAUGHT
 from supertickets.evidence.runs import CONTROL, DENSE, Runs
 from supertickets.reports.equal_budget import equal_budget_section
@@ -82,7 +83,7 @@ def overview(names: Sequence[str], findings: Sequence[FindFindings], gains: pd.D
     link = Markup('<a href="#{}"><strong>{}</strong></a>: {}')
     verdicts = [one.verdict for one in findings]
     said = [Words(link.format(anchor(i), names[i], verdict)) for i, verdict in enumerate(verdicts)]
-    plot = gains_by_level({name: one.means for name, one in zip(names, findings, strict=True)})
+    plot = gains_by_level({name: one.grid for name, one in zip(names, findings, strict=True)})
     blocks = [Words(average, "verdict"), *said, Figure(plot, *_SAID["gains"]), Heading("Gains and tests")]
     tests = Table(gains, "gains and tests of all studies")
     return Section("Overview", [*blocks, tests, Words(_SAID["tests"], "quiet")], "overview")
@@ -192,13 +193,14 @@ def seeds_alike(agreement: pd.DataFrame) -> go.Figure:
     return laid_out(figure, LEVELS, {"title": "fraction in common", "tickformat": ".0%", "range": [0, 1.05]})
 
 
-def gains_by_level(means: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Return, for several studies, the winning tickets' mean gain over the dense mean at each level."""
+def gains_by_level(runs: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Return, for several studies, the winning tickets' mean gain over the same seeds' dense runs at each level."""
     figure = go.Figure()
-    for i, (name, found) in enumerate(means.items()):
-        dense, winning = (found[found["kind"] == kind] for kind in (DENSE, "winning"))
-        if len(dense) and len(winning):
-            gain = winning["mean"] - dense["mean"].iloc[0]
-            draw(figure, name, look(i), winning["level"], gain, f"{plain(name)}<br>%{{x:.0%}}: %{{y:+.2f}}")
+    for i, (name, of) in enumerate(runs.items()):
+        found = paired_gains(of, {"kind": "winning"}, {"kind": DENSE, "level": ...}, ("level",))
+        found = found[found["difference"].notna()].sort_values("level")
+        if len(found):
+            hover = f"{plain(name)}<br>%{{x:.0%}}: %{{y:+.2f}}"
+            draw(figure, name, look(i), found["level"], found["difference"], hover)
     figure.add_hline(y=0, line={"color": GREY, "width": 1})
     return laid_out(figure, LEVELS, "mean gain over the dense model", showlegend=True)

@@ -233,7 +233,9 @@ def compared(recorded: Training, scores: Sequence[float], made: Outcome) -> Retr
         return Retrained("cannot be compared", "score", seed, score, was, n, other, said)
     low, high = prediction_interval(scores)
     if isnan(low):
-        said = f"trained again, seed {seed}: {figures}. {why} Scores neither: the {n} recorded seeds all score the same."
+        said = (
+            f"trained again, seed {seed}: {figures}. {why} Scores neither: the {n} recorded seeds all score the same."
+        )
         return Retrained("cannot be compared", "score", seed, score, was, n, other, said)
     mean, deviation = float(np.mean(scores)), float(np.std(scores, ddof=1))
     inside = low - _SAME <= score <= high + _SAME
