@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo quick test check coverage medium bench lint types dist docs format clean
+# pytest compiles its tests, and hypothesis, in each process anew where Python may not keep what it compiled.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: demo quick test check every-test coverage medium bench lint types dist docs format clean
 
 demo: .venv/demo-installed  ## find a super ticket with the small encoder on a built-in task: three seeds, five minutes
 	$(BIN)/supertickets find --task entailment --seeds 3 --levels 0.1,0.3,0.5,0.7 --kinds winning,random --out demo
@@ -17,7 +20,10 @@ quick: .venv/dev-installed  ## the tests that take a fifth of a second or less, 
 medium: .venv/dev-installed  ## measure all tests except the slow ones, on an idle machine, and list those that `quick` leaves out
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --write-medium
 
-check: lint types  ## what CI runs: lint, types and every test; a missing browser or Ray is an error
+check: .venv/dev-installed  ## what CI runs: lint, types and every test; a missing browser or Ray is an error
+	$(MAKE) --no-print-directory --jobs 2 lint types every-test
+
+every-test: .venv/dev-installed
 	SUPERTICKETS_TEST_ALL=1 $(BIN)/pytest -n 2 --dist worksteal
 
 bench: .venv/dev-installed  ## measure what users wait for, on an idle machine, into benchmarks/bench.json and docs/speed.md
