@@ -4,8 +4,8 @@
     python benchmarks/bench.py step importance # only these; the others stay as they were
 
 Each of benchmarks/arms is measured in a process of its own, with nothing beside it. What is compared takes turns in
-one run, so that other load slows all of it equally: only ratios carry over to other machines. `--page` writes the page
-again from the file.
+one run, but where an arm says otherwise, so that other load slows all of it equally: only ratios carry over to other
+machines. File and page are written after each arm; `--page` writes the page again from the file.
 """
 
 import argparse
@@ -68,8 +68,9 @@ def page(kept: dict[str, Any]) -> str:
         "# Speed",
         "",
         "`make bench` measured this on the machine below each table, which ran little else and whose speed varies:",
-        "medians, with the quartiles of what was measured more than once. What is compared runs in turns, so that",
-        "ratios depend on the machine less than times do. A goal that was missed is marked **missed**.",
+        "medians, with the quartiles of what was measured more than once. What is compared runs in turns, but where it",
+        "says otherwise, so that ratios depend on the machine less than times do. A goal that was missed is marked",
+        "**missed**.",
         "",
     ]
     if missing := [name for name in ARMS if name not in kept]:
@@ -113,6 +114,7 @@ def main() -> None:
     kept = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() and not options.smallest else {}
     asked = () if options.page else options.arms or ARMS
     small = measured(asked, smallest=True) if options.smallest else {}  # all in one process
+    shown = PAGE if options.out == KEPT else options.out.with_suffix(".md")
     for name in asked:
         title, _, text = (import_module(f"arms.{name}").__doc__ or "").strip().partition("\n\n")
         figures = small[name] if options.smallest else measured([name], smallest=False)[name]
@@ -121,8 +123,9 @@ def main() -> None:
             print(f"{name}: {one.name}: {rounded(one.value)} {one.unit} {_goal(one)}".rstrip(), flush=True)
         if not options.smallest:
             options.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    if not options.smallest:
-        (PAGE if options.out == KEPT else options.out.with_suffix(".md")).write_text(page(kept), encoding="utf-8")
+            shown.write_text(page(kept), encoding="utf-8")
+    if options.page and not options.smallest:
+        shown.write_text(page(kept), encoding="utf-8")
 
 
 if __name__ == "__main__":

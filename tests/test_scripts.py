@@ -229,6 +229,50 @@ def test_no_script_is_left_out() -> None:
     assert {script.split()[0] for script, _ in marker.args[1]} == there
 
 
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import a file of scripts/ or benchmarks/ as they import each other."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), str(ROOT / "benchmarks"), *sys.path])
+    return importlib.import_module
+
+
+def test_the_page_of_speed_has_the_figures_that_are_kept(load: Callable[[str], ModuleType]) -> None:
+    """Write it again with benchmarks/bench.py --page where this fails."""
+    bench = load("bench")
+    assert bench.page(json.loads(bench.KEPT.read_text(encoding="utf-8"))) == bench.PAGE.read_text(encoding="utf-8")
+
+
+def test_an_arm_that_fails_loses_no_other(
+    load: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = load("bench")
+
+    def measured(names: list[str], smallest: bool) -> dict[str, list[dict[str, Any]]]:
+        if names == ["importance"]:
+            raise SystemExit("it fails")
+        return {"starting": [{"name": "nothing", "value": 12.0}]}
+
+    monkeypatch.setattr(bench, "measured", measured)
+    monkeypatch.setattr(bench, "about", lambda: dict.fromkeys(("date", "processor", "has", *bench.PACKAGES), "x"))
+    monkeypatch.setattr(sys, "argv", ["bench.py", "starting", "importance", "--out", str(tmp_path / "kept.json")])
+    with pytest.raises(SystemExit, match="it fails"):
+        bench.main()
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert list(kept) == ["starting"]
+    assert (tmp_path / "kept.md").read_text() == bench.page(kept)
+    assert "| nothing | 12.0 |" in bench.page(kept)
+
+
+def test_a_whole_study_is_measured_without_the_files_of_rte(
+    load: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = load("arms.whole_study")
+    monkeypatch.setattr(load("figures"), "GLUE", tmp_path / "none")
+    assert arm.asked(1000, real=True)["fraction"] == 1.0  # it has 480
+    assert arm.asked(120, real=True)["fraction"] == 0.25
+    assert arm.asked(120, real=True)["task"] == "entailment"
+
+
 @pytest.fixture(scope="module")
 def kills() -> ModuleType:
     spec = spec_from_file_location("survive_kills", KILLS)

@@ -1,9 +1,9 @@
-"""Importance of heads and FFNs from 640 training examples, default encoder.
+"""Importance of heads and FFNs from up to 640 training examples, default encoder.
 
-RTE's first 640 pairs (without its files: the built-in entailment task's), one thread. Ours: the exact importance that
-`find` measures, batches of like length, only what importance needs derived; a part of its time in bfloat16 is the
-backward pass of torch's attention, which `--score-attention plain` does without. "As TextPruner does": stock
-transformers, a backward pass for all weights in float32, texts padded to 128 tokens, then weight times gradient.
+RTE's first 640 pairs (without its files: all 480 of the built-in entailment task), one thread. Ours: the exact
+importance that `find` measures, batches of like length, only what importance needs derived; a part of its time in
+bfloat16 is the backward pass of torch's attention, which `--score-attention plain` does without. "As TextPruner does":
+stock transformers, a backward pass for all weights in float32, texts padded to 128 tokens, then weight times gradient.
 "Torch-Pruning": its dependency graph and Taylor importance of all groups, after a backward pass over batches that are
 padded to their longest text.
 """
