@@ -273,6 +273,20 @@ def test_a_whole_study_is_measured_without_the_files_of_rte(
     assert arm.asked(120, real=True)["task"] == "entailment"
 
 
+def test_a_search_is_measured_beside_a_study_of_the_same_kinds(
+    load: Callable[[str], ModuleType], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm, asked = load("arms.whole_study"), dict[str, dict[str, Any]]()
+    monkeypatch.setattr(arm, "ENCODER", str(tiny_model))
+    monkeypatch.setattr(arm, "find", lambda **settings: asked.update({settings["out"].name: settings}))
+    monkeypatch.setattr(arm, "by_masks", lambda *of: [])
+    monkeypatch.setattr(arm, "difference", lambda *of: 0.0)
+    assert {figure.name for figure in arm.figures(True)} >= {"find --search beside find --kinds winning"}
+    both = asked["search"], asked["winning"]
+    differ = {name for name in {*both[0], *both[1]} if both[0].get(name) != both[1].get(name)}
+    assert differ == {"search", "budget", "out"}
+
+
 @pytest.fixture(scope="module")
 def kills() -> ModuleType:
     spec = spec_from_file_location("survive_kills", KILLS)
