@@ -6,6 +6,7 @@ import random
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
@@ -285,6 +286,19 @@ def test_a_search_is_measured_beside_a_study_of_the_same_kinds(
     both = asked["search"], asked["winning"]
     differ = {name for name in {*both[0], *both[1]} if both[0].get(name) != both[1].get(name)}
     assert differ == {"search", "budget", "out"}
+
+
+def test_memory_is_that_of_workers_too(load: Callable[[str], ModuleType]) -> None:
+    inner = "held = b'x' * (64 << 20); print(flush=True); input()"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    memory_of = load("arms.fine_tuning").memory_of
+    with subprocess.Popen(
+        [sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert 64 < memory_of(process.pid) < 164
+        process.communicate("\n")
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,20 @@
 All three do the same dense trainings (default encoder, the built-in task `acceptability`, the same optimiser, schedule,
 batch size, epochs and precision, evaluation after each epoch). Each runs in processes of its own, including start-up,
 and they take turns; a worker computes with one thread, the Trainer with all. The Trainer's have no weight decay and
-other dropout masks. Memory is that of the largest process. Scores are means over few seeds, of which some do not learn
-the task (one of our four ended at 33, the others at 70 to 74, without weight decay too): they do not tell which learns
-better.
+other dropout masks. Memory is what all processes of an arm take at the same time, at most (looked at every second;
+what they share counts once). Scores are means over few seeds, of which some do not learn the task
+(one of our four ended at 33, the others at 70 to 74, without weight decay too): they do not tell which learns better.
 """
 
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from figures import ENCODER, Figure, of_pairs
 
 TASK = "acceptability"
 ARMS = ("auto", "one worker", "transformers Trainer")
+EVERY = 1.0  # seconds between two looks at memory, each of which takes some 20 ms
 
 
 def lab_arm(asked: dict[str, Any], trainings: int, workers: str) -> None:
@@ -51,8 +53,7 @@ def lab_arm(asked: dict[str, Any], trainings: int, workers: str) -> None:
     with tempfile.TemporaryDirectory() as folder, Lab(Path(folder), machine) as lab:
         runs = lab.run(steps).runs
         assert all(run.finished for run in runs), [run.failure for run in runs]
-        scores = [run.outcome.score for run in runs]
-    tell(scores)  # when workers have ended: their memory counts then
+        tell([run.outcome.score for run in runs])
 
 
 def trainer_arm(asked: dict[str, Any], trainings: int) -> None:
@@ -127,19 +128,43 @@ def trainer_arm(asked: dict[str, Any], trainings: int) -> None:
 
 
 def tell(scores: list[float]) -> None:
-    """Print what came out, and the megabytes of the largest process."""
-    used = max(resource.getrusage(which).ru_maxrss for which in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({"scores": scores, "megabytes": used / 1024}))
+    """Print what came out."""
+    print(json.dumps({"scores": scores}))
+
+
+def memory_of(root: int) -> float:
+    """Return the megabytes that a process and all its descendants take now, pages that several share counted once.
+
+    `getrusage` would leave workers out: they are children of a process that goes on running.
+    """
+    parents = dict[int, int]()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    family, kilobytes = [root], 0
+    for process in family:
+        family += [child for child, parent in parents.items() if parent == process]
+        with suppress(OSError):
+            found = re.search(r"^Pss: +(\d+) kB$", Path(f"/proc/{process}/smaps_rollup").read_text(), re.M)
+            kilobytes += int(found[1]) if found else 0
+    return kilobytes / 1024
 
 
 def one_arm(name: str, trainings: int, smallest: bool) -> dict[str, Any]:
     """Run an arm in a process of its own; return its seconds, scores and memory."""
-    started = time.monotonic()
+    started, megabytes = time.monotonic(), 0.0
     command = [sys.executable, __file__, name, str(trainings), *(["smallest"] if smallest else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return {"seconds": time.monotonic() - started, **json.loads(done.stdout.strip().splitlines()[-1])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while True:
+        try:
+            said, failure = process.communicate(timeout=EVERY)
+            break
+        except subprocess.TimeoutExpired:
+            megabytes = max(megabytes, memory_of(process.pid))
+    if process.returncode:
+        raise SystemExit(failure)
+    seconds = time.monotonic() - started
+    return {"seconds": seconds, "megabytes": megabytes, **json.loads(said.strip().splitlines()[-1])}
 
 
 def figures(smallest: bool) -> Iterator[Figure]:
