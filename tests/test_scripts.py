@@ -22,6 +22,9 @@ import supertickets
 from helpers.models import save_tiny_model
 from helpers.trials import write_words
 from supertickets.errors import TicketError
+from supertickets.lab.lab import Lab
+from supertickets.lab.outcome import Outcome
+from supertickets.lab.steps import Execution
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = ROOT / "scripts" / "survive_kills.py"
@@ -299,6 +302,42 @@ def test_memory_is_that_of_workers_too(load: Callable[[str], ModuleType]) -> Non
         process.stdout.readline()
         assert 64 < memory_of(process.pid) < 164
         process.communicate("\n")
+
+
+@pytest.mark.slow
+def test_both_sides_of_fine_tuning_tell_the_last_epoch(
+    load: Callable[[str], ModuleType], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    arm, told, runs, evaluated = load("arms.fine_tuning"), list[list[float]](), list[Any](), list[float]()
+    monkeypatch.setattr(arm, "ENCODER", str(tiny_model))
+    monkeypatch.setattr(arm, "tell", told.append)
+    of_trainer, of_lab = transformers.Trainer.evaluate, Lab.run
+
+    def evaluate(self: Any, *how: Any, **more: Any) -> dict[str, float]:
+        evaluated.append(len(evaluated))  # another score each time
+        found: dict[str, float] = of_trainer(self, *how, **more)
+        self.state.log_history[-1]["eval_score"] = evaluated[-1]
+        return found | {"eval_score": evaluated[-1]}
+
+    def run(self: Lab, *how: Any) -> Execution:
+        done = of_lab(self, *how)
+        for one in done.runs:
+            runs.append(one.outcome)
+            for place, entry in enumerate(one.outcome.epochs):
+                entry["score"] = -float(place)
+        monkeypatch.setattr(Outcome, "score", 1.0)  # of the best epoch
+        return done
+
+    monkeypatch.setattr(transformers.Trainer, "evaluate", evaluate)
+    monkeypatch.setattr(Lab, "run", run)
+    asked = {"task": arm.TASK, "model": str(tiny_model), "epochs": 2, "fraction": 0.02}
+    arm.trainer_arm(asked, 1)
+    arm.lab_arm(asked, 1, "1")
+    assert evaluated == [0, 1]
+    assert [len(outcome.epochs) for outcome in runs] == [2]
+    assert told == [[1], [-1.0]]
 
 
 @pytest.fixture(scope="module")
