@@ -6,7 +6,6 @@ the released code) take turns in one run, so that other load slows all of them e
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -17,6 +16,7 @@ from torch.nn.utils import prune
 
 import supertickets
 from supertickets.lab.outcome import MASK, WEIGHTS
+from supertickets.lab.peak import _resident
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.masks import zero
 from supertickets.tasks import TaskSource, load_task
@@ -113,9 +113,10 @@ def run_rounds(last: float, fraction: float) -> None:
         masks = {path.stat().st_size for path in files if path.name == MASK}
         weights = sum(path.name == WEIGHTS for path in files)
         disk = sum(path.stat().st_size for path in files) / 2**20
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = _resident("VmHWM")  # of this process alone: getrusage's has that of the one that started it in it
+        memory = "unknown" if peak is None else f"{peak / 2**20:.0f}"
         print(
-            f"{round(10 * last)} rounds: {peak:.0f} MiB of memory at most, {disk:.1f} MiB on disk, "
+            f"{round(10 * last)} rounds: {memory} MiB of memory at most, {disk:.1f} MiB on disk, "
             f"masks of {masks} bytes, {weights} files of weights"
         )
 
