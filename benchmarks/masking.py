@@ -6,15 +6,17 @@ the released code) take turns in one run, so that other load slows all of them e
 
 import argparse
 import multiprocessing
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.utils import prune
 
 import supertickets
+from supertickets.lab.latency import take_turns
 from supertickets.lab.outcome import MASK, WEIGHTS
 from supertickets.lab.peak import _resident
 from supertickets.models import ModelSource, find_model
@@ -70,17 +72,13 @@ def main() -> None:
         "torch.nn.utils.prune": trainer_of(source, recipe, ticket, hooks=True),
     }
     rows = trainers["dense"]._orders[0][0][1]
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
-    for turn in range(options.rounds + 2):
-        for name, trainer in trainers.items():
-            started = time.perf_counter()
-            trainer._step(0, rows)
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - started)
+    steps: dict[str, Callable[[], object]] = {
+        name: partial(trainer._step, 0, rows) for name, trainer in trainers.items()
+    }
+    seconds = take_turns(steps, options.rounds)
     print(f"a step at {options.sparsity:.0%} sparsity, as a share of a dense step (medians of paired steps)")
     for name, taken in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(taken, seconds["dense"], strict=True))
-        print(f"{name:22} {ratio:.3f}   {statistics.median(taken):.3f} s")
+        print(f"{name:22} {np.median(taken / seconds['dense']):.3f}   {np.median(taken):.3f} s")
     if options.memory:
         for last in (0.1,) if options.smallest else (0.1, 0.5, 0.9):
             watch_rounds(last, 0.01 if options.smallest else 0.1)

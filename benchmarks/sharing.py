@@ -5,14 +5,14 @@ whole encoder) take turns in one run, so that other load slows all of them equal
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from figures import random_ticket
 
 from supertickets.anatomy.cost import forward_flops
+from supertickets.lab.latency import take_turns
 from supertickets.models import ModelSource, find_model
 from supertickets.surgery.cut import cut
 from supertickets.surgery.gate import ticket_gated
@@ -70,17 +70,8 @@ def main() -> None:
             "shared": lambda trainer=shared: trainer._step(0, rows),
             "masks": by_masks,
         }
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
-        for turn in range(options.rounds + 2):
-            for name, step in steps.items():
-                started = time.perf_counter()
-                step()
-                if turn >= 2:
-                    seconds[name].append(time.perf_counter() - started)
-        ratio = {
-            name: statistics.median(a / b for a, b in zip(seconds[name], seconds["dense"], strict=True))
-            for name in ("shared", "masks")
-        }
+        seconds = take_turns(steps, options.rounds)
+        ratio = {name: np.median(seconds[name] / seconds["dense"]) for name in ("shared", "masks")}
         flops = forward_flops(shape, ticket, 32, 24) / forward_flops(shape, full, 32, 24)
         print(f"{level:5.2f}  {flops:5.2f}  {ratio['shared']:19.2f}  {ratio['masks']:8.2f}")
 
