@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from helpers.models import save_tiny_model
 from helpers.study_files import contents
 from helpers.trials import write_words
+from supertickets.lab.progress import PROGRESS
 
 POLL = 0.02  # seconds
 WENT_ON = ": resumes from step "
@@ -108,7 +109,7 @@ def checkpoints(folder: Path) -> dict[Path, int]:
 def at_work(folder: Path) -> bool:
     """Whether a trial has begun to train."""
     try:
-        return any("step" in line for line in json.loads((folder / "progress.json").read_text())["running"])
+        return any("step" in line for line in json.loads((folder / PROGRESS).read_text())["running"])
     except (OSError, ValueError):
         return False
 
@@ -166,6 +167,7 @@ def survive(
     finished: dict[str, int] = {}
     killed = again = went_on = 0
     for kill in range(kills + 1):
+        (broken / PROGRESS).unlink(missing_ok=True)  # a killed study leaves it, and `at_work` would believe it
         process = start(command, broken)
         if kill < kills:
             before = checkpoints(broken)

@@ -397,6 +397,24 @@ def test_survive_kills_fails_without_a_kill(kills: ModuleType, tmp_path: Path) -
     assert kills.survive(tmp_path, [sys.executable, "-c", FAKE, "done at once"], 0, random.Random(0)) == 1
 
 
+def test_survive_kills_believes_no_progress_from_before_a_kill(
+    kills: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, believed = kills.start, list[bool]()
+
+    def started(command: list[str], out: Path) -> Any:
+        if out.name == "broken":
+            believed.append(kills.at_work(out))
+            out.mkdir(exist_ok=True)
+            (out / "progress.json").write_text(json.dumps({"running": [{"step": 3}]}))
+            assert kills.at_work(out)
+        return start(command, out)
+
+    monkeypatch.setattr(kills, "start", started)
+    kills.survive(tmp_path, [sys.executable, "-c", FAKE, "survives"], 1, random.Random(0))
+    assert believed == [False, False]
+
+
 def test_survive_kills_tells_trials_that_ran_again(
     kills: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
