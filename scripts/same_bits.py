@@ -22,6 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 
+START, FIRST = "kept weights", "the first"
+"""The trial that others start from, and what they have as `start` until it has run."""
+
+
 class StoppedError(Exception):
     pass
 
@@ -41,8 +45,8 @@ def train_all(places: dict[str, str], only: list[str]) -> dict[str, dict[str, An
             if only and name not in only:
                 continue
             tasks = [task | {"data_hash": load_task(task["source"]).fingerprint()} for task in parts]
-            if content.get("start") == "the first":
-                first = found["kept weights"]
+            if content.get("start") == FIRST:
+                first = found[START]
                 content["start"] = {"trial": first["key"], "folder": Path(temporary) / first["key"]}
                 content["start"] |= {"weights": first["files"]["weights.safetensors"], "ticket": parts[0]["ticket"]}
             trial = Trial(model=places["model"], weight_hash=base.weight_hash, tasks=tasks, **content)
@@ -95,14 +99,14 @@ def trials_of(places: dict[str, str]) -> dict[str, tuple[list[dict[str, Any]], d
         "bfloat16 adamw": (words, {**dense, "recipe": recipe | {"optimizer": "adamw", "precision": "bfloat16"}}, (9,)),
         "two threads": (words, {**dense, "recipe": recipe | {"threads": 2}}, ()),
         "stopped": (words, dense, (1, 8, 13, 24)),
-        "kept weights": (words, dense, ()),
+        START: (words, dense, ()),
         "sharing": (several, {**dense, "sharing": {}}, (5, 14)),
         "leaky": (several, {**dense, "sharing": {"updates": "leaky", "sampling": "annealed"}}, (20,)),
         "weights at zero": (words, weights, (10,)),
         "random weights": (words, {**weights, "initial": "random"}, ()),
         "first part": (words, {**dense, "span": {"stop": 0.4}}, ()),
         "last part": (words, {**dense, "span": {"skip": 0.4, "lr_horizon": 2}}, (3,)),
-        "from another's": (words, {**dense, "start": "the first"}, ()),
+        "from another's": (words, {**dense, "start": FIRST}, ()),
         "mlm": ([task("mlm", full)], dense, (4,)),
         "squad": ([task("squad", part)], dense, (4,)),
         "score epoch, stopped": (words, {**dense, "scoring": {"score_epoch": 1}}, (12,)),
@@ -180,7 +184,13 @@ def main() -> int:
     only = ["dense", "another seed", "sharing"] if options.smallest else options.only
     with tempfile.TemporaryDirectory() as temporary:
         places = Path(temporary) / "places.json"
-        places.write_text(json.dumps(make_places(Path(temporary))))
+        made = make_places(Path(temporary))
+        places.write_text(json.dumps(made))
+        known = trials_of(made)
+        if unknown := [name for name in only if name not in known]:
+            parser.error(f"--only {unknown[0]}: no such trial; expected one of {', '.join(known)}")
+        if any(known[name][1].get("start") == FIRST for name in only):
+            only = [*only, START]
         here = ROOT / "src"
         old, new = (run_with(source, places, only) for source in (options.before or here, here))
     differ = {name: [part for part in old[name] if old[name][part] != new[name][part]] for name in old}

@@ -340,6 +340,22 @@ def test_both_sides_of_fine_tuning_tell_the_last_epoch(
     assert told == [[1], [-1.0]]
 
 
+def test_same_bits_runs_what_was_named_or_says_what_there_is(
+    load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bits, asked = load("same_bits"), list[list[str]]()
+    monkeypatch.setattr(bits, "run_with", lambda source, places, only: asked.append(only) or {})
+    monkeypatch.setattr(sys, "argv", ["same_bits.py", "--only", "typo"])
+    with pytest.raises(SystemExit) as refused:
+        bits.main()
+    assert refused.value.code == 2
+    assert "--only typo: no such trial; expected one of dense, another seed, cut, " in capsys.readouterr().err
+    assert not asked
+    monkeypatch.setattr(sys, "argv", ["same_bits.py", "--only", "from another's"])
+    assert bits.main() == 0
+    assert asked == 2 * [["from another's", "kept weights"]]
+
+
 @pytest.fixture(scope="module")
 def kills() -> ModuleType:
     spec = spec_from_file_location("survive_kills", KILLS)
