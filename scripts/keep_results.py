@@ -4,7 +4,7 @@
 
 A folder has `settings.yaml` (without names of places), `results.csv`, `tables/`, `verdict.txt` as it was printed, and
 of `find` also `outcomes.safetensors`: the loss and prediction of each dense run and ticket for each dev example at each
-epoch (see `supertickets.evidence.recorded`). There are no texts and no weights in it.
+epoch (see `supertickets.evidence.recorded`), where these can be recorded. There are no texts and no weights in it.
 
     python scripts/keep_results.py runs/rte-taught --beside runs/rte --out results
 
@@ -54,9 +54,15 @@ _ABSOLUTE = re.compile(r'"(?:model|data|train_file|dev_file|folder|path)": "(/[^
 
 
 def write_settings(settings: dict[str, Any], out: Path) -> None:
-    """Write settings without those that say where things are."""
-    said = {name: value for name, value in settings.items() if name not in PLACES}
+    """Write settings without those that say where things are; of other absolute paths the last name stays."""
+    said = {name: _without_place(value) for name, value in settings.items() if name not in PLACES}
     write_atomically(out / SETTINGS_FILE, yaml.safe_dump(said, sort_keys=False))
+
+
+def _without_place(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_place(one) for one in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def gains_beside(folder: Path, other: Path) -> pd.DataFrame:
@@ -71,9 +77,18 @@ def gains_beside(folder: Path, other: Path) -> pd.DataFrame:
 
 
 def keep(folder: Path, out: Path, other: Path | None = None) -> list[Path]:
-    """Write what a finished study shows; raises TicketError for one that is not finished."""
+    """Write what a finished study shows; raises TicketError for one that is not finished.
+
+    A study of `find` of which no grid can be recorded is kept without one, and why is printed.
+    """
     beside = None if other is None else gains_beside(folder, other)
     opened, runs = finished(folder, of_find=False)
+    grid = None
+    if opened.name == "find":
+        try:
+            grid = record_runs(runs)
+        except TicketError as error:
+            print(f"{error} It is kept without outcomes.safetensors.", file=sys.stderr)
     findings = opened.study.analyse(runs, opened.settings)
     write_settings({"study": opened.name, **opened.settings.model_dump(mode="json")}, out)
     write_atomically(out / "results.csv", as_csv(plain(findings.runs)))
@@ -81,8 +96,8 @@ def keep(folder: Path, out: Path, other: Path | None = None) -> list[Path]:
     write_tables(out / TABLES, findings.tables(), to_print=False)
     if other is not None and beside is not None:
         write_atomically(out / TABLES / f"beside-{other.absolute().name}.csv", as_csv(beside))
-    if opened.name == "find":
-        record_runs(runs).save(out / "outcomes.safetensors")
+    if grid is not None:
+        grid.save(out / "outcomes.safetensors")
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
@@ -123,18 +138,20 @@ def main() -> int:
             options.beside = options.studies[0]
         if not options.studies or options.out is None:
             parser.error("expected one STUDY or more, and --out")
+        refused = False
         for folder in options.studies:
             try:
                 out = options.out / folder.absolute().name
                 files = keep_unfinished(folder, out) if options.unfinished else keep(folder, out, options.beside)
             except TicketError as error:
                 print(error, file=sys.stderr)
-                return 2
+                refused = True
+                continue
             if options.unfinished:
                 print(f"{folder.name}: {sum(path.stat().st_size for path in files) / 1e6:.3f} MB, {len(files)} files")
             else:
                 print(*(f"{path.name}: {path.stat().st_size / 1e6:.3f} MB" for path in files), sep=", ")
-    return 0
+    return 2 if refused else 0
 
 
 if __name__ == "__main__":

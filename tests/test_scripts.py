@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 import supertickets
 from helpers.models import save_tiny_model
@@ -484,6 +485,30 @@ def load_trial(study: str, table: pd.DataFrame, kind: str) -> Path:
     """The folder of the only training of a kind."""
     (key,) = table[table.kind == kind].trial
     return Path(study) / "trials" / key
+
+
+def test_what_can_be_kept_is_kept_beside_what_cannot(
+    load: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: dict[str, Any] = {"model": str(save_tiny_model(tmp_path / "tiny")), "epochs": 1, "seeds": 1, "workers": 1}
+    for seed, name in enumerate(("train", "dev")):
+        asked[f"{name}_file"] = write_words(tmp_path / f"{name}.jsonl", 24, seed)
+    supertickets.find(asked, kinds="none", keep="none", out=tmp_path / "no-grid")
+    studies = [str(tmp_path / name) for name in ("no-study", "no-grid")]
+    monkeypatch.setattr(sys, "argv", ["keep_results.py", *studies, "--out", str(tmp_path / "kept")])
+    capsys.readouterr()
+    assert load("keep_results").main() == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'no-study'}" in said
+    assert "there is no grid to record, as no winning ticket above level 0 has finished. It is kept without" in said
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert {path.name for path in kept.iterdir()} >= {"settings.yaml", "results.csv", "verdict.txt"}
+    assert not (kept / "outcomes.safetensors").exists()
+    assert yaml.safe_load((kept / "settings.yaml").read_text())["model"] == "tiny"
+    assert str(tmp_path) not in (kept / "settings.yaml").read_text()
 
 
 def test_a_study_of_another_kind_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
