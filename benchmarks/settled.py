@@ -44,13 +44,15 @@ def _counts(grid: RecordedGrid, run: RecordedRun, there: dict[Structure, int]) -
 
 
 def by_chance(ticket: Ticket, draws: int = 200) -> float:
-    """Return the mean overlap of a ticket with random ones that keep as many heads and FFNs."""
+    """Return the mean overlap of a ticket with random ones that keep as many heads, and FFNs or neurons."""
     rng = np.random.default_rng(0)
-    found = []
-    for _ in range(draws):
-        heads, ffns = (rng.permutation(kept.ravel()).reshape(kept.shape) for kept in (ticket.heads, ticket.ffns))
-        found.append(ticket.overlap(Ticket(heads, ffns)))
-    return float(np.mean(found))
+
+    def drawn() -> Ticket:
+        of_ffns = ticket.ffns if ticket.neurons is None else ticket.neurons
+        heads, kept = (rng.permutation(one.ravel()).reshape(one.shape) for one in (ticket.heads, of_ffns))
+        return Ticket(heads, kept) if ticket.neurons is None else Ticket.of_neurons(heads, kept)
+
+    return float(np.mean([ticket.overlap(drawn()) for _ in range(draws)]))
 
 
 def rows_of(name: str, grid: RecordedGrid) -> Iterator[dict[str, object]]:

@@ -26,6 +26,7 @@ from supertickets.errors import TicketError
 from supertickets.lab.lab import Lab
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.steps import Execution
+from supertickets.tickets import Ticket
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = ROOT / "scripts" / "survive_kills.py"
@@ -339,6 +340,13 @@ def test_both_sides_of_fine_tuning_tell_the_last_epoch(
     assert evaluated == [0, 1]
     assert [len(outcome.epochs) for outcome in runs] == [2]
     assert told == [[1], [-1.0]]
+
+
+def test_chance_is_that_of_neurons_where_these_are_kept(load: Callable[[str], ModuleType]) -> None:
+    ticket = Ticket.of_neurons(np.array([[True]]), np.array([[True, True, False, False]]))
+    # Of its 2 neurons, 2, 1 or none are among 2 of 4 in 1, 4 and 1 of 6 draws.
+    expected = (1 * 3 / 3 + 4 * 2 / 4 + 1 * 1 / 5) / 6
+    assert load("settled").by_chance(ticket, draws=500) == pytest.approx(expected, abs=0.03)
 
 
 def test_same_bits_runs_what_was_named_or_says_what_there_is(
