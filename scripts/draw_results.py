@@ -18,10 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from supertickets.evidence.recorded import RecordedGrid
+from supertickets.tickets.kinds import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 STYLES = {"winning": ("#1f77b4", "o", "-"), "random": ("#7f7f7f", "s", "--"), "losing": ("#d62728", "^", ":")}
-NAMES = {"sst2": "SST-2", "cola": "CoLA", "rte": "RTE", "stsb": "STS-B", "qnli": "QNLI", "mnli": "MNLI"}
+TASKS = {"sst2": "SST-2", "cola": "CoLA", "rte": "RTE", "stsb": "STS-B", "qnli": "QNLI", "mnli": "MNLI"}
 MEASURED = {"matthews": "Matthews correlation", "accuracy": "accuracy", "pearson": "Pearson and Spearman, mean"}
 INK = {"light": "#222222", "dark": "#dddddd"}
 
@@ -50,10 +51,10 @@ def draw(folder: Path, axes: Axes, ink: str) -> None:
                 elinewidth=0.8,
                 label=kind,
             )
-    title = f"{NAMES[about['task']]}, {about['train']:,} training examples, {len(dense)} seeds"
+    title = f"{TASKS.get(about['task'], about['task'])}, {about['train']:,} training examples, {len(dense)} seeds"
     axes.set_title(title, fontsize=9, color=ink)
-    axes.set_xlabel("heads and FFNs pruned (%)", fontsize=8, color=ink)
-    axes.set_ylabel(f"{MEASURED[about['metrics'][0]]} on dev", fontsize=8, color=ink)
+    axes.set_xlabel(f"{' and '.join(NAMES[kind] for kind in about['structures'])} pruned (%)", fontsize=8, color=ink)
+    axes.set_ylabel(f"{MEASURED.get(about['metrics'][0], about['metrics'][0])} on dev", fontsize=8, color=ink)
     axes.tick_params(labelsize=8, colors=ink)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(ink)

@@ -349,6 +349,16 @@ def test_chance_is_that_of_neurons_where_these_are_kept(load: Callable[[str], Mo
     assert load("settled").by_chance(ticket, draws=500) == pytest.approx(expected, abs=0.03)
 
 
+def test_a_picture_names_what_was_pruned(load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = load("draw_results")
+    for names in (draw.TASKS, draw.MEASURED):
+        monkeypatch.delitem(names, "cola" if names is draw.TASKS else "matthews")
+    (axes,) = draw.figure([ROOT / "results" / "cola-1000-heads-neurons-20-seeds"], "light").axes
+    assert axes.get_xlabel() == "heads and neurons pruned (%)"
+    assert axes.get_ylabel() == "matthews on dev"
+    assert axes.get_title().startswith("cola, ")
+
+
 def test_same_bits_runs_what_was_named_or_says_what_there_is(
     load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
