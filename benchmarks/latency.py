@@ -4,11 +4,13 @@ The table adds up what each layer costs by what it keeps (`lab/cost_table.py`). 
 are predicted with it and measured, in turns with the dense model; the error of the prediction is printed, and what the
 number of FLOPs would have predicted. With --targets, tickets are drawn for random targets of latency instead, from
 random scores, as `find --target latency=...` draws them; the error is that of the measured time beside the target.
+Targets begin where the smallest ticket of --structures is, if that takes more than 0.4 of the dense model's time.
 Random weights; the machine should do nothing else.
 """
 
 import argparse
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 from figures import random_scores, random_ticket
@@ -21,7 +23,15 @@ from supertickets.lab.measured import Batch, Conditions
 from supertickets.models import find_model
 from supertickets.surgery.cut import cut
 from supertickets.tickets import Ticket
+from supertickets.tickets.kinds import Structure, Units
 from supertickets.tickets.knapsack import Cap, draw_under
+from supertickets.tickets.prices import Prices
+
+
+def smallest(prices: Prices, of: Mapping[Structure, Units]) -> float:
+    """Return what the ticket costs that costs the least of all that may be drawn."""
+    rows = (prices.by[kind][:, unit.least * unit.one_stays :: unit.least] for kind, unit in of.items())
+    return prices.fixed + sum(float(row.min(axis=1).sum()) for row in rows)
 
 
 def main() -> None:
@@ -35,7 +45,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--targets", action="store_true", help="draw tickets for random targets, 0.4 to 0.95 of dense")
+    parser.add_argument("--targets", action="store_true", help="draw tickets for random targets, to 0.95 of dense")
     parser.add_argument("--smallest", action="store_true", help="two tickets, one pass each of a short text")
     options = parser.parse_args()
     if options.smallest:
@@ -51,10 +61,11 @@ def main() -> None:
     print(f"dense model: {1000 * table.seconds.median:.2f} ms; {table.about['device_name']}")
     goal = "target" if options.targets else "level "
     print(f"{goal} measured  by table  by FLOPs  (share of the dense model's time)")
+    least = max(0.4, 1.01 * smallest(prices, units(shape, kinds)) / prices.of(full))
     errors = {"table": [], "FLOPs": []} | ({"target": []} if options.targets else {})
     for number in range(options.tickets):
         if options.targets:
-            asked = float(rng.uniform(0.4, 0.95))
+            asked = float(rng.uniform(least, max(least, 0.95)))
             cap = Cap(f"latency={asked:.3f}", prices, asked * prices.of(full))
             ticket = draw_under(random_scores(shape, rng), [cap], shape.of_tickets, units(shape, kinds)).ticket
         else:

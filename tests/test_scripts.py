@@ -27,6 +27,9 @@ from supertickets.lab.lab import Lab
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.steps import Execution
 from supertickets.tickets import Ticket
+from supertickets.tickets.kinds import Units
+from supertickets.tickets.knapsack import Cap, draw_under
+from supertickets.tickets.prices import Prices
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = ROOT / "scripts" / "survive_kills.py"
@@ -196,6 +199,7 @@ def exit_code(script: Path) -> object:
         ("benchmarks/sharing.py", check_sharing),
         ("benchmarks/latency.py", check_latency),
         ("benchmarks/latency.py --targets", check_latency_targets),
+        ("benchmarks/latency.py --targets --structures heads", check_latency_targets),
         ("benchmarks/targets.py", check_targets),
         ("benchmarks/masking.py --memory", check_masking),
         ("benchmarks/replay_search.py", check_replay),
@@ -347,6 +351,22 @@ def test_chance_is_that_of_neurons_where_these_are_kept(load: Callable[[str], Mo
     # Of its 2 neurons, 2, 1 or none are among 2 of 4 in 1, 4 and 1 of 6 draws.
     expected = (1 * 3 / 3 + 4 * 2 / 4 + 1 * 1 / 5) / 6
     assert load("settled").by_chance(ticket, draws=500) == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("one_stays", [True, False])
+def test_no_ticket_costs_less_than_the_smallest(load: Callable[[str], ModuleType], one_stays: bool) -> None:
+    prices = Prices("seconds", 0.5, {"heads": np.array([[0.0, 2, 1, 4, 5], [1, 3, 4, 5, 6]])})
+    units = {"heads": Units(2, 4, one_stays=one_stays, least=2)}
+    least = load("latency").smallest(prices, units)
+    assert least == (0.5 + 1 + 4 if one_stays else 0.5 + 0 + 1)
+    scores = {"heads": np.ones((2, 4)), "ffns": np.ones(2)}
+    for most, holds in ((least, True), (0.999 * least, False)):
+        cap = Cap("latency", prices, most)
+        if holds:
+            assert draw_under(scores, [cap], (2, 4), units).ticket.kept_heads == (4 if one_stays else 0)
+        else:
+            with pytest.raises(TicketError, match="the smallest ticket takes"):
+                draw_under(scores, [cap], (2, 4), units)
 
 
 def test_a_picture_names_what_was_pruned(load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
