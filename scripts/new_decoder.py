@@ -38,9 +38,10 @@ def main() -> None:
     tokenizer.train([str(asked.text)], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, model_max_length=512)
     hidden, end = 16 * asked.heads, tokenizer.token_to_id(END)
+    shared = asked.heads // 2 if asked.heads % 2 == 0 else 1  # key/value heads, whose number must divide that of heads
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(), num_hidden_layers=asked.layers, num_attention_heads=asked.heads,
-        num_key_value_heads=max(1, asked.heads // 2), hidden_size=hidden, intermediate_size=3 * hidden,
+        num_key_value_heads=shared, hidden_size=hidden, intermediate_size=3 * hidden,
         max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=end, eos_token_id=end, pad_token_id=end,
     )  # fmt: skip
     torch.manual_seed(asked.seed)

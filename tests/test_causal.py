@@ -1,6 +1,7 @@
 """Causal language modelling: from lines of text to exported decoders, against naive code and stock classes."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,18 @@ def test_importance_is_that_of_each_block(folder: Path, tmp_path: Path) -> None:
     expected = ((losses(1 + step) - losses(1 - step)) / (2 * step)).abs().mean()
     assert heads[1, 1] == pytest.approx(float(expected), rel=1e-3)
     assert heads[1, 2] != pytest.approx(float(expected), rel=1e-3)  # control
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(1, 1), (4, 2), (5, 1)])
+def test_a_new_decoder_has_heads_that_share_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heads: int, shared: int
+) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(lines_of(5)))
+    asked = ["--text", str(tmp_path / "text.txt"), "--vocabulary", "300", "--layers", "1", "--heads", str(heads)]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path / "new"), *asked])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    shape = find_model(str(tmp_path / "new")).shape
+    assert (shape.heads, shape.kv_heads) == (heads, shared)
 
 
 @pytest.mark.slow
