@@ -395,7 +395,7 @@ def _paraphrase(dice: Dice) -> Example:
 def _similarity(dice: Dice) -> Example:
     """Two reports; 5 points for the same event: who 1.5, did what 1.5, to what 1, where 0.5, when 0.5.
 
-    A word of the same class counts half, a synonym in full; swapping who and whom halves the rest.
+    A word of the same class counts half, a synonym of the verb in full, its opposite nothing.
     """
     agents, things = list(AGENTS), list(THINGS)
     who, what, verb = dice.pick(agents), dice.pick(things), dice.pick(VERBS)

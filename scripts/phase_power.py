@@ -44,7 +44,8 @@ def light_gains(rng: np.random.Generator, model: str, count: int, seeds: int, ex
 
 
 def _right_or_wrong(rng: np.random.Generator, count: int, seeds: int, examples: int, share: float) -> Floats:
-    """Return differences of correctness: the model of scripts/coverage.py, with four tickets beside the dense model."""
+    """Return differences of correctness: as in scripts/coverage.py, but of four tickets, and the dense model too has an
+    effect of its own on each example, as it has in the other models here."""
     easy = rng.beta(2.0, 0.8, (count, 1, 1, examples))
     changed = rng.random((count, 1 + LIGHT, 1, examples)) < share
     chances = np.where(changed, rng.beta(2.0, 0.8, changed.shape), easy)
