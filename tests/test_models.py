@@ -9,15 +9,19 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file, save_model
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from helpers.hub import hub, use_hub
-from helpers.models import FAMILIES, VOCABULARY, save_tiny_model
+from helpers.models import FAMILIES, HEADS, LAYERS, VOCABULARY, save_tiny_model
 from supertickets import anatomy
 from supertickets.errors import TicketError
+from supertickets.export.formats import dense_model
+from supertickets.export.source import Exported
 from supertickets.models import STOCK_CLASSES, ModelSource, find_model, load_model, load_tokenizer
 from supertickets.models.base import _NOT_NEEDED
+from supertickets.surgery.cut import cut
 from supertickets.tasks import Form
+from supertickets.tickets import Ticket
 from supertickets.tickets.weights import Pruning
 
 WEIGHTS = "model.safetensors"
@@ -140,6 +144,18 @@ def test_a_config_that_is_not_the_checkpoints(folder: Path, change: dict[str, ob
 def test_weights_that_are_not_finite(folder: Path) -> None:
     change_weights(folder, lambda found: found | {"pooler.dense.bias": torch.full((32,), torch.nan)})
     assert "pooler.dense.bias are NaN" in refusal(folder)
+
+
+def test_settings_of_generation_stay_with_a_model(tmp_path: Path) -> None:
+    """Also those that transformers only warns about: so it is with published ones."""
+    folder = save_tiny_model(tmp_path / "model", "gpt2", auto=AutoModelForCausalLM)
+    settings = {"eos_token_id": [2, 7], "repetition_penalty": 1.1, "top_p": 0.8}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    model = ModelSource(find_model(str(folder))).build(VOCABULARY, 0.1, 0, "causal")
+    cut(model, Ticket.from_pruned(LAYERS, HEADS, pruned_heads=[(0, 1)]))
+    for one in (model, dense_model(Exported("a model", model, None, "causal", 40))):
+        one.save_pretrained(tmp_path / "saved")
+        assert settings.items() <= json.loads((tmp_path / "saved" / "generation_config.json").read_text()).items()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

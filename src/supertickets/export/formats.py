@@ -66,6 +66,8 @@ def dense_model(exported: Exported) -> "PreTrainedModel":
         for parameter in dense.parameters():
             parameter.zero_()
     expand(dense, ticket, model.state_dict())
+    if model.can_generate():
+        dense.generation_config = copy.deepcopy(model.generation_config)
     return dense.eval()
 
 

@@ -75,6 +75,7 @@ def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = Non
             ignore_mismatched_sizes=True,  # a checkpoint's own output layer may have other sizes; it is replaced
             output_loading_info=True,
         )
+        _read_generation(model, base.folder)
     mismatched = [entry[0] for entry in info["mismatched_keys"]]
     missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     names = set(state)
@@ -95,6 +96,14 @@ def read_config(name: str, folder: Path, **changed: Any) -> Any:
 
     with as_misuse(name, folder):
         return AutoConfig.from_pretrained(folder, local_files_only=True, **changed)
+
+
+def _read_generation(model: "PreTrainedModel", folder: Path) -> None:
+    """Give a model that can generate text its folder's settings for it, which come with no state dict."""
+    from transformers import GenerationConfig
+
+    if model.can_generate() and (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 def _check_shapes(base: BaseModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
