@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaTokenizer,
@@ -322,6 +323,7 @@ def test_every_family(family: str, tmp_path: Path) -> None:
         ("distilbert", AutoModelForMaskedLM),
         ("electra", AutoModelForMaskedLM),
         ("deberta-v2", AutoModelForMaskedLM),
+        ("deberta-v2 legacy=false", AutoModelForMaskedLM),
         ("modernbert", AutoModelForMaskedLM),
         ("mpnet", AutoModelForMaskedLM),
         ("rembert", AutoModelForMaskedLM),
@@ -332,10 +334,9 @@ def test_every_family(family: str, tmp_path: Path) -> None:
 )
 def test_predicted_tokens(family: str, auto: Any, tmp_path: Path) -> None:
     """Each kept token's logit is what it was, of tied matrices, others, and biases."""
-    model, tokenizer = (
-        make_loud(auto.from_config(tiny_config(family)).double()).eval(),
-        word_tokenizer(tmp_path, family),
-    )
+    family, _, legacy = family.partition(" legacy=")
+    config = tiny_config(family, **({"legacy": False} if legacy else {}))
+    model, tokenizer = make_loud(auto.from_config(config).double()).eval(), word_tokenizer(tmp_path, family)
     for buffer in (buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"):
         buffer.copy_(torch.randn(buffer.shape))
 
@@ -375,6 +376,21 @@ def test_ids_in_configs_are_kept_and_renumbered(made: dict[str, Any]) -> None:
     assert torch.equal(model.get_input_embeddings().weight[model.config.bos_token_id], old_row)
     assert done.kept[model.config.eos_token_id].tolist() == [3, 4]
     assert model.config.decoder_start_token_id == 5000
+
+
+def test_ids_in_settings_of_generation_are_kept_and_renumbered(tmp_path: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_config(tiny_config("gpt2")), word_tokenizer(tmp_path, "gpt2")
+    ids: dict[str, Any] = {"eos_token_id": [2, 70], "suppress_tokens": [80, 81], "bad_words_ids": [[90], [91, 92]]}
+    model.generation_config = GenerationConfig(**ids, top_p=0.8)  # not of greedy search: only warned about
+    done = cut_vocabulary(model, tokenizer, SIMPLE)
+    model.save_pretrained(tmp_path / "new")
+    new = GenerationConfig.from_pretrained(tmp_path / "new")
+    assert done.kept[new.eos_token_id].tolist() == [2, 70]
+    assert done.kept[new.suppress_tokens].tolist() == [80, 81]
+    assert [done.kept[one].tolist() for one in new.bad_words_ids] == [[90], [91, 92]]
+    model.generation_config.sequence_bias = [[[3], -10.0]]
+    with pytest.raises(TicketError, match="have sequence_bias, whose ids of tokens cannot be renumbered"):
+        cut_vocabulary(model, done.tokenizer, SIMPLE)
 
 
 def test_positions_after_padding_are_counted_as_before(made: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ Half of a small encoder is its word embeddings, most of which a task never reads
 for, tokens and outputs are those of the whole one; `texts_that_differ` says what happens on others.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from supertickets.errors import StudyError, TicketError, unknown_value
 from supertickets.export.fewer_tokens import check_fast, cut_tokenizer
-from supertickets.models import new_modules
+from supertickets.models import new_modules, quiet_transformers
 from supertickets.storage import user_path
 from supertickets.tasks import Task
 from supertickets.tasks.tables import counted
@@ -31,6 +32,10 @@ Text = str | tuple[str, str] | list[str]
 CHOICES = ("used", "corpus", "all")
 """What `--vocabulary` may say."""
 _AT_ONCE = 1000  # texts that are tokenised together
+_LISTS = ("bad_words_ids", "begin_suppress_tokens", "force_words_ids", "suppress_tokens")
+"""Fields of configs that list ids of tokens, in lists of lists too, beside those whose names end with `token_id`."""
+_NOT_RENUMBERED = ("constraints", "forced_decoder_ids", "sequence_bias")
+"""Fields that have other numbers beside ids."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +140,11 @@ def cut_vocabulary(model: "PreTrainedModel", tokenizer: Any, texts: Iterable[Tex
     Special and added tokens are kept, and what any text falls back on: characters or bytes (see `fewer_tokens`). The
     tokenizer is a new one. On these texts its tokens are the same, with other ids, and so are the model's outputs; in
     language modelling there are fewer of them, so that probabilities are over fewer tokens. Raises TicketError for a
-    tokenizer that is not a fast one or of an unknown kind, or one that cannot read a text.
+    tokenizer that is not a fast one or of an unknown kind, or one that cannot read a text, and for settings of
+    generation whose ids are not renumbered.
     """
     check_fast(tokenizer)
+    _check_fields(model)
     texts = list(texts)
     whole = len(_words(model))
     read = _ids_read(model, whole)
@@ -225,11 +232,32 @@ def _configs(model: "PreTrainedModel") -> list[Any]:
     return list({id(config): config for config in (*found, *more)}.values())
 
 
-def _token_fields(config: Any) -> dict[str, list[int]]:
-    """Return a config's fields with ids of tokens."""
-    values = {name: value for name, value in config.to_dict().items() if name.endswith("token_id")}
-    listed = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    return {name: ids for name, ids in listed.items() if ids and all(type(one) is int for one in ids)}
+def _check_fields(model: "PreTrainedModel") -> None:
+    """Raise TicketError for a field of a config with ids of tokens that are not renumbered."""
+    values = {name: value for config in _configs(model) for name, value in config.to_dict().items() if value}
+    if there := sorted(values.keys() & set(_NOT_RENUMBERED)):
+        raise TicketError(
+            f"the model's settings of generation have {there[0]}, whose ids of tokens cannot be renumbered; delete it "
+            "in generation_config.json, or leave the vocabulary whole with --vocabulary all."
+        )
+
+
+def _token_fields(config: Any) -> dict[str, Any]:
+    """Return a config's fields with ids of tokens: an id, or lists of ids, perhaps in lists."""
+    values = {name: value for name, value in config.to_dict().items() if name.endswith("token_id") or name in _LISTS}
+    listed = {name: _flat(value) for name, value in values.items()}
+    return {name: values[name] for name, ids in listed.items() if ids and all(type(one) is int for one in ids)}
+
+
+def _flat(value: Any) -> list[Any]:
+    return [one for part in value for one in _flat(part)] if isinstance(value, list | tuple) else [value]
+
+
+def _renumbered(value: Any, new: Mapping[int, int]) -> Any:
+    """Return an id, or lists of ids, with other ids; one that is none of the model's is as it was."""
+    if isinstance(value, list | tuple):
+        return [_renumbered(part, new) for part in value]
+    return new.get(value, value)
 
 
 def _module_fields(model: "PreTrainedModel") -> Iterator[tuple[Any, str, int]]:
@@ -252,7 +280,7 @@ def _ids_read(model: "PreTrainedModel", whole: int) -> set[int]:
     """
     from supertickets.anatomy import family_of
 
-    found = {one for config in _configs(model) for ids in _token_fields(config).values() for one in ids}
+    found = {one for config in _configs(model) for ids in _token_fields(config).values() for one in _flat(ids)}
     fields = list(_module_fields(model))
     found.update(value for _, _, value in fields)
     if family_of(model.config.model_type).positions_after_padding:
@@ -270,8 +298,7 @@ def _keep_rows(model: "PreTrainedModel", kept: NDArray[np.int64], whole: int) ->
         setattr(module, name, new.get(value, value))
     for config in _configs(model):
         for name, ids in _token_fields(config).items():
-            renumbered = [new.get(one, one) for one in ids]
-            setattr(config, name, renumbered if isinstance(getattr(config, name), list) else renumbered[0])
+            setattr(config, name, _renumbered(ids, new))
         if getattr(config, "vocab_size", None) == whole:
             config.vocab_size = len(kept)
     of_words = _words(model)
@@ -284,8 +311,20 @@ def _keep_rows(model: "PreTrainedModel", kept: NDArray[np.int64], whole: int) ->
                     setattr(module, name, len(kept))
         if getattr(module, "vocab_size", None) == whole:
             vars(module)["vocab_size"] = len(kept)
+        if getattr(module, "generation_config", None) is not None:
+            module.generation_config = _as_read(module.generation_config)
         if (bias := dict(module.named_buffers(recurse=False)).get("final_logits_bias")) is not None:  # BART's
             module.final_logits_bias = bias[:, rows.to(bias.device)]
+
+
+def _as_read(config: Any) -> Any:
+    """Return settings of generation as transformers reads them from a file.
+
+    It saves changed ones only where all of them are used, such as `top_p` with sampling; many published ones are not.
+    """
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        config.to_json_file(Path(folder) / "generation_config.json")
+        return type(config).from_pretrained(folder, local_files_only=True)
 
 
 def _words(model: "PreTrainedModel") -> "nn.Parameter":
@@ -295,12 +334,17 @@ def _words(model: "PreTrainedModel") -> "nn.Parameter":
 
 
 def _with_rows(model: "PreTrainedModel", whole: int) -> "list[nn.Parameter]":
-    """Return the parameters with a row for each token, each once: the words, and what predicts them."""
+    """Return the parameters with a row for each token, each once: the words, and what predicts them.
+
+    What a model calls its output embeddings may be a layer before the words (DeBERTa's with `legacy` false).
+    """
     from torch import nn
 
     found: list[nn.Parameter] = [_words(model)]
     if (output := model.get_output_embeddings()) is not None:
-        found += [one for one in (output.weight, getattr(output, "bias", None)) if one is not None]
+        found += [
+            one for one in (output.weight, getattr(output, "bias", None)) if one is not None and len(one) == whole
+        ]
     for module in new_modules(model):  # biases of heads that predict tokens are beside the layer, too
         bias = dict(module.named_parameters(recurse=False)).get("bias")
         if bias is not None and not isinstance(module, nn.Linear | nn.LayerNorm) and tuple(bias.shape) == (whole,):
