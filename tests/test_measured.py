@@ -290,7 +290,7 @@ def test_every_kind_of_model_has_a_table(family: str, tmp_path: Path, monkeypatc
 
 def test_shared_layers_that_are_not_applied_equally_often_are_refused(tmp_path: Path) -> None:
     base = find_model(str(save_tiny_model(tmp_path / "albert", "albert")))
-    assert base.family.depth(base.config) == 2 * LAYERS
+    assert base.shape.applied == (2,) * LAYERS
     with pytest.raises(TicketError, match="3 layers of weights are applied 7 times in all, some more often"):
         alike(replace(base, config=base.config | {"num_hidden_layers": 7}))
 

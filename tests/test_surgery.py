@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from helpers.models import FAMILIES, HEADS, LAYERS, linears, make_loud, save_tiny_model, tiny_config
 from supertickets.anatomy.blocks import shape_of
-from supertickets.anatomy.cost import forward_flops
+from supertickets.anatomy.cost import flops_prices, forward_flops
 from supertickets.errors import TicketError
 from supertickets.surgery.cut import cut
 from supertickets.surgery.gate import ticket_gated
@@ -129,6 +129,23 @@ def test_cut_runs_fewer_flops() -> None:
         counts[ticket] = counter.get_total_flops() - pooler
         assert counts[ticket] == forward_flops(shape, ticket, 2, 9)
     assert counts[TICKET] < counts[Ticket.full(LAYERS, HEADS)]
+
+
+def test_flops_of_layers_that_are_applied_unequally_often() -> None:
+    """ALBERT's first layer of three is applied three times, the others twice each."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = AutoModel.from_config(tiny_config("albert", num_hidden_layers=7), attn_implementation="eager").eval()
+    ids, shape, counts = torch.randint(5, 100, (2, 9)), shape_of(model), []
+    for ticket in (Ticket.full(LAYERS, HEADS), TICKET):
+        small = cut(copy.deepcopy(model), ticket)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            small(ids)
+        outside = 2 * 2 * shape.hidden * (shape.hidden + 9 * model.config.embedding_size)  # pooler, embeddings
+        counts.append(counter.get_total_flops() - outside)
+        assert counts[-1] == forward_flops(shape, ticket, 2, 9)
+        assert counts[-1] == pytest.approx(2 * flops_prices(shape, ("heads", "ffns"), 9).of(ticket))
+    assert counts[1] < counts[0]
 
 
 def test_refuses_what_does_not_fit(loud_model: PreTrainedModel) -> None:

@@ -7,6 +7,7 @@ ALBERT = Family(
     ffn=FFN((Part("ffn", "n"),), "ffn_output"),
     config_layers="num_hidden_groups*inner_group_num",
     config_depth="num_hidden_layers*inner_group_num",
+    config_groups="num_hidden_groups",
     task_dropout="classifier_dropout_prob",
     embedding_projection="encoder.embedding_hidden_mapping_in",
 )

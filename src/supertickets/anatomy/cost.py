@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from supertickets.anatomy.family import Shape
 from supertickets.errors import TicketError
 from supertickets.tickets import Ticket
-from supertickets.tickets.kinds import Structure, Units
+from supertickets.tickets.kinds import STRUCTURES, Structure, Units
 from supertickets.tickets.prices import Prices
 from supertickets.tickets.ticket import in_words
 
@@ -20,11 +20,19 @@ def forward_flops(shape: Shape, ticket: Ticket, examples: int, length: int) -> i
 
     Matrix products only (projections, attention, FFNs); embeddings, norms and the output layer are left out.
     """
-    weights = ticket.kept_heads * shape.head_weights + kv_heads(shape, ticket) * shape.kv_weights
-    weights += kept_neurons(shape, ticket) * shape.ffn_weights // max(1, shape.ffn)
-    weights += int(ticket.heads.any(axis=1).sum()) * shape.whole_weights
-    attention = ticket.kept_heads * shape.head_size * 2 * length
-    return examples * length * shape.repeats * 2 * (weights + attention)
+    of_attentions = _applied(shape, "heads")
+    heads = int(of_attentions @ ticket.heads.sum(axis=1))
+    neurons = ticket.ffns * shape.ffn if ticket.neurons is None else ticket.neurons.sum(axis=1)
+    weights = heads * shape.head_weights + int(of_attentions @ _kv_heads(shape, ticket)) * shape.kv_weights
+    weights += int(_applied(shape, "ffns") @ neurons) * shape.ffn_weights // max(1, shape.ffn)
+    weights += int(of_attentions @ ticket.heads.any(axis=1)) * shape.whole_weights
+    attention = heads * shape.head_size * 2 * length
+    return examples * length * 2 * (weights + attention)
+
+
+def _applied(shape: Shape, kind: Structure) -> NDArray[np.int64]:
+    """Return how many times each row of a ticket is applied: `[attentions]` of heads, else `[layers]`."""
+    return np.array(shape.applied or (1,) * (shape.attentions if kind == "heads" else shape.layers))
 
 
 def parameters(shape: Shape, ticket: Ticket) -> int:
@@ -80,9 +88,12 @@ def removed_parameters(shape: Shape, ticket: Ticket) -> int:
 
 def kv_heads(shape: Shape, ticket: Ticket) -> int:
     """Return how many key/value heads stay: those that a query head of their group is left of."""
-    if shape.kv_heads == shape.heads:
-        return ticket.kept_heads
-    return int(ticket.heads.reshape(len(ticket.heads), shape.kv_heads, -1).any(axis=2).sum())
+    return int(_kv_heads(shape, ticket).sum())
+
+
+def _kv_heads(shape: Shape, ticket: Ticket) -> NDArray[np.int64]:
+    """Return how many key/value heads stay in each attention module, `[attentions]`."""
+    return ticket.heads.reshape(len(ticket.heads), shape.kv_heads, -1).any(axis=2).sum(axis=1)
 
 
 def parameter_prices(shape: Shape, structures: Sequence[Structure], whole: float) -> Prices:
@@ -103,8 +114,8 @@ def kv_parameters(shape: Shape) -> int:
 
 
 def kv_flops(shape: Shape, length: int) -> int:
-    """Return the FLOPs of a shared key/value head for one input of `length` tokens."""
-    return length * shape.repeats * 2 * shape.kv_weights
+    """Return the FLOPs of a shared key/value head for one input of `length` tokens, applied once."""
+    return length * 2 * shape.kv_weights
 
 
 def flops_prices(shape: Shape, structures: Sequence[Structure], length: int) -> Prices:
@@ -112,23 +123,31 @@ def flops_prices(shape: Shape, structures: Sequence[Structure], length: int) -> 
 
     Key/value heads are priced in equal parts of their query heads (a whole one: `kv_flops`).
     """
-    once = length * shape.repeats * 2
+    once = length * 2
     head = float(once * (shape.head_weights + shape.head_size * 2 * length))
     head += kv_flops(shape, length) * shape.kv_heads / max(1, shape.heads)
     ffn = [0.0, once * shape.ffn_weights]
     each = once * (shape.ffn_weights // max(1, shape.ffn)) * np.arange(shape.ffn + 1.0)
     whole = forward_flops(shape, Ticket.full(*shape.of_tickets), 1, length)
-    return _prices("FLOPs", shape, structures, (head * np.arange(shape.heads + 1), ffn, each), whole)
+    rows = head * np.arange(shape.heads + 1), ffn, each
+    return _prices("FLOPs", shape, structures, rows, whole, each_time=True)
 
 
 def _prices(
-    unit: str, shape: Shape, structures: Sequence[Structure], rows: Sequence[ArrayLike], whole: float
+    unit: str,
+    shape: Shape,
+    structures: Sequence[Structure],
+    rows: Sequence[ArrayLike],
+    whole: float,
+    each_time: bool = False,
 ) -> Prices:
-    """Return prices from a layer's rows of heads, FFNs and neurons; what is not drawn is in the fixed part."""
-    layers: dict[Structure, int] = {"heads": shape.attentions, "ffns": shape.layers, "neurons": shape.layers}
-    by = {
-        kind: np.tile(np.asarray(row, float), (count, 1))
-        for (kind, count), row in zip(layers.items(), rows, strict=True)
-        if kind in structures
-    }
+    """Return prices from a layer's rows of heads, FFNs and neurons; what is not drawn is in the fixed part.
+
+    They are paid `each_time` that a layer is applied, or once.
+    """
+    by: dict[Structure, NDArray[np.float64]] = {}
+    for kind, row in zip(STRUCTURES, rows, strict=True):
+        if kind in structures:
+            times = _applied(shape, kind)
+            by[kind] = np.outer(times if each_time else np.ones(len(times)), np.asarray(row, float))
     return Prices(unit, whole - sum(float(one[:, -1].sum()) for one in by.values()), by)

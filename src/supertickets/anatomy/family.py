@@ -24,8 +24,9 @@ class Shape:
 
     `weights` are in matrices, `biases` all others; `output_biases` those of an FFN that are no neuron's. A key/value
     head is apart only where query heads share some. `whole_weights` are those of an attention that stay whole when it
-    loses heads, but for the last (OLMo 2's queries and keys, with a norm over all heads). Layers are applied `repeats`
-    times (ALBERT). There are more `attentions` than layers where a decoder has two in each of its layers.
+    loses heads, but for the last (OLMo 2's queries and keys, with a norm over all heads). Layers are `applied` so many
+    times, without an entry each once (all but ALBERT's). There are more `attentions` than layers where a decoder has
+    two in each of its layers.
     """
 
     layers: int
@@ -41,7 +42,7 @@ class Shape:
     ffn_weights: int = 0
     ffn_biases: int = -1
     output_biases: int = -1
-    repeats: int = 1
+    applied: tuple[int, ...] = ()
     attentions: int = 0
     whole_weights: int = 0
 
@@ -98,9 +99,10 @@ class Family:
     A `decoder` beside these, the encoder's, has as many heads and neurons in each attention module and FFN: `same` are
     pairs of the config's fields that must be equal for that. In `layers`, `*` is any number. `config_*` name the fields
     of config.json (`a|b`: the first that is set, `a*b`: their product); `config_depth` says how many layers an input
-    passes, where that is more than there are. `task_dropout` sets the dropout before the output layer (None: it has
-    none of its own). With `positions_after_padding` (RoBERTa) positions are counted from the config's padding index
-    plus 1 on. A `causal` model classifies a text by its last token, which it finds by the config's padding id. Of
+    passes, where that is more than there are, and `config_groups` in how many groups they are
+    applied (see `order`). `task_dropout` sets the dropout before the output layer (None: it has none of its own). With
+    `positions_after_padding` (RoBERTa) positions are counted from the config's padding index plus 1 on. A `causal`
+    model classifies a text by its last token, which it finds by the config's padding id. Of
     `positions`, its config may ask for any; `aside` are modules of the encoder that no task reads, and
     `embedding_projection` is a linear that belongs to the embeddings. Not all compute
     under autocast `in_bfloat16`. New weights spread as the config says, or `spread_by_width` by that over the square
@@ -112,6 +114,7 @@ class Family:
     ffn: FFN
     config_layers: str = "num_hidden_layers"
     config_depth: str | None = None
+    config_groups: str | None = None
     config_heads: str = "num_attention_heads"
     config_kv_heads: str = "num_key_value_heads"
     config_head_size: str = "head_dim"
@@ -165,7 +168,7 @@ class Family:
             ffn_weights=ffn * (neuron[0] + hidden),
             ffn_biases=ffn * neuron[1] + output,
             output_biases=output,
-            repeats=self.depth(config) // layers,
+            applied=self._applied(config),
             attentions=sum(n * len(stack.attentions) for n, stack in zip(numbers, self.stacks, strict=True)),
             whole_weights=hidden * sum(size_of(axes, plain.sizes) for axes in self.attention.joint_norms.values()),
         )
@@ -177,6 +180,23 @@ class Family:
     def depth(self, config: Mapping[str, Any]) -> int:
         """Return how many layers an input passes: more than there are where layers are applied several times."""
         return sum(self.layers_of(config)) if self.config_depth is None else int(_field(config, self.config_depth))
+
+    def order(self, config: Mapping[str, Any]) -> list[int]:
+        """Return the groups of layers that an input passes, in their order; a group is one layer but for ALBERT's."""
+        layers, groups = sum(self.layers_of(config)), self._groups(config)
+        passed = self.depth(config) * groups // max(1, layers)
+        return [int(i / (passed / groups)) for i in range(passed)]  # as transformers does, with what it rounds
+
+    def _groups(self, config: Mapping[str, Any]) -> int:
+        return sum(self.layers_of(config)) if self.config_groups is None else int(_field(config, self.config_groups))
+
+    def _applied(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return how many times each layer is applied; nothing if each is once."""
+        if self.config_depth is None:
+            return ()
+        layers, order = sum(self.layers_of(config)), self.order(config)
+        found = tuple(order.count(layer * self._groups(config) // layers) for layer in range(layers))
+        return found if set(found) != {1} else ()
 
     def first_layers(self, config: Mapping[str, Any], layers: int) -> dict[str, Any]:
         """Return the fields of a config, and their values, that are others if a model has its first layers only.

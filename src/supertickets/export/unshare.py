@@ -23,24 +23,24 @@ def unshare(model: str, out: Path | str) -> Path:
 
     base, out = find_model(model), user_path(out)
     groups, _, rest = base.family.layers.partition(".*.")
-    if not rest or base.shape.repeats == 1:
+    if not rest or not base.shape.applied:
         raise TicketError(f"model {base.name!r}: its layers do not share weights; expected a model such as ALBERT.")
     check_free(out)
-    layers, shared = int(base.config["num_hidden_layers"]), int(base.config["num_hidden_groups"])
+    order = base.family.order(base.config)
     group = re.compile(rf"(.*{re.escape(groups)}\.)(\d+)(\..*)")
     state = {}
     for name, tensor in read_state(base).items():
         if (found := group.fullmatch(name)) is None:
             state[name] = tensor
             continue
-        for layer in range(layers):
-            if layer * shared // layers == int(found[2]):
+        for layer, applied in enumerate(order):
+            if applied == int(found[2]):
                 state[f"{found[1]}{layer}{found[3]}"] = tensor.clone()
     with atomic_folder(out) as new:
         for path in base.files:
             if path.name not in base.weights:
                 shutil.copyfile(path, new / path.name)
         save_file(state, new / SAFE_WEIGHTS, metadata={"format": "pt"})
-        config = json.dumps(base.config | {"num_hidden_groups": layers}, indent=2)
+        config = json.dumps(base.config | {"num_hidden_groups": len(order)}, indent=2)
         (new / "config.json").write_text(f"{config}\n", encoding="utf-8")
     return out

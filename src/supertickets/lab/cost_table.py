@@ -207,11 +207,12 @@ def alike(base: BaseModel) -> list[Group]:
 
     Raises TicketError for shared layers of which some are applied more often than others.
     """
-    shape, applied = base.shape, base.family.depth(base.config)
-    if applied % shape.layers:
+    shape = base.shape
+    if len(set(shape.applied)) > 1:
         raise TicketError(
-            f"model {base.called}: its {shape.layers} layers of weights are applied {applied} times in all, some more "
-            "often than others, so that a layer has no one price; expected a multiple, or use `supertickets unshare`."
+            f"model {base.called}: its {shape.layers} layers of weights are applied {sum(shape.applied)} times in all, "
+            "some more often than others, so that a layer has no one price; expected a multiple, or use `supertickets "
+            "unshare`."
         )
     types = getattr(read_config(base.name, base.folder), "layer_types", None) or []
     full, first = Ticket.full(*shape.of_tickets), base.family.layers_of(base.config)[0]
