@@ -23,6 +23,7 @@ from helpers.trials import write_words
 from supertickets import Result, Ticket, TicketError
 from supertickets.cli import main
 from supertickets.errors import StudyError
+from supertickets.export.card import Published, ticket_card
 from supertickets.export.publish import _check_private, for_others
 from supertickets.lab.outcome import load_outcome
 from supertickets.studies.inputs import open_tickets
@@ -37,6 +38,7 @@ from supertickets.tickets.folder import (
     load_weight_ticket,
 )
 from supertickets.tickets.hub import HubName, hub_name, ticket_folder
+from supertickets.tickets.weights import WeightTicket
 
 NAME = "me/tiny"
 SECRET = "zebracode77"
@@ -397,6 +399,57 @@ def test_a_folder_of_the_machine_that_made_a_ticket_is_no_name_on_the_hub(
     assert names[tmp_path / "models"]["name"] == "models/mine"  # control
     origin = {"task": "words", "level": 0.2, "target": ["parameters=0.8"], "out": "/home/me"}
     assert for_others(SharedTicket(kept, base, origin, {})).origin.keys() == origin.keys() - {"out"}
+
+
+KEPT = Ticket(np.array([[True, False], [True, True]]), np.array([True, False]))
+WEIGHTS = WeightTicket({"w": np.array([[True, False]])})
+
+
+def card(ticket: Any, origin: dict[str, Any], **base: Any) -> str:
+    """The card of a published ticket."""
+    shared = SharedTicket(ticket, {"name": "m", "weight_hash": "ab" * 32, **base}, origin, {BAD: BAD})
+    return ticket_card(for_others(shared), False, published=Published("me/tiny", "me/tiny", "ticket"))
+
+
+BAD = "<b>x</b>`\n\n# y *z*"
+SAID: dict[str, Any] = {"task": BAD, "metrics": [BAD], "score": 1.0, "seed": 0, "recipe": {"precision": BAD, BAD: BAD}}
+
+
+@pytest.mark.parametrize(
+    ("ticket", "origin"),
+    [
+        (KEPT, {"kind": BAD, "level": BAD, "reloaded": {"float32": {"score": 1.0}}}),
+        (KEPT, {"kind": BAD, "drawn": {"seeds": [0], "target": [BAD]}}),
+        (WEIGHTS, {"rewind": BAD, "why": BAD}),
+    ],
+)
+def test_nothing_in_a_ticket_is_markdown_of_its_card(ticket: Any, origin: dict[str, Any]) -> None:
+    text = card(ticket, SAID | origin, name=BAD, weight_hash=BAD)
+    outside = re.sub(r"(?<!\\)`[^`\n]+`", "", text.split("\n---\n")[1])
+    assert "x" in outside
+    assert not re.search(r"(?<!\\)<|\n# y|(?<!\\)\*z", outside)
+
+
+def test_the_card_of_a_drawn_ticket_does_not_say_that_it_was_trained() -> None:
+    origin = SAID | {"kind": "winning", "drawn": {"seeds": [0], "trained": False}}
+    assert "\nTrained with" not in card(KEPT, origin)
+    assert "\n## Recipe of the study\n" in card(KEPT, origin)
+    trained = card(KEPT, {name: value for name, value in origin.items() if name != "drawn"} | {"level": 0.2})
+    assert "\n## Recipe\n" in trained  # control
+    assert "\nTrained with" in trained
+
+
+def test_an_imported_ticket_is_published_with_the_hash_of_its_file() -> None:
+    origin = {"task": "rte", "kind": "imported", "file": "mask.pt", "sha256": "12" * 32, "notes": ["Read `a*` <b>."]}
+    text = card(WEIGHTS, origin)
+    assert f"It was imported from a file of masks (SHA-256 `{'12' * 32}`)." in text
+    assert "- Read `a*` \\<b\\>." in text
+    assert "mask.pt" not in text
+
+
+def test_what_a_card_needs_and_a_ticket_lacks_is_said() -> None:
+    with pytest.raises(TicketError, match=r"the ticket's ticket\.json lacks 'kind', which its card needs"):
+        card(KEPT, {})
 
 
 def test_a_path_in_a_file_stops_it(tmp_path: Path) -> None:

@@ -483,6 +483,8 @@ def damage(folder: Path, what: str) -> None:
         "newer": {"format": 99},
         "nameless": {"base": {"name": "m"}},
         "no base": {"base": None},
+        "no name": {"base": {"name": 5, "weight_hash": "0"}},
+        "odd origin": {"origin": {"drawn": {"seeds": "<b>"}}},
         "no sum": {"sha256": 1},
     }
     if what in changes:
@@ -512,6 +514,8 @@ def damage(folder: Path, what: str) -> None:
         ("list", "not a ticket of single weights"),
         ("no base", r"the ticket folder is damaged \(ticket.json has a wrong entry 'base'\)"),
         ("no sum", r"the ticket folder is damaged \(ticket.json has a wrong entry 'sha256'\)"),
+        ("no name", r"the ticket folder is damaged \(ticket.json has a wrong entry 'base.name'\)"),
+        ("odd origin", r"the ticket folder is damaged \(ticket.json has a wrong entry 'origin.drawn'\)"),
         ("no origin", r"the ticket folder is damaged \(ticket.json has no entry 'origin'\)"),
         ("no arrays", "the ticket folder is damaged"),
         ("flipped", "does not match ticket.json"),

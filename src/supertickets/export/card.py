@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
+from supertickets.errors import TicketError
 from supertickets.models import DEFAULT_MODEL, STOCK_CLASSES
 from supertickets.storage import user_path
 from supertickets.tasks import Form
 from supertickets.tasks.metrics import scored
-from supertickets.tickets.folder import MODEL_FOLDER, UNNAMED_BASE, SharedTicket
+from supertickets.tickets.folder import MODEL_FOLDER, TICKET_JSON, UNNAMED_BASE, SharedTicket
 from supertickets.tickets.weights import WeightTicket
 
 
@@ -61,7 +62,8 @@ def ticket_card(
 ) -> str:
     """Return the model card: what was kept, how it scored, how to load it; `form` is that of the model's task.
 
-    `published`: the card of a repository on the hub, with metadata that the hub shows.
+    `published`: the card of a repository on the hub, with metadata that the hub shows. Raises TicketError for a ticket
+    that does not say what its card needs.
     """
     base = shared.base
     more = {} if published is None else _metadata(shared, form, published)
@@ -71,26 +73,32 @@ def ticket_card(
         tags=["supertickets", "lottery-ticket", "pruning"],
         **more,
     )
-    # Markdown for people, no HTML: names are put in code spans, backticks taken out of them.
+    # Markdown for people, no HTML, whoever wrote ticket.json: names are put in code spans, without backticks.
     environment = Environment(loader=PackageLoader("supertickets.export"), undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"code": _code, "plain": _plain, "quote": shlex.quote, "scored": scored}
+    environment.filters |= {"code": _code, "plain": _plain, "spans": _spans, "quote": _quote, "scored": scored}
     template = "weights.md.jinja" if isinstance(shared.ticket, WeightTicket) else "card.md.jinja"
     model_at = f'"{MODEL_FOLDER}"'
     if published is not None:
         model_at = f'"{published.repository}"' + ("" if published.what == "model" else f', subfolder="{MODEL_FOLDER}"')
         revision = published.place.partition("@")[2]
         model_at += f', revision="{revision}"' if revision else ""
-    card = environment.get_template(template).render(
-        vars(shared),
-        header=header.to_yaml(),
-        with_model=with_model,
-        with_ticket=published is None or published.what != "model",
-        place="." if published is None else published.place,
-        model_at=model_at,
-        published=published,
-        unnamed=UNNAMED_BASE,
-        stock_class=STOCK_CLASSES[form],
-    )
+    try:
+        card = environment.get_template(template).render(
+            vars(shared),
+            header=header.to_yaml(),
+            with_model=with_model,
+            with_ticket=published is None or published.what != "model",
+            place="." if published is None else published.place,
+            model_at=model_at,
+            published=published,
+            unnamed=UNNAMED_BASE,
+            stock_class=STOCK_CLASSES[form],
+        )
+    except UndefinedError as error:
+        lacking = str(error).rpartition("attribute ")[2]
+        raise TicketError(
+            f"the ticket's {TICKET_JSON} lacks {lacking}, which its card needs; expected a ticket as a study writes it."
+        ) from error
     return f"{card}\n"
 
 
@@ -133,10 +141,23 @@ def _metadata(shared: SharedTicket[Any], form: Form, published: Published) -> di
     }
 
 
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>&~$|#]|:(?=//))")
+
+
 def _code(name: Any) -> str:
-    return f"`{str(name).replace('`', '')}`"
+    return f"`{' '.join(str(name).replace('`', '').split())}`"
 
 
-def _plain(sentence: str) -> str:
+def _quote(name: Any) -> str:
+    return shlex.quote(" ".join(str(name).split()))
+
+
+def _plain(sentence: Any) -> str:
     """Return a sentence on one line, in which names from data files are neither Markdown nor HTML nor links."""
-    return re.sub(r"([\\`*_\[\]<>&~$|#]|:(?=//))", r"\\\1", " ".join(sentence.split()))
+    return _MARKDOWN.sub(r"\\\1", " ".join(str(sentence).split()))
+
+
+def _spans(sentence: str) -> str:
+    """Return a sentence as `_plain` does, but for its code spans."""
+    parts = re.split(r"(`[^`]+`)", " ".join(sentence.split()))
+    return "".join(part if i % 2 else _MARKDOWN.sub(r"\\\1", part) for i, part in enumerate(parts))

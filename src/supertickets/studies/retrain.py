@@ -113,9 +113,11 @@ def _of_seed(shared: SharedTicket[Any], evidence: Evidence, seed: int | None) ->
     if not evidence.trainings:
         raise TicketError("--retrain: the folder records no training that could be repeated.")
     by_seed = {training.seed: training for training in evidence.trainings}
-    wanted = seed if seed is not None else int(shared.origin["seed"])
+    wanted = seed if seed is not None else shared.origin.get("seed")
+    recorded = ", ".join(map(str, by_seed))
+    if wanted is None:
+        raise TicketError(f"--retrain: the ticket does not say its seed; add --seed, one of {recorded}.")
     if wanted not in by_seed:
-        recorded = ", ".join(map(str, by_seed))
         near = min(by_seed, key=lambda one: abs(one - wanted))
         raise TicketError(f"--seed {wanted}: expected a seed that the folder records ({recorded}), such as {near}.")
     return by_seed[wanted]

@@ -9,10 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from supertickets.errors import TicketError
 from supertickets.storage import read_json, user_path, write_atomically
@@ -89,6 +90,69 @@ class SharedTicket(Generic[T]):
         return save(arrays), {"shape": shape, "kept": kept}
 
 
+class _Entries(BaseModel):
+    """Entries of an object in `ticket.json`; newer versions may write more."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Base(_Entries):
+    name: str
+    weight_hash: str
+    model_type: str = ""
+    layers: Annotated[int, Field(ge=1)] | None = None
+    folder: bool = False
+
+
+class _Drawn(_Entries):
+    seeds: list[int]
+    target: list[str] = []
+    levels: list[float | str] = []
+
+
+class _Reloaded(_Entries):
+    float32: dict[str, float] = {}
+
+
+class _Origin(_Entries):
+    task: str = ""
+    kind: str = ""
+    trial: str = ""
+    why: str = ""
+    file: str = ""
+    sha256: str = ""
+    data: list[str] = []
+    metrics: list[str] = []
+    notes: list[str] = []
+    shared_with: list[str] = []
+    target: list[str] = []
+    level: float | str | None = None
+    rewind: float | str = "0"
+    seed: int = 0
+    score: float = 0.0
+    recipe: dict[str, Any] = {}
+    drawn: _Drawn | None = None
+    reloaded: _Reloaded | None = None
+
+
+class _About(_Entries):
+    """What of `ticket.json` is shown and compared; what is not there has a default here, and stays not there."""
+
+    base: _Base
+    origin: _Origin
+    versions: dict[str, str]
+
+
+def _check(content: Mapping[str, Any]) -> None:
+    """Raise ValueError for an entry of another type than it has to have."""
+    try:
+        _About.model_validate(content)
+    except ValidationError as error:
+        where = error.errors()[0]["loc"]
+        named = ".".join(str(name) for name in where[:2])  # behind that, which of several types it is not
+        raise ValueError(f"{TICKET_JSON} has a wrong entry {named!r}") from error
+
+
 def base_entry(name: str, weight_hash: str, model_type: str, layers: int | None = None) -> dict[str, Any]:
     """Return what a ticket folder says of its base model; `layers`: that it is so many first layers of that model.
 
@@ -161,6 +225,7 @@ def load_any_ticket(folder: Path | str) -> SharedTicket[Any]:
         base, origin, made_by = (_entry(content, name, dict) for name in ("base", "origin", "versions"))
         if not {"name", "weight_hash"} <= base.keys():
             raise TicketError(f"{folder}: {TICKET_JSON} does not say which base model the ticket is of.")
+        _check(content)
         return SharedTicket(ticket, base, origin, made_by, scores)
     except TicketError:
         raise
