@@ -38,6 +38,7 @@ OPT = Family(
     config_ffn="ffn_dim",
     task_dropout=None,
     causal=True,
+    embedding_projection="decoder.project_",  # in and out
 )  # fmt: skip
 PHI = Family(
     layers="layers",
