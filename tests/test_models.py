@@ -146,6 +146,33 @@ def test_weights_that_are_not_finite(folder: Path) -> None:
     assert "pooler.dense.bias are NaN" in refusal(folder)
 
 
+def test_the_config_of_a_nomic_bert_by_its_makers(tmp_path: Path) -> None:
+    """transformers reads none of its sizes: they must be those that it has for such a model."""
+    folder = save_tiny_model(tmp_path / "model", "nomic_bert")
+    theirs = {"n_layer": 3, "n_head": 4, "n_embd": 32, "n_inner": 48, "max_trained_positions": 40}
+    change_config(folder, **theirs, rotary_emb_base=1000)
+    expected = find_model(str(folder)).shape
+    assert load_model(find_model(str(folder)), AutoModel, torch.float32).model.config.hidden_size == 32
+    both = json.loads((folder / "config.json").read_text())
+    names = {"num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "max_position_embeddings"}
+    (folder / "config.json").write_text(json.dumps({name: both[name] for name in both.keys() - names}))
+    base = find_model(str(folder))
+    assert (base.shape, base.max_length) == (expected, 40)
+    with pytest.raises(TicketError, match=r"has n_layer 3, which transformers does not read.*num_hidden_layers 12"):
+        load_model(base, AutoModel, torch.float32)
+
+
+@pytest.mark.parametrize("family", ["nomic_bert", "gte", "jina_embeddings_v3"])
+def test_positions_that_are_rotary_may_be_called_so(family: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", family)
+    for name in ("rope", "rotary"):
+        change_config(folder, position_embedding_type=name)
+        load_model(find_model(str(folder)), AutoModel, torch.float32)
+    change_config(folder, position_embedding_type="absolute")
+    with pytest.raises(TicketError, match=r"position_embedding_type absolute.*expected rope or rotary"):
+        load_model(find_model(str(folder)), AutoModel, torch.float32)
+
+
 def test_settings_of_generation_stay_with_a_model(tmp_path: Path) -> None:
     """Also those that transformers only warns about: so it is with published ones."""
     folder = save_tiny_model(tmp_path / "model", "gpt2", auto=AutoModelForCausalLM)

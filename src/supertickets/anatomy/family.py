@@ -99,14 +99,15 @@ class Family:
     A `decoder` beside these, the encoder's, has as many heads and neurons in each attention module and FFN: `same` are
     pairs of the config's fields that must be equal for that. In `layers`, `*` is any number. `config_*` name the fields
     of config.json (`a|b`: the first that is set, `a*b`: their product); `config_depth` says how many layers an input
-    passes, where that is more than there are, and `config_groups` in how many groups they are
-    applied (see `order`). `task_dropout` sets the dropout before the output layer (None: it has none of its own). With
+    passes, where that is more than there are, and `config_groups` in how many groups they are applied (see `order`).
+    `task_dropout` sets the dropout before the output layer (None: it has none of its own). With
     `positions_after_padding` (RoBERTa) positions are counted from the config's padding index plus 1 on. A `causal`
-    model classifies a text by its last token, which it finds by the config's padding id. Of
-    `positions`, its config may ask for any; `aside` are modules of the encoder that no task reads, and
-    `embedding_projection` is a linear that belongs to the embeddings. Not all compute
-    under autocast `in_bfloat16`. New weights spread as the config says, or `spread_by_width` by that over the square
-    root of the hidden size.
+    model classifies a text by its last token, which it finds by the config's padding id. Of `positions`, its config may
+    ask for any; `unread` are fields of configs that transformers passes over, each with the one that it reads (`a.b`:
+    in an object), which must be equal; `aside` are modules of the encoder that no task reads, and
+    `embedding_projection` begins the names of linears that belong to the embeddings. Not all compute under autocast
+    `in_bfloat16`. New weights spread as the config says, or `spread_by_width` by that over the square root of the
+    hidden size.
     """
 
     layers: str
@@ -129,6 +130,7 @@ class Family:
     decoder: Stack | None = None
     same: tuple[tuple[str, str], ...] = ()
     positions: tuple[str, ...] = ("absolute",)
+    unread: tuple[tuple[str, str], ...] = ()
     aside: tuple[str, ...] = ()
     embedding_projection: str = "embeddings_project"
     in_bfloat16: bool = True

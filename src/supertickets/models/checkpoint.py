@@ -62,6 +62,7 @@ def load_model(base: BaseModel, kind: Any, dtype: Any, outputs: int | None = Non
                 f"model {base.name!r}: its config has position_embedding_type {positions}, which transformers no "
                 f"longer supports for {config.model_type}; expected {' or '.join(base.family.positions)}."
             )
+        _check_unread(base, config.to_dict())
         state = read_state(base, dtype if isinstance(dtype, torch.dtype) else None)
         with torch.device("meta"):
             empty = kind.from_config(config)
@@ -96,6 +97,19 @@ def read_config(name: str, folder: Path, **changed: Any) -> Any:
 
     with as_misuse(name, folder):
         return AutoConfig.from_pretrained(folder, local_files_only=True, **changed)
+
+
+def _check_unread(base: BaseModel, config: Mapping[str, Any]) -> None:
+    """Raise TicketError where a config says something that transformers does not read, and computes otherwise."""
+    for field, own in base.family.unread:
+        value = config
+        for name in own.split("."):
+            value = value[name]
+        if config.get(field) is not None and config[field] != value:
+            raise TicketError(
+                f"model {base.name!r}: its config has {field} {config[field]}, which transformers does not read, and "
+                f"would compute with {own} {value}; expected a config.json that says {own}."
+            )
 
 
 def _read_generation(model: "PreTrainedModel", folder: Path) -> None:
