@@ -251,6 +251,12 @@ def test_a_shared_map_counts_who_keeps_what() -> None:
     assert shades[0] == 0 < shades[1] < shades[2] < 1 == shades[3]
 
 
+def test_large_counts_have_all_their_digits() -> None:
+    table = pd.DataFrame({"neurons": [131072, 3071.5], "neurons (of 200,000)": [131072.0, 42.25]})
+    html = Table(table, "counts", "{:,.5g}").__html__()
+    assert re.findall(r'data-key=".*?">(.*?)</td>', html) == ["131072", "131,072", "3071.5", "42.25"]
+
+
 def test_cells_of_a_table() -> None:
     table = pd.DataFrame({"low": [3, 4], "p": [0.001234, np.nan], "what": ["a", None], "yes": [True, False]})
     html = Table(table, "cells").__html__()

@@ -216,7 +216,8 @@ def shown(value: Any, form: str = "") -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if form and not isinstance(value, str):
-        return form.format(value)
+        digits = ".0f" if abs(value) >= 1e4 else ".5g"  # counts and means of counts, of any size without an exponent
+        return form.replace(".5g", digits).format(value)
     if isinstance(value, float):
         return f"{value:.2g}" if abs(value) < 0.01 and value else f"{value:.2f}"
     return str(value)
