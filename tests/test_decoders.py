@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import (
     AttentionInterface,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     Cache,
@@ -29,6 +30,7 @@ from helpers.families import (
     texts_of,
 )
 from helpers.models import (
+    HIDDEN,
     OTHERS,
     TWO_STACKS,
     make_loud,
@@ -38,7 +40,7 @@ from helpers.models import (
 )
 from helpers.trials import write_words
 from supertickets.anatomy import FAMILIES, Family
-from supertickets.anatomy.blocks import shape_of
+from supertickets.anatomy.blocks import attentions_of, shape_of
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model
@@ -46,7 +48,7 @@ from supertickets.models.checkpoint import read_config
 from supertickets.models.tokenizer import check_ends
 from supertickets.surgery.cut import cut
 from supertickets.surgery.gate import ticket_gated
-from supertickets.surgery.heads import PICKED, _WithoutHeads
+from supertickets.surgery.heads import PICKED, _WithoutHeads, attention_of
 from supertickets.tasks import TaskSource, load_task
 from supertickets.tickets import Ticket
 from test_surgery import TICKET, hidden_states
@@ -297,3 +299,19 @@ def test_a_class_that_calls_the_decoder_otherwise_is_refused(family: str, reads:
     expected = pytest.raises(TicketError, match="ForQuestionAnswering of transformers does not read its checkpoint")
     with nullcontext() if reads else expected:
         source.check("spans", 2)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "modernbert-decoder", "starcoder2"])
+def test_what_a_layer_without_heads_adds_is_dropped_as_in_the_dense_model(family: str) -> None:
+    """Its projection's bias: all of it where all is dropped, nothing out of training."""
+    model = make_loud(AutoModel.from_config(tiny_config(family, attention_bias=True)))
+    cut(model, fitted(FIRST_WITHOUT_HEADS, family))
+    attention, field = attention_of(attentions_of(model)[0]), FAMILIES[family].attention.dropout
+    assert field is not None
+    if isinstance(getattr(attention, field), float):
+        setattr(attention, field, 1.0)
+    else:
+        getattr(attention, field).p = 1.0
+    given = {"hidden_states": torch.ones(1, 2, HIDDEN), "position_embeddings": None, "attention_mask": None}
+    assert bool(attention.eval()(**given)[0].any())  # control
+    assert not bool(attention.train()(**given)[0].any())

@@ -535,6 +535,37 @@ with _deaf_to_ctrl_c():
     assert done.stdout.split() == ["True"], done.stderr
 
 
+def test_a_worker_has_the_environment_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of the process which it is a copy of, which may have begun earlier."""
+
+    class Closed:
+        def recv(self) -> None:
+            raise EOFError
+
+        def close(self) -> None:
+            pass
+
+    class Context:
+        def Pipe(self) -> tuple[Closed, Closed]:
+            return Closed(), Closed()
+
+        def Process(self, target: Any, args: Any, daemon: bool) -> Any:
+            def start() -> None:
+                monkeypatch.setattr(os, "environ", {"BEFORE": "1"})
+                target(*args)
+
+            return SimpleNamespace(start=start)
+
+    for name in ("_end_with_parent", "keep_freed_memory"):
+        monkeypatch.setattr(workers, name, lambda: None)
+    monkeypatch.setattr(workers, "_context", lambda device: Context())
+    monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
+    monkeypatch.setenv("AFTERWARDS", "1")
+    expected = dict(os.environ)
+    workers._Worker({"device": "cpu"})
+    assert os.environ == expected
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; elsewhere each worker starts anew")
 def test_workers_share_the_memory_of_what_they_import(monkeypatch: pytest.MonkeyPatch) -> None:
