@@ -5,22 +5,32 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file, save_model
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from helpers.hub import hub, use_hub
 from helpers.models import FAMILIES, HEADS, LAYERS, VOCABULARY, save_tiny_model
 from supertickets import anatomy
 from supertickets.errors import TicketError
 from supertickets.export.formats import dense_model
+from supertickets.export.predict import outputs_of
 from supertickets.export.source import Exported
+from supertickets.export.vocabulary import cut_vocabulary
 from supertickets.models import STOCK_CLASSES, ModelSource, find_model, load_model, load_tokenizer
 from supertickets.models.base import _NOT_NEEDED
+from supertickets.models.tokenizer import check_rows
 from supertickets.surgery.cut import cut
-from supertickets.tasks import Form
+from supertickets.tasks import Form, Split, Task
 from supertickets.tickets import Ticket
 from supertickets.tickets.weights import Pruning
 
@@ -375,6 +385,42 @@ def test_entries_against_embedding_rows_both_ways(folder: Path, tmp_path: Path) 
             assert said in load_tokenizer("x", folder).notices[0]
         else:
             assert said in refusal(folder)
+
+
+def add_special(folder: Path, token: str, **names: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([token], special_tokens=True)
+    tokenizer.add_special_tokens(names)
+    tokenizer.save_pretrained(folder)
+
+
+def test_a_special_token_without_an_embedding_row(folder: Path, tmp_path: Path) -> None:
+    """As Gemma 3's image token, and the mask token of BART's summarization models."""
+    padded = Path(shutil.copytree(folder, tmp_path / "padded"))
+    add_special(padded, "<end>", pad_token="<end>")
+    assert "'<end>' has id 120, but the model has 120 embedding rows" in refusal(padded)
+    add_special(folder, "<image>")
+    fitted = load_tokenizer("x", folder)
+    assert fitted.notices == (
+        "The tokenizer of model x has special tokens without an embedding row (<image>): a text must not have them.",
+    )
+    embeddings(folder)
+
+    def task(text: str, form: Form = "sequence") -> Task:
+        train, dev = Split(["w1", "w2"], None, np.arange(2)), Split(["w3", "w4"], ["w5", text], np.arange(2))
+        return Task("t", ("a", "b"), ("accuracy",), train, dev, {}, form)
+
+    check_rows("x", folder, fitted.tokenizer, task("w6"))
+    with pytest.raises(TicketError, match=r"'t': dev example 2 has '<image>' in its text, a special token for which"):
+        check_rows("x", folder, fitted.tokenizer, task("w6 <image>"))
+    with pytest.raises(TicketError, match=r"'t': masked language modelling may show any .* row for '<image>'; resize"):
+        check_rows("x", folder, fitted.tokenizer, task("w6", "masked"))
+    with pytest.raises(TicketError, match="no embedding row for its tokenizer's '<image>'; leave it whole"):
+        cut_vocabulary(AutoModel.from_pretrained(folder), fitted.tokenizer, ["w1"])
+    network = AutoModelForSequenceClassification.from_pretrained(folder)
+    outputs_of(network, fitted.tokenizer, ["w1"], None, 9)
+    with pytest.raises(TicketError, match="text 2 has '<image>', a special token for which the model has no embedding"):
+        outputs_of(network, fitted.tokenizer, ["w1", "w1 <image>"], None, 9)
 
 
 def test_no_padding_token_and_padding_on_the_left(folder: Path) -> None:

@@ -69,4 +69,11 @@ def outputs_of(
     with undisturbed():
         where: Any = find_device(device)
         encoded = encode_split(Split(text, pair, np.zeros(len(text))), tokenizer, max_length)
+        rows = network.get_input_embeddings().num_embeddings
+        if beyond := [row for row, ids in enumerate(encoded.ids) if ids.max() >= rows]:
+            token = tokenizer.convert_ids_to_tokens(int(encoded.ids[beyond[0]].max()))
+            raise TicketError(
+                f"text {beyond[0] + 1} has {token!r}, a special token for which the model has no embedding row; remove "
+                "it from the text."
+            )
         return judged_on(encoded, network.to(where), objective, batch_size, precision, where)

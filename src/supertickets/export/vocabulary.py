@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from supertickets.errors import StudyError, TicketError, unknown_value
 from supertickets.export.fewer_tokens import check_fast, cut_tokenizer
 from supertickets.models import new_modules, quiet_transformers
+from supertickets.models.tokenizer import without_rows
 from supertickets.storage import user_path
 from supertickets.tasks import Task
 from supertickets.tasks.tables import counted
@@ -140,13 +141,18 @@ def cut_vocabulary(model: "PreTrainedModel", tokenizer: Any, texts: Iterable[Tex
     Special and added tokens are kept, and what any text falls back on: characters or bytes (see `fewer_tokens`). The
     tokenizer is a new one. On these texts its tokens are the same, with other ids, and so are the model's outputs; in
     language modelling there are fewer of them, so that probabilities are over fewer tokens. Raises TicketError for a
-    tokenizer that is not a fast one or of an unknown kind, or one that cannot read a text, and for settings of
-    generation whose ids are not renumbered.
+    tokenizer that is not a fast one, of an unknown kind or with tokens without a row, or one that cannot read a text,
+    and for settings of generation whose ids are not renumbered.
     """
     check_fast(tokenizer)
     _check_fields(model)
     texts = list(texts)
     whole = len(_words(model))
+    if beyond := without_rows(tokenizer.get_vocab(), whole):
+        raise TicketError(
+            f"the vocabulary cannot be cut, since the model has no embedding row for its tokenizer's {beyond[0]!r}; "
+            "leave it whole with --vocabulary all."
+        )
     read = _ids_read(model, whole)
     used = read.union(*(found for some in _chunks(texts) for found in encode_texts(tokenizer, some)))
     smaller = cut_tokenizer(tokenizer, used, model.config)

@@ -5,6 +5,7 @@ becomes the unknown token, ids run past the embeddings, padding counts as text. 
 stock code would get wrong is set, so that a saved tokenizer fits the saved model.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,13 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
     notices: list[str] = []
     rows, entries = int(config["vocab_size"]), tokenizer.get_vocab()
     _check_entries(name, folder, tokenizer, entries, rows)
-    if (unused := rows - len(entries)) > 0:
+    beyond = without_rows(entries, rows)
+    if beyond:
+        notices.append(
+            f"The tokenizer of model {name} has special tokens without an embedding row ({', '.join(beyond[:3])}): a "
+            "text must not have them."
+        )
+    if (unused := rows - len(entries) + len(beyond)) > 0:
         notices.append(
             f"Model {name} has {rows:,} embedding rows, its tokenizer {len(entries):,} entries: {unused:,} rows are "
             "never used."
@@ -103,23 +110,61 @@ def check_ends(name: str, folder: Path, tokenizer: Any, task: Task) -> None:
                 )
 
 
-def _check_entries(name: str, folder: Path, tokenizer: Any, entries: Mapping[str, int], rows: int) -> None:
-    """Raise TicketError for ids that have no embedding, and for a tokenizer without a model's words."""
-    last = max(entries, key=lambda entry: entries[entry], default="")
-    if entries and entries[last] >= rows:
+def check_rows(name: str, folder: Path, tokenizer: Any, task: Task) -> None:
+    """Raise TicketError for a task that would read a token of the tokenizer for which the model has no embedding."""
+    rows = int(read_config(name, folder).vocab_size)
+    beyond = without_rows(tokenizer.get_vocab(), rows)
+    if not beyond:
+        return
+    if task.form == "masked":  # the mask token, or a random one that is shown instead
         raise TicketError(
-            f"model {name!r}: its tokenizer's entry {last!r} has id {entries[last]}, but the model has {rows} "
-            "embedding rows; resize its embeddings (`resize_token_embeddings`) and save both, or use the model's own "
-            "tokenizer."
+            f"task {task.name!r}: masked language modelling may show any of a tokenizer's tokens, and model {name!r} "
+            f"has no embedding row for {beyond[0]!r}; resize its embeddings (`resize_token_embeddings`) and save both."
         )
+    for what, part in {"training": task.train, **task.evaluations}.items():
+        for texts in (part.text, part.pair or []):
+            for row, text in enumerate(texts):
+                if (token := next((one for one in beyond if one in text), None)) is not None:
+                    raise TicketError(
+                        f"task {task.name!r}: {what} example {row + 1} has {token!r} in its text, a special token for "
+                        f"which model {name!r} has no embedding row; remove it from the text."
+                    )
+
+
+def without_rows(entries: Mapping[str, int], rows: int) -> list[str]:
+    """Return the entries of a tokenizer that a model with so many embedding rows has none for."""
+    return sorted((entry for entry, id in entries.items() if id >= rows), key=lambda entry: entries[entry])
+
+
+def _check_entries(name: str, folder: Path, tokenizer: Any, entries: Mapping[str, int], rows: int) -> None:
+    """Raise TicketError for ids that have no embedding, and for a tokenizer without a model's words.
+
+    Special tokens may have none (BART's summarization models have none of the mask token, Gemma 3 of an image's), but
+    for those that every batch or text has, and those that only transformers' class adds to what tokenizer.json has.
+    """
+    if beyond := without_rows(entries, rows):
+        file = folder / "tokenizer.json"
+        there = file.read_text(encoding="utf-8") if file.is_file() else None
+        special = {*tokenizer.all_special_ids, *(i for i, one in tokenizer.added_tokens_decoder.items() if one.special)}
+        with as_misuse(name, folder, "use the tokenizer"):
+            special -= {*tokenizer("a", "a")["input_ids"]}
+        special -= {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}  # of eos padding is made
+        saved = [entry for entry in beyond if there is None or json.dumps(entry, ensure_ascii=False) in there]
+        if needed := [entry for entry in beyond if entry not in saved or entries[entry] not in special]:
+            last = needed[-1]
+            raise TicketError(
+                f"model {name!r}: its tokenizer's entry {last!r} has id {entries[last]}, but the model has {rows} "
+                "embedding rows; resize its embeddings (`resize_token_embeddings`) and save both, or use the model's "
+                "own tokenizer."
+            )
     words = set(entries) - set(tokenizer.all_special_tokens)
     if not words or len(entries) < _FEWEST * rows:
-        there = sorted(path.name for path in folder.iterdir() if path.is_file())
+        files = sorted(path.name for path in folder.iterdir() if path.is_file())
         raise TicketError(
             f"model {name!r}: its tokenizer has {len(entries)} entries{'' if words else ', all of them special'}, but "
             f"the model has {rows} embedding rows: tokenizer files are missing or belong to another model (expected "
             f"tokenizer.json, vocab.txt, vocab.json with merges.txt, or a SentencePiece model; {folder} has "
-            f"{', '.join(there[:8])})."
+            f"{', '.join(files[:8])})."
         )
 
 

@@ -51,12 +51,13 @@ def check_tasks(
     if (known := _understood(settings.folder, infos)) is not None:
         return known
     from supertickets.models import ModelSource
-    from supertickets.models.tokenizer import check_ends
+    from supertickets.models.tokenizer import check_ends, check_rows
     from supertickets.training.objectives import check_task, describe_tokens
 
     model, found = ModelSource(base), list[TaskInfo]()
     for info, task, length in zip(infos, tasks.values(), lengths or [settings.max_length] * len(infos), strict=True):
         check_ends(base.name, base.folder, model.tokenizer, task)
+        check_rows(base.name, base.folder, model.tokenizer, task)
         model.check(task.form, task.outputs)
         if task.standardised and not model.has_bias(task.form, task.outputs):
             raise TicketError(
