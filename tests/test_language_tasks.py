@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering, PreTrainedModel
 
 import supertickets
@@ -34,7 +35,7 @@ from supertickets.tickets.scoring import ScoringSettings
 from supertickets.training.learner import Learner
 from supertickets.training.loop import Checkpoints, Plan, Trainer
 from supertickets.training.masked import IGNORED, Blocks, Masked
-from supertickets.training.objectives import encode, objective_of
+from supertickets.training.objectives import check_task, encode, objective_of
 from supertickets.training.recipe import Recipe
 from supertickets.training.scoring import score
 from supertickets.training.spans import Spans, Windows, decode
@@ -264,6 +265,16 @@ def test_blocks_by_hand(source: ModelSource) -> None:
         TicketError, match=r"the corpus has 9 tokens, expected at least one block of 10 .--max-length 12"
     ):
         Masked().encode(Split(lines, None, np.zeros(3)), source.tokenizer, 12)
+
+
+@pytest.mark.parametrize(("template", "tokens"), [("$A", "0 special tokens;"), ("$A [SEP]", "1 special token;")])
+def test_a_block_has_a_first_and_a_last_token(template: str, tokens: str, model_folder: Path) -> None:
+    tokenizer = ModelSource(find_model(str(model_folder))).tokenizer
+    task = Task("mlm", (), (), *[Split(["w0 w1 w2"] * 9, None, np.zeros(9))] * 2, {}, "masked")
+    check_task(task, tokenizer, 6)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=[("[SEP]", 2)])
+    with pytest.raises(TicketError, match=f"one that ends it, and the model's tokenizer adds {tokens}"):
+        check_task(task, tokenizer, 6)
 
 
 def test_what_is_masked(source: ModelSource) -> None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from supertickets.errors import TicketError
 from supertickets.tasks import Split, Task
+from supertickets.tasks.tables import counted
 from supertickets.training.batches import Encoded
 from supertickets.training.corpus import IGNORED, PredictedTokens, check_corpus, whole_corpus
 
@@ -104,11 +105,17 @@ class Masked(PredictedTokens):
 
 
 def _ends(tokenizer: Any) -> tuple[int, int]:
-    """Return the ids that a block begins and ends with; raises TicketError if the model cannot mask tokens."""
+    """Return the ids that a block begins and ends with; raises TicketError if the model has none, or no mask token."""
     if tokenizer.mask_token_id is None:
         raise TicketError(
             "masked language modelling needs a mask token, which the model's tokenizer does not have; expected a model "
             "such as bert-base-uncased."
         )
-    first, *_, last = tokenizer("")["input_ids"]
+    around = tokenizer("")["input_ids"]
+    if len(around) != _ENDS:
+        raise TicketError(
+            "masked language modelling needs a token that begins a text and one that ends it, and the model's "
+            f"tokenizer adds {counted(len(around), 'special token')}; expected a model such as bert-base-uncased."
+        )
+    first, last = around
     return first, last
