@@ -10,6 +10,7 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file, save_model
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -21,6 +22,7 @@ from transformers import (
 from helpers.hub import hub, use_hub
 from helpers.models import FAMILIES, HEADS, LAYERS, VOCABULARY, save_tiny_model
 from supertickets import anatomy
+from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.export.formats import dense_model
 from supertickets.export.predict import outputs_of
@@ -33,6 +35,7 @@ from supertickets.surgery.cut import cut
 from supertickets.tasks import Form, Split, Task
 from supertickets.tickets import Ticket
 from supertickets.tickets.weights import Pruning
+from supertickets.training.batches import check_texts, encode_split
 
 WEIGHTS = "model.safetensors"
 
@@ -421,6 +424,40 @@ def test_a_special_token_without_an_embedding_row(folder: Path, tmp_path: Path) 
     outputs_of(network, fitted.tokenizer, ["w1"], None, 9)
     with pytest.raises(TicketError, match="text 2 has '<image>', a special token for which the model has no embedding"):
         outputs_of(network, fitted.tokenizer, ["w1", "w1 <image>"], None, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<image>", "task 'words': training example 1 has '<image>' in its text, a special token"),
+        ("", "the tokenizer produces no tokens for 1 of 58 texts, the first is example 1: ''; remove such examples."),
+    ],
+)
+def test_a_text_that_the_model_cannot_read_is_refused_before_anything_is_written(
+    text: str, said: str, folder: Path, words: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tokenizer adds no special tokens, as those of many decoders."""
+    add_special(folder, "<image>")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    lines = words["train_file"].read_text().splitlines()
+    lines[0] = json.dumps(json.loads(lines[0]) | {"text": text})
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    asked = ["--model", str(folder), "--task", "words", "--train-file", str(tmp_path / "train.jsonl")]
+    assert main(["find", *asked, "--max-length", "16", "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_texts_without_any_token_are_refused(folder: Path) -> None:
+    tokenizer = load_tokenizer("x", folder).tokenizer
+    part = Split(["", " ", "!", "w1", ""], ["w2", "", "", "w4", " "], np.zeros(5))
+    check_texts(part, tokenizer)  # the control: special tokens are around each text
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    for check in (check_texts, lambda *of: encode_split(*of, 16)):
+        with pytest.raises(TicketError, match=r"no tokens for 2 of 5 texts, the first is example 2: ' '; remove such"):
+            check(part, tokenizer)
+    check_texts(part.take(np.array([0, 2, 3])), tokenizer)
 
 
 def test_no_padding_token_and_padding_on_the_left(folder: Path) -> None:

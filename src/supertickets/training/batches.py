@@ -91,12 +91,7 @@ def encode_split(part: Split, tokenizer: Any, max_length: int) -> Encoded:
 
     Raises TicketError for a text without any token."""
     found = tokenised(tokenizer, part.text, part.pair, truncation="longest_first", max_length=max_length)
-    empty = [row for row, ids in enumerate(found["input_ids"]) if not len(ids)]
-    if empty:
-        raise TicketError(
-            f"the tokenizer produces no tokens for {len(empty)} of {len(part)} texts, the first is example "
-            f"{empty[0] + 1}: {part.text[empty[0]][:40]!r}; remove such examples."
-        )
+    _refuse_empty(part, [row for row, ids in enumerate(found["input_ids"]) if not len(ids)])
     segments = found.get("token_type_ids") if "token_type_ids" in tokenizer.model_input_names else None
     return Encoded(
         [np.array(ids, np.int32) for ids in found["input_ids"]],
@@ -104,6 +99,29 @@ def encode_split(part: Split, tokenizer: Any, max_length: int) -> Encoded:
         part.targets,
         tokenizer.pad_token_id,
     )
+
+
+def check_texts(part: Split, tokenizer: Any) -> None:
+    """Raise TicketError where `encode_split` would for a text without any token.
+
+    It reads those alone that have neither letters nor digits, and none where special tokens are around each text.
+    """
+    if tokenizer.num_special_tokens_to_add(pair=part.pair is not None):
+        return
+    texts = [part.text] if part.pair is None else [part.text, part.pair]
+    rows = [row for row, both in enumerate(zip(*texts, strict=True)) if not any(map(str.isalnum, "".join(both)))]
+    if rows:
+        ids = tokenised(tokenizer, *([of[row] for row in rows] for of in texts))["input_ids"]
+        _refuse_empty(part, [row for row, found in zip(rows, ids, strict=True) if not len(found)])
+
+
+def _refuse_empty(part: Split, rows: Sequence[int]) -> None:
+    """Raise TicketError if there are rows of texts without any token."""
+    if rows:
+        raise TicketError(
+            f"the tokenizer produces no tokens for {len(rows)} of {len(part)} texts, the first is example "
+            f"{rows[0] + 1}: {part.text[rows[0]][:40]!r}; remove such examples."
+        )
 
 
 def in_length_order(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:

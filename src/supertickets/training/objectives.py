@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from supertickets.surgery.output_layer import full_precision_logits, rescaled_outputs
 from supertickets.tasks import Form, Split, Task
-from supertickets.training.batches import Encoded, EncodedTask, encode_split, tokenised
+from supertickets.training.batches import Encoded, EncodedTask, check_texts, encode_split, tokenised
 from supertickets.training.causal import Causal
 from supertickets.training.masked import Masked
 from supertickets.training.spans import Spans
@@ -146,6 +146,9 @@ def check_task(task: Task, tokenizer: Any, max_length: int) -> None:
         form.check(task, tokenizer, max_length)
     elif task.form in ("spans", "tokens"):
         form.encode(task.train.take(np.arange(1)), tokenizer, max_length)
+    else:
+        for part in (task.train, *task.evaluations.values()):
+            check_texts(part, tokenizer)
 
 
 _LOOKED_AT = 10_000
