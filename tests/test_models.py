@@ -471,6 +471,18 @@ def test_no_padding_token_and_padding_on_the_left(folder: Path) -> None:
     assert "no padding token" in refusal(folder)
 
 
+def test_long_texts_are_cut_on_the_right(folder: Path) -> None:
+    edit_tokenizer(folder, lambda content: content.update(truncation_side="left"))
+    fitted = load_tokenizer("x", folder)
+    assert fitted.notices == (
+        "The tokenizer of model x cuts long texts on the left; it is changed to cut them on the right.",
+    )
+    whole = fitted.tokenizer("w1 w2 w3 w4")["input_ids"]
+    assert fitted.tokenizer("w1 w2 w3 w4", truncation=True, max_length=4)["input_ids"] == [*whole[:3], whole[-1]]
+    fitted.tokenizer.save_pretrained(folder)
+    assert load_tokenizer("x", folder).notices == ()  # what is saved fits
+
+
 @pytest.mark.parametrize("wrong", [0, -1, True, float("nan")])
 def test_the_tokenizers_longest_text_is_a_number(folder: Path, wrong: object) -> None:
     edit_tokenizer(folder, lambda content: content.update(model_max_length=float("inf")))  # the control

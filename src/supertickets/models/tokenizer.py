@@ -6,7 +6,7 @@ stock code would get wrong is set, so that a saved tokenizer fits the saved mode
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,7 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
     notices: list[str] = []
     rows, entries = int(config["vocab_size"]), tokenizer.get_vocab()
     _check_entries(name, folder, tokenizer, entries, rows)
-    beyond = without_rows(entries, rows)
-    if beyond:
-        notices.append(
-            f"The tokenizer of model {name} has special tokens without an embedding row ({', '.join(beyond[:3])}): a "
-            "text must not have them."
-        )
-    if (unused := rows - len(entries) + len(beyond)) > 0:
-        notices.append(
-            f"Model {name} has {rows:,} embedding rows, its tokenizer {len(entries):,} entries: {unused:,} rows are "
-            "never used."
-        )
+    notices += _of_rows(name, entries, rows)
     causal = family_of(config["model_type"]).causal
     if tokenizer.pad_token_id is None and causal and tokenizer.eos_token is not None:
         _set(tokenizer, "pad_token", tokenizer.eos_token)
@@ -74,11 +64,7 @@ def load_tokenizer(name: str, folder: Path) -> FittedTokenizer:
         )
     if _fit_segments(name, folder, tokenizer, config):
         notices.append(f"Model {name} has no second segment: its tokenizer's segment ids (token_type_ids) are ignored.")
-    if tokenizer.padding_side != "right":
-        _set(tokenizer, "padding_side", "right")  # positions are counted from the first token on
-        notices.append(
-            f"The tokenizer of model {name} pads on the left; it is changed to pad on the right, as in training."
-        )
+    notices += _turn_right(name, tokenizer)
     positions = family_of(config["model_type"]).max_length(config)
     longest: object = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
@@ -166,6 +152,31 @@ def _check_entries(name: str, folder: Path, tokenizer: Any, entries: Mapping[str
             f"tokenizer.json, vocab.txt, vocab.json with merges.txt, or a SentencePiece model; {folder} has "
             f"{', '.join(files[:8])})."
         )
+
+
+def _of_rows(name: str, entries: Mapping[str, int], rows: int) -> Iterator[str]:
+    """Yield sentences on entries without an embedding row, and on rows without an entry."""
+    beyond = without_rows(entries, rows)
+    if beyond:
+        yield (
+            f"The tokenizer of model {name} has special tokens without an embedding row ({', '.join(beyond[:3])}): a "
+            "text must not have them."
+        )
+    if (unused := rows - len(entries) + len(beyond)) > 0:
+        yield (
+            f"Model {name} has {rows:,} embedding rows, its tokenizer {len(entries):,} entries: {unused:,} rows are "
+            "never used."
+        )
+
+
+def _turn_right(name: str, tokenizer: Any) -> Iterator[str]:
+    """Let a tokenizer pad and cut on the right, and yield sentences where it did not."""
+    if tokenizer.padding_side != "right":
+        _set(tokenizer, "padding_side", "right")  # positions are counted from the first token on
+        yield f"The tokenizer of model {name} pads on the left; it is changed to pad on the right, as in training."
+    if tokenizer.truncation_side != "right":
+        _set(tokenizer, "truncation_side", "right")  # so are the windows of a context, and the words of a sentence
+        yield f"The tokenizer of model {name} cuts long texts on the left; it is changed to cut them on the right."
 
 
 def _fit_segments(name: str, folder: Path, tokenizer: Any, config: Mapping[str, Any]) -> bool:
