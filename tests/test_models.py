@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,6 +212,15 @@ def test_tied_weights_saved_under_one_name_are_found(family: str, tmp_path: Path
     change_config(folder, tie_word_embeddings=False)  # the control: then the names are of two tensors
     if "roberta" in family:
         assert "word_embeddings" in refusal(folder)
+
+
+@pytest.mark.parametrize(("family", "named"), [("gpt2", None), ("t5", ["MyModel"])])
+def test_a_config_need_not_name_a_class_of_transformers(family: str, named: Any, tmp_path: Path) -> None:
+    """Nor need there be one for masked language modelling."""
+    folder = save_tiny_model(tmp_path / "model", family)
+    expected = embeddings(folder)
+    change_config(folder, architectures=named)
+    assert torch.equal(embeddings(folder), expected)
 
 
 def test_pickled_weights_are_read_as_tensors_hashed_and_said(folder: Path, tmp_path: Path) -> None:

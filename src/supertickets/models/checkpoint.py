@@ -321,13 +321,15 @@ def _untie(state: "dict[str, Tensor]", config: Any) -> None:
     """
     import torch
     import transformers
-    from transformers import AutoModelForMaskedLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     if not getattr(config, "tie_word_embeddings", True):
         return
     saved = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
-    with torch.device("meta"):
-        saved = saved or type(AutoModelForMaskedLM.from_config(config))
+    stock = (AutoModelForMaskedLM, AutoModelForCausalLM, AutoModelForSeq2SeqLM)
+    if saved is None and (kind := next((one for one in stock if type(config) in one._model_mapping), None)):
+        with torch.device("meta"):
+            saved = type(kind.from_config(config))
     tied = getattr(saved, "_tied_weights_keys", None) or {}
     for name, embeddings in tied.items() if isinstance(tied, dict) else ():
         if name in state and embeddings not in state:
