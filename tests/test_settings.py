@@ -15,7 +15,16 @@ from supertickets.cli.study import study_command
 from supertickets.errors import TicketError
 from supertickets.models import find_model
 from supertickets.studies import STUDIES
-from supertickets.studies.config import check_same, differences, flag, merge_overrides, parse, resolve_settings, says
+from supertickets.studies.config import (
+    check_same,
+    differences,
+    fill,
+    flag,
+    merge_overrides,
+    parse,
+    resolve_settings,
+    says,
+)
 from supertickets.studies.presets import DEFAULT_SHAPE
 from supertickets.studies.settings import StudySettings
 from supertickets.tasks.builtin import BUILTIN
@@ -303,3 +312,58 @@ def test_what_differs_is_told_as_it_is_typed() -> None:
         "--prune-at-init was --prune-at-init and is now --no-prune-at-init, "
         "--controls was none and is now one-shot,random"
     )
+
+
+# --- presets and names of a user's own files --------------------------------------------------------------------------
+
+
+TABLE = "text,label\na,b\n"
+
+
+@pytest.mark.parametrize("name", ["train-v1.1.json", "train.jsonl"])
+def test_questions_in_ones_own_files_have_their_tasks_recipe(name: str, tmp_path: Path) -> None:
+    """As with --data; the control is a table of texts and labels that has the task's name."""
+    (tmp_path / name).write_text('{"question": "", "context": "", "answers": []}')
+    kind: Any = STUDIES["imp"].settings
+
+    def recipe(**asked: Any) -> tuple[Any, ...]:
+        found = fill(kind, asked, DEFAULT_SHAPE)
+        return found.max_length, found.batch_size, found.epochs, found.learning_rate
+
+    assert recipe(task="squad", data=tmp_path) == (384, 16, 2, 10 * 3e-5)
+    assert recipe(task="squad", train_file=tmp_path / name) == (384, 16, 2, 10 * 3e-5)
+    (tmp_path / "table.csv").write_text(TABLE)
+    assert recipe(task="squad", train_file=tmp_path / "table.csv") == recipe(train_file=tmp_path / "table.csv")
+    assert recipe(train_file=tmp_path / "table.csv")[0] == 128
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "task"),
+    [
+        ("ner.conll", "a O\n", "ner"),
+        ("ner.tsv", "a\tO\n", "ner"),
+        ("ner.jsonl", '{"text": ["a"], "label": ["O"]}', "ner"),
+        ("squad.json", "{}", "squad"),
+        ("squad.csv", TABLE, "squad"),
+        ("mlm.txt", TABLE, "mlm"),
+        ("mlm.csv", "Once upon a time, there was a line.\nAnd another.\n", "mlm"),
+        ("cola.csv", TABLE, "cola"),
+        ("mlm.csv", TABLE, None),
+        ("CLM.tsv", TABLE.replace(",", "\t"), None),
+        ("ner.csv", TABLE, None),
+        ("ner.jsonl", '{"text": "a", "label": "O"}', None),
+    ],
+)
+def test_a_table_does_not_become_another_kind_of_task_by_its_name(
+    name: str, content: str, task: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    kind: Any = STUDIES["find"].settings
+    if task is not None:
+        assert fill(kind, {"train_file": file}, DEFAULT_SHAPE).task == task
+        return
+    named = file.stem.lower()
+    with pytest.raises(TicketError, match=f"{name}: the file is named like task '{named}', but .* --task my-{named}."):
+        fill(kind, {"train_file": file}, DEFAULT_SHAPE)
+    assert fill(kind, {"train_file": file, "task": "mine"}, DEFAULT_SHAPE).task == "mine"

@@ -18,7 +18,7 @@ from supertickets.lab.slurm_options import checked_options
 from supertickets.models import DEFAULT_MODEL, counted_layers
 from supertickets.storage import UserPath
 from supertickets.studies.presets import Preset, preset_values
-from supertickets.tasks import TaskFiles, TaskSource, task_name, text
+from supertickets.tasks import TaskFiles, TaskSource, is_labelled, reads_file, task_name, text
 from supertickets.tasks.builtin import BUILTIN
 from supertickets.tickets.drawing import Drawing
 from supertickets.tickets.kinds import Structure, Units
@@ -231,10 +231,23 @@ class TaskSettings(StudySettings, TaskFiles):
         return f"{self.task}-{self.study}"
 
     def preset_settings(self, shape: Shape) -> dict[str, Any]:
-        """Return the preset's values for the task; a user's own task is named after its file."""
-        own = self.train_file is not None and task_name(self.task) not in text.NAMES
-        named = {"task": Path(str(self.train_file)).stem} if own else {}
-        return self.preset_of(shape, "" if own else task_name(self.task)) | named  # a user's may have any name
+        """Return the preset's values for the task; a user's own task is named after its file.
+
+        Raises TicketError if that name alone would make another kind of task of a table of texts and labels.
+        """
+        if self.train_file is None:
+            return self.preset_of(shape, task_name(self.task))
+        asked = "task" in self.model_fields_set
+        task = self.task if asked else self.train_file.stem
+        source = TaskSource.model_validate({**part(self, TaskFiles).model_dump(), "task": task})
+        known = reads_file(source)
+        if known and not asked and is_labelled(source):
+            raise TicketError(
+                f"--train-file {self.train_file}: the file is named like task {task_name(task)!r}, but it is a table "
+                f"of texts and labels; name your own task with --task, such as --task my-{task_name(task)}."
+            )
+        named = {} if asked else {"task": task}
+        return self.preset_of(shape, task_name(task) if known else "") | named  # a user's may have any name
 
     def preset_of(self, shape: Shape, task: str) -> dict[str, Any]:
         """Return the preset's values for a task; a user's own has no name."""

@@ -10,6 +10,7 @@ from supertickets.errors import TicketError, unknown_name
 from supertickets.tasks.files import load_files
 from supertickets.tasks.loader import TASKS, TaskLoader, loader_of, task_name
 from supertickets.tasks.source import TaskFiles, TaskSource
+from supertickets.tasks.tables import FORMATS, read_table
 from supertickets.tasks.task import CORPORA, Form, Split, Task
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "TaskLoader",
     "TaskSource",
     "count_of",
+    "is_labelled",
     "load_task",
     "loader_of",
+    "reads_file",
     "take_part",
     "task_name",
 ]
@@ -93,10 +96,27 @@ def _fraction(task: Task, source: TaskSource, flag: str) -> Split:
     return whole.take(rows)
 
 
+def reads_file(source: TaskSource) -> bool:
+    """Return whether the user's own file is in the format of the task's name; if not, it is a table with any name."""
+    loader = loader_of(source.task)
+    return source.train_file is not None and loader is not None and loader.reads(source)
+
+
+def is_labelled(source: TaskSource) -> bool:
+    """Return whether the user's own file is a table with the columns of a text and of its label."""
+    if source.train_file is None or source.train_file.suffix.lower() not in FORMATS:
+        return False
+    try:
+        columns = read_table(source.train_file).columns
+    except TicketError:  # lines of text, or words and tags
+        return False
+    return {source.text, source.label} <= columns.keys() and isinstance(columns[source.text][0], str)
+
+
 def _load(source: TaskSource) -> Task:
     loader = loader_of(source.task)
     _refuse_unused(source)
-    if source.train_file is not None and (loader is None or not loader.reads(source)):
+    if source.train_file is not None and not reads_file(source):
         return load_files(source)
     if source.train_file is None and source.dev_file is not None:
         raise TicketError(f"--dev-file {source.dev_file} was given without --train-file; expected both.")
