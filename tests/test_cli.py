@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 import pytest
 import yaml
 from click.shell_completion import ShellComplete
+from rich.console import Console
 
 from helpers.models import save_tiny_model
 from supertickets.cli import main
 from supertickets.cli.group import OWN, app
+from supertickets.cli.printing import print_table
+from supertickets.lab.progress import ProgressDisplay
 from supertickets.models import find_model
 from supertickets.studies import STUDIES, SUMMARIES
 from supertickets.studies.config import resolve_settings
@@ -118,6 +122,20 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(
     assert main([*mine, "--out", "out", "--dry-run"]) == 0
     assert "All 4 trainings are done. The folder will take about" in " ".join(capsys.readouterr().out.split())
     assert main([*mine, "--out", "out", "--epochs", "2", "--dry-run"]) == 2  # a folder that is another study's
+
+
+def test_names_in_tables_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A task is named as its user likes: `[/b]` would be an error after all trainings, `[en]` would vanish."""
+    name = "reviews[en] [/b] :smile:"
+    print_table(pd.DataFrame({f"{name} 1": [f"{name} 2"]}), f"{name} 3")
+    shown = capsys.readouterr().out
+    assert all(f"{name} {place}" in shown for place in (1, 2, 3))
+    display = ProgressDisplay(Console(), tmp_path)
+    display.board.snapshot = lambda: {  # type: ignore[method-assign]
+        "total": 1, "done": 0, "failed": 0, "seconds_left": None, "running": [{"name": name, "share": 0.0}]
+    }  # fmt: skip
+    Console().print(display._render())
+    assert name in capsys.readouterr().out
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,18 +16,21 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="print the result
 
 
 def print_table(frame: Any, title: str) -> None:
-    """Print a data frame as a table with a title."""
+    """Print a data frame as a table with a title; brackets and colons in it are text, no markup."""
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from supertickets.studies.pages import as_text
 
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.reset_index(names=frame.index.name or "")
-    table = Table(*map(str, frame.columns), title=title)
+    table = Table(title=Text(title, "table.title"))
+    for name in frame.columns:
+        table.add_column(Text(str(name)))
     for row in as_text(frame).itertuples(index=False):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

@@ -180,7 +180,7 @@ class ProgressDisplay(Watcher):
     def starts(self, machine: Machine, side_by_side: int) -> None:
         """Say where trials run."""
         self.board.workers = side_by_side
-        self._console.print(f"Running {machine.describe()}.", highlight=False)
+        self._console.print(f"Running {machine.describe()}.", markup=False, highlight=False)
         if not side_by_side:
             self.say(
                 "No machine of the cluster has as many now: trainings wait until one joins. Stop with Ctrl-C to ask "
@@ -217,5 +217,5 @@ class ProgressDisplay(Watcher):
         grid = Table.grid(padding=(0, 1))
         for line in snapshot["running"]:
             bar = ProgressBar(total=1.0, completed=line["share"], width=24)
-            grid.add_row("  " + line["name"], bar, describe_running(line))
+            grid.add_row(Text("  " + line["name"]), bar, describe_running(line))
         return Group(Text(describe(snapshot)), grid)
