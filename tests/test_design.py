@@ -97,6 +97,7 @@ def test_a_pilot_says_how_gains_vary(
         ),
         (["--metric", "f1"], "--metric is used only with --dev-size"),
         (["--dev-size", "277", "--metric", "acuracy"], "did you mean 'accuracy'?"),
+        (["--data", "."], "--data: it would change nothing, since task 'entailment' is built in and has no files"),
         (["--pilot", "nowhere"], "--pilot nowhere: no such folder."),
         (["--dev-size", "277", "--seeds", "0"], "--seeds: expected at least 1, got 0."),
     ],

@@ -257,14 +257,14 @@ def resolve_settings(kind: type[S], asked: Mapping[str, Any], base: PretrainedMo
         raise TicketError(
             f"--max-length: {settings.max_length} is beyond the {base.max_length} positions of model {base.name!r}."
         )
-    _check_effects(settings, asked, quiet)
+    check_effects(settings, asked, quiet)
     settings.check_model(base.shape)
     # Where each of several tasks has its own, it is None.
     longest = settings.max_length and min(settings.max_length, base.max_length)
     return settings.model_copy(update={"max_length": longest, "out": settings.folder})
 
 
-def _check_effects(settings: StudySettings, asked: Mapping[str, Any], quiet: bool) -> None:
+def check_effects(settings: StudySettings, asked: Mapping[str, Any], quiet: bool) -> None:
     """Raise TicketError for what was asked for and would change nothing; what came with a study's file is printed.
 
     Otherwise a study's settings file would name settings that it did not use.

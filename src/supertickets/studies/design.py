@@ -18,7 +18,7 @@ from supertickets.evidence.power import (
     seeds_needed,
     smallest_gain,
 )
-from supertickets.studies.config import fill, flag, named_by
+from supertickets.studies.config import check_effects, fill, flag, named_by
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.inputs import OpenStudy, open_study
 from supertickets.studies.presets import DEFAULT_SHAPE
@@ -89,6 +89,7 @@ def _dev_set(
         return size or len(task.targets), task.metrics if metric is None else (metric,)
     if size is not None:
         return size, (metric or "accuracy",)
+    check_effects(asked, named, quiet=True)
     loaded = load_task(asked.source)
     if loaded.form in CORPORA:
         raise TicketError(
