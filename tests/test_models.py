@@ -1,5 +1,6 @@
 """A model folder against what its architecture needs: whatever is missing, unused or new is an error, or is said."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -153,6 +154,20 @@ def test_a_config_that_is_not_the_checkpoints(folder: Path, change: dict[str, ob
     change_config(folder, **change)
     with pytest.raises(TicketError, match=said):
         ModelSource(find_model(str(folder))).load("sequence", 2)
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "tokenizer.json"])
+def test_a_file_that_may_not_be_read(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.open
+
+    def refused(path: Path, *how: Any, **more: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(TicketError, match=rf"{name} cannot be read \(Permission denied\); expected files that you may"):
+        find_model(str(folder))
 
 
 def test_weights_that_are_not_finite(folder: Path) -> None:

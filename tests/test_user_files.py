@@ -1,6 +1,7 @@
 """What is understood of a user's data files: every row is read, refused with its place, or counted as left out."""
 
 import csv
+import errno
 import io
 import json
 from pathlib import Path
@@ -20,7 +21,7 @@ from supertickets.models import ModelSource, find_model
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tasks.description import describe
 from supertickets.tasks.metrics import evaluate
-from supertickets.tasks.tables import read_table, read_tsv
+from supertickets.tasks.tables import read_table, read_text, read_tsv
 from supertickets.training.objectives import describe_tokens, encode
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -38,6 +39,18 @@ def load(path: Path, dev: Path | None = None, **options: Any) -> Task:
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "train.csv", "text,label\na,b\n")
+
+    def refused(path: Path, *how: Any, **more: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    for read in (read_table, read_text):
+        with pytest.raises(TicketError, match=r"train.csv: cannot be read \(Permission denied\); expected a file that"):
+            read(file)
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

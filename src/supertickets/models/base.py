@@ -130,6 +130,16 @@ def find_model(name: str, layers: int | None = None) -> BaseModel:
     What only the tensors can tell (do they fit the config?) is checked where they are loaded (`models.checkpoint`).
     """
     folder = _locate(name)
+    try:
+        return _read(name, folder, layers)
+    except OSError as error:  # no right to read one of its files
+        raise TicketError(
+            f"model {name!r}: {error.filename or folder} cannot be read ({error.strerror}); expected files that you "
+            "may read."
+        ) from error
+
+
+def _read(name: str, folder: Path, layers: int | None) -> BaseModel:
     config = _config(name, folder)
     adapters = [file for file in _ADAPTERS if (folder / file).exists()]
     if adapters:

@@ -61,11 +61,16 @@ def read_text(path: Path, newline: str | None = None) -> str:
 
 
 def _check_file(path: Path) -> None:
-    """Raise TicketError unless a path is a file's."""
-    if path.is_dir():
-        raise TicketError(f"{path}: that is a folder; expected a file.")
-    if not path.is_file():
-        raise TicketError(f"{path}: no such file{_neighbours(path)}")
+    """Raise TicketError unless a path is that of a file that can be read."""
+    try:
+        if path.is_dir():
+            raise TicketError(f"{path}: that is a folder; expected a file.")
+        if not path.is_file():
+            raise TicketError(f"{path}: no such file{_neighbours(path)}")
+        with path.open("rb"):
+            pass
+    except OSError as error:  # no right to read it, or a name that is too long
+        raise TicketError(f"{path}: cannot be read ({error.strerror}); expected a file that you may read.") from error
 
 
 def _neighbours(path: Path) -> str:
