@@ -145,12 +145,18 @@ def test_glue_from_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_hub_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def offline(*asked: object) -> None:
-        raise ConnectionError("no network")
+    class TimeoutOfClient(Exception):  # noqa: N818
+        """An HTTP library's own, such as httpx's."""
 
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(TicketError, match=r"nyu-mll/glue could not be downloaded.*--data"):
-        load_task(TaskSource(task="cola"))
+    for error in (ConnectionError("no network"), datasets.exceptions.DatasetGenerationError(), TimeoutOfClient()):
+
+        def offline(*asked: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", offline)
+        said = rf"nyu-mll/glue could not be downloaded from the hub \({type(error).__name__}\).*--data"
+        with pytest.raises(TicketError, match=said):
+            load_task(TaskSource(task="cola"))
 
 
 SIZES = {"cola": (8551, 1043), "sst2": (67349, 872), "stsb": (5749, 1500), "rte": (2490, 277), "wnli": (635, 71)}
