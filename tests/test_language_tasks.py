@@ -221,6 +221,10 @@ def test_bad_questions_are_told_in_one_sentence(path: str, value: Any, message: 
         ("{", "not JSON"),
         ("[]", "there are no questions"),
         ("{}", "not in the format"),
+        (
+            '["paragraphs", "w1"]',
+            "not in the format of SQuAD v1.1, see article 1 .*it is 'paragraphs', expected an obj",
+        ),
         ('{"data": []}', "there are no questions"),
         ("", "is empty"),
     ],

@@ -96,6 +96,8 @@ def _from_json(path: Path) -> Iterator[_Question]:
     for number, item in enumerate(items, start=1):
         where = f"article {number}"
         with _format_of(path, where):
+            if not isinstance(item, Mapping):
+                raise TypeError(f"it is {shown(item)}, expected an object")
             if "paragraphs" not in item and "question" in item:
                 where, questions = f"row {number}", [item]
             else:
