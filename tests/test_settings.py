@@ -291,6 +291,13 @@ def test_help_of_recipes_names_the_presets_values() -> None:
     assert imp["pooler"] == "--pooler"  # a flag, not True
 
 
+def test_help_shows_the_values_that_a_setting_may_have_also_where_it_may_be_left_out() -> None:
+    said = {one.name: one.help or "" for one in study_command("transfer").params}  # type: ignore[attr-defined]
+    assert said["keep_epoch"].endswith("(best | last)")
+    assert said["optimizer"].endswith("(adamax | adamw | released)")
+    assert "(paper" not in said["preset"]  # control: its help names them
+
+
 def test_help_says_what_a_study_does_with_a_setting() -> None:
     said = {study: {one.name: one.help or "" for one in study_command(study).params} for study in STUDIES}
     assert said["adapt"]["model"].endswith("; default: the base model of --sources")

@@ -87,8 +87,16 @@ def _metavar(annotation: Any) -> str:
 def _help(kind: type[StudySettings], name: str) -> str:
     """Return a flag's help: what it is, which values it has, what it is by default."""
     field, default = kind.model_fields[name], help_default(kind, name)
-    values = [value for value in typing.get_args(field.annotation) if isinstance(value, str)]
+    values = _values(field.annotation)
     named = all(value in (field.description or "") for value in values)
     shown = "" if named else f" ({' | '.join(values)})"
     told = not default or "default: " in (field.description or "")
     return f"{field.description}{shown}" + ("" if told else f" [default: {default}]")
+
+
+def _values(annotation: Any) -> list[str]:
+    """Return the texts that a setting may be, also where it may be something else, or a list of them."""
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return [value for value in parts if isinstance(value, str)]
+    return [value for part in parts for value in _values(part)]
