@@ -857,6 +857,8 @@ MISUSE: list[tuple[dict[str, Any], str]] = [
     ({"rewind": "-1"}, "--rewind: expected 0, none, or a fraction in [0, 1) such as 5%, got '-1'"),
     ({"rewind": "soon"}, "--rewind: expected 0, none, or a fraction"),
     ({"rewind": "0,0%"}, "--rewind: a rewind point is given twice"),
+    ({"rewind": "0.1%", "epochs": 3, "batch_size": 10}, "--rewind 0.1%: that is no step of the dense training, "
+     "which has 21 steps; expected 0, or at least 4.77%."),
     ({"rewind": "5%", "output_layer": "carry"}, "--rewind: rewinding to a point later than 0 resets the whole"),
     ({"rewind": "0,5%", "rewind_scope": "prunable"}, "leave out --output-layer and --rewind-scope"),
     ({"sparsities": "0.1..0.3", "control_sparsities": "0.4"}, "--control-sparsities: 0.4 is not one of --sparsities; "

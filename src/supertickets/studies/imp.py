@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from supertickets.studies.imp_settings import ImpSettings
 from supertickets.studies.rounds import INITIAL, Rounds
 from supertickets.studies.settings import SourceSettings, part
 from supertickets.studies.study import Request, Study, study
+from supertickets.tasks.tables import counted
 from supertickets.tasks.task import CORPORA
 from supertickets.tickets.folder import MODEL_FOLDER, SharedTicket
 from supertickets.tickets.weights import Pruning
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from supertickets.evidence.imp import ImpFindings
     from supertickets.evidence.runs import Runs, TaskInfo
     from supertickets.lab.steps import Run, Step
+    from supertickets.tasks import Task
     from supertickets.tickets.weights import WeightTicket
 
 TICKET, BASE = "ticket", "base"
@@ -110,6 +113,7 @@ class Imp(Study[ImpSettings]):
 
         request = super().prepare(overrides, quiet)
         settings, base, (task,) = request.settings, request.base, request.tasks.values()
+        _check_rewind(settings, task)
         for how in filter(None, map(INITIAL.get, settings.controls)):
             with named_by("--controls"):
                 ModelSource(base).check_start(task.form, how)
@@ -162,6 +166,22 @@ def _pretrained(settings: ImpSettings, quiet: bool, dry: bool) -> Path | None:
 def _first(runs: Runs, settings: ImpSettings, sparsity: float) -> list[Run]:
     """Return the runs of the first seed's tickets of a sparsity, one for each rewind point, finished or not."""
     return runs.every(kind="imp", sparsity=sparsity, seed=settings.first_seed)
+
+
+def _check_rewind(settings: ImpSettings, task: Task) -> None:
+    """Raise TicketError for a rewind point at no step of the dense training but its start.
+
+    How many steps that has is known before it where each example is one input: not of blocks and windows.
+    """
+    if task.form not in ("sequence", "tokens"):
+        return
+    steps = settings.epochs * math.ceil(len(task.train) / settings.batch_size)
+    for text, point in zip(settings.rewind, settings.rewind_points, strict=True):
+        if point.share and not round(point.share * steps):
+            raise TicketError(
+                f"--rewind {text}: that is no step of the dense training, which has {counted(steps, 'step')}; expected "
+                f"0, or at least {math.ceil(10_000 / steps) / 100:g}%."
+            )
 
 
 _SEARCH = ("rewind", "rewind_scope", "output_layer", "prune_at_init", "lr_schedule_over", "rate_of", "sparsities")
