@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.trials import make_trial
 from helpers.weight_records import task_info
 from supertickets.errors import DivergedError
 from supertickets.evidence.search.course import seen
+from supertickets.export.evidence_file import differences
 from supertickets.lab import Lab, Trial
+from supertickets.lab.environment import environment
 from supertickets.lab.outcome import PARTIAL, PARTIAL_PREDICTIONS, load_outcome
 from supertickets.lab.partial import Partial, load_partial, partial_of, save_partial
 from supertickets.lab.steps import Step
@@ -50,6 +53,29 @@ def test_a_part_has_the_outputs_of_the_whole_training(tmp_path: Path, trial: Tri
     run(tmp_path / "parts", trial)
     assert not (folder / trial.key / PARTIAL_PREDICTIONS).exists()
     assert said(partial_of(trial, folder, 0.5)).tobytes() == half.tobytes()
+
+
+def test_an_outcome_names_all_environments_that_its_training_was_in(
+    tmp_path: Path, tiny_model: Path, words: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was begun with another version may have other bits than here, which its record has to say."""
+
+    trial = make_trial(tiny_model, words)
+
+    def recorded(folder: Path) -> dict[str, Any]:
+        run(folder, trial)
+        outcome = load_outcome(folder / "trials" / trial.key)
+        assert outcome is not None
+        return outcome.environment
+
+    here = environment(torch.device("cpu"), trial.recipe)
+    run(tmp_path / "here", trial, until=0.5)
+    assert list(recorded(tmp_path / "here").items()) == list(here.items())  # control
+    monkeypatch.setattr("supertickets.lab.workbench.environment", lambda device, recipe: {**here, "torch": "1.0"})
+    run(tmp_path / "moved", trial, until=0.5)
+    monkeypatch.undo()
+    moved = recorded(tmp_path / "moved")
+    assert differences(moved, here) == {"torch": (f"1.0, then {here['torch']}", here["torch"])}
 
 
 def test_a_part_whose_outputs_are_not_as_written_is_made_again(tmp_path: Path, trial: Trial) -> None:

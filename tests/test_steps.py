@@ -20,8 +20,9 @@ from supertickets.studies.run import run_study
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.scoring import ScoringSettings
+from supertickets.training.checkpoint import load_checkpoint, save_checkpoint
 from supertickets.training.learner import Learner
-from supertickets.training.loop import Event, Plan, Trainer
+from supertickets.training.loop import Checkpoints, Event, Plan, Trainer
 from supertickets.training.objectives import encode
 from supertickets.training.recipe import Recipe, Span
 from supertickets.training.scoring import score
@@ -263,6 +264,41 @@ def test_a_state_of_another_training_is_refused(make: Callable[..., Trainer], so
     learner = Learner(encode(task, source.tokenizer, 16), source.build(3, 0.1, 0), FULL)
     with pytest.raises(ValueError, match="one of another model"):
         make(resume_from=Trainer([learner], Plan(RECIPE), CPU).state)
+
+
+def test_a_checkpoint_of_another_model_is_as_good_as_none(
+    make: Callable[..., Trainer], source: ModelSource, task: Task, tmp_path: Path
+) -> None:
+    """Another version of a library may build the same model of other parameters."""
+    learner = Learner(encode(task, source.tokenizer, 16), source.build(3, 0.1, 0), FULL)
+    checkpoints = Checkpoints(tmp_path / "state", "a trial")
+    other = Trainer([learner], Plan(RECIPE), CPU, checkpoints)
+    other.run_to(3)
+    other.save()
+    assert make(checkpoints=checkpoints).state.step == 0
+    part = make()
+    part.run_to(5)
+    assert make(checkpoints=checkpoints, resume_from=part.state).state.step == 5
+    part.state.save(tmp_path / "state", "a trial")
+    assert make(checkpoints=checkpoints).state.step == 5  # control
+
+
+def test_a_checkpoint_says_in_which_environments_the_training_was(make: Callable[..., Trainer], tmp_path: Path) -> None:
+    path = tmp_path / "state"
+
+    def where(version: str) -> list[str]:
+        trainer = make(checkpoints=Checkpoints(path, environment={"torch": version}))
+        trainer.run_to(trainer.state.step + 1)
+        trainer.save()
+        return [one["torch"] for one in trainer.environments]
+
+    assert [where(version) for version in ("1", "1", "2", "1")] == [["1"], ["1"], ["1", "2"], ["1", "2"]]
+    found = load_checkpoint(path)
+    assert found is not None
+    tensors, state = found
+    save_checkpoint(path, tensors, {name: value for name, value in state.items() if name != "environments"})
+    assert where("3") == ["3"]  # of a version that did not write them
+    assert make(checkpoints=Checkpoints(path)).state.step == 5
 
 
 def test_patience_runs_out_in_a_part(make: Callable[..., Trainer]) -> None:

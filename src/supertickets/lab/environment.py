@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,19 @@ def environment(device: torch.device, recipe: Recipe) -> dict[str, Any]:
         "precision": recipe.precision,
         **versions(),
     }
+
+
+def joined(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the environments that one training has been in as one: what differs between them is named in turn.
+
+    >>> joined([{"device": "cpu", "torch": "2.12.0"}, {"device": "cpu", "torch": "2.13.0"}])
+    {'device': 'cpu', 'torch': '2.12.0, then 2.13.0'}
+    """
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(name for one in environments for name in one):
+        values = list(dict.fromkeys(one.get(name) for one in environments))
+        found[name] = values[0] if len(values) == 1 else ", then ".join(map(str, values))
+    return found
 
 
 def repeats_bits(environment: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from supertickets.anatomy.blocks import encoder_of
 from supertickets.errors import DivergedError, TicketError
-from supertickets.lab.environment import environment
+from supertickets.lab.environment import environment, joined
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import (
     CHECKPOINT,
@@ -186,7 +186,13 @@ class Workbench:
             trial.span,
             trial.scoring.score_epoch if trial.scoring is not None else None,
         )
-        checkpoints = Checkpoints(begun.job.folder / CHECKPOINT, trial.key, self._checkpoint_every, asked_to_stop)
+        checkpoints = Checkpoints(
+            begun.job.folder / CHECKPOINT,
+            trial.key,
+            self._checkpoint_every,
+            asked_to_stop,
+            environment(self.device, trial.recipe),
+        )
         return Trainer(learners, plan, self.device, checkpoints)
 
     def _arrays(self, begun: _Begun, trainer: Trainer) -> dict[str, dict[str, np.ndarray]]:
@@ -239,7 +245,7 @@ class Workbench:
             epochs=training.epochs,
             best_epoch=training.best_epoch if finished else None,
             cost=vars(training.cost),
-            environment=environment(self.device, job.trial.recipe),
+            environment=joined(trainer.environments),
             files={name: write_atomically(job.folder / name, data) for name, data in files.items()},
         )
         save_outcome(outcome)

@@ -1,7 +1,7 @@
 """The one training loop: any number of tasks on one encoder, one task in a batch. One task is the common case."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,13 +56,15 @@ class Plan:
 class Checkpoints:
     """The file in which a training is saved every `every` seconds; one with the same `identity` goes on from it.
 
-    `stop` says, after each step, whether the training is to be saved and stopped there, and by what.
+    `stop` says, after each step, whether the training is to be saved and stopped there, and by what. `environment` is
+    what its bits depend on beside its plan, which is kept with it.
     """
 
     path: Path
     identity: str = ""
     every: float = 120.0
     stop: Callable[[], str | None] = lambda: None
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 def losses_read_every(device: torch.device) -> int:
@@ -74,8 +76,9 @@ class Trainer:
     """Trains learners by a plan, step by step; it may be held at any step, and others may train meanwhile.
 
     Between two steps nothing of the process is changed: random numbers and number of threads are the training's own
-    while it works, and the caller's before and after. A training goes on from its checkpoint, if there is one, or else
-    from `resume_from`, the state of one with the same plan: it ends bit-identical to one that was never stopped.
+    while it works, and the caller's before and after. A training goes on from its checkpoint, if there is one that fits
+    its models, or else from `resume_from`, the state of one with the same plan: it ends bit-identical to one that was
+    never stopped.
     """
 
     def __init__(
@@ -113,7 +116,11 @@ class Trainer:
         self._saved = time.monotonic()
         self._unread: list[Tensor] = []  # losses of steps that are done, on their device
         self._read_every = losses_read_every(device)
-        self._go_on_from((checkpoints and TrainState.load(checkpoints.path, checkpoints.identity)) or resume_from)
+        left = checkpoints and TrainState.load(checkpoints.path, checkpoints.identity)
+        # Another version of a library may build the same model of other parameters.
+        self._go_on_from(left if left and self._state.fits(left) else resume_from)
+        if checkpoints and checkpoints.environment not in self._state.environments:
+            self._state.environments.append(dict(checkpoints.environment))
 
     def _go_on_from(self, state: TrainState | None) -> None:
         if state is not None:
@@ -142,6 +149,11 @@ class Trainer:
     def result(self) -> Training:
         """What came out until now."""
         return self._state.result
+
+    @property
+    def environments(self) -> Sequence[Mapping[str, Any]]:
+        """The different environments that the training has been in, in the order in which it came to them."""
+        return self._state.environments
 
     @property
     def finished(self) -> bool:

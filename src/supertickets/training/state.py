@@ -108,7 +108,7 @@ class TrainState:
     tensors that it trains (`copy` keeps them as they are). Of the epoch that goes on, `losses` has those of the batches
     done. `decay` is the product of all steps' weight decay. `best` are the weights after the best epoch, with their
     `decay`, `to_score` those that importance is measured on; both are empty until there are any. Where the training has
-    `ended`, the weights are those that its recipe keeps.
+    `ended`, the weights are those that its recipe keeps. `environments` are the different ones that it has been in.
     """
 
     weights: list[Tensor]
@@ -123,6 +123,7 @@ class TrainState:
     ended: bool = False
     to_score: list[Tensor] = field(default_factory=list)
     result: Training = field(default_factory=Training)
+    environments: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(cls, parameters: Sequence[Tensor], random: RandomState) -> Self:
@@ -135,13 +136,17 @@ class TrainState:
         found.take(self)
         return found
 
+    def fits(self, other: "TrainState") -> bool:
+        """Return whether another state's weights have the shapes of these."""
+        return [weight.shape for weight in self.weights] == [weight.shape for weight in other.weights]
+
     def take(self, other: "TrainState", scalars: torch.device | None = None) -> None:
         """Become another state, in the tensors that are here.
 
         `scalars` is where the optimiser wants its counts of steps; default: where they are. Raises ValueError if the
         other's weights are not those of such a model.
         """
-        if [weight.shape for weight in self.weights] != [weight.shape for weight in other.weights]:
+        if not self.fits(other):
             raise ValueError("the state is one of another model: its weights have other shapes.")
         with torch.no_grad():
             for weight, value in zip(self.weights, other.weights, strict=True):
@@ -161,6 +166,7 @@ class TrainState:
             for kept in (other.best, other.to_score)
         )
         self.result.take(other.result)
+        self.environments = list(other.environments)
 
     def save(self, path: Path, identity: str = "") -> None:
         """Write the state into one file, whole or not at all; `identity` says whose it is."""
@@ -184,6 +190,7 @@ class TrainState:
             "epochs": self.result.epochs,
             "best_epoch": self.result.best_epoch,
             "cost": asdict(self.result.cost),
+            "environments": self.environments,
         }
         save_checkpoint(path, tensors, state)
 
@@ -210,8 +217,10 @@ class TrainState:
             outputs = [value.numpy() for value in numbered(f"predictions.{i}")]
             result.predictions.setdefault(task, {})[split] = outputs
         random = RandomState(tensors["random"], tensors.get("random.on_device"))
-        best, to_score = numbered("best"), numbered("score")
-        return cls(weights, optimizer, random, best=best, to_score=to_score, result=result, **state["position"])
+        found = cls(weights, optimizer, random, result=result, **state["position"])
+        found.best, found.to_score = numbered("best"), numbered("score")
+        found.environments = state.get("environments", [])  # older checkpoints have none
+        return found
 
 
 _POSITION = ("epoch", "step", "losses", "decay", "best_decay", "ended")
