@@ -1,15 +1,18 @@
 """Files and folders: nothing that is not ours is deleted, and a crash leaves the old or the new one whole."""
 
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from supertickets import storage
-from supertickets.errors import TicketError
-from supertickets.storage import atomic_folder, check_free, clear_left_overs, user_path, write_atomically
+from supertickets.errors import NoSpaceError, TicketError
+from supertickets.storage import atomic_file, atomic_folder, check_free, clear_left_overs, user_path, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -62,6 +65,20 @@ def test_a_failure_leaves_what_there_was(tmp_path: Path) -> None:
         fail()
     assert names(tmp_path) == ["model"]
     assert (tmp_path / "model" / "config.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize(
+    "met", [lambda code: OSError(code, "full"), lambda code: SafetensorError(f"I/O error: full (os error {code})")]
+)
+def test_a_full_disk_and_a_full_quota_are_said_alike(
+    tmp_path: Path, code: int, met: Callable[[int], Exception]
+) -> None:
+    with pytest.raises(NoSpaceError, match="no space left for weights"), atomic_file(tmp_path / "weights"):
+        raise met(code)
+    other = met(errno.EACCES)  # control
+    with pytest.raises(type(other), match="full"), atomic_file(tmp_path / "weights"):
+        raise other
 
 
 # Stops like a SIGKILL at the n-th system call that changes a name, exchanging in one step or in two.

@@ -281,8 +281,9 @@ def _full_disk_as_no_space(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or f"(os error {errno.ENOSPC})" in str(error):  # as safetensors says it
+        codes = errno.ENOSPC, errno.EDQUOT
+        full = isinstance(error, OSError) and error.errno in codes
+        if full or any(f"(os error {code})" in str(error) for code in codes):  # as safetensors says it
             raise NoSpaceError(
                 f"no space left for {path.name} on the disk of {path.parent}; free some and run the same command "
                 "again: finished trainings are kept."
