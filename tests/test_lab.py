@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -32,6 +33,7 @@ from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import Outcome, load_outcome
 from supertickets.lab.progress import Board, ProgressDisplay, describe, duration
 from supertickets.lab.steps import Execution, Step
+from supertickets.lab.timing import time_training
 from supertickets.lab.trial import Prune, TaskTicket, WeightMask
 from supertickets.lab.workbench import Workbench
 from supertickets.lab.workers import WorkerPool
@@ -360,6 +362,14 @@ def test_a_dry_run_counts_what_another_run_would_try_again(
         plan = supertickets.plan_study("find", study | {"backend": backend, "workers": number}, out=copy)
         assert plan.seconds == (3 if backend == "ray" else 2)
         assert said in plan.sentence()
+
+
+def test_a_dry_run_saves_no_checkpoint(trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    clock = count(step=1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))  # at every look it would be time to save one
+    assert time_training(trial, Machine())[1] > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def each_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ class Workbench:
         begun = self._begin(job)
         trains = job.trial.mean is None
         with Tracking(self._trackers if trains else (), job, report) as follow:
-            trainer = self._trainer(begun)
+            trainer = self._trainer(begun, self._checkpoints(job))
             try:
                 if not trains:
                     trainer.evaluate()
@@ -168,10 +168,19 @@ class Workbench:
         return _Begun(job, source, data, _weight_ticket(job, source))
 
     def trainer(self, job: Job) -> Trainer:
-        """Return what trains a job's trial, at its first step."""
+        """Return what trains a job's trial, at its first step; it writes no checkpoints."""
         return self._trainer(self._begin(job))
 
-    def _trainer(self, begun: _Begun) -> Trainer:
+    def _checkpoints(self, job: Job) -> Checkpoints:
+        return Checkpoints(
+            job.folder / CHECKPOINT,
+            job.trial.key,
+            self._checkpoint_every,
+            asked_to_stop,
+            environment(self.device, job.trial.recipe),
+        )
+
+    def _trainer(self, begun: _Begun, checkpoints: Checkpoints | None = None) -> Trainer:
         trial = begun.job.trial
         teacher = _lesson(begun.job, begun.data[0])
         learners = [
@@ -185,13 +194,6 @@ class Workbench:
             begun.ticket,
             trial.span,
             trial.scoring.score_epoch if trial.scoring is not None else None,
-        )
-        checkpoints = Checkpoints(
-            begun.job.folder / CHECKPOINT,
-            trial.key,
-            self._checkpoint_every,
-            asked_to_stop,
-            environment(self.device, trial.recipe),
         )
         return Trainer(learners, plan, self.device, checkpoints)
 
