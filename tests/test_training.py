@@ -418,6 +418,13 @@ def test_task_dropout_is_the_recipes(family: str, tmp_path: Path) -> None:
     assert copy.deepcopy(model).config.to_dict()[find_model(str(tmp_path / family)).family.task_dropout] == 0.37
 
 
+@pytest.mark.parametrize(("there", "chosen"), [("mps", "cpu"), ("xpu", "xpu"), (None, "cpu")])
+def test_auto_is_no_device_without_float64(there: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: there and torch.device(there))
+    assert devices.find_device() == torch.device(chosen)
+
+
 def test_precision() -> None:
     assert choose_precision("float32", CPU) == "float32"
     assert choose_precision("auto", CPU) in ("float32", "bfloat16")

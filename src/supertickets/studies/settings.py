@@ -80,7 +80,7 @@ class Running(BaseModel):
         "Slurm, 100 jobs)",
     )
     device: NoEffect[str] = Field(
-        "auto", description="device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."
+        "auto", description="device to train on: auto (a GPU if there is one, but for Apple's), cpu, cuda, cuda:1, ..."
     )
     backend: NoEffect[Annotated[str, AfterValidator(RUNNERS.checked)]] = Field(
         "local", description=f"where trainings run: on this machine, or on a cluster ({' | '.join(RUNNERS)})"

@@ -16,11 +16,12 @@ from supertickets.training.recipe import Precision
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """Return the device named; for `auto` torch's accelerator (a GPU), if this machine has one."""
+    """Return the device named; for `auto` torch's accelerator (a GPU), if this machine has one that can train."""
     if name != "auto":
         return torch.device(name)
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
+    # Apple's MPS has no float64, in which importance is summed.
+    return torch.device("cpu") if found is None or found.type == "mps" else found
 
 
 def choose_precision(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
