@@ -39,6 +39,8 @@ from supertickets.lab.workbench import Workbench
 from supertickets.lab.workers import WorkerPool
 from supertickets.models import find_model
 from supertickets.storage import write_atomically
+from supertickets.studies.checks import check_runner, settle_precision
+from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.folder import clean, status
 from supertickets.studies.plan import _Speed
 from supertickets.studies.run import Result
@@ -370,6 +372,22 @@ def test_a_dry_run_saves_no_checkpoint(trial: Trial, tmp_path: Path, monkeypatch
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))  # at every look it would be time to save one
     assert time_training(trial, Machine())[1] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_has_devices_that_this_machine_lacks(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What starts the study need not have them: it chooses a precision and times a training without."""
+    monkeypatch.setattr("supertickets.lab.on_slurm.SlurmRunner.check", lambda address: None)
+    asked = FindSettings(task="words", backend="slurm", device="cuda:7", out=tmp_path)
+    check_runner(asked)
+    assert settle_precision(asked, None, "bert") == "float32"
+    assert time_training(trial, Machine(backend="slurm", device="cuda:7"))[1] > 0
+    for device, said in (("cuda:x", "torch knows no such device"), ("mps:0", "no float64")):
+        with pytest.raises(TicketError, match=f"--device {device}: .*{said}"):
+            check_runner(asked.model_copy(update={"device": device}))
+    with pytest.raises(TicketError, match="this machine has no such device"):  # control
+        check_runner(asked.model_copy(update={"backend": "local"}))
 
 
 def each_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -706,6 +724,7 @@ def test_a_script_need_not_be_guarded(done: Result, study: dict[str, Any], tmp_p
     [
         ({"device": "gpu"}, "--device gpu: this machine has no such device; it has cpu"),
         ({"device": "cuda:9"}, "--device cuda:9: this machine has no such device"),
+        ({"device": "mps"}, "--device mps: Apple's MPS has no float64, .*; use cpu."),
         ({"out": "FILE"}, "that is a file"),
         ({"out": "FILE/below"}, "cannot be created"),
         ({"track": ("tensorbord",)}, "did you mean 'tensorboard'"),

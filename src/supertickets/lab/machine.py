@@ -178,6 +178,26 @@ def _parameters(model: BaseModel) -> int:
     return sum(map(math.prod, tensor_shapes(model).values()))
 
 
+def check_training_device(name: str, backend: str = "local") -> None:
+    """Raise TicketError unless trainings can run on the device named; what other machines have is not known here."""
+    if name.partition(":")[0] == "mps":
+        raise TicketError(
+            f"--device {name}: Apple's MPS has no float64, in which importance and the targets of a regression are "
+            "computed; use cpu."
+        )
+    if backend == "local":
+        check_device(name)
+    elif name != "auto":
+        import torch
+
+        try:
+            torch.device(name)
+        except RuntimeError as error:
+            raise TicketError(
+                f"--device {name}: torch knows no such device; expected auto, cpu, cuda or one by number, as cuda:1."
+            ) from error
+
+
 def check_device(name: str) -> None:
     """Raise TicketError unless this machine has the device named (`auto` and `cpu` always are)."""
     if name in ("auto", "cpu"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from supertickets.anatomy import FAMILIES
 from supertickets.errors import TicketError
 from supertickets.evidence.runs import RESULTS, TaskInfo, load_tasks
-from supertickets.lab.machine import RUNNERS, check_device
+from supertickets.lab.machine import RUNNERS, check_training_device
 from supertickets.lab.on_slurm import check_no_jobs
 from supertickets.lab.tracking import check_trackers
 from supertickets.models import BaseModel
@@ -29,7 +29,7 @@ def check_runner(settings: StudySettings) -> None:
         check(settings.address)
     if settings.backend != "slurm":
         check_no_jobs(settings.folder, settings.backend)
-    check_device(settings.device)
+    check_training_device(settings.device, settings.backend)
 
 
 def check_tasks(

@@ -16,7 +16,7 @@ from supertickets.evidence.statistics import prediction_interval
 from supertickets.export.evidence_file import Evidence, Outputs, Training, differences, outputs_digest
 from supertickets.lab.environment import environment, repeats_bits
 from supertickets.lab.lab import Lab
-from supertickets.lab.machine import Machine, check_device
+from supertickets.lab.machine import Machine, check_training_device
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.steps import Step
 from supertickets.lab.trial import PLACES, TaskTicket, Trial
@@ -83,7 +83,7 @@ def prepare_rerun(
     for a seed that is not recorded, a training that needs more than the folder and the examples, and for examples or
     files of the base model that are not the recorded ones.
     """
-    check_device(device)
+    check_training_device(device)
     training = _of_seed(shared, evidence, seed)
     trial = training.trial
     if why := _why_not(trial, shared):

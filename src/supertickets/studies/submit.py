@@ -16,7 +16,7 @@ from supertickets.evidence.published import table_2, why_not_averaged
 from supertickets.evidence.runs import DENSE, RESULTS, Runs
 from supertickets.lab.lab import Lab
 from supertickets.lab.lock import hold
-from supertickets.lab.machine import check_device
+from supertickets.lab.machine import check_training_device
 from supertickets.lab.steps import Run
 from supertickets.models import find_model
 from supertickets.storage import user_path
@@ -108,7 +108,7 @@ def submit(
     check_place(path, file=True)
     if path.exists() and not is_submission(path):
         raise TicketError(f"--out {path}: the file exists and is not a submission; choose another name.")
-    check_device(device)
+    check_training_device(device)
     studies = {task: _Found.of(one, dense) for task, one in opened.items()}
     texts, why = _test_texts(studies, user_path(data) if data is not None else None)
     if why and not fill:
