@@ -29,8 +29,8 @@ from supertickets.lab.slurm_job import ENDED, JOB, PROGRESS, load_job, place_of,
 from supertickets.lab.slurm_options import sbatch_options
 from supertickets.lab.trial import Trial
 from supertickets.lab.workbench import Workbench
-from supertickets.storage import write_atomically
-from supertickets.studies.folder import status
+from supertickets.storage import _TEMPORARY, write_atomically
+from supertickets.studies.folder import clean, status
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +366,29 @@ def test_a_job_whose_place_another_has_taken_does_nothing(
     assert json.loads((place / ENDED).read_text()) == {"token": "new", "what": "done", "detail": None}
     Workbench("cpu").run(job_of(trial_of(), tmp_path / "here"), lambda event: None)
     assert contents(tmp_path / "trials") == contents(tmp_path / "here" / "trials")
+
+
+def test_clean_leaves_alone_what_a_job_may_be_writing(
+    cluster: Callable[..., Cluster], trial_of: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that submitted it may have died."""
+    monkeypatch.setattr(
+        "supertickets.studies.folder.open_study", lambda folder: SimpleNamespace(folder=folder, begun=False)
+    )
+    jobs = [job_of(trial_of(seed), tmp_path) for seed in range(2)]
+    made = cluster("RUNNING", "RUNNING")
+    waiting = [*jobs]
+    SlurmRunner(Machine(backend="slurm", workers=2))._fill(
+        lambda: waiting.pop(0) if waiting else None, lambda message: None
+    )
+    made.tell("102", ENDED, what="failed", detail="killed")
+    left = []
+    for job in jobs:
+        job.folder.mkdir(parents=True)
+        left.append(job.folder / f"{_TEMPORARY}{'0' * 32}.tmp")
+        left[-1].touch()
+    assert clean(tmp_path)["files"] == [str(left[1])]
+    assert left[0].exists()
 
 
 def test_another_backend_is_refused_while_jobs_run(

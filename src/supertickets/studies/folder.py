@@ -9,7 +9,7 @@ from supertickets.lab.lab import replay
 from supertickets.lab.lock import hold, holder
 from supertickets.lab.outcome import CHECKPOINT, OUTCOME, PARTIAL, PARTIAL_PREDICTIONS, WEIGHTS, load_outcome
 from supertickets.lab.progress import PROGRESS
-from supertickets.lab.slurm_job import unfinished
+from supertickets.lab.slurm_job import may_run, unfinished
 from supertickets.storage import is_left_over
 from supertickets.studies.inputs import open_study
 from supertickets.studies.run import RESULTS, runs_of
@@ -71,7 +71,8 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
 
     The super ticket's model stays in `super-ticket/model`; metrics, predictions and scores all stay. Of a study that
     is not finished, or has not shipped its super ticket, all trained weights stay; of one of `share`, the shared
-    models', which later studies start from. Raises TicketError if the folder holds no study or is in use.
+    models', which later studies start from. What a Slurm job may be at work on is left alone. Raises TicketError if the
+    folder holds no study or is in use.
     """
     study = open_study(folder)
     folder = study.folder
@@ -85,7 +86,7 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
         gone += [path for path in folder.glob("trials/*/.*") if is_left_over(path)]
         if complete and study.study.has_shipped(folder):
             gone += [trial / WEIGHTS for trial in trials if not _is_shared(trial)]
-        gone = [path for path in gone if path.is_file()]
+        gone = [path for path in gone if path.is_file() and not may_run(path.parent)]
         freed = sum(path.stat().st_size for path in gone)
         if not dry:
             for path in gone:
