@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 import supertickets
 from helpers.models import save_tiny_model
@@ -421,6 +421,29 @@ def test_a_worker_goes_on_with_its_bench_and_takes_another_for_another_study(
     bench = on_ray._bench
     work(make_trial(other, words), checkpoint_every=7.0)  # another study of the same model, with other options
     assert on_ray._bench is not bench
+
+
+def test_a_worker_that_starts_meanwhile_leaves_a_new_folder_alone(
+    work: Callable[..., list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sweeps when this one's folder is there and is not yet locked."""
+    mine, others = on_ray._FOLDER, tmp_path / f"{on_ray._PREFIX}of-another-worker"
+
+    def late(path: Path, *more: Any, **named: Any) -> FileLock:
+        if mine == on_ray._FOLDER:
+            on_ray._FOLDER = others
+            with on_ray._work_folder():
+                pass
+            on_ray._FOLDER = mine
+        return FileLock(path, *more, **named)
+
+    monkeypatch.setattr(on_ray, "FileLock", late)
+    with on_ray._work_folder() as here:
+        assert here == mine
+        assert here.stat().st_mode & 0o777 == 0o700  # it is the one that was made, not one that its lock has made anew
+        with pytest.raises(Timeout):
+            FileLock(here / ".lock", timeout=0, is_singleton=False).acquire()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_killed_trials_left_is_swept_but_not_what_others_work_in(

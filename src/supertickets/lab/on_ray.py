@@ -96,12 +96,14 @@ def _work_folder() -> Iterator[Path]:
     for left in _FOLDER.parent.glob(f"{_PREFIX}*"):
         with suppress(Timeout, OSError), FileLock(left / ".lock", timeout=0):
             shutil.rmtree(left, ignore_errors=True)
-    _FOLDER.mkdir(mode=0o700)
-    try:
-        with FileLock(_FOLDER / ".lock"):
+    begun = _FOLDER.with_name(f".{_FOLDER.name}")  # which other workers pass over until it is locked
+    begun.mkdir(mode=0o700)
+    with FileLock(begun / ".lock"):
+        begun.rename(_FOLDER)
+        try:
             yield _FOLDER
-    finally:
-        shutil.rmtree(_FOLDER, ignore_errors=True)
+        finally:
+            shutil.rmtree(_FOLDER, ignore_errors=True)
 
 
 def _pack(model: BaseModel) -> tuple[BaseModel, Files]:
