@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from helpers.study_files import contents
 from helpers.trials import make_trial
 from supertickets.errors import StudyError
 from supertickets.lab.jobs import Job, NextJob, Send
@@ -314,6 +315,40 @@ def test_a_repeat_that_comes_out_otherwise_or_not_at_all_changes_nothing(
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "failure.json"} == before
     with Lab(tmp_path, FakeMachine(lambda trial: 50.0)) as lab:
         assert [run.status for run in lab.run(grown).runs] == ["finished"] * 3
+
+
+def test_what_is_trained_again_for_another_alone_goes_after_an_interruption_too(
+    tmp_path: Path, trial_of: Callable[[int], Trial]
+) -> None:
+    parent = _step(trial_of(0))
+    child = Step(
+        {"kind": "y", "seed": 1}, lambda done: trial_of(1).but(start=done[parent].start()), (parent,), (parent,)
+    )
+    with Lab(tmp_path, FakeMachine(lambda trial: 50.0)) as lab:
+        last = lab.run([parent, child]).runs[1].trial
+    assert last is not None
+    before = contents(tmp_path)
+
+    def score(trial: Trial) -> float:
+        if trial.seed == 1:
+            raise KeyboardInterrupt
+        return 50.0
+
+    with Lab(tmp_path, FakeMachine(score)) as lab, pytest.raises(KeyboardInterrupt):
+        lab.with_weights(last)
+    assert _has_weights(tmp_path, trial_of(0))
+    with Lab(tmp_path, machine := FakeMachine(lambda trial: 50.0)) as lab:
+        assert lab.with_weights(last).has_weights
+    assert machine.ran == [1]  # type: ignore[attr-defined]
+    assert contents(tmp_path).keys() - before.keys() == {f"trials/{last.key}/{WEIGHTS}"}
+
+    kept = _step(trial_of(0), keep="yes")  # control: weights that were there stay
+    with Lab(tmp_path / "kept", FakeMachine(lambda trial: 50.0)) as lab:
+        child = Step({"kind": "y", "seed": 1}, lambda done: trial_of(1).but(start=done[kept].start()), (kept,), (kept,))
+        other = lab.run([kept, child]).runs[1].trial
+        assert other is not None
+        lab.with_weights(other)
+    assert _has_weights(tmp_path / "kept", trial_of(0))
 
 
 def test_another_studys_outcome_is_taken_and_left_alone(tmp_path: Path, trial_of: Callable[[int], Trial]) -> None:

@@ -14,6 +14,7 @@ from supertickets.errors import StudyError
 from supertickets.lab.jobs import Job, Message, Runner
 from supertickets.lab.machine import Machine
 from supertickets.lab.outcome import (
+    BORROWED,
     FAILURE,
     PREDICTIONS,
     WEIGHTS,
@@ -161,10 +162,10 @@ class Lab(AbstractContextManager["Lab"]):
         if outcome is not None and outcome.has_weights:
             return outcome
         room = self.folder.name if outcome is None else RETRAINED
-        lacking = [start.folder for start in trial.starts if not has_digest(start.folder / WEIGHTS, start.weights)]
+        borrowed = list(filter(None, map(self._borrow, trial.starts)))
         with Lab(self.study_folder, self.machine, _Speaking(self.watcher), room, self.asked) as lab:
             (run,) = lab.run([Step({"kind": "retrained"}, trial, keep="yes")]).runs
-        for before in filter(None, map(load_outcome, lacking)):
+        for before in borrowed:
             before.drop_weights()
         made = run.outcome
         if made is None:
@@ -172,6 +173,22 @@ class Lab(AbstractContextManager["Lab"]):
         if not made.has_weights:
             raise StudyError(f"trial {trial.key} diverged, so it has no trained weights: {made.reason}.")
         return (outcome and self.with_weights_of(made, outcome)) or made
+
+    def _borrow(self, start: Start) -> Outcome | None:
+        """Return the trial of ours that ended with weights which only what starts from them needs, and mark them.
+
+        None if the weights are there for good, or another study's.
+        """
+        mark, there = start.folder / BORROWED, has_digest(start.folder / WEIGHTS, start.weights)
+        before = load_outcome(start.folder) if self._is_ours(start) else None
+        if before is None or (there and not mark.exists()):
+            return None
+        mark.touch()
+        return before
+
+    def _is_ours(self, start: Start) -> bool:
+        """Whether weights are those of a trial of this study."""
+        return start.folder.parent.resolve() == (self.study_folder / TRIALS).resolve()
 
     def with_weights_of(self, made: Outcome, outcome: Outcome) -> Outcome | None:
         """Return an outcome of ours with the weights that a repeated training ended with, whose folder goes.
@@ -197,7 +214,7 @@ class Lab(AbstractContextManager["Lab"]):
             return
         before, ours = load_outcome(start.folder), self.study_folder / TRIALS
         made = None
-        if before is not None and start.folder.parent.resolve() == ours.resolve():
+        if before is not None and self._is_ours(start):
             self.watcher.say(f"{start.folder}: its trained weights were deleted, so it is trained again.")
             trial = self.asked.get(start.trial) or before.trial.found_in(ours)
             with Lab(self.study_folder, self.machine, self.watcher, asked=self.asked) as lab:  # ours may be `retrained`

@@ -25,6 +25,8 @@ OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK, LOGITS = (
 )
 CHECKPOINT, PARTIAL, FAILURE = "checkpoint.safetensors", "partial.json", "failure.json"
 PARTIAL_PREDICTIONS = "partial.safetensors"
+BORROWED = "weights.borrowed"
+"""Marks trained weights that another trial alone needs: they go when it has ended, or later if that was interrupted."""
 SCORED_ON = "examples"
 """In scores.safetensors: how many training examples were scored, and how many there are, if it may have been fewer."""
 SCHEMA = 2
@@ -146,7 +148,8 @@ class Outcome:
 
     def drop_weights(self) -> None:
         """Delete the trained weights; everything else stays."""
-        (self.folder / WEIGHTS).unlink(missing_ok=True)
+        for name in (WEIGHTS, BORROWED):
+            (self.folder / name).unlink(missing_ok=True)
 
 
 V = TypeVar("V")
@@ -253,7 +256,7 @@ def forget(folder: Path) -> None:
 
     Only files that trials write are deleted, the outcome first: without it, nothing else counts.
     """
-    for name in (OUTCOME, PREDICTIONS, SCORES, WEIGHTS, MASK, LOGITS, FAILURE):
+    for name in (OUTCOME, PREDICTIONS, SCORES, WEIGHTS, BORROWED, MASK, LOGITS, FAILURE):
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob(".*"):
         if is_left_over(path):

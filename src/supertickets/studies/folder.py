@@ -7,7 +7,7 @@ from typing import Any
 
 from supertickets.lab.lab import replay
 from supertickets.lab.lock import hold, holder
-from supertickets.lab.outcome import CHECKPOINT, OUTCOME, PARTIAL, PARTIAL_PREDICTIONS, WEIGHTS, load_outcome
+from supertickets.lab.outcome import BORROWED, CHECKPOINT, OUTCOME, PARTIAL, PARTIAL_PREDICTIONS, WEIGHTS, load_outcome
 from supertickets.lab.progress import PROGRESS
 from supertickets.lab.slurm_job import may_run, unfinished
 from supertickets.storage import is_left_over
@@ -85,7 +85,7 @@ def clean(folder: Path, dry: bool = False) -> dict[str, Any]:
             gone += [path for path in folder.glob(f"trials/*/{CHECKPOINT}") if path not in gone]
         gone += [path for path in folder.glob("trials/*/.*") if is_left_over(path)]
         if complete and study.study.has_shipped(folder):
-            gone += [trial / WEIGHTS for trial in trials if not _is_shared(trial)]
+            gone += [trial / name for trial in trials if not _is_shared(trial) for name in (WEIGHTS, BORROWED)]
         gone = [path for path in gone if path.is_file() and not may_run(path.parent)]
         freed = sum(path.stat().st_size for path in gone)
         if not dry:
