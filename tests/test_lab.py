@@ -516,6 +516,24 @@ def test_time_left_knows_that_pruned_trials_are_cheap(trial: Trial, monkeypatch:
     assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
 
 
+@pytest.mark.parametrize("chained", [True, False])
+def test_time_left_knows_what_waits_for_what(trial: Trial, monkeypatch: pytest.MonkeyPatch, chained: bool) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    steps = [step_of(trial, cost=100.0)]
+    for seed in range(1, 4):
+        steps.append(step_of(trial.but(seed=seed), cost=50.0, needs=tuple(steps[-1:] if chained else steps[:1])))
+    board = Board(begun(*steps))
+    board.workers = 2
+    board.message(("started", trial.key, None))
+    for step, at in ((0, 0.0), (50, 100.0)):
+        now[0] = at
+        board.message(("progress", trial.key, {"step": step, "steps": 100, "epoch": 1, "epochs": 1, "loss": 1.0}))
+    assert board.seconds_left() == pytest.approx(400.0 if chained else 200.0)  # 50 and 150 are ahead, 2 s each
+    monkeypatch.setattr(board, "workers", 1)
+    assert board.seconds_left() == pytest.approx(400.0)
+
+
 def test_it_is_said_that_a_training_goes_on_from_a_checkpoint(trial: Trial, tmp_path: Path) -> None:
     def said(first_step: int) -> str:
         console = Console(file=io.StringIO(), width=200)

@@ -15,7 +15,7 @@ from rich.text import Text
 from supertickets.lab.jobs import Message
 from supertickets.lab.lab import Watcher
 from supertickets.lab.machine import Machine
-from supertickets.lab.steps import Execution
+from supertickets.lab.steps import Execution, Run
 from supertickets.lab.trial import Trial
 from supertickets.storage import write_atomically
 from supertickets.tasks.tables import counted
@@ -100,8 +100,16 @@ class Board:
                 seconds += now - line["since"]
         if cost <= 0 or seconds < 1:
             return None
-        side_by_side = max(1, min(self.workers, self.execution.total - self.done - self.failed))
-        return max(ahead, 0.0) / cost * seconds / side_by_side
+        # Workers have nothing to do while what is left waits for what runs.
+        return max(ahead / max(1, self.workers), self.execution.longest(self._ahead)) / cost * seconds
+
+    def _ahead(self, run: Run) -> float:
+        """Return what is left of a run's cost."""
+        key = None if run.trial is None else run.trial.key
+        if run.ended or not run.counts or key in self._ended:
+            return 0.0
+        line = self.running.get(key) if key is not None else None
+        return run.step.cost * (1 - (line["share"] if line is not None else 0.0))
 
     def snapshot(self) -> dict[str, Any]:
         """Return all this as a JSON-able value."""

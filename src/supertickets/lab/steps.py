@@ -359,6 +359,13 @@ class Execution:
         """What all of them cost."""
         return sum(run.step.cost for run in self._orders)
 
+    def longest(self, cost: Callable[[Run], float]) -> float:
+        """Return what the dearest chain of runs costs of which each waits for the one before."""
+        ends: dict[Step, float] = {}
+        for run in self.runs:
+            ends[run.step] = cost(run) + max((ends.get(step, 0.0) for step in run.step.parents), default=0.0)
+        return max(ends.values(), default=0.0)
+
     @property
     def _orders(self) -> list[Run]:
         """A run for each order, and those that are still to be made."""

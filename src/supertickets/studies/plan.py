@@ -13,7 +13,7 @@ from supertickets.evidence.labels import LINE, MEMBER, OF_SEED
 from supertickets.evidence.runs import TaskInfo
 from supertickets.lab.lab import replay
 from supertickets.lab.progress import duration, size
-from supertickets.lab.steps import Execution, Run, Step
+from supertickets.lab.steps import Execution, Run
 from supertickets.models import BaseModel
 from supertickets.studies import STUDIES
 from supertickets.studies.checks import check_folder
@@ -208,11 +208,8 @@ def _units(
 
     What is repeated follows each other.
     """
-    waiting, ends = set(left), dict[Step, float]()
-    for run in execution.runs:
-        own = costs[run] if run in waiting else 0.0
-        ends[run.step] = own + max((ends[step] for step in run.step.parents), default=0.0)
-    longest = max(ends.values(), default=0.0)
+    waiting = set(left)
+    longest = execution.longest(lambda run: costs[run] if run in waiting else 0.0)
     return max(longest, sum(costs[run] for run in left) / side_by_side) + sum(costs[run] for run in again)
 
 
