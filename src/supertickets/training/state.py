@@ -217,10 +217,9 @@ class TrainState:
             outputs = [value.numpy() for value in numbered(f"predictions.{i}")]
             result.predictions.setdefault(task, {})[split] = outputs
         random = RandomState(tensors["random"], tensors.get("random.on_device"))
-        found = cls(weights, optimizer, random, result=result, **state["position"])
-        found.best, found.to_score = numbered("best"), numbered("score")
-        found.environments = state.get("environments", [])  # older checkpoints have none
-        return found
+        more: dict[str, Any] = {"best": numbered("best"), "to_score": numbered("score")}
+        more["environments"] = state.get("environments", [])  # older checkpoints have none
+        return cls(weights, optimizer, random, result=result, **more, **state["position"])
 
 
 _POSITION = ("epoch", "step", "losses", "decay", "best_decay", "ended")
