@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
 from itertools import product
@@ -55,6 +56,7 @@ from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.models import ModelSource, find_model
 from supertickets.models.checkpoint import outside_names
+from supertickets.studies.plan import plan_study
 from supertickets.surgery.cut import cut
 from supertickets.surgery.expand import expand
 from supertickets.surgery.gate import ticket_gated
@@ -371,6 +373,19 @@ def test_a_decoder_learns_real_numbers_but_no_standardised_ones(tmp_path: Path) 
     with pytest.raises(TicketError, match=r"task 'own': its targets are standardized, and .* \(llama\) has no bias"):
         supertickets.find(small, task="own", train_file=file, dev_file=file, regression=True, out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_plain_attention_is_refused_where_it_changes_nothing(
+    family: str, tmp_path: Path, words: dict[str, Path]
+) -> None:
+    """MPNet's attention is its own: torch's kernel never runs."""
+    model = str(save_tiny_model(tmp_path / "model", family))
+    asked: dict[str, Any] = {**words, "model": model, "score_attention": "plain", "out": tmp_path / "out"}
+    said = rf"--score-attention plain: model .* \({family}\) computes attention without torch's kernel"
+    with nullcontext() if family == "bert" else pytest.raises(TicketError, match=said):
+        plan_study("find", asked)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_family_that_does_not_compute_in_bfloat16(tmp_path: Path, words: dict[str, Path]) -> None:

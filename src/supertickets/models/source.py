@@ -158,6 +158,10 @@ class ModelSource:
 
         return output_linear(self.load(form, outputs).model)[1].bias is not None
 
+    def has_fused_attention(self, form: Form, outputs: int) -> bool:
+        """Return whether a form's model computes attention by torch's kernel; some have products of their own."""
+        return bool(self.load(form, outputs).model.config._attn_implementation == "sdpa")
+
     def check_start(self, form: Form, how: str) -> None:
         """Raise TicketError where a model of a form cannot start with other weights in a way (`surgery.initial`)."""
         from supertickets.surgery.initial import check_start

@@ -65,6 +65,12 @@ def check_tasks(
                 f"({base.config['model_type']}) has no bias by which it would predict them in their own units; use an "
                 "encoder such as bert-base-uncased."
             )
+        plain = getattr(settings, "score_attention", "fused") == "plain"
+        if plain and not model.has_fused_attention(task.form, task.outputs):
+            raise TicketError(
+                f"--score-attention plain: model {base.name!r} ({base.config['model_type']}) computes attention "
+                "without torch's kernel, so that this changes nothing; leave it out."
+            )
         check_task(task, model.tokenizer, length)
         said = describe(task) + describe_tokens(task, model.tokenizer, length)
         found.append(replace(info, description=said))
