@@ -20,19 +20,19 @@ def forward_flops(shape: Shape, ticket: Ticket, examples: int, length: int) -> i
 
     Matrix products only (projections, attention, FFNs); embeddings, norms and the output layer are left out.
     """
-    of_attentions = _applied(shape, "heads")
+    of_attentions = _applied(shape, len(ticket.heads))
     heads = int(of_attentions @ ticket.heads.sum(axis=1))
     neurons = ticket.ffns * shape.ffn if ticket.neurons is None else ticket.neurons.sum(axis=1)
     weights = heads * shape.head_weights + int(of_attentions @ _kv_heads(shape, ticket)) * shape.kv_weights
-    weights += int(_applied(shape, "ffns") @ neurons) * shape.ffn_weights // max(1, shape.ffn)
+    weights += int(_applied(shape, len(ticket.ffns)) @ neurons) * shape.ffn_weights // max(1, shape.ffn)
     weights += int(of_attentions @ ticket.heads.any(axis=1)) * shape.whole_weights
     attention = heads * shape.head_size * 2 * length
     return examples * length * 2 * (weights + attention)
 
 
-def _applied(shape: Shape, kind: Structure) -> NDArray[np.int64]:
-    """Return how many times each row of a ticket is applied: `[attentions]` of heads, else `[layers]`."""
-    return np.array(shape.applied or (1,) * (shape.attentions if kind == "heads" else shape.layers))
+def _applied(shape: Shape, rows: int) -> NDArray[np.int64]:
+    """Return how many times each row of a ticket is applied, `[rows]`."""
+    return np.array(shape.applied or (1,) * rows)
 
 
 def parameters(shape: Shape, ticket: Ticket) -> int:
@@ -93,6 +93,8 @@ def kv_heads(shape: Shape, ticket: Ticket) -> int:
 
 def _kv_heads(shape: Shape, ticket: Ticket) -> NDArray[np.int64]:
     """Return how many key/value heads stay in each attention module, `[attentions]`."""
+    if shape.kv_heads == shape.heads:
+        return ticket.heads.sum(axis=1)
     return ticket.heads.reshape(len(ticket.heads), shape.kv_heads, -1).any(axis=2).sum(axis=1)
 
 
@@ -148,6 +150,6 @@ def _prices(
     by: dict[Structure, NDArray[np.float64]] = {}
     for kind, row in zip(STRUCTURES, rows, strict=True):
         if kind in structures:
-            times = _applied(shape, kind)
+            times = _applied(shape, shape.attentions if kind == "heads" else shape.layers)
             by[kind] = np.outer(times if each_time else np.ones(len(times)), np.asarray(row, float))
     return Prices(unit, whole - sum(float(one[:, -1].sum()) for one in by.values()), by)
