@@ -339,6 +339,7 @@ def found(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.Tem
     return run_study("find", SMALL, model=str(tiny_model), out=out, levels=(0.5,), kinds=("winning",), **words)
 
 
+@pytest.mark.slow
 def test_the_spread_over_seeds_and_learning_rates(found: Result, tmp_path: Path) -> None:
     copy = shutil.copytree(found.folder, tmp_path / "copy")
     before = set((copy / "trials").iterdir())

@@ -303,6 +303,7 @@ def test_the_scoring_is_not_charged_to_the_tuned_dense_model(
     assert dense["flops"].iloc[0] > unscored  # control: scoring takes something
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_with_the_control_and_after_an_interruption(
     done: Result, asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

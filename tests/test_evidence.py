@@ -305,6 +305,7 @@ def test_a_curve_that_only_rises_is_no_transition() -> None:
     assert "but are not significantly below it at the last level" in verdict(table)
 
 
+@pytest.mark.slow
 def test_a_real_gain_that_does_not_fall_is_no_transition() -> None:
     """Winning tickets gain at all levels but the last, which is the dense model's: at most 5 % may show a fall."""
     means = [76] * (len(LEVELS) - 1) + [70]

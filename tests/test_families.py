@@ -310,11 +310,8 @@ def test_stock_classes_load_them_in_a_fresh_process(tmp_path: Path) -> None:
     assert done.stdout.split() == folders
 
 
-def kin() -> list[Any]:
-    """Families, those whose data another one has too among the slow tests."""
-    first = {id(FAMILIES[family]): family for family in reversed(OTHERS)}
-    slow = [family for family in OTHERS if first[id(FAMILIES[family])] != family]
-    return [pytest.param(family, marks=pytest.mark.slow if family in slow else ()) for family in OTHERS]
+USUAL = ("albert", "deberta-v2", "modernbert", "gpt2", "llama", "mt5")
+"""One of each kind: shared layers, positions of its own, gates in one matrix, and so on."""
 
 
 def few_words(folder: Path, seed: int) -> dict[str, Path]:
@@ -323,7 +320,9 @@ def few_words(folder: Path, seed: int) -> dict[str, Path]:
     return {name: write_words(folder / file, count, of) for name, (file, count, of) in files.items()}
 
 
-@pytest.mark.parametrize("family", kin())
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=() if family in USUAL else pytest.mark.slow) for family in OTHERS]
+)
 def test_find_from_a_folder_to_what_it_ships(family: str, tmp_path: Path) -> None:
     """What is shipped is loaded again and asked the dev set by the study itself."""
     model = save_tiny_model(tmp_path / "model", family)

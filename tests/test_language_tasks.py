@@ -545,6 +545,7 @@ def learns(source: ModelSource, task: Task, recipe: Recipe) -> tuple[list[float]
     return trained, control
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_what_was_masked(source: ModelSource, tmp_path: Path) -> None:
     task = text_task(tmp_path, 150)
     trained, control = learns(source, task, RECIPE.model_copy(update={"epochs": 4}))
@@ -552,6 +553,7 @@ def test_a_tiny_model_learns_what_was_masked(source: ModelSource, tmp_path: Path
     assert len(set(control)) == 1  # evaluations mask the same tokens every time, whatever training drew
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_where_answers_are(source: ModelSource, tmp_path: Path) -> None:
     task = squad_task(tmp_path, marked_answers(120, 0), marked_answers(40, 1))
     trained, control = learns(source, task, RECIPE.model_copy(update={"epochs": 6}))
