@@ -11,6 +11,11 @@ epoch (see `supertickets.evidence.recorded`), where these can be recorded. There
 also writes `tables/beside-rte.csv`: what each kind and level of tickets gains over the same seeds' of another study of
 the task, which differs by a setting such as --teacher.
 
+    python scripts/keep_results.py runs/rte-random --beside results/rte --out results
+
+does so with a study that was kept here, of the same dense runs and other kinds of tickets: what its winning tickets
+gain over this one's others at each level, and on average over the light levels (in the row without a level).
+
     python scripts/keep_results.py runs/rte --unfinished --out results/unfinished
 
 keeps the trainings that a study has finished so far: copy the folder back to where studies are, and run the study's
@@ -24,18 +29,21 @@ import re
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from record_grid import finished, tiny_study
 
 from supertickets.errors import TicketError
-from supertickets.evidence.examples import plain
+from supertickets.evidence.examples import BY_EXAMPLE, plain
 from supertickets.evidence.gains import paired_gains
-from supertickets.evidence.recorded import record_runs
-from supertickets.evidence.runs import TASKS
+from supertickets.evidence.phases import find_phases
+from supertickets.evidence.recorded import RecordedGrid, record_runs
+from supertickets.evidence.runs import DENSE, TASKS
 from supertickets.lab.outcome import OUTCOME, WEIGHTS, load_outcome
 from supertickets.storage import write_atomically
 from supertickets.studies.config import SETTINGS_FILE
@@ -46,6 +54,7 @@ from supertickets.studies.study import INPUTS
 from supertickets.studies.transfer import MASKS
 from supertickets.tickets.drawing import KINDS
 
+OUTCOMES = "outcomes.safetensors"
 PLACES = ("out", "data", "train_file", "dev_file", "address", "track")
 """Settings that say where things are on a machine."""
 OF_STUDIES = (TASKS, INPUTS, f"{LOOKS}/*.json", f"{MASKS}/*")
@@ -76,19 +85,61 @@ def gains_beside(folder: Path, other: Path) -> pd.DataFrame:
     return paired_gains(runs, {"study": 0, "kind": KINDS}, {"study": 1}, ("kind", "level"))
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What each dev example contributed to the score of a kept run."""
+
+    values: Any
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many examples there are."""
+        return (len(self.values),)
+
+
+def gains_of_kept(folder: Path, other: Path) -> pd.DataFrame:
+    """Return what a kept study's winning tickets gain over those of a study that has the same dense runs."""
+    grid, runs = RecordedGrid.load(other / OUTCOMES), finished(folder)[1].only(stage=None)
+    rows = list[dict[str, Any]]()
+    for one in grid.runs:
+        place = one.best_epoch - 1
+        values = Kept(grid.contributions(one)[place])
+        rows.append({"kind": one.kind, "level": one.level, "seed": one.seed, "score": one.scores[place]})
+        rows[-1][BY_EXAMPLE] = values
+    for run in runs.where(kind=DENSE):
+        was = grid.where(kind=DENSE, seed=run.step.labels["seed"])
+        made = run.result.predictions()["dev"].argmax(axis=-1)
+        if not was or not np.array_equal(grid.predicted[was[0].rows], made):
+            raise TicketError(
+                f"{other}: its dense run of seed {run.step.labels['seed']} is another one than {folder}'s."
+            )
+    table = runs.table[runs.table["kind"].isin(set(KINDS) - {one.kind for one in grid.runs})]
+    both = pd.concat([pd.DataFrame(rows), table[["kind", "level", "seed", "score", BY_EXAMPLE]]])
+    kinds = list(dict.fromkeys(table["kind"]))
+    by_level = [
+        paired_gains(both, {"kind": "winning"}, {"kind": kind}, ("level",)).assign(over_kind=kind) for kind in kinds
+    ]
+    light = [
+        {"over_kind": kind, "difference": test.mean, "low": test.low, "high": test.high, "p": test.p}
+        for kind, test in find_phases(both).over.items()
+    ]
+    return pd.concat([*by_level, pd.DataFrame(light)])
+
+
 def keep(folder: Path, out: Path, other: Path | None = None) -> list[Path]:
     """Write what a finished study shows; raises TicketError for one that is not finished.
 
     A study of `find` of which no grid can be recorded is kept without one, and why is printed.
     """
-    beside = None if other is None else gains_beside(folder, other)
+    compared = gains_of_kept if other is not None and (other / OUTCOMES).is_file() else gains_beside
+    beside = None if other is None else compared(folder, other)
     opened, runs = finished(folder, of_find=False)
     grid = None
     if opened.name == "find":
         try:
             grid = record_runs(runs)
         except TicketError as error:
-            print(f"{error} It is kept without outcomes.safetensors.", file=sys.stderr)
+            print(f"{error} It is kept without {OUTCOMES}.", file=sys.stderr)
     findings = opened.study.analyse(runs, opened.settings)
     write_settings({"study": opened.name, **opened.settings.model_dump(mode="json")}, out)
     write_atomically(out / "results.csv", as_csv(plain(findings.runs)))
@@ -97,7 +148,7 @@ def keep(folder: Path, out: Path, other: Path | None = None) -> list[Path]:
     if other is not None and beside is not None:
         write_atomically(out / TABLES / f"beside-{other.absolute().name}.csv", as_csv(beside))
     if grid is not None:
-        grid.save(out / "outcomes.safetensors")
+        grid.save(out / OUTCOMES)
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 

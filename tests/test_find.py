@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import supertickets
@@ -19,7 +21,7 @@ from helpers.models import HEADS, LAYERS, save_tiny_model
 from helpers.study_files import contents, super_ticket
 from helpers.weight_records import run, task_info
 from supertickets.errors import StudyError, TicketError
-from supertickets.evidence.runs import load_tasks, runs_table
+from supertickets.evidence.runs import TASKS, load_tasks, runs_table
 from supertickets.evidence.selection import select_super
 from supertickets.lab import Lab, Trial
 from supertickets.lab.jobs import Job
@@ -143,6 +145,19 @@ def test_rewinding_starts_from_the_pretrained_weights(done: Result, tiny_model: 
     assert torch.equal(small[f"bert.{embeddings}"], pretrained[embeddings])
     assert torch.equal(small["classifier.weight"], whole["classifier.weight"])
     assert not torch.equal(small["classifier.weight"], other["classifier.weight"])  # control: another seed's is another
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_study_that_says_how_often_all_layers_are_applied_is_read(repeats: int, done: Result, tmp_path: Path) -> None:
+    """As files had it before layers could be applied unequally often."""
+    path = done.folder / TASKS
+    with safe_open(path, framework="numpy") as file:
+        (words,), arrays = json.loads(file.metadata()["tasks"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert words["shape"].pop("applied") == []
+    words["shape"]["repeats"] = repeats
+    save_file(arrays, tmp_path / TASKS, metadata={"tasks": json.dumps([words])})
+    (found,), (now,) = load_tasks(tmp_path), load_tasks(done.folder)
+    assert found.shape == replace(now.shape, applied=() if repeats == 1 else (2,) * now.shape.layers)
 
 
 def test_the_same_command_gives_the_same_bytes(

@@ -75,5 +75,6 @@ def test_each_kept_study_is_on_the_page() -> None:
     for name in there:
         files = {path.name for path in (RESULTS / name).iterdir()}
         assert files >= {"settings.yaml", "results.csv", "verdict.txt"}, name
-        of = yaml.safe_load((RESULTS / name / "settings.yaml").read_text(encoding="utf-8")).get("study", "find")
-        assert ("outcomes.safetensors" in files) == (of == "find"), name
+        settings = yaml.safe_load((RESULTS / name / "settings.yaml").read_text(encoding="utf-8"))
+        is_grid = settings.get("study", "find") == "find" and "winning" in settings["kinds"]
+        assert ("outcomes.safetensors" in files) == is_grid, name

@@ -20,9 +20,13 @@ import pytest
 import yaml
 
 import supertickets
+from helpers.find_records import study
 from helpers.models import save_tiny_model
 from helpers.trials import write_words
 from supertickets.errors import TicketError
+from supertickets.evidence.find import analyse_find
+from supertickets.evidence.gains import paired_gains
+from supertickets.evidence.recorded import record_runs
 from supertickets.lab.lab import Lab
 from supertickets.lab.outcome import Outcome
 from supertickets.lab.steps import Execution
@@ -513,9 +517,9 @@ def test_an_unfinished_study_goes_on_from_what_was_kept(tmp_path: Path, monkeypa
     absolute = supertickets.find(**asked | {"train_file": tmp_path / "train.jsonl"}, workers=1, out="absolute")
     assert absolute.table.shape == whole.table.shape
     supertickets.find(**asked, workers=1, teacher="dense", out="taught")
-    for study, said in (("absolute", "relative paths"), ("taught", "start from and learn from no others")):
+    for made, said in (("absolute", "relative paths"), ("taught", "start from and learn from no others")):
         with pytest.raises(TicketError, match=said):
-            keep(Path(study), Path("other"))
+            keep(Path(made), Path("other"))
     assert not Path("other").exists()
 
 
@@ -564,3 +568,26 @@ def test_a_study_of_another_kind_is_kept_too(tmp_path: Path, monkeypatch: pytest
     del asked["train_file"], asked["dev_file"]
     with pytest.raises(TicketError, match="settings of `imp`; expected those of `find`"):
         supertickets.find(tmp_path / "kept" / "settings.yaml", out=tmp_path / "out")
+
+
+def test_tickets_of_a_later_study_are_compared_as_if_they_were_of_the_kept_one(
+    load: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load("keep_results")
+    both, kept, later, other = (
+        study(control="none", kinds=kinds, **more)
+        for kinds, more in ((("winning", "random"), {}), (("winning",), {}), (("random",), {}),
+                            (("random",), {"learning_rate": 1e-3}))
+    )  # fmt: skip
+    record_runs(kept).save(tmp_path / script.OUTCOMES)
+    monkeypatch.setattr(script, "finished", lambda folder: (None, other if folder.name == "other" else later))
+    found = script.gains_of_kept(Path("later"), tmp_path).reset_index(drop=True)
+    whole = analyse_find(both)
+    expected = paired_gains(whole.grid, {"kind": "winning"}, {"kind": "random"}, ("level",))
+    names = ["level", "seeds", "score", "over", "difference", "low", "high", "p", "p_holm"]
+    pd.testing.assert_frame_equal(found.loc[: len(expected) - 1, names], expected[names], check_dtype=False)
+    assert expected["difference"].abs().min() > 0
+    light, over = found.iloc[len(expected)], whole.phases.over["random"]
+    assert (light["difference"], light["low"], light["p"]) == pytest.approx((over.mean, over.low, over.p))
+    with pytest.raises(TicketError, match="its dense run of seed 0 is another one than other's"):
+        script.gains_of_kept(Path("other"), tmp_path)

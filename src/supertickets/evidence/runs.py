@@ -122,6 +122,9 @@ def load_tasks(folder: Path) -> tuple[TaskInfo, ...]:
     try:
         with safe_open(path, framework="numpy") as file:
             words = json.loads(file.metadata()["tasks"])
+            for shape in (one["shape"] for one in words):
+                if (times := shape.pop("repeats", 1)) > 1:  # older files say it of all layers together
+                    shape["applied"] = [times] * shape["layers"]
             return tuple(TaskInfo(**one, targets=file.get_tensor(f"targets.{i}")) for i, one in enumerate(words))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         said = str(error).splitlines()[0]
