@@ -156,7 +156,7 @@ SECTIONS = [(place(path), title, lines) for path in MANUALS for title, lines in 
 
 def short(line: str) -> list[str]:
     """The words of a command, with what makes it short."""
-    words = shlex.split(line)
+    words = [word.replace("5%", "50%") for word in shlex.split(line)]  # a short training has few steps
     more = SHORT.get(words[0], "") if "--help" not in words else ""
     if {"--levels", "--kinds", "--sparsities", "--search", "--target"} & {*words}:  # lists, of which all parts count
         more = more.partition(" --levels")[0].partition(" --sparsities")[0]

@@ -46,7 +46,7 @@ OTHER: dict[str, Any] = {
     "learning_rates": (1e-4, 3e-4),
     "levels": (0.25, 0.5),
     "metrics": ("accuracy", "f1"),
-    "rewind": ("5%", "none"),
+    "rewind": ("50%", "none"),
     "sources": (Path("runs/a"), Path("runs/b")),
     "sparsities": (0.25, 0.5),
     "structures": ("heads", "neurons"),

@@ -141,7 +141,7 @@ def _metadata(shared: SharedTicket[Any], form: Form, published: Published) -> di
     }
 
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>&~$|#]|:(?=//))")
+_MARKDOWN = re.compile(r"([\\`*\[\]<>&~$|#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//))")  # not in entity_f1
 
 
 def _code(name: Any) -> str:
