@@ -109,13 +109,11 @@ class ImpFindings(Findings):
     @property
     def to_ship(self) -> list[float]:
         """The sparsities of tickets to ship, the best choice first: what matches, or else by what they gain."""
+        if (main := self.highest.get("")) is not None:
+            return [main]
         first = self.means[(self.means["kind"] == IMP) & (self.means["rewind"] == "")]
-        main = self.highest.get("")
-        return (
-            [main]
-            if main is not None
-            else first.sort_values(["difference", "mean"], ascending=False)["sparsity"].tolist()
-        )
+        found: list[float] = first.sort_values(["difference", "mean"], ascending=False)["sparsity"].tolist()
+        return found
 
 
 def analyse_imp(runs: Runs, rule: str) -> ImpFindings:

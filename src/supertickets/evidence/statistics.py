@@ -125,12 +125,9 @@ class CrossedVariance:
 
 def crossed_variance(differences: NDArray[np.float64], tasks: Sequence[int] = ()) -> CrossedVariance:
     """Return the parts of the variance of `[seeds, examples]` (see `two_way_test`); one example: of seeds alone."""
-    seeds = len(differences)
     found = MeanSquares.of(differences, tasks)
-    if seeds == 1:
-        return CrossedVariance(found.examples, float(found.examples_free), 0.0)
-    runs, free = found.runs(seeds - 1.0)
-    if runs <= 1e-12 * found.examples:  # all seeds have the same differences: examples alone vary
+    runs, free = found.runs(len(differences) - 1.0)
+    if runs <= 1e-12 * found.examples:  # one seed, or several with the same differences: examples alone vary
         return CrossedVariance(found.examples, float(found.examples_free), 0.0)
     return CrossedVariance(runs, free, max(found.examples - found.rest, 0.0))
 

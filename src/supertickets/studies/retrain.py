@@ -230,14 +230,10 @@ def compared(recorded: Training, scores: Sequence[float], made: Outcome) -> Retr
         )
         return Retrained("disagree", "outputs", seed, score, was, n, other, said)
     why = f"Bits are not compared, since {in_words(other) or _ON_A_GPU}."
-    if n < 2:
-        said = f"trained again, seed {seed}: {figures}. {why} Scores neither: one seed is recorded, so no spread."
-        return Retrained("cannot be compared", "score", seed, score, was, n, other, said)
     low, high = prediction_interval(scores)
     if isnan(low):
-        said = (
-            f"trained again, seed {seed}: {figures}. {why} Scores neither: the {n} recorded seeds all score the same."
-        )
+        neither = "one seed is recorded, so no spread" if n < 2 else f"the {n} recorded seeds all score the same"
+        said = f"trained again, seed {seed}: {figures}. {why} Scores neither: {neither}."
         return Retrained("cannot be compared", "score", seed, score, was, n, other, said)
     mean, deviation = float(np.mean(scores)), float(np.std(scores, ddof=1))
     inside = low - _SAME <= score <= high + _SAME
