@@ -2,9 +2,10 @@
 
     python scripts/keep_results.py runs/sst2-narrow --out results
 
-A folder has `settings.yaml` (without names of places), `results.csv`, `tables/`, `verdict.txt` as it was printed, and
-of `find` also `outcomes.safetensors`: the loss and prediction of each dense run and ticket for each dev example at each
-epoch (see `supertickets.evidence.recorded`), where these can be recorded. There are no texts and no weights in it.
+A folder has `settings.yaml` (without names of places), `results.csv`, `tables/`, `verdict.txt` as it was printed,
+`report.pdf` (the study's page, printed by Chromium), and of `find` also `outcomes.safetensors`: the loss and prediction
+of each dense run and ticket for each dev example at each epoch (see `supertickets.evidence.recorded`), where these can
+be recorded. There are no texts and no weights in it.
 
     python scripts/keep_results.py runs/rte-taught --beside runs/rte --out results
 
@@ -25,8 +26,10 @@ such trainings are refused.
 """
 
 import argparse
+import html
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -49,17 +52,43 @@ from supertickets.storage import write_atomically
 from supertickets.studies.config import SETTINGS_FILE
 from supertickets.studies.inputs import open_study
 from supertickets.studies.looks import LOOKS
-from supertickets.studies.pages import TABLES, as_csv, write_tables
+from supertickets.studies.pages import REPORT, TABLES, as_csv, write_findings, write_tables
 from supertickets.studies.study import INPUTS
 from supertickets.studies.transfer import MASKS
 from supertickets.tickets.drawing import KINDS
 
 OUTCOMES = "outcomes.safetensors"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PLACES = ("out", "data", "train_file", "dev_file", "address", "track")
 """Settings that say where things are on a machine."""
 OF_STUDIES = (TASKS, INPUTS, f"{LOOKS}/*.json", f"{MASKS}/*")
 """What a study's folder has beside its trials that decides these, or the verdict."""
 _ABSOLUTE = re.compile(r'"(?:model|data|train_file|dev_file|folder|path)": "(/[^"]*)"')
+
+
+def without_places(page: str, settings: dict[str, Any]) -> str:
+    """Return a study's page without where things were on this machine: of absolute paths the last name stays."""
+    for value in settings.values():
+        for place in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(place, str | Path) and Path(place).is_absolute():
+                page = page.replace(html.escape(str(place)), html.escape(Path(place).name))
+    return page
+
+
+def print_page(page: Path, out: Path) -> None:
+    """Print a page as a PDF, which sites that host code show; without a browser, say that it is not kept."""
+    if (browser := next(filter(None, map(shutil.which, BROWSERS)), None)) is None:
+        print(f"{out} is not written: this machine has none of {', '.join(BROWSERS)}.", file=sys.stderr)
+        return
+    printed = page.with_suffix(".pdf")
+    # The sandbox does not start for root; the page is our own, and asks for nothing from elsewhere.
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}"]
+    options += ["--no-pdf-header-footer", "--virtual-time-budget=10000", f"--print-to-pdf={printed}"]
+    done = subprocess.run([browser, *options, page.as_uri()], capture_output=True, text=True, timeout=120)
+    if done.returncode or not printed.is_file():
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise TicketError(f"{out} is not written, as {browser} ended with exit code {done.returncode}: {said}")
+    write_atomically(out, printed.read_bytes())
 
 
 def write_settings(settings: dict[str, Any], out: Path) -> None:
@@ -141,7 +170,8 @@ def keep(folder: Path, out: Path, other: Path | None = None) -> list[Path]:
         except TicketError as error:
             print(f"{error} It is kept without {OUTCOMES}.", file=sys.stderr)
     findings = opened.study.analyse(runs, opened.settings)
-    write_settings({"study": opened.name, **opened.settings.model_dump(mode="json")}, out)
+    settings = opened.settings.model_dump(mode="json")
+    write_settings({"study": opened.name, **settings}, out)
     write_atomically(out / "results.csv", as_csv(plain(findings.runs)))
     write_atomically(out / "verdict.txt", "\n".join(findings.sentences) + "\n")
     write_tables(out / TABLES, findings.tables(), to_print=False)
@@ -149,6 +179,11 @@ def keep(folder: Path, out: Path, other: Path | None = None) -> list[Path]:
         write_atomically(out / TABLES / f"beside-{other.absolute().name}.csv", as_csv(beside))
     if grid is not None:
         grid.save(out / OUTCOMES)
+    with tempfile.TemporaryDirectory() as temporary:
+        write_findings(opened.study, runs, findings, Path(temporary))
+        page = Path(temporary) / REPORT
+        page.write_text(without_places(page.read_text(encoding="utf-8"), settings), encoding="utf-8")
+        print_page(page, out / Path(REPORT).with_suffix(".pdf"))
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 

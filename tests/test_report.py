@@ -531,7 +531,7 @@ def test_tables_sort(pages: dict[str, Path], driver: Any) -> None:
         assert len(set(numbers)) > 2
 
 
-@pytest.mark.parametrize(("width", "media"), [(1280, ""), (400, ""), (720, "print")])  # 720: A4 less its margins
+@pytest.mark.parametrize(("width", "media"), [(1280, ""), (400, ""), (964, "print")])  # 964: Letter less its margins
 @pytest.mark.parametrize("page", ["one study", "several"])
 def test_nothing_runs_over_the_edge(width: int, media: str, page: str, pages: dict[str, Path], driver: Any) -> None:
     set_screen(driver, width, media=media)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import random
 import re
 import runpy
@@ -20,6 +21,7 @@ import pytest
 import yaml
 
 import supertickets
+from helpers.browser import why_not
 from helpers.find_records import study
 from helpers.models import save_tiny_model
 from helpers.trials import write_words
@@ -157,9 +159,10 @@ def check_recording(said: str) -> None:
 def check_keeping(said: str) -> None:
     found = re.findall(r"(\S+): (\S+) MB", said)
     tables = ["gains.csv", "means.csv", *(f"table-{number}.csv" for number in (1, 5, 6, 7))]
-    kept = ["outcomes.safetensors", "results.csv", "settings.yaml", "beside-study.csv", *tables, "verdict.txt"]
+    page = [] if why_not() else ["report.pdf"]
+    kept = ["outcomes.safetensors", *page, "results.csv", "settings.yaml", "beside-study.csv", *tables, "verdict.txt"]
     assert [name for name, _ in found] == kept
-    assert sum(float(size) for _, size in found) < 0.1
+    assert sum(float(size) for name, size in found if name not in page) < 0.1
 
 
 def check_drawing(said: str) -> None:
@@ -553,21 +556,48 @@ def test_what_can_be_kept_is_kept_beside_what_cannot(
     assert str(tmp_path) not in (kept / "settings.yaml").read_text()
 
 
-def test_a_study_of_another_kind_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
-    keep = importlib.import_module("keep_results").keep
+def test_a_study_of_another_kind_is_kept_too(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    script = load("keep_results")
     asked: dict[str, Any] = {"model": str(save_tiny_model(tmp_path / "model")), "epochs": 1, "seeds": 1, "workers": 1}
     asked |= {"sparsities": 0.5, "controls": "none", "precision": "float32"}
     for seed, name in enumerate(("train", "dev")):
         asked[f"{name}_file"] = write_words(tmp_path / f"{name}.jsonl", 24, seed)
     done = supertickets.imp(asked, out=tmp_path / "done")
-    files = keep(done.folder, tmp_path / "kept")
+    files = script.keep(done.folder, tmp_path / "kept")
     assert {path.name for path in files} >= {"settings.yaml", "results.csv", "verdict.txt"}
+    page = done.report.read_text(encoding="utf-8")
+    assert str(tmp_path) in page
+    assert str(tmp_path) not in script.without_places(page, asked | {"out": done.folder})
     assert not (tmp_path / "kept" / "outcomes.safetensors").exists()
     assert (tmp_path / "kept" / "results.csv").read_bytes() == (done.folder / "results.csv").read_bytes()
     del asked["train_file"], asked["dev_file"]
     with pytest.raises(TicketError, match="settings of `imp`; expected those of `find`"):
         supertickets.find(tmp_path / "kept" / "settings.yaml", out=tmp_path / "out")
+
+
+def test_a_page_is_kept_as_a_pdf(
+    load: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script, page, out = load("keep_results"), tmp_path / "report.html", tmp_path / "kept.pdf"
+    page.write_text("<h1>A page</h1>", encoding="utf-8")
+    if not why_not():
+        script.print_page(page, out)
+        assert out.read_bytes().startswith(b"%PDF")
+        out.unlink()
+    failing = tmp_path / "chromium"
+    failing.write_text("#!/bin/sh\necho no screen >&2\nexit 3\n", encoding="utf-8")
+    failing.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    page.with_suffix(".pdf").unlink(missing_ok=True)
+    with pytest.raises(TicketError, match="ended with exit code 3: no screen"):
+        script.print_page(page, out)
+    monkeypatch.setenv("PATH", "")
+    script.print_page(page, out)
+    assert "kept.pdf is not written: this machine has none of chromium" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_tickets_of_a_later_study_are_compared_as_if_they_were_of_the_kept_one(

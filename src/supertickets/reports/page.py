@@ -11,6 +11,7 @@ from typing import Any
 import plotly
 from markupsafe import Markup
 
+from supertickets.evidence.examples import plain
 from supertickets.evidence.findings import Findings
 from supertickets.evidence.runs import Runs, TaskInfo, understood
 from supertickets.reports.sections import WORDS, Facts, Heading, Listed, Section, Table, Words, environment
@@ -47,7 +48,7 @@ class Part:
         outcome = next((run.outcome for run in runs.runs if run.outcome is not None), None)
         particulars = [
             Heading("All runs"),
-            Table(self.findings.runs.dropna(axis=1, how="all"), "all runs"),
+            Table(plain(self.findings.runs).dropna(axis=1, how="all"), "all runs"),
             *(Words(words, "quiet") for words in WORDS["all"]["runs"]),
             Heading("Data") if data else None,
             Listed(data),

@@ -147,6 +147,8 @@ class Find(Study[FindSettings]):
 
             (level,) = draws.about
             findings = replace(findings, narrow=narrow_gains(runs, level))
+        if "winning" not in settings.kinds:  # the paper's tables are about super tickets
+            return findings
         return replace(findings, paper_tables=paper_tables([AnalysedStudy(runs.only(stage=None), findings)]))
 
     def ship(self, done: Shipping) -> dict[str, Path]:

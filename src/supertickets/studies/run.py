@@ -21,7 +21,7 @@ from supertickets.studies.checks import check_folder, check_runner, check_tasks
 from supertickets.studies.config import merge_overrides, save_settings
 from supertickets.studies.exchange import Shipping
 from supertickets.studies.looks import remember_look, with_looks
-from supertickets.studies.pages import as_csv, write_findings
+from supertickets.studies.pages import REPORT, as_csv, write_findings
 from supertickets.studies.settings import StudySettings
 from supertickets.studies.study import Loaded, Request, Study
 from supertickets.tasks.tables import counted
@@ -55,7 +55,7 @@ class Result:
     @property
     def report(self) -> Path:
         """The page to look at."""
-        return self.folder / "report.html"
+        return self.folder / REPORT
 
 
 def run_study(
