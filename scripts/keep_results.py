@@ -45,7 +45,7 @@ from supertickets.errors import TicketError
 from supertickets.evidence.examples import BY_EXAMPLE, plain
 from supertickets.evidence.gains import paired_gains
 from supertickets.evidence.phases import find_phases
-from supertickets.evidence.recorded import RecordedGrid, record_runs
+from supertickets.evidence.recorded import RecordedGrid, RecordedRun, record_runs
 from supertickets.evidence.runs import DENSE, TASKS
 from supertickets.lab.outcome import OUTCOME, WEIGHTS, load_outcome
 from supertickets.storage import write_atomically
@@ -126,6 +126,15 @@ class Kept:
         return (len(self.values),)
 
 
+def same_predictions(grid: RecordedGrid, run: RecordedRun, outputs: Any) -> bool:
+    """Return whether outputs predict after each epoch what a kept run does: the same classes, or numbers as kept."""
+    kept = grid.predicted[run.rows]
+    if grid.about["classes"]:
+        return np.array_equal(kept, outputs.argmax(axis=-1))
+    # Numbers are kept in float16, with ten binary digits behind the first.
+    return kept.shape == outputs.shape[:2] and np.allclose(kept, outputs[..., 0], rtol=2**-9, atol=2**-9)
+
+
 def gains_of_kept(folder: Path, other: Path) -> pd.DataFrame:
     """Return what a kept study's winning tickets gain over those of a study that has the same dense runs."""
     grid, runs = RecordedGrid.load(other / OUTCOMES), finished(folder)[1].only(stage=None)
@@ -137,8 +146,7 @@ def gains_of_kept(folder: Path, other: Path) -> pd.DataFrame:
         rows[-1][BY_EXAMPLE] = values
     for run in runs.where(kind=DENSE):
         was = grid.where(kind=DENSE, seed=run.step.labels["seed"])
-        made = run.result.predictions()["dev"].argmax(axis=-1)
-        if not was or not np.array_equal(grid.predicted[was[0].rows], made):
+        if not was or not same_predictions(grid, was[0], run.result.predictions()["dev"]):
             raise TicketError(
                 f"{other}: its dense run of seed {run.step.labels['seed']} is another one than {folder}'s."
             )
