@@ -121,6 +121,7 @@ def test_the_longest_input_is_the_longest_that_runs(family: str) -> None:
         tables = [one for one in model.modules() if isinstance(one, torch.nn.Embedding) and one.num_embeddings in
                   (longest, longest + 1, longest + 2)]  # fmt: skip
         if longest > 1000 or not tables:
+            assert model(**of_length(60, model)).last_hidden_state.isfinite().all()  # more than tables here have rows
             return
         assert model(**of_length(longest, model)).last_hidden_state.isfinite().all()
         with pytest.raises((IndexError, RuntimeError)):

@@ -226,10 +226,15 @@ def test_a_base_model_is_hashed_once(read: list[str], tmp_path: Path) -> None:
 
 MANY = """
 import sys
+import time
 from pathlib import Path
 from supertickets.models import digests
 digests._LARGE, digests._SETTLED = 0, -60.0
-for path in map(Path, sys.argv[1:]):
+go = Path(sys.argv[1])
+print("ready", flush=True)
+while not go.exists():
+    time.sleep(0.001)
+for path in map(Path, sys.argv[2:]):
     digests.remembered_digest(path)
 """
 
@@ -239,9 +244,16 @@ def test_processes_that_write_at_once_leave_a_whole_cache(cache: Path, tmp_path:
     files = [tmp_path / f"f{number}" for number in range(40)]
     for path in files:
         path.write_text(path.name)
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    started = [subprocess.Popen([sys.executable, "-c", MANY, *files[half::2]], env=environment) for half in (0, 1)]
-    assert [process.wait() for process in started] == [0, 0]
+    environment, go = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}, tmp_path / "go"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", MANY, go, *files[half::2]], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for half in (0, 1)
+    ]
+    assert [process.stdout.readline() for process in started if process.stdout] == ["ready\n", "ready\n"]
+    go.touch()
+    assert [(process.communicate(timeout=60), process.returncode) for process in started] == [(("", None), 0)] * 2
     entries = json.loads(cache.read_text())
     assert len(entries) >= 20
     assert all(entry["sha256"] == sha256(Path(name).name.encode()) for name, entry in entries.items())

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
 import supertickets
+from helpers.drawing import sizes as units_of
 from helpers.models import HEADS, LAYERS, tiny_config
 from supertickets.anatomy import Shape
 from supertickets.anatomy.blocks import shape_of
@@ -29,6 +31,7 @@ from supertickets.anatomy.cost import (
 from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.evidence.reached import importance_kept
+from supertickets.lab.outcome import load_outcome
 from supertickets.models import dense_size, find_model
 from supertickets.studies.draw import draw_ticket
 from supertickets.studies.draws import ForTarget
@@ -38,6 +41,7 @@ from supertickets.tickets import Ticket
 from supertickets.tickets.drawing import draw_ranked, normalise
 from supertickets.tickets.kinds import Structure, Units
 from supertickets.tickets.knapsack import Cap, draw_under, lightest_level, worth_of
+from supertickets.tickets.levels import counts_at
 from supertickets.tickets.prices import Prices
 from supertickets.tickets.scoring import Scores
 from supertickets.tickets.targets import Target, Targets
@@ -99,22 +103,21 @@ def _prices(sizes: dict[Structure, Units], each: dict[Structure, list[float]], f
 
 
 def _naive(scores: Scores, caps: list[Cap], sizes: dict[Structure, Units], shape: tuple[int, ...]) -> float:
-    """The most importance of all tickets, one by one."""
-    best = -1.0
-    bits = [one.total for one in sizes.values()]
-    for chosen in itertools.product([False, True], repeat=sum(bits)):
+    """The most importance of all tickets, from the most on until one is allowed; -1 where none is."""
+    every = np.array(list(itertools.product([False, True], repeat=sum(one.total for one in sizes.values()))))
+    worths = every @ np.concatenate([scores[kind].ravel() for kind in sizes])
+    for place in np.argsort(-worths, kind="stable"):
         kept: dict[Structure, Any] = {}
         at = 0
         for kind, one in sizes.items():
-            kept[kind] = np.array(chosen[at : at + one.total]).reshape(one.layers, one.each)
+            kept[kind] = every[place, at : at + one.total].reshape(one.layers, one.each)
             at += one.total
         if any(one.one_stays and not kept[kind].any(axis=1).all() for kind, one in sizes.items()):
             continue
         ticket = Ticket.of_kinds({k: v.ravel() if k == "ffns" else v for k, v in kept.items()}, shape)
         if all(cap.prices.of(ticket) <= cap.most * (1 + 1e-9) for cap in caps):
-            worth = sum(float(scores[kind].reshape(kept[kind].shape)[kept[kind]].sum()) for kind in sizes)
-            best = max(best, worth)
-    return best
+            return float(worths[place])
+    return -1.0
 
 
 def _drawn_from(
@@ -184,16 +187,22 @@ def test_thousands_of_neurons_come_near_the_bound_and_more_is_kept_than_with_one
     assert drawn.kept > kept / sum(float(scores[kind].sum()) for kind in sizes) + 0.01
 
 
-def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    """HiGHS does in some draws, whatever its options say; commands print JSON."""
-    rng = np.random.default_rng(3)
-    sizes: dict[Structure, Units] = {"heads": Units(12, 12, 9.0), "ffns": Units(12, 1, 100.0, one_stays=False)}
-    prices = _prices(sizes, {"heads": [9.0] * 12, "ffns": [100.0] * 12})
-    for share in np.linspace(0.4, 0.9, 12):
-        scores: Scores = {"heads": rng.gamma(0.5, size=(12, 12)), "ffns": rng.gamma(0.5, size=12)}
-        cap = Cap("x", prices, share * prices.of(Ticket.full(12, 12)))
-        assert cap.holds(draw_under(scores, [cap], (12, 12), sizes).ticket)
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS does in some draws, whatever its options say; commands print JSON. Here it does in each."""
+    milp, calls = scipy.optimize.milp, []
+
+    def printing(*args: Any, **options: Any) -> Any:
+        os.write(1, b"x")
+        calls.append((args, options))
+        return milp(*args, **options)
+
+    monkeypatch.setattr(scipy.optimize, "milp", printing)
+    scores, caps, sizes, full = _drawn_from(3, 0.7, of_neurons=False)
+    assert caps[0].holds(draw_under(scores, caps, full.shape, sizes).ticket)
     assert capfd.readouterr().out == ""
+    args, options = calls[0]
+    printing(*args, **options)
+    assert capfd.readouterr().out == "x"  # control
 
 
 @pytest.mark.parametrize("below", [0.0, 10.0, 1000.0])
@@ -371,7 +380,7 @@ def test_a_study_reaches_its_target(studied: Any) -> None:
     assert all(one >= other - 1e-9 for one, other in zip(target.kept, target.kept_same_share, strict=True))
     assert "The target is encoder-parameters=0.6" in result.verdict
     assert "Against tickets of the same share, the gain is" in result.verdict
-    assert "importance" in (result.report).read_text(encoding="utf-8")
+    assert "most importance over same share" in result.report.read_text(encoding="utf-8")
     assert list(table["stage"].dropna().unique()) == ["same share"]
     # There is one ticket and no level: no phases, and the ticket folder says what it keeps to.
     assert "phase transition" not in result.verdict
@@ -397,6 +406,7 @@ def test_tickets_are_drawn_from_stored_scores(studied: Any, tmp_path: Path, caps
     (row,) = table[(table["kind"] == "winning") & (table["seed"] == 0) & table["stage"].isna()].to_dict("records")
     drawn = supertickets.load_ticket(tmp_path / "t").ticket
     assert (drawn.kept_heads, drawn.kept_neurons) == (row["heads"], row["neurons"])
+    assert drawn == load_outcome(result.folder / "trials" / row["trial"]).trial.ticket
     assert said["targets"][0]["cost"] <= said["targets"][0]["at_most"]
     assert said["gap"] == pytest.approx(0, abs=0.01)
     assert (said["seeds"], said["without"]) == ([0], [])
@@ -406,7 +416,13 @@ def test_tickets_are_drawn_from_stored_scores(studied: Any, tmp_path: Path, caps
     card = (tmp_path / "u" / "README.md").read_text(encoding="utf-8")
     assert "has not been trained" in card
     assert "the dense runs of seeds 0, 1 of a study measured" in card
-    assert supertickets.load_ticket(tmp_path / "u").ticket.kept_heads == round(LAYERS * HEADS / 2)
+    dense = table[table["kind"] == "dense"]["trial"]
+    both = [load_outcome(result.folder / "trials" / trial).scores() for trial in dense]
+    assert len(both) == 2
+    mean = normalise({kind: np.mean([one[kind] for one in both], axis=0) for kind in both[0]})
+    counts = counts_at(0.5, units_of(LAYERS, HEADS, mean["neurons"].shape[1]))
+    assert supertickets.load_ticket(tmp_path / "u").ticket == draw_ranked(mean, counts, "winning")
+    assert draw_ranked(normalise(both[0]), counts, "winning") != draw_ranked(mean, counts, "winning")  # control
 
 
 def test_costs_are_of_the_model_that_the_study_had(
