@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.drawing import ranked
+from helpers.drawing import randomly, ranked
 from supertickets.anatomy import Shape
 from supertickets.cli import main
 from supertickets.evidence.rates import SPREAD
+from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import load_outcome
+from supertickets.lab.workbench import Workbench
 from supertickets.models import find_model
 from supertickets.studies.adapt_settings import AdaptSettings
 from supertickets.studies.compare import CHOICES, CompareSettings
@@ -23,7 +25,7 @@ from supertickets.studies.report import report
 from supertickets.studies.run import Result, run_study
 from supertickets.tasks import TaskSource, count_of, load_task
 from supertickets.tickets import Ticket
-from supertickets.tickets.drawing import normalise_by_layer
+from supertickets.tickets.drawing import Drawing, normalise_by_layer
 
 SMALL: dict[str, Any] = {
     "task": "words",
@@ -65,18 +67,20 @@ def test_iterative_pruning_scores_every_rewound_ticket_again(
     asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, "kinds": kinds, **words}
     result = run_study("find", asked, out=tmp_path / "out", schedule="iterative")
     assert (result.table["status"] == "finished").all()
+    (dense,) = result.table[result.table["kind"] == "dense"]["trial"]
+    of_dense_heads, of_dense_ffns = outcome(result, dense).scores().values()
+    differ = []
     for kind in kinds:
         rows = result.table[result.table["kind"] == kind].sort_values("level")
-        (before,) = result.table[result.table["kind"] == "dense"]["trial"]
-        ticket = Ticket.full(3, 4)
+        before, ticket = dense, Ticket.full(3, 4)
         for level, key in zip(rows["level"], rows["trial"], strict=True):
             heads, ffns = outcome(result, before).scores().values()
             expected = ranked(normalise_by_layer(heads), ffns, level, kind, within=ticket)
             ticket, before = outcome(result, key).trial.ticket, key
             assert ticket == expected
+            differ.append(ticket != ranked(normalise_by_layer(of_dense_heads), of_dense_ffns, level, kind))
         assert "scores.safetensors" not in outcome(result, before).files  # nothing is drawn from the last
-    one_shot = run_study("find", asked, out=tmp_path / "shot")
-    assert set(one_shot.table["trial"]) != set(result.table["trial"])
+    assert any(differ)  # control: the dense scores alone would draw others
     report([result.folder])  # recalled, chain and all
     again = run_study("find", result.folder / "settings.yaml")
     assert again.table.equals(result.table)
@@ -90,7 +94,7 @@ def test_levels_that_draw_the_same_ticket_do_not_end_a_study(
 ) -> None:
     """0.01 of 12 heads prunes nothing, 0.3 and 0.31 the same: equal tickets share a trial, and all go on."""
     levels = (0.01, 0.3, 0.31, 0.6)
-    asked = {**SMALL, "model": str(tiny_model), "seeds": 1, "levels": levels, "kinds": kinds, **words}
+    asked = {**SMALL, "epochs": 1, "model": str(tiny_model), "seeds": 1, "levels": levels, "kinds": kinds, **words}
     result = run_study("find", asked, schedule=schedule, control="best-of-k", out=tmp_path / "out")
     assert (result.table["status"] == "finished").all()
     winning = result.table[result.table["kind"] == "winning"].set_index("level")
@@ -159,11 +163,15 @@ def test_the_epoch_that_is_scored(
     assert not (tmp_path / "out").exists()
     small = {**SMALL, "keep_epoch": "last", "seeds": 1, "levels": (0.5,), "kinds": ("winning",)}
     small |= {"epochs": 2, "model": str(tiny_model)}
-    found = [run_study("find", small | words, out=tmp_path / str(epoch), score_epoch=epoch) for epoch in (1, 2, None)]
-    dense = [load_outcome(one.folder / "trials" / one.table["trial"].iloc[0]) for one in found]
-    heads = [outcome.scores()["heads"] for outcome in dense if outcome is not None]
-    assert dense[0] is not None
-    assert dense[0].best_epoch == 2
+    found = run_study("find", small | words, out=tmp_path / "out", score_epoch=1)
+    dense = outcome(found, found.table["trial"].iloc[0])
+    assert dense.trial.scoring.score_epoch == 1
+    assert dense.best_epoch == 2
+    heads = [dense.scores()["heads"]]
+    for epoch in (2, None):
+        trial = dense.trial.but(scoring=dense.trial.scoring.model_copy(update={"score_epoch": epoch}))
+        again = Workbench("cpu").run(Job(trial, tmp_path / str(epoch), False, "dense"), lambda event: None)
+        heads.append(again.scores()["heads"])
     assert np.array_equal(heads[1], heads[2])
     assert not np.array_equal(heads[0], heads[2])
 
@@ -218,12 +226,11 @@ def test_too_small_a_fraction(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_study_of_a_fraction(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
+def test_a_study_of_a_fraction(found: Result, tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
     asked = {**SMALL, "seeds": 1, "levels": (0.5,), "kinds": ("winning",), "model": str(tiny_model), **words}
     part = run_study("find", asked, out=tmp_path / "part", fraction=0.25)
-    whole = run_study("find", asked, out=tmp_path / "whole")
-    assert not set(part.table["trial"]) & set(whole.table["trial"])
-    both = report([part.folder, whole.folder], tmp_path / "both")
+    assert not set(part.table["trial"]) & set(found.table["trial"])
+    both = report([part.folder, found.folder], tmp_path / "both")
     assert "words (0.25 of its training set)" in both.page.read_text()
     assert "more than once" in both.average.reason  # one task twice is no average over tasks
 
@@ -235,7 +242,8 @@ def test_a_study_of_a_fraction(tiny_model: Path, words: dict[str, Path], tmp_pat
 def compared(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Result:
     choices = ("absolute", "counts", "random", "lr-schedule", "importance=magnitude", "schedule")
     out = tmp_path_factory.mktemp("compare") / "out"
-    return run_study("compare", SMALL, model=str(tiny_model), out=out, choices=choices, levels=(0.3, 0.6), **words)
+    asked = {**SMALL, "model": str(tiny_model), "choices": choices, "levels": (0.3, 0.6)}
+    return run_study("compare", asked, out=out, **words)
 
 
 def test_each_choice_is_tried_alone(compared: Result) -> None:
@@ -256,6 +264,20 @@ def test_each_choice_is_tried_alone(compared: Result) -> None:
             assert trial.recipe == own.recipe
         if row.kind == "dense" and name in ("absolute", "importance"):
             assert getattr(trial.scoring, name) == value
+        if name == "counts" and row.level:
+            by_share, by_ladder = {0.3: ((8, 2), (9, 3)), 0.6: ((5, 1), (5, 2))}[row.level]
+            assert (own.ticket.kept_heads, own.ticket.kept_ffns) == by_share
+            assert (trial.ticket.kept_heads, trial.ticket.kept_ffns) == by_ladder
+        if name == "random" and row.level:
+            how = Drawing.model_validate({"random": value})
+            assert trial.ticket == randomly(3, 4, row.level, row.seed, how) != own.ticket
+        if name == "schedule" and row.level == 0.6:
+            (before,) = runs[(runs["choice"] == row.choice) & (runs["level"] == 0.3) & (runs["seed"] == row.seed)][
+                "trial"
+            ]
+            heads, ffns = outcome(compared, before).scores().values()
+            within = outcome(compared, before).trial.ticket
+            assert trial.ticket == ranked(normalise_by_layer(heads), ffns, 0.6, "winning", within=within)
     assert set(runs[runs["kind"] == "random"]["choice"]) == {"", "random=with-replacement"}
 
 
@@ -285,9 +307,11 @@ def test_what_a_choice_changes_is_measured(compared: Result) -> None:
 
 
 def test_a_comparison_goes_on_and_can_be_read_again(
-    compared: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    compared: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = run_study("compare", compared.folder / "settings.yaml")
+    with monkeypatch.context() as patch:
+        patch.setattr("supertickets.studies.run.write_findings", lambda *_: None)  # the page is written again below
+        again = run_study("compare", compared.folder / "settings.yaml")
     pd.testing.assert_frame_equal(again.findings.comparison, compared.findings.comparison)
     assert main(["status", str(compared.folder)]) == 0
     assert ", finished;" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Trainings that are held in the middle: others train meanwhile, the process stays as it was, and they go on."""
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +10,12 @@ import pytest
 import torch
 
 from helpers.models import HEADS, LAYERS
+from helpers.process import process
 from helpers.trials import make_trial
 from supertickets.errors import DivergedError
 from supertickets.lab.jobs import Job
 from supertickets.lab.workbench import Workbench
 from supertickets.models import ModelSource, find_model
-from supertickets.studies.run import run_study
 from supertickets.tasks import Task, TaskSource, load_task
 from supertickets.tickets import Ticket
 from supertickets.tickets.scoring import ScoringSettings
@@ -129,19 +128,6 @@ def test_a_training_that_is_held_goes_on_when_it_is_asked_again(make: Callable[.
 # --- nothing of the process changes -----------------------------------------------------------------------------------
 
 
-def process() -> list[Any]:
-    """Return what of a process libraries like to change."""
-    return [
-        torch.get_rng_state().tolist(),
-        str(np.random.get_state()),
-        random.getstate(),
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-        torch.are_deterministic_algorithms_enabled(),
-    ]
-
-
 @pytest.fixture
 def other_threads() -> Iterator[None]:
     """The caller has another number of threads than a recipe's default."""
@@ -187,17 +173,11 @@ def test_a_training_that_raises_leaves_the_process_as_it_was(make: Callable[...,
 
 
 @pytest.mark.usefixtures("other_threads")
-def test_a_workbench_and_a_study_leave_the_process_as_it_was(
-    tiny_model: Path, words: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_workbench_leaves_the_process_as_it_was(tiny_model: Path, words: dict[str, Path], tmp_path: Path) -> None:
     torch.manual_seed(5)
     before, trial = process(), make_trial(tiny_model, words)
     Workbench("cpu").run(Job(trial, tmp_path / trial.key, True, "dense"), lambda event: None)
     assert process() == before
-    small = {"levels": (0.5,), "seeds": 1, "epochs": 1, "batch_size": 8, "max_length": 16, "workers": 1}
-    before[2] = None  # a study's pages draw names
-    run_study("find", small, model=str(tiny_model), task="words", out=tmp_path / "study", **words)
-    assert [*process()[:2], None, *process()[3:]] == before
     torch.randn(1)  # control
     assert process()[0] != before[0]
 
