@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 import supertickets
 from helpers.models import FAMILIES, LAYERS, OTHERS, TWO_STACKS, save_tiny_model
@@ -18,9 +19,11 @@ from supertickets.cli import main
 from supertickets.errors import TicketError
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import load_outcome
+from supertickets.lab.steps import Execution
 from supertickets.lab.workbench import Workbench
 from supertickets.models import ModelSource, find_model, load_model
-from supertickets.studies.run import Result
+from supertickets.studies.find import Find
+from supertickets.studies.run import Result, check_request
 from supertickets.tickets import Ticket
 
 SHARED = ("albert", "esm", *TWO_STACKS)
@@ -32,15 +35,20 @@ SMALL: dict[str, Any] = {
 DENSE = {name: value for name, value in SMALL.items() if name not in ("levels", "kinds")}
 
 
+@lru_cache(maxsize=1)
+def saved(folder: Path) -> tuple[PretrainedConfig, str, dict[str, torch.Tensor]]:
+    """Return a saved model's config, where its layers are, and its weights; a test asks for them several times."""
+    weights = AutoModel.from_pretrained(folder, dtype=torch.float64).state_dict()
+    return AutoConfig.from_pretrained(folder), find_model(str(folder)).family.layers, weights
+
+
 def stock(folder: Path, layers: int, which: Mapping[int, int] | None = None) -> PreTrainedModel:
     """Return the stock class built with so many layers, with a saved model's weights: those of `which` layers."""
-    config = AutoConfig.from_pretrained(folder)
+    config, place, weights = saved(folder)
     there = config.to_dict()
     numbers = {name: layers for name in ("num_hidden_layers", "n_layers", "n_layer") if name in there}
     lists = {name: there[name][:layers] for name in ("layer_types", "no_rope_layers") if there.get(name)}
     small = AutoModel.from_config(type(config)(**{**there, **numbers, **lists})).double().eval()
-    place = find_model(str(folder)).family.layers
-    weights = AutoModel.from_pretrained(folder, dtype=torch.float64).state_dict()
     rest = {name: value for name, value in weights.items() if f"{place}." not in name}
     for to, of in (which or {i: i for i in range(layers)}).items():
         found = {name: value for name, value in weights.items() if f"{place}.{of}." in name}
@@ -62,9 +70,10 @@ def first(folder: Path, layers: int | None) -> PreTrainedModel:
 def check(folder: Path) -> None:
     found = hidden(first(folder, 2))
     torch.testing.assert_close(found, hidden(stock(folder, 2)), rtol=0, atol=0)
-    for wrong in (stock(folder, 1), stock(folder, LAYERS), stock(folder, 2, {0: 1, 1: 2})):  # negative controls
+    whole = stock(folder, LAYERS)
+    for wrong in (stock(folder, 1), whole, stock(folder, 2, {0: 1, 1: 2})):  # negative controls
         assert float((hidden(wrong) - found).abs().max()) > 0.05
-    torch.testing.assert_close(hidden(first(folder, None)), hidden(stock(folder, LAYERS)), rtol=0, atol=0)
+    torch.testing.assert_close(hidden(first(folder, None)), hidden(whole), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", ["bert", "smollm3"])
@@ -150,15 +159,15 @@ def test_a_study_of_first_layers(cut: Result, tiny_model: Path, words: dict[str,
     assert model.config.num_hidden_layers == 2
     assert "(first 2 layers)" in cut.report.read_text()
     # As many layers as the model has are the model itself, and its trials others than those of two layers.
-    whole, counted = (
-        supertickets.find(DENSE, model=str(tiny_model), kinds="none", out=tmp_path / str(n), layers=n, **words)
-        for n in (None, LAYERS)
-    )
-    assert list(whole.table["trial"]) == list(counted.table["trial"])
-    assert not set(whole.table["trial"]) & set(cut.table["trial"])
-    assert (tmp_path / "None" / "settings.yaml").read_text().replace("/None", "/3") == (
-        tmp_path / "3" / "settings.yaml"
-    ).read_text()
+    asked = {**DENSE, "model": str(tiny_model), "kinds": (), "out": tmp_path / "out", **words}
+    whole, counted = (Find.prepare({**asked, "layers": layers}) for layers in (None, LAYERS))
+    assert whole.settings == counted.settings
+    keys = [
+        [order.trial.key for order in Execution(Find().steps(one.settings, check_request(Find, one))).begin()]
+        for one in (whole, counted)
+    ]
+    assert keys[0] == keys[1] != []
+    assert not set(keys[0]) & set(cut.table["trial"])
 
 
 def test_tickets_of_first_layers_are_applied_to_them(cut: Result, tiny_model: Path, tmp_path: Path) -> None:

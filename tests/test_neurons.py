@@ -254,7 +254,8 @@ def test_random_tickets_are_of_whole_blocks(how: str) -> None:
     drawn = draw_random((3, 1), of, {"neurons": 32}, 0.3, 0, Drawing.model_validate({"random": how}))  # type: ignore[arg-type]
     blocks = drawn.neurons_of(32).reshape(3, 8, 4)
     assert (blocks.all(axis=2) == blocks.any(axis=2)).all()
-    assert 0 < (~blocks).sum() <= 32
+    pruned = (~blocks).sum()
+    assert pruned == 32 if how == "without-replacement" else 0 < pruned < 32  # what is drawn twice is pruned once
 
 
 def test_random_tickets_of_a_large_model_are_drawn_at_once() -> None:
@@ -288,7 +289,7 @@ def test_a_ticket_folder_of_format_2(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def done(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> supertickets.Result:
     return supertickets.find(
-        model=str(tiny_model), task="words", **words, structures="heads,neurons", seeds=2, epochs=2,
+        model=str(tiny_model), task="words", **words, structures="heads,neurons", seeds=2, epochs=1,
         levels="0.2,heads=0.3+neurons=0.1,parameters:0.4", kinds="winning,random", precision="float32",
         batch_size=8, learning_rate=1e-2, max_length=16, workers=1, out=tmp_path_factory.mktemp("neurons") / "out",
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Files and folders: nothing that is not ours is deleted, and a crash leaves the old or the new one whole."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -81,16 +82,15 @@ def test_a_full_disk_and_a_full_quota_are_said_alike(
         raise other
 
 
-# Stops like a SIGKILL at the n-th system call that changes a name, exchanging in one step or in two.
+# A process for each folder, which stops like a SIGKILL at the n-th system call that changes a name, exchanging in one
+# step or in two.
 CRASH = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 from supertickets import storage
-folder, stop, one_step, into = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True", sys.argv[4]
-if into == "here":
-    os.chdir(folder)
+asked, one_step, into = json.loads(sys.argv[1]), sys.argv[2] == "True", sys.argv[3]
 calls = 0
-def counted(real):
+def counted(real, stop):
     def call(*args):
         global calls
         calls += 1
@@ -98,30 +98,48 @@ def counted(real):
             os._exit(9)
         return real(*args)
     return call
-os.rename = counted(os.rename)
-storage._rename_exchange = counted(storage._rename_exchange if one_step else lambda *names: False)
-with storage.atomic_folder(folder) as new:
-    for name in ("a", "config.json", "z"):
-        (new / name).write_text("new")
+def write(folder, stop):
+    if into == "here":
+        os.chdir(folder)
+    os.rename = counted(os.rename, stop)
+    storage._rename_exchange = counted(storage._rename_exchange if one_step else lambda *names: False, stop)
+    with storage.atomic_folder(Path(folder)) as new:
+        for name in ("a", "config.json", "z"):
+            (new / name).write_text("new")
+codes = []
+for folder, stop in asked:
+    child = os.fork()
+    if not child:
+        try:
+            write(folder, stop)
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
 """
 
 
-def crash(folder: Path, stop: int, one_step: bool, into: str = "beside") -> bool:
-    """Return whether the process was stopped before it had finished."""
-    done = subprocess.run([sys.executable, "-c", CRASH, str(folder), str(stop), str(one_step), into])
-    assert done.returncode in (0, 9)
-    return done.returncode == 9
+def crash(asked: list[tuple[Path, int]], one_step: bool, into: str = "beside") -> list[bool]:
+    """Return of each folder whether its process was stopped, at that call, before it had finished."""
+    told = json.dumps([(str(folder), stop) for folder, stop in asked])
+    done = subprocess.run([sys.executable, "-c", CRASH, told, str(one_step), into], stdout=subprocess.PIPE, check=True)
+    codes = json.loads(done.stdout)
+    assert len(codes) == len(asked)
+    assert set(codes) <= {0, 9}
+    return [code == 9 for code in codes]
 
 
 @pytest.mark.parametrize("one_step", [True, False])
 def test_a_crash_anywhere_leaves_the_old_or_the_new_folder_whole(tmp_path: Path, one_step: bool) -> None:
-    stopped = 0
-    for stop in range(1, 6):
-        folder = tmp_path / str(stop) / "model"
+    folders = [tmp_path / str(stop) / "model" for stop in range(1, 6)]
+    for folder in folders:
         folder.mkdir(parents=True)
         for name in ("a", "config.json", "notes"):
             (folder / name).write_text("old")
-        stopped += crash(folder, stop, one_step)
+    stopped = sum(crash([(folder, stop) for stop, folder in enumerate(folders, 1)], one_step))
+    for folder in folders:
         if one_step:  # never away, not even before anybody clears up
             assert folder.is_dir()
         clear_left_overs(folder)
@@ -133,10 +151,11 @@ def test_a_crash_anywhere_leaves_the_old_or_the_new_folder_whole(tmp_path: Path,
 
 
 def test_filling_the_working_directory_is_undone_when_cut_short(tmp_path: Path) -> None:
-    for stop in (1, 2, 3):
-        folder = tmp_path / str(stop)
+    folders = [tmp_path / str(stop) for stop in (1, 2, 3)]
+    for folder in folders:
         folder.mkdir()
-        assert crash(folder, stop, True, "here")
+    assert crash([(folder, stop) for stop, folder in enumerate(folders, 1)], True, "here") == [True] * 3
+    for folder in folders:
         assert "config.json" not in names(folder)  # it comes last: no half model can be loaded
         check_free(folder)  # clears up what was left, and finds the folder empty again
         assert names(folder) == []
