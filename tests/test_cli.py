@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -84,7 +85,11 @@ def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_a_dry_run_says_what_would_be_run_and_writes_nothing(
-    mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mine: list[str],
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -100,6 +105,8 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(
     assert (new["trainings"], new["done"]) == (4, 0)
     assert new["flops"] > 0
     assert new["seconds"] > 0
+    kept = plan("--keep", "all")["disk"] - plan("--keep", "none")["disk"]
+    assert kept == 5 * (tiny_model / "model.safetensors").stat().st_size  # four as trained, one shipped
     kinds = ["dense", "winning", "random", "losing"]
     assert [(row["kind"], row["trainings"], row["done"]) for row in new["steps"]] == [(kind, 1, 0) for kind in kinds]
     assert main([*mine, "--out", "out", "--json"]) == 0
@@ -142,7 +149,7 @@ def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["find", "--help"]) == 0
     shown = capsys.readouterr().out
     for name in FindSettings.model_fields:
-        assert f"--{name.replace('_', '-')}" in shown
+        assert re.search(rf"--{name.replace('_', '-')}(?![\w-])", shown), name  # not a longer flag's beginning
     panels = ["Main settings:", "Search:", "Training:", "Data:", "Running:", "Other:"]
     places = [shown.index(panel) for panel in panels]
     assert places == sorted(places)
@@ -268,9 +275,17 @@ def test_a_wrong_yaml_file(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words_typed", [["fnd"], ["find", "--level", "0.1x", "--bogus"], ["apply"]])
-def test_words_that_are_no_command(words_typed: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words_typed", "message"),
+    [
+        (["fnd"], "unknown command 'fnd': did you mean 'find'"),
+        (["find", "--level", "0.1x", "--bogus"], "No such option"),
+        (["apply"], "Missing argument"),
+    ],
+)
+def test_words_that_are_no_command(words_typed: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words_typed) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_unsorted_levels_are_fine_and_said(mine: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,10 +190,14 @@ def test_a_level_found_by_luck_gains_nothing() -> None:
 
 
 def test_seeds_that_no_look_has_seen_are_shown_apart() -> None:
-    found = search_of(searching("halving"))
-    assert found.new_seeds is not None
-    assert 0 not in found.new_seeds.seeds
-    assert "looked at no ticket" in findings(searching("halving")).verdict
+    runs = searching("halving")
+    found = findings(runs)
+    assert found.search is not None
+    assert found.search.new_seeds is not None
+    looked = {ask.seed for turn in asks(runs) for ask in turn}
+    assert {0} <= looked < {0, 1, 2}
+    assert set(found.search.new_seeds.seeds) == {0, 1, 2} - looked
+    assert "looked at no ticket" in found.verdict
 
 
 @pytest.mark.parametrize("method", METHODS)

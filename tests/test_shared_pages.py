@@ -179,6 +179,7 @@ def test_the_page_of_shared_tickets(pages: dict[str, str]) -> None:
         "supertickets share --config it.yaml",
         "<dt>levels</dt><dd>0.1, 0.2</dd>",
         "<dt>torch</dt><dd>2.6</dd>",
+        "overlap of all pairs",
         "Sensitivity",
     ):
         assert said in page, said

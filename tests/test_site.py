@@ -159,6 +159,7 @@ def test_a_notebook_is_stored_as_it_was_run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert any(cell.outputs for cell in cells)
+    assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]  # once, from a fresh start
     for cell in cells:
         assert all(output.get("name") == "stdout" for output in cell.outputs), (
             "no warnings, bars and paths of a machine"

@@ -184,7 +184,9 @@ def test_two_tasks_share_one_encoder(source: ModelSource, task: Task) -> None:
     result = Trainer(learners, Plan(RECIPE), CPU).train()
     assert set(result.predictions) == {"words", "other"}
     assert set(result.epochs[-1]["metrics"]) == {"words", "other"}
-    assert first.base_model is second.base_model
+    assert all((one.classifier.bias != 0).all() for one in (first, second))  # each output layer has been trained
+    alone, together = (one.base_model.encoder.state_dict() for one in (train(source, task)[2], first))
+    assert all(not torch.equal(alone[name], value) for name, value in together.items())  # and both train the encoder
 
 
 class StoppedError(Exception):
@@ -427,7 +429,6 @@ def test_auto_is_no_device_without_float64(there: str | None, chosen: str, monke
 
 def test_precision() -> None:
     assert choose_precision("float32", CPU) == "float32"
-    assert choose_precision("auto", CPU) in ("float32", "bfloat16")
     assert choose_precision("auto", torch.device("mps")) == "float32"
 
 

@@ -236,14 +236,14 @@ def test_places_of_examples_that_would_be_passed_over(tmp_path: Path) -> None:
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
+NO_LABELS = [([0, 1], r"\[0, 1\]"), ({"name": "neg"}, r"\{'name': 'neg'\}"), (float("inf"), "inf")]
+
+
 @pytest.mark.parametrize(
-    ("label", "shown"),
-    [([0, 1], r"\[0, 1\]"), ({"name": "neg"}, r"\{'name': 'neg'\}"), (b"neg", "b'neg'"), (float("inf"), "inf")],
+    ("label", "shown", "ending"),
+    [*((*one, ending) for one in NO_LABELS for ending in ("jsonl", "parquet")), (b"neg", "b'neg'", "parquet")],
 )
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_a_label_is_one_value(label: Any, shown: str, ending: str, tmp_path: Path) -> None:
-    if isinstance(label, bytes) and ending == "jsonl":
-        return
     rows = [{"text": f"a {i}", "label": label} for i in range(4)]
     path = tmp_path / f"a.{ending}"
     if ending == "parquet":
