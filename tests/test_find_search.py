@@ -58,6 +58,7 @@ def settings(**more: Any) -> FindSettings:
                            "precision": "float32", **GRID, **more})  # fmt: skip
 
 
+@cache
 def searching(method: str, outcome: Any = clear, **more: Any) -> Runs:
     return study(outcome, **{**GRID, "search": method, **more})
 
@@ -72,6 +73,7 @@ def search_of(runs: Runs) -> Searched:
     return found
 
 
+@cache
 def searched_grid(outcome: Any = clear, **more: Any) -> Grid:
     """The whole grid of the same study, on the half of its dev set that a search sees, with the search's prices."""
     grid = grid_of(record_runs(study(outcome, **{**GRID, **more})), "words")
@@ -114,7 +116,8 @@ def test_its_trials_are_the_grids_and_it_keeps_to_its_budget(method: str) -> Non
     keys = {run.trial.key for run in runs.runs if run.trial is not None}
     of_grid = {run.trial.key for run in grid.runs if run.trial is not None}
     assert keys < of_grid
-    level = search_of(runs).level
+    found = search_of(runs)
+    level = found.level
     for kind in kinds:
         assert {run.step.labels["level"] for run in runs.only(stage=None).where(kind=kind)} == {level}
         assert len(runs.only(stage=None).where(kind=kind)) == 3
@@ -126,35 +129,38 @@ def test_its_trials_are_the_grids_and_it_keeps_to_its_budget(method: str) -> Non
     price = {run.trial.key: forward_flops(TASK.shape, run.trial.ticket, 1, 32) for run in runs.runs if run.trial}
     whole = sum(forward_flops(TASK.shape, run.trial.ticket, 1, 32) for run in grid.where(kind="winning") if run.trial)
     spent = sum(price[key] * epochs for key, epochs in trained.items()) / (whole * EPOCHS)
-    assert search_of(runs).with_level == pytest.approx(spent, rel=0.05)  # tickets of a level differ a little by seed
+    assert found.with_level == pytest.approx(spent, rel=0.05)  # tickets of a level differ a little by seed
     assert 0.1 < spent <= 0.25 * 1.05
     assert len(runs.where()) < len(grid.where()) / 2
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_that_is_stopped_says_what_it_knows(method: str) -> None:
-    whole = searching(method)
     before = searching(method, stop=2)
     assert not search_of(before).ended
     assert "no level is known" in Find().standing(before, settings(search=method))
     begun = searching(method, stop=8)  # the dense runs, the first turn, and a part of what follows
-    found = search_of(begun)
+    so_far = findings(begun)
+    found = so_far.search
+    assert found is not None
     assert len(found.turns) >= 1
     assert found.level in LEVELS
     assert found.over == {}
-    assert "the best level so far is" in findings(begun).verdict
-    assert "goes on with it" in findings(begun).verdict
-    last = search_of(whole)
+    assert "the best level so far is" in so_far.verdict
+    assert "goes on with it" in so_far.verdict
+    whole = findings(searching(method))
+    last = whole.search
+    assert last is not None
     assert last.turns.iloc[: len(found.turns)].equals(found.turns)
     assert "so far" not in last.sentence
-    assert last.why in findings(whole).verdict
+    assert last.why in whole.verdict
 
 
 def test_the_gain_is_on_examples_that_the_search_did_not_see() -> None:
     half, rest = half_for_search(EXAMPLES), half_for_gain(EXAMPLES)
     assert sorted([*half, *rest]) == [*range(EXAMPLES)]
-    runs = searching("halving")
-    gain = search_of(runs).over["dense"]
+    found = search_of(searching("halving"))
+    gain = found.over["dense"]
     assert gain.mean > 5
     assert gain.differences is not None
     assert gain.differences.shape == (3, len(rest))
@@ -167,8 +173,9 @@ def test_the_gain_is_on_examples_that_the_search_did_not_see() -> None:
         said[:, lost] = said[:, lost, ::-1]
         return replace(came, said=said)
 
-    assert search_of(searching("halving", lambda trial: without(trial, rest))).level == search_of(runs).level
-    assert search_of(searching("halving", lambda trial: without(trial, rest))).over["dense"].mean < -20
+    lost = search_of(searching("halving", lambda trial: without(trial, rest)))
+    assert lost.level == found.level
+    assert lost.over["dense"].mean < -20
     assert search_of(searching("halving", lambda trial: without(trial, half))).over["dense"].mean > 0  # control
 
 
@@ -239,9 +246,10 @@ def test_what_only_the_whole_grid_says_is_not_said() -> None:
     assert "to epoch" in page
     assert found.search is not None
     assert found.search.why in page
-    whole = Find().analyse(study(clear, **GRID), settings())
+    grid = study(clear, **GRID)
+    whole = Find().analyse(grid, settings())
     assert whole.search is None
-    assert "Phases" in {section.title for section in find_sections(whole, study(clear, **GRID))}  # control
+    assert "Phases" in {section.title for section in find_sections(whole, grid)}  # control
 
 
 def test_the_dry_run_says_how_much_is_trained_at_most() -> None:
