@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -12,7 +13,6 @@ from typing import Any
 import click
 import pandas as pd
 import pytest
-import yaml
 from click.shell_completion import ShellComplete
 from rich.console import Console
 
@@ -23,8 +23,8 @@ from supertickets.cli.printing import print_table
 from supertickets.lab.progress import ProgressDisplay
 from supertickets.models import find_model
 from supertickets.studies import STUDIES, SUMMARIES
-from supertickets.studies.config import resolve_settings
-from supertickets.studies.find import FindSettings
+from supertickets.studies.config import resolve_settings, settings_in
+from supertickets.studies.find import Find, FindSettings
 from supertickets.studies.folder import disk_use
 
 TINY = ["--epochs", "1", "--batch-size", "8", "--levels", "0.5", "--seeds", "1", "--workers", "1", "--max-length", "16"]
@@ -68,15 +68,29 @@ def test_find_from_the_shell_and_as_json(mine: list[str], tmp_path: Path, capsys
     assert said["verdict"] in shown
 
 
-def test_yaml_and_flags_are_the_same_settings(found: Path, mine: list[str], tmp_path: Path) -> None:
+def test_yaml_and_flags_are_the_same_settings(
+    found: Path, mine: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every flag is a key; what find writes can be read as --config; flags win."""
-    assert main(["find", "--config", str(found / "settings.yaml"), "--out", str(tmp_path / "two")]) == 0
-    one, two = (yaml.safe_load((folder / "settings.yaml").read_text()) for folder in (found, tmp_path / "two"))
-    assert {**one, "out": 0} == {**two, "out": 0}
+
+    class Asked(BaseException):
+        pass
+
+    def ask(name: str, overrides: Any, **more: Any) -> None:
+        raise Asked(overrides)
+
+    def settled(*arguments: str) -> dict[str, Any]:
+        with pytest.raises(Asked) as caught:
+            main([*arguments, "--out", str(tmp_path / "out")])
+        return Find.prepare(caught.value.args[0]).settings.model_dump(mode="json", exclude={"out"})
+
+    monkeypatch.setattr("supertickets.studies.run.run_study", ask)
+    assert settled("find", "--config", str(found / "settings.yaml")) == settings_in(found).model_dump(
+        mode="json", exclude={"out"}
+    )
     config = tmp_path / "c.yaml"
     config.write_text("epochs: 1\nbatch-size: 4\nlevels: [0.5]\n")
-    assert main([*mine, "--config", str(config), "--out", str(tmp_path / "three")]) == 0
-    assert yaml.safe_load((tmp_path / "three" / "settings.yaml").read_text())["batch_size"] == 8
+    assert settled(*mine, "--config", str(config))["batch_size"] == 8
 
 
 def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -85,6 +99,7 @@ def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_a_dry_run_says_what_would_be_run_and_writes_nothing(
+    found: Path,
     mine: list[str],
     tiny_model: Path,
     tmp_path: Path,
@@ -97,8 +112,8 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(
         before = files_of(tmp_path)
         assert main([*mine, "--dry-run", "--json", *flags]) == 0
         assert files_of(tmp_path) == before
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return found
+        said: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return said
 
     new = plan()
     assert list(tmp_path.iterdir()) == []
@@ -109,6 +124,7 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(
     assert kept == 5 * (tiny_model / "model.safetensors").stat().st_size  # four as trained, one shipped
     kinds = ["dense", "winning", "random", "losing"]
     assert [(row["kind"], row["trainings"], row["done"]) for row in new["steps"]] == [(kind, 1, 0) for kind in kinds]
+    shutil.copytree(found, tmp_path / "out")
     assert main([*mine, "--out", "out", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert {*said} == {"verdict", "folder", "report", "shipped", "failed", "tables", "results"}
