@@ -153,7 +153,7 @@ LEARNS: dict[str, Any] = {**ASKED, "epochs": 12, "patience": None, "learning_rat
 @pytest.mark.parametrize(
     ("scale", "offset", "precision"),
     [
-        (1.0, 0.0, "float32"), (4e5, 1e5, "float32"), (10.0, 2000.0, "float32"), (1e-6, -1e-3, "float32"),
+        (4e5, 1e5, "float32"), (10.0, 2000.0, "float32"), (1e-6, -1e-3, "float32"),
         (10.0, 2000.0, "bfloat16"),  # the hardest of them: 16 bits have steps of 8 at 2000
     ],
 )  # fmt: skip

@@ -244,7 +244,7 @@ def test_a_stopped_training_ends_bit_identical(
 
 def test_importance_is_measured_after_the_epoch_asked_for(source: ModelSource, task: Task, tmp_path: Path) -> None:
     """On the weights of a training of the same schedule that ends there; the training itself goes on to its end."""
-    recipe = RECIPE.model_copy(update={"epochs": 6, "keep_epoch": "last", "dropout": 0.1, "learning_rate": 1e-2})
+    recipe = RECIPE.model_copy(update={"epochs": 3, "keep_epoch": "last", "dropout": 0.1, "learning_rate": 1e-2})
     data = encode(task, source.tokenizer, recipe.max_length)
 
     def scores(
@@ -260,19 +260,19 @@ def test_importance_is_measured_after_the_epoch_asked_for(source: ModelSource, t
         return trainer, [*score(trainer, ScoringSettings.model_validate({}), lambda: model).values()]
 
     whole, at_its_end = scores()
-    part, expected = scores(span=Span(skip=0.0, stop=4 / 6, lr_horizon=1))
-    assert len(part.result.epochs) == 4
-    asked, found = scores(score_epoch=4)
+    part, expected = scores(span=Span(skip=0.0, stop=2 / 3, lr_horizon=1))
+    assert len(part.result.epochs) == 2
+    asked, found = scores(score_epoch=2)
     assert all(map(np.array_equal, found, expected))
     assert not any(map(np.array_equal, found, at_its_end))  # control
     assert asked.result.epochs == whole.result.epochs
     (learner,) = asked.learners  # the weights that are kept are the last epoch's again
     last = asked.predict(learner, learner.data.evaluations["dev"])
-    assert np.array_equal(last, whole.result.predictions["words"]["dev"][5])
+    assert np.array_equal(last, whole.result.predictions["words"]["dev"][2])
     checkpoints = Checkpoints(tmp_path / "checkpoint", "this", 0.0)
     with pytest.raises(StoppedError):
-        scores(43, checkpoints, score_epoch=4)  # in the last epoch
-    assert all(map(np.array_equal, scores(None, checkpoints, score_epoch=4)[1], expected))
+        scores(20, checkpoints, score_epoch=2)  # in the last epoch
+    assert all(map(np.array_equal, scores(None, checkpoints, score_epoch=2)[1], expected))
 
 
 def test_a_checkpoint_takes_no_memory_of_its_size(tmp_path: Path) -> None:
