@@ -288,13 +288,18 @@ def test_a_stopped_sharing_goes_on_bit_identical(source: ModelSource, tasks: lis
     class StoppedError(Exception):
         pass
 
+    begun: list[object] = []
+
     def attempt(stop: int | None) -> list[PreTrainedModel]:
+        before = len(begun)
         models = built(source, tasks, A | B)
         encoded = [encode(task, source.tokenizer, 16) for task in tasks]
         learners = [Learner(*parts) for parts in zip(encoded, models, (A, B), strict=True)]
         recipe = RECIPE.model_copy(update={"optimizer": "adamax", "dropout": 0.1, "keep_epoch": "best"})
 
         def report(event: dict[str, object]) -> None:
+            if len(begun) == before:
+                begun.append(event["step"])
             if event["step"] == stop:
                 raise StoppedError
 
@@ -311,6 +316,7 @@ def test_a_stopped_sharing_goes_on_bit_identical(source: ModelSource, tasks: lis
             attempt(stop)
     (tmp_path / "True").rename(tmp_path / "False")
     found = attempt(None)
+    assert begun == [1, 1, 5, 14]  # the step that was stopped is done again, no other before it
     for one, other in zip(expected, found, strict=True):
         for name, value in other.state_dict().items():
             assert torch.equal(value, one.state_dict()[name]), name
