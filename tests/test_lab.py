@@ -21,7 +21,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import supertickets
-from helpers.optional import optional_import
+from helpers.optional import lack, optional_import
 from helpers.study_files import contents
 from helpers.trials import make_trial, step_of
 from supertickets.cli import main
@@ -38,7 +38,7 @@ from supertickets.lab.trial import Prune, TaskTicket, WeightMask
 from supertickets.lab.workbench import Workbench
 from supertickets.lab.workers import WorkerPool
 from supertickets.models import find_model
-from supertickets.storage import write_atomically
+from supertickets.storage import digest, write_atomically
 from supertickets.studies.checks import check_runner, settle_precision
 from supertickets.studies.find_settings import FindSettings
 from supertickets.studies.folder import clean, status
@@ -111,11 +111,18 @@ def test_keys_stay_what_they_were() -> None:
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "other key", "older schema"])
-def test_a_damaged_outcome_is_noticed(trial: Trial, tmp_path: Path, damage: str) -> None:
-    with Lab(tmp_path) as lab:
+@pytest.fixture(scope="module")
+def ended(tiny_model: Path, words: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a trial that has ended."""
+    trial, folder = make_trial(tiny_model, words), tmp_path_factory.mktemp("ended")
+    with Lab(folder) as lab:
         lab.run([step_of(trial)])
-    folder = tmp_path / "trials" / trial.key
+    return folder / "trials" / trial.key
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "other key", "older schema"])
+def test_a_damaged_outcome_is_noticed(ended: Path, tmp_path: Path, damage: str) -> None:
+    folder = shutil.copytree(ended, tmp_path / ended.name)
     file = folder / "outcome.json"
     assert load_outcome(folder) is not None
     text = file.read_text()
@@ -126,19 +133,21 @@ def test_a_damaged_outcome_is_noticed(trial: Trial, tmp_path: Path, damage: str)
     elif damage == "flipped":  # one digit of one number
         score = json.loads(text)["epochs"][0]["loss"]
         file.write_text(text.replace(str(score), str(score)[:-1] + ("1" if str(score)[-1] != "1" else "2")))
-    elif damage == "older schema":
-        file.write_text(text.replace('"schema": 2', '"schema": 1'))
+    elif damage == "older schema":  # else as written
+        content = json.loads(text)
+        content["schema"] -= 1
+        del content["digest"]
+        file.write_text(json.dumps({**content, "digest": digest(content)}))
     else:
-        folder = shutil.copytree(folder, tmp_path / "trials" / "another")
+        folder = shutil.copytree(folder, tmp_path / "another")
     assert load_outcome(folder) is None
 
 
 @pytest.mark.parametrize("name", ["predictions.safetensors"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
-def test_a_damaged_file_of_an_outcome_is_noticed(trial: Trial, tmp_path: Path, name: str, damage: str) -> None:
-    with Lab(tmp_path) as lab:
-        lab.run([step_of(trial)])
-    file = tmp_path / "trials" / trial.key / name
+def test_a_damaged_file_of_an_outcome_is_noticed(ended: Path, tmp_path: Path, name: str, damage: str) -> None:
+    file = shutil.copytree(ended, tmp_path / ended.name) / name
+    assert load_outcome(file.parent) is not None
     whole = file.read_bytes()
     damaged = {"truncated": whole[:-10], "flipped": whole[:-1] + bytes([whole[-1] ^ 1])}
     if damage == "missing":
@@ -223,14 +232,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True)
     if made.returncode:
-        pytest.skip("mounting a small file system is not allowed here")
+        lack("mounting a small file system is not allowed here")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("room", [100_000, 400_000, 2_000_000])  # during a trial, shipping the model, the report
+@pytest.mark.parametrize(
+    ("room", "there"),  # during a trial, shipping the model, the report
+    [(100_000, []), (200_000, ["results.csv"]), (2_000_000, ["results.csv", "super-ticket"])],
+)
 def test_a_full_disk_stops_the_study_and_it_goes_on_after(
-    small_disk: Path, study: dict[str, Any], done: Result, room: int
+    small_disk: Path, study: dict[str, Any], done: Result, room: int, there: list[str]
 ) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * (12 * 2**20 - room))
@@ -238,6 +250,7 @@ def test_a_full_disk_stops_the_study_and_it_goes_on_after(
     with pytest.raises(StudyError, match=r"no space left for .* free some and run the same command again"):
         supertickets.find(study, out=folder)
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # nothing half-written stays
+    assert [name for name in ("results.csv", "super-ticket", "report.html") if (folder / name).exists()] == there
     ballast.unlink()
     supertickets.find(study, out=folder)
     assert contents(folder) == contents(done.folder)
@@ -413,8 +426,6 @@ def test_a_dry_run_counts_what_is_trained_again_to_be_shipped(
         plan.sentence()
     )
     assert supertickets.plan_study("find", study, out=out, keep="none").repeated == 0  # control
-    supertickets.find(study, out=out)
-    assert supertickets.plan_study("find", study, out=out).repeated == 0  # it is shipped
 
 
 @pytest.mark.parametrize(
@@ -485,6 +496,7 @@ def test_weights_that_are_asked_for_too_late_are_said_to_be_missing(
     assert "--keep all: 4 trainings had finished before without keeping weights, the first is dense seed 0" in said
     assert "winning 0.5 seed 0: its trained weights were not kept, so it is trained again to ship them." in said
     assert len(list((tmp_path / "out" / "trials").rglob("weights.safetensors"))) == 1  # the super ticket's
+    assert supertickets.plan_study("find", study, out=tmp_path / "out").repeated == 0  # it is shipped
 
 
 def begun(*steps: Step) -> Execution:
