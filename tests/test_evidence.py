@@ -286,7 +286,6 @@ def test_pure_noise_shows_no_transition(seeds: int, step: float) -> None:
     means = [70, 70, 70, 70, 70, 66, 60, 52]
     found = [find_phases(simulated(means, means, seeds=seeds, seed=s, step=step)) for s in range(200)]
     assert sum(phases.seen for phases in found) <= stats.binom.ppf(0.99, 200, 0.05)
-    assert not any(phases.seen for phases in found if not phases.rises_at)
 
 
 def test_no_transition_is_said_plainly() -> None:
