@@ -37,7 +37,11 @@ from supertickets.models import find_model
 from supertickets.storage import write_atomically
 from supertickets.tasks import load_task
 
-ray = optional_import("ray")
+
+@pytest.fixture(scope="module")
+def ray() -> Any:
+    """Imported for slow tests only: it takes seconds."""
+    return optional_import("ray")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(temporary: Path) -> Iterator[Any]:
+def cluster(ray: Any, temporary: Path) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -60,7 +64,7 @@ def cluster(temporary: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def joined(cluster: Any) -> Any:
+def joined(ray: Any, cluster: Any) -> Any:
     """The cluster, which this process stays with: a study that leaves it ends its workers, which then load torch anew.
 
     That a study joins and leaves it by itself, test_two_nodes_one_killed_in_the_middle has.
@@ -95,6 +99,7 @@ def study(tiny_model: Path, words: dict[str, Path]) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_two_nodes_one_killed_in_the_middle(
+    ray: Any,
     cluster: Any,
     at_work: Callable[[], list[Path]],
     study: dict[str, Any],
@@ -131,6 +136,7 @@ def test_two_nodes_one_killed_in_the_middle(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_on_a_laptop_a_local_ray_starts_by_itself(study: dict[str, Any], tmp_path: Path) -> None:
     typed = [
         part
@@ -264,7 +270,7 @@ def test_a_study_that_is_stopped_leaves_nothing_on_the_workers(
 @pytest.mark.slow
 @pytest.mark.parametrize("releases", [True, False])
 def test_files_stay_in_ray_no_longer_than_trials_need_them(
-    joined: Any, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, releases: bool
+    ray: Any, joined: Any, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, releases: bool
 ) -> None:
     """A trial each that starts from files A and B, and from B again; control: nothing is released."""
 

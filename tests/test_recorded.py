@@ -121,7 +121,7 @@ def test_importance_of_a_real_study(
     assert not np.array_equal(grid.importance[0].scores["heads"], last.scores["heads"])
     assert not np.allclose(grid.importance[6].scores["heads"], last.scores["heads"])  # of four examples
     assert np.array_equal(last.normalised["heads"], normalise(last.scores)["heads"])
-    asked |= {"score_examples": "settled"}
+    asked |= {"score_examples": "settled", "levels": (0.3,)}
     early = run_study("find", asked, out=tmp_path / "settled", dropout_masks="sequential").folder
     assert grid.settled == {0: script.open_study(early).replay().where(kind="dense")[0].result.scored_share()}
     grid.save(tmp_path / "grid")

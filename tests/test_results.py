@@ -1,6 +1,7 @@
 """Every number that the README and results/ print of a study is in that study's files."""
 
 import re
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +16,7 @@ _NUMBER = re.compile(r"(?<![\d.,])[-+]?\d+\.\d+(?!\d|\.\d)")
 _LINK = re.compile(r"\]\((?:results/)?([a-z0-9-]+(?:\.txt)?)/?\)")
 
 
+@cache
 def said_of(name: str) -> set[str]:
     """The numbers of a study: its verdicts, means and deviations over seeds of its runs, gains over another study."""
     place = RESULTS / name
