@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from helpers.families import FIRST_WITHOUT_HEADS, NEURONS, NO_HEADS, OTHER, fitted, texts_of
-from helpers.models import FAMILIES, OTHERS, make_loud, tiny_config
+from helpers.models import FAMILIES, LAYERS, OTHERS, make_loud, tiny_config
 from supertickets.surgery.cut import cut
 from supertickets.surgery.gate import ticket_gated
 from supertickets.surgery.sharing import SharedStructures
@@ -21,13 +23,16 @@ DROP_NEURONS = ("bart", "gte", "mbart", "modernbert", "modernbert-decoder", "mt5
 LIKE = torch.zeros(40, 25)
 
 
-def dropping(family: str) -> PreTrainedModel:
-    """Return a loud tiny model in training, whose config drops wherever it can."""
+def dropping(family: str, attention: str | None = None, chance: float = 0.3) -> PreTrainedModel:
+    """Return a loud tiny model in training, whose config drops wherever it can; ValueError without that attention."""
     config = tiny_config(family, num_labels=2)
     for name, value in config.to_dict().items():
         if "drop" in name and "layerdrop" not in name and type(value) in (int, float):
-            setattr(config, name, 0.3)
-    return make_loud(AutoModelForSequenceClassification.from_config(config).double()).train()
+            setattr(config, name, chance)
+    model = AutoModelForSequenceClassification.from_config(config)
+    if attention is not None:
+        model.set_attn_implementation(attention)
+    return make_loud(model.double()).train()
 
 
 def states(model: PreTrainedModel, inputs: dict[str, torch.Tensor], seed: int = 0, step: int = 0) -> torch.Tensor:
@@ -42,18 +47,18 @@ def states(model: PreTrainedModel, inputs: dict[str, torch.Tensor], seed: int = 
 @pytest.mark.parametrize("family", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.medium) for name in OTHERS)])
 def test_cut_drops_what_gated_drops(family: str, attention: str) -> None:
     """In training: with one key the cut model's states are the gated dense model's, with torch's masks they are not."""
-    inputs, model = texts_of(family), dropping(family)
+    inputs, first = texts_of(family), TICKET if family in DROP_NEURONS else NEURONS
     try:
-        model.set_attn_implementation(attention)
+        model = dropping(family, attention)
     except ValueError:
         pytest.skip(f"{family} has no {attention} attention")
-    for one in (TICKET, NO_HEADS, *(() if family in DROP_NEURONS else (NEURONS,))):
+    for one in (first, NO_HEADS):
         ticket = fitted(one, family)
         small = cut(copy.deepcopy(model), ticket)
         with ticket_gated(model, ticket):
             expected = states(model, inputs, 5, 7)
             torch.manual_seed(0)
-            by_torch = hidden_states(model, inputs) if one is TICKET else None
+            by_torch = hidden_states(model, inputs) if one is first else None
         near = 1e-13 * max(10, float(expected.abs().max()))
         torch.testing.assert_close(states(small, inputs, 5, 7), expected, rtol=1e-12, atol=near)
         if by_torch is None:  # the controls, which take longest, are run for the first ticket
@@ -131,8 +136,24 @@ def test_chances_at_the_ends(p: float) -> None:
     assert bool((mask == 1).all()) == (p == 0)
 
 
-def test_attention_without_dropout_stays_torch_s() -> None:
+class Counted(TorchFunctionMode):
+    """Counts the calls of torch's own attention."""
+
+    calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += func is functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_attention_without_dropout_stays_torch_s(training: bool) -> None:
     """Nothing is dropped in evaluation, nor where nothing is to be dropped."""
-    model = dropping("bert").eval()
-    inputs = texts_of("bert")
-    assert torch.equal(states(model, inputs), hidden_states(model, inputs))
+    inputs, model = texts_of("bert"), dropping("bert", "sdpa", 0.0 if training else 0.3).train(training)
+    with Counted() as torchs:
+        found = states(model, inputs)
+    assert torchs.calls == LAYERS
+    assert torch.equal(found, hidden_states(model, inputs))
+    with Counted() as torchs:  # control: attention with dropout is made of single operations
+        states(dropping("bert", "sdpa"), inputs)
+    assert torchs.calls == 0

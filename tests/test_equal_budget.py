@@ -1,5 +1,6 @@
 """The equal-budget control: what each seed's search has cost is spent on the dense model; what is said of it."""
 
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from supertickets.evidence.resampling import half_weights
 from supertickets.evidence.runs import Runs
 from supertickets.evidence.statistics import two_way_test
 from supertickets.lab.jobs import Job
+from supertickets.lab.outcome import load_outcome
 from supertickets.lab.steps import Run
 from supertickets.lab.trial import Trial
 from supertickets.lab.workbench import Workbench
@@ -32,6 +34,13 @@ from supertickets.training.recipe import Recipe
 def tuned_of(runs: Runs, seed: int, wanted: bool = True) -> list[Run]:
     of_seed = [run for run in runs.every(kind="tuned") if run.step.labels["of_seed"] == seed]
     return [run for run in of_seed if run.unwanted is not wanted]
+
+
+@cache
+def usual() -> tuple[Runs, FindFindings]:
+    """The made-up study as it is, and what is seen in it."""
+    runs = study()
+    return runs, analyse_find(runs)
 
 
 def naive(runs: Runs, seed: int) -> tuple[list[tuple[int, Recipe]], float, float]:
@@ -92,7 +101,7 @@ def test_what_is_tried_and_in_which_order() -> None:
 
 
 def test_settings_are_in_trials_and_in_the_table() -> None:
-    runs = study()
+    runs, _ = usual()
     table = runs.table[runs.table["kind"] == "tuned"]
     assert len(table) >= 3
     for row in table.itertuples():
@@ -113,17 +122,18 @@ def test_trainings_that_stop_early_leave_more_and_those_that_diverge_cost_what_t
         return made(trial, 0.7, trial.recipe.epochs, "diverged" if first else "finished")
 
     levels = (0.1, 0.3, 0.4, 0.5)
-    usual, short, broken = (study(outcome, levels=levels, patience=1) for outcome in (made_usual, early, diverged))
+    whole, short, broken = (study(outcome, levels=levels, patience=1) for outcome in (made_usual, early, diverged))
     for seed in range(3):
-        assert len(tuned_of(short, seed)) > len(tuned_of(usual, seed))
-        assert [run.trial for run in tuned_of(broken, seed)] == [run.trial for run in tuned_of(usual, seed)]
-        for runs in (usual, short, broken):
+        assert len(tuned_of(short, seed)) > len(tuned_of(whole, seed))
+        assert [run.trial for run in tuned_of(broken, seed)] == [run.trial for run in tuned_of(whole, seed)]
+        for runs in (whole, short, broken):
             (dense,), winning = runs.where(kind="dense", seed=seed), runs.where(kind="winning", seed=seed)
             tuned = [run.result for run in tuned_of(runs, seed)]
             budget = Budget(dense.result, [run.result for run in winning], tuned)
             assert 0 <= budget.left < budget.expected(EPOCHS)
-    assert "diverged" in analyse_find(broken).verdict
-    assert analyse_find(broken).tuned.diverged
+    seen = analyse_find(broken)
+    assert "diverged" in seen.verdict
+    assert seen.tuned.diverged
 
 
 def made_usual(trial: Trial) -> Made:
@@ -136,22 +146,23 @@ def test_a_training_that_failed_is_not_replaced_and_its_seed_is_left_out() -> No
         return None if lost else made(trial, ability(trial), trial.recipe.epochs)
 
     runs = study(failing, levels=tuple(level / 10 for level in range(1, 9)))
-    seen = analyse_find(runs).tuned
+    found = analyse_find(runs)
+    seen = found.tuned
     assert seen.cross_fitted.seeds == (0, 2)
     assert seen.budgets["failed"].tolist() == [0, 1, 0]
     assert seen.budgets["missing"].tolist()[1] >= 1
-    found = analyse_find(runs)
     said = found.verdict
     assert "leaves out 1 seed, whose trainings have not all ended: seed 1 (1 tuned failed" in said
     of_its_seeds, of_all = (gain.mean - found.choice.cross_fitted for gain in (seen.search, found.cross_fitted))
     assert of_its_seeds != of_all
     assert f"dense runs with other seeds it is {of_its_seeds:+.2f}, and over the dense model" in said
-    assert "leaves out" not in analyse_find(study()).verdict
+    assert "leaves out" not in usual()[1].verdict
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
+@cache
 def analysed(tuned: float, **more: Any) -> FindFindings:
     return analyse_find(study(lambda trial: made(trial, ability(trial, tuned), trial.recipe.epochs), **more))
 
@@ -218,7 +229,7 @@ def test_tuning_that_closes_the_gain_is_said_and_tuning_that_does_not() -> None:
 def test_gain_for_each_flop() -> None:
     one = analysed(0.76, levels=EIGHT).tuned
     budgets = one.budgets
-    dense = EPOCHS * training_flops(TASK, study().where(kind="dense")[0].result.trial.ticket, 1)
+    dense = EPOCHS * training_flops(TASK, usual()[0].where(kind="dense")[0].result.trial.ticket, 1)
     assert budgets["search"].tolist() == pytest.approx((budgets["budget"] - dense).tolist())
     assert budgets["tuning"].tolist() == pytest.approx((budgets["spent"] - dense).tolist())
     assert one.points["search"] == pytest.approx(one.search.mean / (budgets["search"].mean() / 10**one.power))
@@ -228,8 +239,7 @@ def test_gain_for_each_flop() -> None:
 
 def test_the_control_is_nowhere_else() -> None:
     """Means, phases, agreement and the super ticket are those of the study without it."""
-    runs = study()
-    one, other = analyse_find(runs), analyse_find(study(control="none"))
+    (runs, one), other = usual(), analyse_find(study(control="none"))
     assert other.tuned is None
     assert "equal" not in other.verdict.lower()
     pd.testing.assert_frame_equal(one.means, other.means)
@@ -290,17 +300,16 @@ def test_a_real_study_spends_its_budget(done: Result, asked: dict[str, Any], tmp
     assert "Equal compute" in done.report.read_text()
 
 
-def test_the_scoring_is_not_charged_to_the_tuned_dense_model(
-    done: Result, asked: dict[str, Any], tmp_path: Path
-) -> None:
-    """Without its scoring, the dense training takes what the same training takes in a study that scores nothing."""
-    alone = {name: value for name, value in asked.items() if name != "levels"} | {"kinds": (), "seeds": 1}
-    plain = supertickets.find(alone, out=tmp_path / "plain")
-    (unscored,) = plain.table["flops"]
+def test_the_scoring_is_not_charged_to_the_tuned_dense_model(done: Result, tmp_path: Path) -> None:
+    """Without its scoring, the dense training takes what the same training takes that scores nothing."""
+    (dense,) = done.table[(done.table["kind"] == "dense") & (done.table["seed"] == 0)].itertuples()
+    outcome = load_outcome(done.folder / "trials" / dense.trial)
+    assert outcome is not None
+    alone = Job(outcome.trial.but(scoring=None), tmp_path / "x", False, "x")
+    unscored = Workbench("cpu").run(alone, lambda event: None).cost["flops"]
     (budget,) = done.findings.tuned.budgets.query("seed == 0").itertuples()
     assert budget.spent - budget.tuning == unscored
-    dense = done.table[(done.table["kind"] == "dense") & (done.table["seed"] == 0)]
-    assert dense["flops"].iloc[0] > unscored  # control: scoring takes something
+    assert dense.flops > unscored  # control: scoring takes something
 
 
 @pytest.mark.slow

@@ -26,8 +26,10 @@ from supertickets.errors import StudyError
 from supertickets.export.card import Published, ticket_card
 from supertickets.export.publish import _check_private, for_others
 from supertickets.lab.outcome import load_outcome
+from supertickets.studies.config import merge_overrides
 from supertickets.studies.inputs import open_tickets
 from supertickets.studies.plan import plan_study
+from supertickets.studies.transfer import Transfer, TransferPlan, TransferSettings
 from supertickets.studies.verify import verify
 from supertickets.tickets.folder import (
     UNNAMED_BASE,
@@ -306,10 +308,10 @@ def test_a_ticket_of_weights_is_pushed_and_transferred(hub: Hub, places: dict[st
         asked, tickets=(f"{NAME}@main",), tasks=("entailment",), baselines=(), out=tmp_path / "moved"
     )
     assert list(moved.table["source"]) == ["dense", "words"]
-    same = supertickets.transfer(
-        asked, tickets=(done.shipped["ticket"],), tasks=("entailment",), baselines=(), out=tmp_path / "same"
-    )
-    assert list(same.table["score"]) == list(moved.table["score"])
+    here_again = {"tickets": (done.shipped["ticket"],), "tasks": ("entailment",), "baselines": ()}
+    plan = Transfer.prepare(merge_overrides(TransferSettings, asked, here_again)).inputs
+    assert plan.difference(TransferPlan.load(moved.folder)) == ""  # the same sources, tickets and recipes
+    assert [source.name for source in plan.sources] == ["words"]
 
 
 def test_the_next_push_replaces_what_there_was(study: Result, hub: Hub) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +31,7 @@ from supertickets.evidence.find import analyse_find
 from supertickets.evidence.gains import paired_gains
 from supertickets.evidence.recorded import RecordedGrid, RecordedRun, record_runs
 from supertickets.lab.lab import Lab
-from supertickets.lab.outcome import Outcome
+from supertickets.lab.outcome import Outcome, load_outcome, save_outcome
 from supertickets.lab.steps import Execution
 from supertickets.tickets import Ticket
 from supertickets.tickets.kinds import Units
@@ -498,7 +499,7 @@ def test_an_unfinished_study_goes_on_from_what_was_kept(tmp_path: Path, monkeypa
         "seeds": 1,
         "epochs": 1,
         "device": "cpu",
-        "keep": "none",
+        "keep": "dense",
     }
     for seed, name in enumerate(("train", "dev")):
         write_words(Path(f"{name}.jsonl"), 24, seed)
@@ -506,6 +507,7 @@ def test_an_unfinished_study_goes_on_from_what_was_kept(tmp_path: Path, monkeypa
     whole = supertickets.find(**asked, workers=1, out="whole")
     dense = load_trial("whole", whole.table, "dense")
     shutil.rmtree(load_trial("whole", whole.table, "winning"))
+    assert (dense / "weights.safetensors").is_file()  # control
     keep(Path("whole"), Path("kept"))
     kept = [path for path in Path("kept").rglob("*") if path.is_file()]
     assert len([path for path in kept if path.name == "outcome.json"]) == len(whole.table) - 1
@@ -517,8 +519,12 @@ def test_an_unfinished_study_goes_on_from_what_was_kept(tmp_path: Path, monkeypa
     same = again.table.seconds == whole.table.seconds
     assert same.tolist() == (again.table.kind != "winning").tolist()
     assert (Path("kept") / "trials" / dense.name).is_dir()
-    absolute = supertickets.find(**asked | {"train_file": tmp_path / "train.jsonl"}, workers=1, out="absolute")
-    assert absolute.table.shape == whole.table.shape
+    shutil.copytree("whole", "absolute")
+    outcome = load_outcome(Path("absolute") / "trials" / dense.name)
+    assert outcome is not None
+    (of_task,) = outcome.trial.tasks
+    source = of_task.source.model_copy(update={"train_file": tmp_path / "train.jsonl"})
+    save_outcome(replace(outcome, trial=outcome.trial.but(tasks=(of_task.model_copy(update={"source": source}),))))
     supertickets.find(**asked, workers=1, teacher="dense", out="taught")
     for made, said in (("absolute", "relative paths"), ("taught", "start from and learn from no others")):
         with pytest.raises(TicketError, match=said):
@@ -545,7 +551,9 @@ def test_what_can_be_kept_is_kept_beside_what_cannot(
     studies = [str(tmp_path / name) for name in ("no-study", "no-grid")]
     monkeypatch.setattr(sys, "argv", ["keep_results.py", *studies, "--out", str(tmp_path / "kept")])
     capsys.readouterr()
-    assert load("keep_results").main() == 2
+    script, printed = load("keep_results"), list[str]()
+    monkeypatch.setattr(script, "print_page", lambda page, out: printed.append(out.name))  # which takes seconds
+    assert script.main() == 2
     said = capsys.readouterr().err
     assert f"{tmp_path / 'no-study'}" in said
     assert "there is no grid to record, as no winning ticket above level 0 has finished. It is kept without" in said
@@ -554,10 +562,14 @@ def test_what_can_be_kept_is_kept_beside_what_cannot(
     assert not (kept / "outcomes.safetensors").exists()
     assert yaml.safe_load((kept / "settings.yaml").read_text())["model"] == "tiny"
     assert str(tmp_path) not in (kept / "settings.yaml").read_text()
+    assert printed == ["report.pdf"]
 
 
-def test_a_study_of_another_kind_is_kept_too(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    script = load("keep_results")
+def test_a_study_of_another_kind_is_kept_too(
+    load: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, printed = load("keep_results"), list[str]()
+    monkeypatch.setattr(script, "print_page", lambda page, out: printed.append(page.read_text(encoding="utf-8")))
     asked: dict[str, Any] = {"model": str(save_tiny_model(tmp_path / "model")), "epochs": 1, "seeds": 1, "workers": 1}
     asked |= {"sparsities": 0.5, "controls": "none", "precision": "float32"}
     for seed, name in enumerate(("train", "dev")):
@@ -565,9 +577,10 @@ def test_a_study_of_another_kind_is_kept_too(load: Callable[[str], ModuleType], 
     done = supertickets.imp(asked, out=tmp_path / "done")
     files = script.keep(done.folder, tmp_path / "kept")
     assert {path.name for path in files} >= {"settings.yaml", "results.csv", "verdict.txt"}
-    page = done.report.read_text(encoding="utf-8")
-    assert str(tmp_path) in page
-    assert str(tmp_path) not in script.without_places(page, asked | {"out": done.folder})
+    assert str(tmp_path) in done.report.read_text(encoding="utf-8")
+    (page,) = printed
+    assert "</html>" in page
+    assert str(tmp_path) not in page
     assert not (tmp_path / "kept" / "outcomes.safetensors").exists()
     assert (tmp_path / "kept" / "results.csv").read_bytes() == (done.folder / "results.csv").read_bytes()
     del asked["train_file"], asked["dev_file"]

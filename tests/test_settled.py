@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.find_records import study
 from helpers.trials import make_trial
 from supertickets.cli import main
+from supertickets.evidence.find import analyse_find
 from supertickets.lab.jobs import Job
 from supertickets.lab.outcome import load_outcome
 from supertickets.lab.workbench import Workbench
@@ -170,8 +172,10 @@ def test_the_share_is_noted_and_said(
     shares = [one.scored_share() for one in outcomes.values()]
     assert sorted(shares, key=str) == [0.25, None]  # the dense run's 16 of 64 examples
     assert "Importance was measured on 25 % of the training examples, since more would hardly" in result.verdict
-    whole = run_study("find", asked, out=tmp_path / "whole")
-    assert "Importance was measured" not in whole.verdict
-    first, second = ({row.kind: row.flops for row in one.table.itertuples()} for one in (result, whole))
-    assert first["dense"] < second["dense"]
-    assert "scored_on" not in str(next(iter(outcomes.values())).cost)
+    assert "Importance was measured" not in analyse_find(study(control="none")).verdict  # control: of all examples
+    (dense,) = (one for one in outcomes.values() if one.scored_share() is not None)
+    trial = dense.trial.but(scoring=dense.trial.scoring.model_copy(update={"score_examples": "all"}))
+    whole = Workbench("cpu").run(Job(trial, tmp_path / "whole", False, "x"), lambda event: None)
+    assert dense.cost["flops"] < whole.cost["flops"]
+    assert whole.scored_share() is None
+    assert "scored_on" not in str(dense.cost)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from helpers.models import FAMILIES, HEADS, LAYERS, linears, make_loud, save_tiny_model, tiny_config
+from helpers.models import FAMILIES, HEADS, LAYERS, ROLES, linears, make_loud, save_tiny_model, tiny_config
 from supertickets.anatomy.blocks import shape_of
 from supertickets.anatomy.cost import flops_prices, forward_flops
 from supertickets.errors import TicketError
@@ -99,10 +99,18 @@ def test_cut_gradients_equal_gated_ones(loud_model: PreTrainedModel, inputs: dic
     small(**inputs).logits.pow(2).sum().backward()
     size = shape_of(small).head_size
     for layer, (big, little) in enumerate(zip(linears(loud_model), linears(small), strict=True)):
-        rows = np.repeat(TICKET.heads[layer], size)
-        torch.testing.assert_close(little["query"].weight.grad, big["query"].weight.grad[rows], atol=1e-10, rtol=0)
-        wide = big["attention_output"].weight.grad[:, rows]
-        torch.testing.assert_close(little["attention_output"].weight.grad, wide, atol=1e-10, rtol=0)
+        kept, every = torch.from_numpy(np.repeat(TICKET.heads[layer], size)), slice(None)
+        for role in ROLES if TICKET.ffns[layer] else ROLES[:4]:
+            rows = kept if role in ("query", "key", "value") else every
+            columns = kept if role == "attention_output" else every
+            wide, bias = big[role].weight.grad[rows][:, columns], big[role].bias.grad[rows]
+            torch.testing.assert_close(little[role].weight.grad, wide, atol=1e-10, rtol=0)
+            torch.testing.assert_close(little[role].bias.grad, bias, atol=1e-10, rtol=0)
+    dense = dict(loud_model.named_parameters())
+    alike = {name: of for name, of in small.named_parameters() if of.shape == dense[name].shape and of.grad is not None}
+    assert {"classifier", "embeddings"} <= {part for name in alike for part in name.split(".")}
+    for name, parameter in alike.items():
+        torch.testing.assert_close(parameter.grad, dense[name].grad, atol=1e-10, rtol=1e-10)
 
 
 def test_cut_model_is_smaller_by_what_was_pruned(loud_model: PreTrainedModel, family: str) -> None:

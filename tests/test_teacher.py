@@ -263,6 +263,7 @@ def test_a_part_of_the_training_set_has_its_own_rows(
     assert len(places) == 32
     assert places != list(range(32))
     np.testing.assert_allclose(taught[0], taught[1][places], atol=1e-5)
+    assert not np.allclose(taught[0], taught[1][:32], atol=1e-3)  # control
 
 
 def test_the_loss_is_mixed_by_the_weight(bench: Workbench, dense: Outcome, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from markupsafe import escape
 
 import supertickets
-from helpers.browser import requests, set_screen
+from helpers.browser import check_contrast, requests, set_screen
 from helpers.pages import without_names
 from helpers.weight_records import imp_runs, random_ticket, transfer_runs
 from supertickets.cli import main
@@ -300,50 +300,22 @@ def test_lines_means_seeds_and_the_dense_model_are_drawn(folder: Path, driver: A
     assert "IMP, not rewound" in driver.execute_script("return document.querySelector('.hoverlayer').textContent")
 
 
-@pytest.mark.parametrize(("width", "media"), [(1280, ""), (400, ""), (720, "print")])  # 720: A4 less its margins
 @pytest.mark.parametrize("page", ["imp", "hostile", "transfer", "structured"])
-def test_nothing_is_wider_than_the_screen(width: int, media: str, page: str, folder: Path, driver: Any) -> None:
-    set_screen(driver, width, media=media)
-    driver.get((folder / f"{page}.html").as_uri())
-    assert driver.execute_script("return document.documentElement.scrollWidth") == width
-    wide = driver.find_elements("css selector", ".main-svg, .scroll, .verdict, p, dl")
-    assert max(one.rect["x"] + one.rect["width"] for one in wide) <= width
+def test_nothing_is_wider_than_the_screen(page: str, folder: Path, driver: Any) -> None:
+    for width, media in ((1280, ""), (400, ""), (720, "print")):  # 720: A4 less its margins
+        set_screen(driver, width, media=media)
+        if page in ("imp", "hostile") or width == 1280:  # figures are drawn for the width that they are loaded at
+            driver.get((folder / f"{page}.html").as_uri())
+        assert driver.execute_script("return document.documentElement.scrollWidth") == width
+        wide = driver.find_elements("css selector", ".main-svg, .scroll, .verdict, p, dl")
+        assert max(one.rect["x"] + one.rect["width"] for one in wide) <= width
 
 
-# The least contrast of any text with what is behind it, cells' half-transparent colours taken into account.
-CONTRAST = """
-const parse = text => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
-const light = rgb => rgb.slice(0, 3).map(c => c / 255)
-  .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-  .reduce((s, c, i) => s + c * [.2126, .7152, .0722][i], 0);
-const behind = node => {
-  const ground = parse(getComputedStyle(node).backgroundColor);
-  if (ground[3] === 1) return ground;
-  const under = behind(node.parentElement);
-  return under.map((c, i) => i < 3 ? ground[3] * ground[i] + (1 - ground[3]) * c : 1);
-};
-let least = [99, ""];
-for (const node of document.querySelectorAll("body *:not(script)")) {
-  const own = [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim());
-  if (!own || node.closest("title, defs") || !node.getClientRects().length) continue;
-  const style = getComputedStyle(node);
-  const [a, b] = [light(parse(node.closest("svg") ? style.fill : style.color)), light(behind(node))];
-  const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-  if (contrast < least[0]) least = [contrast, node.textContent];
-}
-return [light(behind(document.body)), ...least];
-"""
-
-
-@pytest.mark.parametrize(("scheme", "media"), [("light", ""), ("dark", ""), ("dark", "print")])
 @pytest.mark.parametrize("page", ["imp", "transfer"])
-def test_all_text_is_readable(scheme: str, media: str, page: str, folder: Path, driver: Any) -> None:
-    """Contrast of at least 4.5 (WCAG AA), on the deepest shades too; print is dark on white whatever the screen was."""
-    set_screen(driver, 1280, scheme=scheme, media=media)
+def test_all_text_is_readable(page: str, folder: Path, driver: Any) -> None:
+    """On the deepest shades too."""
     driver.get((folder / f"{page}.html").as_uri())
-    ground, least, where = driver.execute_script(CONTRAST)
-    assert (ground > 0.5) == (scheme == "light" or media == "print")
-    assert 4.5 <= least < 21.01, where
+    check_contrast(driver)
 
 
 def test_cells_are_marked_by_more_than_colour(folder: Path, driver: Any) -> None:

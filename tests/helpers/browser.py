@@ -79,3 +79,42 @@ def screenshot(driver: Any, path: Path) -> None:
     clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     path.write_bytes(base64.b64decode(shot["data"]))
+
+
+SCHEMES = (("light", ""), ("dark", ""), ("dark", "print"))
+"""What a page is looked at in: the scheme that is preferred, and the medium."""
+CONTRAST = """
+const parse = text => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+const light = rgb => rgb.slice(0, 3).map(c => c / 255)
+  .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+  .reduce((s, c, i) => s + c * [.2126, .7152, .0722][i], 0);
+const behind = node => {
+  const ground = parse(getComputedStyle(node).backgroundColor);
+  if (ground[3] === 1) return ground;
+  const under = behind(node.parentElement);
+  return under.map((c, i) => i < 3 ? ground[3] * ground[i] + (1 - ground[3]) * c : 1);
+};
+let least = [99, ""];
+for (const node of document.querySelectorAll("body *:not(script)")) {
+  const own = [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim());
+  if (!own || node.closest("title, defs") || !node.getClientRects().length) continue;
+  const style = getComputedStyle(node);
+  const [a, b] = [light(parse(node.closest("svg") ? style.fill : style.color)), light(behind(node))];
+  const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+  if (contrast < least[0]) least = [contrast, node.textContent];
+}
+return [light(behind(document.body)), ...least];
+"""
+"""Of the page's ground its lightness; the least contrast of any text with what is behind it, and that text.
+
+Cells' half-transparent colours are taken into account.
+"""
+
+
+def check_contrast(driver: Any) -> None:
+    """The open page's text has a contrast of at least 4.5 (WCAG AA), in every scheme; print is dark on white."""
+    for scheme, media in SCHEMES:
+        set_screen(driver, 1280, scheme=scheme, media=media)
+        ground, least, where = driver.execute_script(CONTRAST)
+        assert (ground > 0.5) == (scheme == "light" or media == "print"), (scheme, media)
+        assert 4.5 <= least < 21.01, (scheme, media, where)
